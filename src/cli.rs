@@ -1,0 +1,286 @@
+//! Every flag and variable, its default and its help: the one home of the command line.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::config::Broker;
+use crate::error::Error;
+
+/// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
+pub const WORKERS_MAX: u32 = 256;
+/// The largest window of unconfirmed messages. The protocol has no bound; memory has.
+pub const CONFIRM_WINDOW_MAX: u32 = 65_535;
+/// The longest settle time, one hour in milliseconds.
+pub const SETTLE_MS_MAX: u64 = 3_600_000;
+
+/// Turn files landing in a directory into RabbitMQ messages.
+///
+/// Watches a directory, hashes every file version that is complete (SHA-256 and XXH3-128 in one pass)
+/// and publishes one persistent JSON message for it to the fanout exchange `apollonia`.
+#[derive(Debug, Parser)]
+#[command(name = "apollonia-ingestor", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do; `watch` when left out
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings, each a flag and a variable.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM
+    Watch,
+    /// Hash the files that exist now, emit one message each, exit
+    Scan {
+        /// The directory, instead of --data-dir
+        dir: Option<PathBuf>,
+    },
+    /// Print the messages that arrive at the exchange, one JSON object a line
+    Listen {
+        /// End after this many messages
+        #[arg(long, value_name = "N")]
+        count: Option<NonZeroU32>,
+        /// End after this many seconds
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<NonZeroU32>,
+    },
+}
+
+/// The settings. A flag wins over its variable; an empty variable counts as unset.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// The broker; amqps:// is TLS
+    #[arg(
+        long,
+        env = "AMQP_CONNECTION_STRING",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        default_value = "amqp://guest:guest@localhost:5672/"
+    )]
+    pub amqp_url: String,
+    /// The directory to watch; must exist and be readable
+    #[arg(long, env = "DATA_DIRECTORY", global = true, value_name = "DIR", default_value = "/data")]
+    pub data_dir: PathBuf,
+    /// Where messages go: the broker, standard output (one JSON object a line), or nowhere, for measuring
+    #[arg(long, env = "INGESTOR_OUTPUT", global = true, value_enum, default_value_t = Output::Amqp)]
+    pub output: Output,
+    /// Go into sub-directories too (scan only, so far)
+    #[arg(
+        long, env = "INGESTOR_RECURSIVE", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false"
+    )]
+    pub recursive: bool,
+    /// Files already there when the watch starts: leave them, or publish them all
+    #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum, default_value_t = CatchUp::None)]
+    pub catch_up: CatchUp,
+    /// Look over the directory again this often, for network file systems and changes that raise no event; 0 is never
+    #[arg(long, env = "INGESTOR_RESCAN_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
+    pub rescan_seconds: u32,
+    /// How long a file that was created but not closed must stay unchanged before it counts as complete
+    #[arg(
+        long, env = "INGESTOR_SETTLE_MS", global = true, value_name = "MILLISECONDS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=SETTLE_MS_MAX)
+    )]
+    pub settle_ms: u64,
+    /// Hashing threads [default: one per CPU]
+    #[arg(
+        long, env = "INGESTOR_WORKERS", global = true, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX))
+    )]
+    pub workers: Option<u32>,
+    /// How files are read; `auto` is io_uring, and blocking reads (with a warning) where that is forbidden
+    #[arg(long, env = "INGESTOR_READ_ENGINE", global = true, value_enum, default_value_t = ReadEngine::Auto)]
+    pub read_engine: ReadEngine,
+    /// Unconfirmed messages in flight at most
+    #[arg(
+        long, env = "INGESTOR_CONFIRM_WINDOW", global = true, value_name = "N", default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(CONFIRM_WINDOW_MAX))
+    )]
+    pub confirm_window: u32,
+    /// When no queue is bound to the exchange: count and warn, or fail
+    #[arg(long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Warn)]
+    pub unroutable: Unroutable,
+    /// TRACE, DEBUG, INFO, WARN (or WARNING) or ERROR, in any case
+    #[arg(long, env = "LOG_LEVEL", global = true, value_enum, ignore_case = true, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+    /// Log lines on standard error as text, or as one JSON object a line
+    #[arg(long, env = "INGESTOR_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// The broker.
+    Amqp,
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// Nowhere: for measuring all but the broker.
+    None,
+}
+
+impl Output {
+    /// For the log: where messages go, by name or address.
+    #[must_use]
+    pub fn describe(self, broker: &Broker) -> &str {
+        match self {
+            Self::Amqp => &broker.shown,
+            Self::Stdout => "standard output",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What to do with files that are there when the watch starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CatchUp {
+    /// Leave them until they change.
+    None,
+    /// Publish them all.
+    All,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadEngine {
+    /// io_uring where the kernel lets us, else blocking.
+    Auto,
+    /// io_uring, or fail.
+    #[value(name = "io_uring")]
+    IoUring,
+    /// Plain reads.
+    Blocking,
+}
+
+/// What an unroutable message means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unroutable {
+    /// Count it, and warn at most once a minute.
+    Warn,
+    /// End with an error.
+    Fail,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    #[value(alias = "WARNING")]
+    Warn,
+    Error,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Reads the command line and the environment. `None` when help or the version was asked for and printed.
+///
+/// # Errors
+/// [`Error::Usage`], one line, when something there cannot be used.
+pub fn parse() -> Result<Option<Cli>, Error> {
+    parse_from(std::env::args_os())
+}
+
+fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
+    let command = without_empty_variables(Cli::command());
+    match command.clone().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // A closed standard output is no reason to fail: the reader has seen what it wanted.
+            let _ = shown.print();
+            Ok(None)
+        }
+        Err(error) => Err(Error::Usage(one_line(&error, &command))),
+    }
+}
+
+/// An empty variable counts as unset, which clap has no setting for.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(None::<&'static str>) } else { arg }
+    })
+}
+
+/// clap explains over several lines; we say it in one, with the variable's name beside the flag's.
+fn one_line(error: &clap::Error, command: &clap::Command) -> String {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    if let (Some(arg), Some(value)) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
+        let flag = arg.split([' ', '=', '[']).next().unwrap_or(&arg).to_owned();
+        let variable = command
+            .get_arguments()
+            .find(|known| known.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long)))
+            .and_then(|known| known.get_env())
+            .map_or_else(String::new, |variable| format!(" ({})", variable.to_string_lossy()));
+        let cause = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
+            (Some(cause), _) => cause.to_string(),
+            (None, Some(valid)) => format!("it must be one of {valid}"),
+            (None, None) => "it takes another value".to_owned(),
+        };
+        return format!("{flag}{variable}: {value:?} cannot be used: {cause}; see --help");
+    }
+    let rendered = error.to_string();
+    let first: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let said = first.join(" ");
+    format!("{}; see --help", said.strip_prefix("error: ").unwrap_or(&said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &str) -> Result<Option<Cli>, Error> {
+        parse_from(std::iter::once("apollonia-ingestor").chain(words.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_stand_before_or_after_the_command() {
+        for words in ["--workers 3 scan /tmp", "scan /tmp --workers 3"] {
+            let cli = parse_words(words).unwrap().unwrap();
+            assert_eq!(cli.settings.workers, Some(3), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_with_flag_and_variable() {
+        let error = parse_words("--workers 0").unwrap_err().to_string();
+        assert!(error.starts_with("--workers (INGESTOR_WORKERS): \"0\" cannot be used: "), "{error}");
+        for words in ["--frobnicate", "--output file", "--recursive=perhaps", "listen --count 0", "scan a b"] {
+            let error = parse_words(words).unwrap_err().to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn log_levels_take_any_case_and_the_long_warning() {
+        for (word, level) in [("warning", LogLevel::Warn), ("Debug", LogLevel::Debug), ("ERROR", LogLevel::Error)] {
+            let cli = parse_words(&format!("--log-level {word}")).unwrap().unwrap();
+            assert_eq!(cli.settings.log_level, level);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! From what was typed to what is used: every value checked, each stage's few settings in a struct of their own.
+
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{CatchUp, Command, LogFormat, LogLevel, Output, ReadEngine, Settings, Unroutable};
+use crate::error::Error;
+use crate::read::stable::Root;
+
+/// Seconds between heartbeats when the connection string names none: a broker that hangs is noticed after two.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// What a command runs with.
+#[derive(Debug)]
+pub struct Config {
+    /// How much is logged.
+    pub log_level: LevelFilter,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The broker, also when the output is another: `listen` needs it alone.
+    pub broker: Broker,
+    /// The data directory, opened. `listen` has none.
+    pub root: Option<Root>,
+    /// Settings of the watch.
+    pub watch: WatchSettings,
+    /// Settings of the pipeline.
+    pub pipeline: PipelineSettings,
+    /// `scan` goes into sub-directories.
+    pub recursive: bool,
+}
+
+/// Settings of the watch.
+#[derive(Debug, Clone, Copy)]
+pub struct WatchSettings {
+    /// How long a created file without a close must stay unchanged.
+    pub settle: Duration,
+    /// What happens to files that are there at start.
+    pub catch_up: CatchUp,
+    /// How often the directory is looked over without a cause.
+    pub rescan: Option<Duration>,
+}
+
+/// Settings of the pipeline.
+#[derive(Debug, Clone)]
+pub struct PipelineSettings {
+    /// Hashing threads.
+    pub workers: usize,
+    /// How files are read.
+    pub engine: ReadEngine,
+    /// Where messages go.
+    pub output: Output,
+    /// Settings of the publisher.
+    pub publish: PublishSettings,
+}
+
+/// Settings of the publisher.
+#[derive(Debug, Clone)]
+pub struct PublishSettings {
+    /// The broker.
+    pub broker: Broker,
+    /// Unconfirmed messages in flight at most.
+    pub window: usize,
+    /// What an unroutable message means.
+    pub unroutable: Unroutable,
+}
+
+/// The broker's address.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// For connecting.
+    pub uri: AMQPUri,
+    /// For showing: without the password.
+    pub shown: String,
+}
+
+impl Config {
+    /// Checks every setting and opens the data directory.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
+    pub fn new(settings: Settings, command: Option<&Command>) -> Result<Self, Error> {
+        let broker = Broker::parse(&settings.amqp_url)?;
+        let root = match command {
+            Some(Command::Listen { .. }) => None,
+            Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
+            Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
+        };
+        if settings.recursive && matches!(command, Some(Command::Watch) | None) {
+            return Err(Error::Usage(
+                "--recursive (INGESTOR_RECURSIVE): only `scan` goes into sub-directories so far; run one watch a directory".into(),
+            ));
+        }
+        let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Ok(Self {
+            log_level: match settings.log_level {
+                LogLevel::Trace => LevelFilter::TRACE,
+                LogLevel::Debug => LevelFilter::DEBUG,
+                LogLevel::Info => LevelFilter::INFO,
+                LogLevel::Warn => LevelFilter::WARN,
+                LogLevel::Error => LevelFilter::ERROR,
+            },
+            log_format: settings.log_format,
+            broker: broker.clone(),
+            root,
+            watch: WatchSettings {
+                settle: Duration::from_millis(settings.settle_ms),
+                catch_up: settings.catch_up,
+                rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
+            },
+            pipeline: PipelineSettings {
+                workers: settings.workers.map_or(cpus, |workers| workers as usize),
+                engine: settings.read_engine,
+                output: settings.output,
+                publish: PublishSettings {
+                    broker,
+                    window: settings.confirm_window as usize,
+                    unroutable: settings.unroutable,
+                },
+            },
+            recursive: settings.recursive,
+        })
+    }
+}
+
+impl Broker {
+    fn parse(typed: &str) -> Result<Self, Error> {
+        let refuse = |cause: &str| {
+            Error::Usage(format!(
+                "AMQP_CONNECTION_STRING (--amqp-url): {:?} cannot be used: {cause}; write amqp://USER:PASSWORD@HOST:PORT/VHOST",
+                mask_password(typed)
+            ))
+        };
+        let url = url::Url::parse(typed).map_err(|error| refuse(&error.to_string()))?;
+        if !matches!(url.scheme(), "amqp" | "amqps") {
+            return Err(refuse("the scheme must be amqp or amqps"));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(refuse("it names no host"));
+        }
+        if url.path().trim_start_matches('/').contains('/') {
+            return Err(refuse("a virtual host's `/` is written %2f"));
+        }
+        let mut uri: AMQPUri = typed.parse().map_err(|error: String| refuse(&error.replace(typed, "it")))?;
+        if let Some(url::Host::Ipv6(address)) = url.host() {
+            uri.authority.host = address.to_string();
+        }
+        // "amqp://host:port/" names the virtual host "/" for every client but this one, where it would be "".
+        if uri.vhost.is_empty() {
+            uri.vhost = "/".to_owned();
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let shown = mask_password(typed);
+        Ok(Self { uri, shown })
+    }
+}
+
+/// The connection string with its password replaced, whether or not it parses: what stands between the
+/// first `:` of the user information and the last `@` before the path.
+fn mask_password(typed: &str) -> String {
+    let start = typed.find("://").map_or(0, |at| at + 3);
+    let Some(end) = typed.rfind('@').filter(|&end| end >= start) else {
+        return typed.to_owned();
+    };
+    match typed[start..end].find(':') {
+        Some(colon) => format!("{}:***{}", &typed[..start + colon], &typed[end..]),
+        None => typed.to_owned(),
+    }
+}
+
+fn open_root(path: &Path) -> Result<Root, Error> {
+    let refuse = |cause: String, next| Error::DataDirectory { path: path.to_owned(), cause, next };
+    let real = std::fs::canonicalize(path).map_err(|error| {
+        let next = match error.kind() {
+            std::io::ErrorKind::NotFound => "create it, or name another directory",
+            _ => "give this user the right to reach it, or name another directory",
+        };
+        refuse(os_message(&error), next)
+    })?;
+    let dir = openat(rustix::fs::CWD, &real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| match errno {
+            rustix::io::Errno::NOTDIR => {
+                refuse("it is not a directory".into(), "name the directory that the files land in")
+            }
+            _ => refuse(os_message(&errno.into()), "give this user the right to read it (r-x), or run as another user"),
+        })?;
+    // Without x on the directory its names can be listed and nothing in it opened.
+    statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
+        refuse(os_message(&errno.into()), "give this user the right to search it (r-x), or run as another user")
+    })?;
+    Ok(Root::new(dir, real.as_os_str().as_bytes()))
+}
+
+/// The system's text for an error, without Rust's "(os error N)".
+fn os_message(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_path_is_the_default_virtual_host() {
+        for typed in ["amqp://h", "amqp://h:5672/", "amqp://h/%2f"] {
+            assert_eq!(Broker::parse(typed).unwrap().uri.vhost, "/", "{typed}");
+        }
+        assert_eq!(Broker::parse("amqp://h/jobs").unwrap().uri.vhost, "jobs");
+        assert_eq!(Broker::parse("amqp://[::1]:5672/").unwrap().uri.authority.host, "::1");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let shown =
+            ["amqp://u:s3cret@h/", "http://u:s3cret@h", "amqp://u:s3cret@:x", "u:s3cret@h", "amqp://u:a@s3cret@h/"];
+        for typed in shown {
+            assert!(!mask_password(typed).contains("s3cret"), "{typed}");
+            if let Err(error) = Broker::parse(typed) {
+                assert!(!error.to_string().contains("s3cret"), "{error}");
+            }
+        }
+        assert_eq!(mask_password("amqp://u:p@h:1/v"), "amqp://u:***@h:1/v");
+    }
+
+    #[test]
+    fn what_is_no_broker_is_refused() {
+        for typed in
+            ["", "localhost", "http://h/", "amqp://", "amqp://h:notaport/", "amqp://h/a/b", "amqp://h?heartbeat=x"]
+        {
+            assert!(matches!(Broker::parse(typed), Err(Error::Usage(_))), "{typed}");
+        }
+    }
+}

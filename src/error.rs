@@ -1,0 +1,94 @@
+//! The errors that end a command: what each names, why it happened, and what to do next.
+//!
+//! A file that cannot be read is not here: it is logged, counted and left behind (see [`crate::read`]).
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failure of the whole command, shown as one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument or a setting that cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The data directory cannot be used as it is.
+    #[error("DATA_DIRECTORY (--data-dir): {path:?} cannot be used: {cause}; {next}")]
+    DataDirectory {
+        /// The directory as it was given.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: String,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// inotify refused an instance or a watch.
+    #[error("cannot watch {path:?}: {cause}; {next}")]
+    Watch {
+        /// The directory to be watched.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: io::Error,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// The data directory was removed, moved, unmounted or covered by a mount while it was watched.
+    #[error("the data directory {path:?} is gone: {cause}; put it back and start again")]
+    DirectoryGone {
+        /// The directory that was watched.
+        path: PathBuf,
+        /// How that was noticed.
+        cause: &'static str,
+    },
+    /// The chosen read engine cannot be had.
+    #[error("the io_uring read engine cannot be used: {cause}; {next}")]
+    Engine {
+        /// What the kernel said.
+        cause: io::Error,
+        /// What to do about it.
+        next: String,
+    },
+    /// The broker could not be reached, or refused.
+    #[error("broker {url}: {cause}; {next}")]
+    Broker {
+        /// The broker's address, its password masked.
+        url: String,
+        /// What the broker or the network said.
+        cause: String,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// No queue is bound to the exchange and `--unroutable fail` was asked for.
+    #[error(
+        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable warn"
+    )]
+    Unroutable {
+        /// The exchange's name.
+        exchange: &'static str,
+    },
+    /// Standard output was closed or cannot be written.
+    #[error("standard output: {0}; keep its reader running, or choose --output amqp")]
+    Stdout(io::Error),
+    /// A thread of the pipeline could not be started or ended by itself.
+    #[error("{0}; this should not happen, please report it")]
+    Internal(String),
+    /// `scan` could not read some files; each was logged.
+    #[error("{failed} of {total} files could not be read; each is named above")]
+    Incomplete {
+        /// Files without a message.
+        failed: u64,
+        /// Files found.
+        total: u64,
+    },
+}
+
+impl Error {
+    /// The process's exit status: 2 for what the user can set right before starting, else 1.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::DataDirectory { .. } => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Files landing in a directory become RabbitMQ messages.
+//!
+//! Data goes in one direction and meets each module once:
+//!
+//! ```text
+//!  kernel events          jobs                    messages                 confirms
+//!  ───────────► watch ──────────► read + hash ───────────────► publish ───────────► watch
+//!               1 thread          N threads,                   1 thread,             what is
+//!               pending set,      one ring and one set of      window of             confirmed is
+//!               directory index   registered buffers each      unconfirmed messages  not sent again
+//! ```
+//!
+//! | step | module | what it holds |
+//! | --- | --- | --- |
+//! | event | [`watch`] | inotify, the pending set, the directory index, the look-over |
+//! | file | [`read`] | open beneath the root, both read engines, one version or none |
+//! | digest | [`hash`] | SHA-256 and XXH3-128 of every chunk while it is in cache |
+//! | message | [`message`] | the ten fields, names, times, message ids |
+//! | confirm | [`publish`] | the broker, the window of unconfirmed messages, the other outputs |
+//!
+//! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`service`] and
+//! [`scan`] are its two sources of work; [`listen`] shows what arrives.
+//!
+//! One file is in flight under one path at a time, from the moment it is handed to a reader until the
+//! broker has confirmed its message. That rule is what keeps a path's messages in order.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod logging;
+
+pub mod listen;
+pub mod pipeline;
+pub mod progress;
+pub mod scan;
+pub mod service;
+
+pub mod watch;
+
+pub mod read;
+
+pub mod hash;
+
+pub mod message;
+
+pub mod publish;

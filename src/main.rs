@@ -1,0 +1,35 @@
+//! Parse, dispatch, exit status; nothing else.
+
+use std::process::ExitCode;
+
+use apollonia_ingestor::cli::{self, Command};
+use apollonia_ingestor::config::Config;
+use apollonia_ingestor::error::Error;
+use apollonia_ingestor::{listen, logging, scan, service};
+
+/// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::failure(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
+    let Some(cli) = cli::parse()? else {
+        return Ok(()); // --help or --version, already printed
+    };
+    let config = Config::new(cli.settings, cli.command.as_ref())?;
+    logging::start(config.log_level, config.log_format);
+    match cli.command.unwrap_or(Command::Watch) {
+        Command::Watch => service::run(config),
+        Command::Scan { .. } => scan::run(config),
+        Command::Listen { count, timeout } => listen::run(&config.broker, count, timeout),
+    }
+}

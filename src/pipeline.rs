@@ -1,0 +1,377 @@
+//! The wiring: every thread, every channel and every bound between a source of work and its confirms.
+//!
+//! A source (the watch, or a scan) hands in jobs while there is [`Pipeline::room`] and gets exactly one
+//! [`Report`] for each. The number of jobs between the two is bounded, and every channel is large enough for
+//! all of them: no stage ever waits for a full channel in a circle, and a slow broker slows reading.
+
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+
+use crate::config::PipelineSettings;
+use crate::error::Error;
+use crate::hash::Digests;
+use crate::message::EventType;
+use crate::publish;
+use crate::read::stable::{Root, Stamp, Unread, Version};
+use crate::read::{self, Readers, uring};
+use crate::watch::index::{Directory, Name};
+
+/// How long the files in progress and their confirms are waited for at the end. The contract allows 10 s; a
+/// container engine kills after 10 s.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Letters that are no reports: a failure of each stage, and the signal to stop.
+const LETTERS_BESIDE_REPORTS: usize = 8;
+
+/// A file to be read and published.
+#[derive(Debug)]
+pub struct Job {
+    /// Where it is.
+    pub directory: Arc<Directory>,
+    /// Its name there.
+    pub name: Name,
+    /// How its version came to its path.
+    pub event: EventType,
+    /// When the event was read.
+    pub seen_at: Stamp,
+    /// What was confirmed last for this path, if anything: the same again is not published.
+    pub known: Option<Known>,
+}
+
+/// What was confirmed for a path: its version and its content, each by a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// [`Version::fingerprint`].
+    pub version: u64,
+    /// The first half of the content's SHA-256; nothing when only the version is known.
+    content: Option<NonZeroU64>,
+}
+
+impl Known {
+    /// Of what was read.
+    #[must_use]
+    pub fn new(version: &Version, digests: &Digests) -> Self {
+        let mut half = [0; 8];
+        half.copy_from_slice(&digests.sha256[..8]);
+        // 0 would mean "unknown"; as a hash it is worth no more than 1.
+        let content = NonZeroU64::new(u64::from_le_bytes(half)).or(NonZeroU64::new(1));
+        Self { version: version.fingerprint(), content }
+    }
+
+    /// Of a file that was there before us, and has not been read.
+    #[must_use]
+    pub fn seen(version: &Version) -> Self {
+        Self { version: version.fingerprint(), content: None }
+    }
+}
+
+/// A message on its way to the output.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The JSON.
+    pub body: Vec<u8>,
+    /// The message id.
+    pub id: u128,
+    /// The path, where it is not UTF-8.
+    pub raw_path: Option<Vec<u8>>,
+    /// The file's size.
+    pub bytes: u64,
+    /// What becomes known by its confirm.
+    pub known: Known,
+    /// The job that it answers.
+    pub job: Job,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Report {
+    /// The job.
+    pub job: Job,
+    /// Its end.
+    pub outcome: Outcome,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The output has confirmed the message.
+    Confirmed {
+        /// What is known of the path now.
+        known: Known,
+        /// The file's size.
+        bytes: u64,
+    },
+    /// The file is what was confirmed last; no message.
+    Unchanged,
+    /// No message now, and why.
+    Unread(Unread),
+}
+
+/// What a source finds in its mailbox.
+#[derive(Debug)]
+pub enum Letter {
+    /// A job's end.
+    Report(Report),
+    /// A stage cannot go on.
+    Failed(Error),
+    /// SIGINT or SIGTERM.
+    Stop,
+}
+
+/// The stages' way back to the source.
+#[derive(Clone)]
+pub struct Post {
+    letters: SyncSender<Letter>,
+    bell: Arc<Bell>,
+}
+
+/// The source's end of it: a channel, and a descriptor to sleep on beside others.
+pub struct Mailbox {
+    letters: Receiver<Letter>,
+    first: Option<Letter>,
+    bell: Arc<Bell>,
+}
+
+/// Rung only when the source is about to sleep, so that a busy pipeline makes no system calls for it.
+struct Bell {
+    rung: OwnedFd,
+    sleeping: AtomicBool,
+}
+
+impl Post {
+    /// Hands a job's end to the source.
+    pub fn report(&self, report: Report) {
+        self.send(Letter::Report(report));
+    }
+
+    /// Tells the source that a stage cannot go on.
+    pub fn fail(&self, error: Error) {
+        self.send(Letter::Failed(error));
+    }
+
+    /// Tells the source to come to an end.
+    pub fn stop(&self) {
+        self.send(Letter::Stop);
+    }
+
+    /// Reports a failure when the thread that holds it panics: nothing may wait for its reports for ever.
+    #[must_use]
+    pub fn watch_for_panic(self) -> PanicWatch {
+        PanicWatch(self)
+    }
+
+    fn send(&self, letter: Letter) {
+        // A source that has ended reads no more letters.
+        let _ = self.letters.send(letter);
+        if self.bell.sleeping.swap(false, Ordering::SeqCst) {
+            // The counter cannot overflow: it is rung once a sleep.
+            let _ = rustix::io::write(&self.bell.rung, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// See [`Post::watch_for_panic`].
+pub struct PanicWatch(Post);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Internal("a thread of the pipeline has panicked".to_owned()));
+        }
+    }
+}
+
+impl Mailbox {
+    fn new(bound: usize) -> Result<(Post, Self), Error> {
+        let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Error::Internal(format!("eventfd: {errno}")))?;
+        let bell = Arc::new(Bell { rung, sleeping: AtomicBool::new(false) });
+        let (letters, receiver) = sync_channel(bound);
+        Ok((Post { letters, bell: Arc::clone(&bell) }, Self { letters: receiver, first: None, bell }))
+    }
+
+    /// The next letter, if there is one.
+    pub fn next(&mut self) -> Option<Letter> {
+        self.first.take().or_else(|| self.letters.try_recv().ok())
+    }
+
+    /// Sleeps until a letter comes, `also` becomes readable, or the time is over.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
+    pub fn sleep(&mut self, also: Option<BorrowedFd<'_>>, longest: Option<Duration>) -> Result<(), Error> {
+        self.bell.sleeping.store(true, Ordering::SeqCst);
+        // A letter sent before the line above rang no bell.
+        match self.letters.try_recv() {
+            Ok(letter) => {
+                self.bell.sleeping.store(false, Ordering::SeqCst);
+                self.first = Some(letter);
+                return Ok(());
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+        }
+        let bell = PollFd::new(&self.bell.rung, PollFlags::IN);
+        let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
+        let polled = match also {
+            Some(also) => poll(&mut [bell, PollFd::from_borrowed_fd(also, PollFlags::IN)], timeout.as_ref()),
+            None => poll(&mut [bell], timeout.as_ref()),
+        };
+        self.bell.sleeping.store(false, Ordering::SeqCst);
+        match polled {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::Internal(format!("poll: {errno}"))),
+        }
+        let _ = rustix::io::read(self.bell.rung.as_fd(), &mut [0; 8]);
+        Ok(())
+    }
+}
+
+/// The running stages behind a source.
+pub struct Pipeline {
+    /// What comes back.
+    pub mailbox: Mailbox,
+    /// For the signals' thread.
+    pub post: Post,
+    /// The read engine's name.
+    pub engine: &'static str,
+    jobs: async_channel::Sender<Job>,
+    outstanding: Arc<AtomicUsize>,
+    in_flight: usize,
+    in_flight_max: usize,
+    readers: Vec<JoinHandle<()>>,
+    publisher: JoinHandle<()>,
+}
+
+impl Pipeline {
+    /// Starts the output (for AMQP: connected, exchange declared), then the readers.
+    ///
+    /// # Errors
+    /// What keeps one of them from starting.
+    pub fn start(settings: &PipelineSettings, root: Arc<Root>) -> Result<Self, Error> {
+        // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
+        let in_flight_max = settings.publish.window + 2 * settings.workers * uring::FILES_IN_FLIGHT;
+        let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
+        let (messages, outgoing) = mpsc::channel(in_flight_max);
+        let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone())?;
+        let (jobs, queued) = async_channel::bounded(in_flight_max);
+        let outstanding = Arc::new(AtomicUsize::new(0));
+        let readers = Readers {
+            root,
+            jobs: queued,
+            outstanding: Arc::clone(&outstanding),
+            workers: settings.workers,
+            messages,
+            post: post.clone(),
+        };
+        let read::Started { engine, threads } = read::start(settings.engine, &readers)?;
+        Ok(Self { mailbox, post, engine, jobs, outstanding, in_flight: 0, in_flight_max, readers: threads, publisher })
+    }
+
+    /// How many jobs may be handed in now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.in_flight_max - self.in_flight
+    }
+
+    /// Whether jobs are on their way.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Jobs on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Hands in a batch of at most [`Pipeline::room`] jobs.
+    pub fn submit(&mut self, batch: impl ExactSizeIterator<Item = Job>) {
+        debug_assert!(batch.len() <= self.room());
+        self.in_flight += batch.len();
+        // Counted before the first is taken: a reader's share is measured by the whole batch.
+        self.outstanding.fetch_add(batch.len(), Ordering::Relaxed);
+        for job in batch {
+            // Never full, by the bound above; closed only when the readers are gone, which they report.
+            let _ = self.jobs.try_send(job);
+        }
+    }
+
+    /// The next letter; a report's job is on its way no more.
+    pub fn next_letter(&mut self) -> Option<Letter> {
+        let letter = self.mailbox.next();
+        if let Some(Letter::Report(_)) = letter {
+            self.in_flight -= 1;
+        }
+        letter
+    }
+
+    /// Ends the stages once they have finished what they hold, or when patience ends.
+    ///
+    /// # Errors
+    /// What a stage failed with meanwhile.
+    pub fn finish(self) -> Result<(), Error> {
+        let Self { mut mailbox, post, jobs, readers, publisher, .. } = self;
+        drop((jobs, post));
+        let deadline = Instant::now() + STOP_PATIENCE;
+        for thread in readers.into_iter().chain([publisher]) {
+            while !thread.is_finished() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(()); // they hold what can't be had any more; the process's end ends them
+                }
+                mailbox.sleep(None, Some(left.min(Duration::from_millis(5))))?;
+            }
+            let _ = thread.join();
+        }
+        while let Some(letter) = mailbox.next() {
+            if let Letter::Failed(error) = letter {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_wakes_a_sleeper_and_none_is_lost() {
+        let (post, mut mailbox) = Mailbox::new(4).unwrap();
+        let sender = std::thread::spawn(move || {
+            for _ in 0..10_000 {
+                post.stop();
+            }
+        });
+        let mut seen = 0;
+        while seen < 10_000 {
+            match mailbox.next() {
+                Some(_) => seen += 1,
+                None => mailbox.sleep(None, None).unwrap(),
+            }
+        }
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn known_needs_version_and_content() {
+        let stamp = Stamp { seconds: 0, nanoseconds: 0 };
+        let version = Version { device: 1, inode: 1, size: 1, modified: stamp, changed: stamp };
+        let known = Known::new(&version, &Digests::of(b"a"));
+        assert_eq!(known, Known::new(&version, &Digests::of(b"a")));
+        assert_ne!(known, Known::new(&version, &Digests::of(b"b")));
+        assert_ne!(known, Known::new(&Version { inode: 2, ..version }, &Digests::of(b"a")));
+        assert_ne!(known, Known::seen(&version));
+    }
+}

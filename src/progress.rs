@@ -1,0 +1,104 @@
+//! The progress bar of `scan`, on standard error when that is a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::read::stable::Root;
+use crate::watch::lookover::{list, look};
+
+/// The bar that log lines have to step around.
+static BAR: OnceLock<ProgressBar> = OnceLock::new();
+
+/// How often the bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A bar, or nothing where nobody would see it.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    files: u64,
+    ended: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// Shows a bar; what is ahead is counted beside the work, so that the work need not wait for it.
+    #[must_use]
+    pub fn start(root: &Arc<Root>, recursive: bool) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        if !io::stderr().is_terminal() {
+            return Self { bar: None, files: 0, ended };
+        }
+        let bar = ProgressBar::new(0);
+        let style = "{bar:30} {msg} files  {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TICK);
+        let _ = BAR.set(bar.clone());
+        let (root, counted, told) = (Arc::clone(root), bar.clone(), Arc::clone(&ended));
+        // Without the thread there is a bar without an end, no more.
+        let _ = thread::Builder::new()
+            .name("count".to_owned())
+            .spawn(move || count_ahead(&root, recursive, &counted, &told));
+        Self { bar: Some(bar), files: 0, ended }
+    }
+
+    /// One more file, of this size, is through.
+    pub fn advance(&mut self, bytes: u64) {
+        self.files += 1;
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+            if self.files.is_multiple_of(64) || bytes > 1 << 20 {
+                bar.set_message(self.files.to_string());
+            }
+        }
+    }
+
+    /// Takes the bar away: the closing line says it all.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn count_ahead(root: &Root, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
+    let mut directories = vec![Vec::new()];
+    while let Some(below) = directories.pop() {
+        let prefix = if below.is_empty() { Vec::new() } else { [&below[..], b"/"].concat() };
+        let Ok(listing) = list(root, &below) else { continue };
+        for found in listing.files {
+            if ended.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some((version, true)) = look(root, &[&prefix, &found.name[..]].concat()) {
+                bar.inc_length(version.size);
+            }
+        }
+        if recursive {
+            directories.extend(listing.directories.iter().map(|name| [&prefix, &name[..]].concat()));
+        }
+    }
+}
+
+/// Standard error for log lines: they are written above the bar.
+#[derive(Debug, Clone, Copy)]
+pub struct AroundTheBar;
+
+impl Write for AroundTheBar {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match BAR.get() {
+            Some(bar) => bar.suspend(|| io::stderr().write(line)),
+            None => io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,155 @@
+//! The broker: connecting, declaring, and the properties of a message.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
+use lapin::protocol::AMQPErrorKind;
+use lapin::protocol::{AMQPHardError, AMQPSoftError};
+use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+
+use crate::config::Broker;
+use crate::error::Error;
+use crate::pipeline::Outgoing;
+
+/// The exchange that messages go to.
+pub const EXCHANGE: &str = "apollonia";
+
+/// The routing key; a fanout exchange does not look at it.
+pub const ROUTING_KEY: &str = "file.created";
+
+/// Who we are, in every message and in the broker's list of connections.
+const APP_ID: &str = "apollonia-ingestor";
+
+/// The header that carries a path which is not UTF-8.
+const RAW_PATH_HEADER: &str = "x-file-path-bytes";
+
+/// Delivery mode of a message that survives the broker's restart (AMQP 0-9-1, basic class).
+const PERSISTENT: u8 = 2;
+
+/// A broker that accepts the connection and then says nothing would be waited for without end.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an orderly close may take: a blocked broker never answers it.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// An open channel to the exchange.
+pub struct Session {
+    /// The connection; the channel lives as long.
+    pub connection: Connection,
+    /// The channel.
+    pub channel: Channel,
+}
+
+impl Session {
+    /// Connects and declares the exchange.
+    ///
+    /// # Errors
+    /// [`Error::Broker`], with the next step for each cause that has one.
+    pub async fn open(broker: &Broker) -> Result<Self, Error> {
+        let name = format!("{APP_ID} {} pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let connection = answer(broker, Connection::connect_uri(broker.uri.clone(), properties)).await?;
+        let channel = answer(broker, connection.create_channel()).await?;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default());
+        answer(broker, declared).await?;
+        Ok(Self { connection, channel })
+    }
+
+    /// Asks for publisher confirms on this channel.
+    ///
+    /// # Errors
+    /// [`Error::Broker`].
+    pub async fn confirm_publishes(&self, broker: &Broker) -> Result<(), Error> {
+        answer(broker, self.channel.confirm_select(ConfirmSelectOptions::default())).await
+    }
+
+    /// Closes the connection, within a limit. All that matters has been confirmed by then.
+    pub async fn close(self) {
+        let closed = tokio::time::timeout(CLOSE_PATIENCE, self.connection.close(200, "done".into())).await;
+        tracing::debug!("connection closed: {closed:?}");
+    }
+}
+
+/// The exchange's name as the protocol wants it.
+#[must_use]
+pub fn exchange() -> ShortString {
+    EXCHANGE.into()
+}
+
+/// Waits for the broker's answer, within a limit.
+///
+/// # Errors
+/// [`Error::Broker`].
+pub async fn answer<T>(broker: &Broker, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(ANSWER_PATIENCE, asked).await {
+        Ok(answered) => answered.map_err(|error| failure(broker, &error)),
+        Err(_) => Err(Error::Broker {
+            url: broker.shown.clone(),
+            cause: format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()),
+            next: "check that the broker works and that this is its AMQP port",
+        }),
+    }
+}
+
+/// What a client error means to the user.
+#[must_use]
+pub fn failure(broker: &Broker, error: &lapin::Error) -> Error {
+    let (cause, next) = match error.kind() {
+        ErrorKind::IOError(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
+            ("connection refused".to_owned(), "start the broker, or correct host and port in AMQP_CONNECTION_STRING")
+        }
+        ErrorKind::IOError(io) => {
+            (io.to_string(), "check that the broker runs and can be reached from here, then start again")
+        }
+        ErrorKind::MissingHeartbeatError => {
+            ("connection lost: no heartbeat".to_owned(), "check the broker and the network, then start again")
+        }
+        ErrorKind::ProtocolError(refusal) => {
+            let next = match refusal.kind() {
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+                    "correct user, password and permissions (configure and write on the exchange `apollonia`)"
+                }
+                AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+                    "the exchange `apollonia` must be a durable fanout exchange: delete the other, or use another virtual host"
+                }
+                AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => "the exchange was deleted; start again to declare it",
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => "correct the virtual host and who may use it",
+                AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => {
+                    "the broker has closed the connection; start again"
+                }
+                _ => "see the broker's log",
+            };
+            (one_line(refusal.get_message().as_str()), next)
+        }
+        _ => (one_line(&error.to_string()), "check the broker and the network, then start again"),
+    };
+    Error::Broker { url: broker.shown.clone(), cause, next }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The properties of a message.
+#[must_use]
+pub fn properties(message: &Outgoing) -> BasicProperties {
+    let seconds = u64::try_from(message.job.seen_at.seconds).unwrap_or(0);
+    let properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/json".into())
+        .with_app_id(APP_ID.into())
+        .with_timestamp(seconds)
+        .with_message_id(format!("{:032x}", message.id).into());
+    match &message.raw_path {
+        None => properties,
+        Some(path) => {
+            let mut headers = FieldTable::default();
+            headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
+            properties.with_headers(headers)
+        }
+    }
+}

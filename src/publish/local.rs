@@ -1,0 +1,43 @@
+//! The outputs without a broker.
+
+use std::io::{self, BufWriter, Write};
+
+use tokio::sync::mpsc::Receiver;
+
+use crate::error::Error;
+use crate::pipeline::{Outcome, Outgoing, Post, Report};
+
+/// Messages written before their jobs are reported: one write for all of them.
+const LINES_TOGETHER: usize = 256;
+
+/// Bytes gathered for one write.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// One JSON object a line. A message counts as confirmed when its line was written.
+///
+/// # Errors
+/// [`Error::Stdout`], when nobody reads it any more for one.
+pub fn to_stdout(mut messages: Receiver<Outgoing>, post: &Post) -> Result<(), Error> {
+    let mut lines = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    let mut batch = Vec::with_capacity(LINES_TOGETHER);
+    while messages.blocking_recv_many(&mut batch, LINES_TOGETHER) > 0 {
+        for message in &batch {
+            lines.write_all(&message.body).and_then(|()| lines.write_all(b"\n")).map_err(Error::Stdout)?;
+        }
+        lines.flush().map_err(Error::Stdout)?;
+        batch.drain(..).for_each(|message| confirm(message, post));
+    }
+    Ok(())
+}
+
+/// Takes messages and drops them: what is left is the cost of everything before.
+pub fn to_nowhere(mut messages: Receiver<Outgoing>, post: &Post) {
+    while let Some(message) = messages.blocking_recv() {
+        confirm(message, post);
+    }
+}
+
+fn confirm(message: Outgoing, post: &Post) {
+    let Outgoing { job, known, bytes, .. } = message;
+    post.report(Report { job, outcome: Outcome::Confirmed { known, bytes } });
+}

@@ -1,0 +1,49 @@
+//! Messages go out: to the broker, to standard output, or nowhere; each job's end goes back to its source.
+
+pub mod broker;
+pub mod confirms;
+pub mod local;
+
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc::Receiver;
+
+use crate::cli::Output;
+use crate::config::PublishSettings;
+use crate::error::Error;
+use crate::pipeline::{Outgoing, Post};
+
+/// Starts the output's thread; for AMQP it returns once the exchange is declared.
+///
+/// # Errors
+/// [`Error::Broker`] when the broker cannot be used; [`Error::Internal`] when there is no thread.
+pub fn start(
+    output: Output,
+    settings: &PublishSettings,
+    messages: Receiver<Outgoing>,
+    post: Post,
+) -> Result<JoinHandle<()>, Error> {
+    let (ready, started) = sync_channel(1);
+    let settings = settings.clone();
+    let thread = thread::Builder::new()
+        .name("publish".to_owned())
+        .spawn(move || {
+            let _watched = post.clone().watch_for_panic();
+            let ended = match output {
+                Output::Amqp => confirms::run(&settings, messages, &post, &ready),
+                Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post)),
+                Output::None => {
+                    let _ = ready.send(Ok(()));
+                    local::to_nowhere(messages, &post);
+                    Ok(())
+                }
+            };
+            if let Err(error) = ended {
+                post.fail(error);
+            }
+        })
+        .map_err(|error| Error::Internal(format!("cannot start the publishing thread: {error}")))?;
+    started.recv().unwrap_or_else(|_| Err(Error::Internal("the publishing thread has ended".to_owned())))?;
+    Ok(thread)
+}

@@ -1,0 +1,404 @@
+//! One version of a file, or none: opening beneath the root, and the checks before and after reading that
+//! tell whether what was read was the content of one version.
+//!
+//! The order is: stat A, a read lease taken and released, read, stat B. The file is accepted when A equals B
+//! and the lease was granted: the kernel grants one only while nobody has the file open for writing or mapped
+//! writable (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B
+//! alone misses writers that keep the file open. Where the kernel gives no lease (not the file's owner and no
+//! CAP_LEASE, or a network file system), A equals B and the events that come later are all there is.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Non-blocking, so that neither a FIFO nor somebody's write lease holds us up (open(2), fcntl(2)).
+pub const OPEN_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Nothing on the way may be a link or lead to another file system (openat2(2), Linux 5.6).
+pub const OPEN_RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// A point in time as the file system keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Since 1970-01-01 UTC.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+impl Stamp {
+    /// The time of day.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        Self { seconds: now.tv_sec, nanoseconds: nanoseconds(now.tv_nsec) }
+    }
+}
+
+/// Every file system and clock keeps this below 10^9; what does not fit counts as 0.
+fn nanoseconds(value: impl TryInto<u32>) -> u32 {
+    value.try_into().ok().filter(|&value| value < 1_000_000_000).unwrap_or(0)
+}
+
+/// One state of a file. Compared for equality only: clocks go backwards, inodes are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// mtime.
+    pub modified: Stamp,
+    /// ctime.
+    pub changed: Stamp,
+}
+
+impl Version {
+    /// All of it in a fixed form, for hashing.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 48] {
+        let mut bytes = [0; 48];
+        let fields = [
+            self.device.to_le_bytes(),
+            self.inode.to_le_bytes(),
+            self.size.to_le_bytes(),
+            self.modified.seconds.to_le_bytes(),
+            self.changed.seconds.to_le_bytes(),
+        ];
+        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            place.copy_from_slice(&field);
+        }
+        bytes[40..44].copy_from_slice(&self.modified.nanoseconds.to_le_bytes());
+        bytes[44..].copy_from_slice(&self.changed.nanoseconds.to_le_bytes());
+        bytes
+    }
+
+    /// 64 bits that stand for it where a directory's worth of versions is remembered.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        xxh3_64(&self.to_bytes())
+    }
+}
+
+/// Why a file has no message now.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is not there any more.
+    Gone,
+    /// A directory, FIFO, socket or device.
+    NotRegular,
+    /// A link to a place outside the data directory, or a file on another file system.
+    LeadsOut,
+    /// Somebody is writing it, or did while we read.
+    Busy,
+    /// The kernel refused to open, examine or read it.
+    Failed(io::Error),
+}
+
+impl From<Errno> for Unread {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT | Errno::NOTDIR => Self::Gone,
+            // Opening a socket is ENXIO, a node without a driver ENXIO or ENODEV (open(2)).
+            Errno::NXIO | Errno::NODEV => Self::NotRegular,
+            Errno::XDEV => Self::LeadsOut,
+            // Somebody holds a write lease (fcntl(2)), or a rename crossed our look-up (openat2(2)).
+            Errno::AGAIN => Self::Busy,
+            errno => Self::Failed(errno.into()),
+        }
+    }
+}
+
+/// The data directory: an open descriptor, and its real path for messages.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    path: Box<[u8]>,
+}
+
+impl Root {
+    /// Of an open directory and its real path.
+    #[must_use]
+    pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
+        Self { dir, path: path.into() }
+    }
+
+    /// The real path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
+    #[must_use]
+    pub fn still_there(&self) -> bool {
+        match (fstat(&self.dir), rustix::fs::stat(self.path())) {
+            (Ok(held), Ok(found)) => held.st_dev == found.st_dev && held.st_ino == found.st_ino && held.st_nlink > 0,
+            _ => false,
+        }
+    }
+
+    /// What stands at a path below, a link itself and not what it leads to.
+    ///
+    /// # Errors
+    /// What statx(2) says.
+    pub fn look(&self, below: &[u8]) -> Result<Stat, Errno> {
+        statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Opens a file below for reading, following no link.
+    ///
+    /// # Errors
+    /// What openat2(2) says; ELOOP for a link.
+    pub fn open(&self, below: &CStr) -> Result<OwnedFd, Errno> {
+        openat2(&self.dir, below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
+    }
+
+    /// Opens a directory below, for listing.
+    ///
+    /// # Errors
+    /// What openat2(2) says.
+    pub fn open_directory(&self, below: &[u8]) -> Result<OwnedFd, Errno> {
+        let below = if below.is_empty() { b"." } else { below };
+        openat2(&self.dir, below, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty(), OPEN_RESOLVE)
+    }
+
+    /// Opens the regular file that a link leads to, if that is inside.
+    ///
+    /// # Errors
+    /// [`Unread`]: it leads out, nowhere, in a circle, or to something that is no regular file.
+    pub fn open_link(&self, below: &CStr) -> Result<OwnedFd, Unread> {
+        // What it leads to is looked at first: opening a FIFO or a device has effects on others.
+        let target = match statat(&self.dir, below, AtFlags::empty()) {
+            Err(Errno::LOOP) => return Err(Unread::NotRegular),
+            other => other?,
+        };
+        if FileType::from_raw_mode(target.st_mode) != FileType::RegularFile {
+            return Err(Unread::NotRegular);
+        }
+        let flags = OPEN_FLAGS.difference(OFlags::NOFOLLOW);
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        match openat2(&self.dir, below, flags, Mode::empty(), beneath) {
+            // An absolute target is refused as such, even one that leads back inside.
+            Err(Errno::XDEV) => {}
+            other => return other.map_err(Unread::from),
+        }
+        let link = self.path().join(OsStr::from_bytes(below.to_bytes()));
+        let target = std::fs::canonicalize(link).map_err(Unread::Failed)?;
+        let inside = target.strip_prefix(self.path()).map_err(|_| Unread::LeadsOut)?;
+        let inside = CString::new(inside.as_os_str().as_bytes()).map_err(|_| Unread::Gone)?;
+        Ok(self.open(&inside)?)
+    }
+
+    /// In words: what tells a file that is complete from one that is being written.
+    #[must_use]
+    pub fn protection(&self) -> String {
+        const BY_STAT: &str = "stat before and after, and later events";
+        let remote = rustix::fs::fstatfs(&self.dir)
+            .is_ok_and(|found| REMOTE_FILE_SYSTEMS.iter().any(|magic| found.f_type as u64 & 0xffff_ffff == *magic));
+        if remote {
+            return format!("{BY_STAT} (this file system gives no leases)");
+        }
+        let everywhere = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::LEASE));
+        if everywhere {
+            return "a read lease on every file, and stat before and after".to_owned();
+        }
+        format!(
+            "a read lease on the files of user {}; for others {BY_STAT} (CAP_LEASE gives leases on all)",
+            rustix::process::geteuid().as_raw()
+        )
+    }
+
+    /// The descriptor, for opening through the ring.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// What was seen of a file just before it is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    /// Stat A.
+    pub version: Version,
+    /// atime, before our own reading moves it.
+    pub accessed: Stamp,
+}
+
+impl Before {
+    /// Examines an open file: regular, and with nobody writing it as far as the kernel tells.
+    ///
+    /// # Errors
+    /// [`Unread::NotRegular`], [`Unread::Busy`], or what fstat(2) says.
+    pub fn examine(file: BorrowedFd<'_>) -> Result<Self, Unread> {
+        let stat = fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Unread::NotRegular);
+        }
+        // Stat A comes before the lease, or a writer between the two would go unseen.
+        if lease::writer_present(file) {
+            return Err(Unread::Busy);
+        }
+        Ok(Self {
+            version: version_of(&stat),
+            accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
+        })
+    }
+
+    /// Whether the file still is the version that was examined.
+    ///
+    /// # Errors
+    /// [`Unread::Busy`] when it is not, or what fstat(2) says.
+    pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
+        if version_of(&fstat(file)?) == self.version { Ok(()) } else { Err(Unread::Busy) }
+    }
+}
+
+/// The version that a stat shows.
+#[must_use]
+pub fn version_of(stat: &Stat) -> Version {
+    Version {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: Stamp { seconds: stat.st_mtime, nanoseconds: nanoseconds(stat.st_mtime_nsec) },
+        changed: Stamp { seconds: stat.st_ctime, nanoseconds: nanoseconds(stat.st_ctime_nsec) },
+    }
+}
+
+/// Network and user-space file systems, by the numbers of statfs(2): a lease there says nothing of other hosts.
+const REMOTE_FILE_SYSTEMS: [u64; 7] = [
+    0x6969,      // NFS
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x517b,      // SMB
+    0x0102_1997, // 9P
+    0x00c3_6400, // Ceph
+    0x6573_5546, // FUSE
+];
+
+/// Makes CAP_LEASE effective where the binary was given it (`setcap cap_lease+p`). To be called while there is
+/// one thread: capabilities are a thread's own, and threads inherit them.
+pub fn raise_lease_capability() {
+    if let Ok(mut sets) = capabilities(None)
+        && sets.permitted.contains(CapabilitySet::LEASE)
+        && !sets.effective.contains(CapabilitySet::LEASE)
+    {
+        sets.effective |= CapabilitySet::LEASE;
+        // What is permitted can be made effective; if not, the log's next line says so.
+        let _ = set_capabilities(None, sets);
+    }
+}
+
+/// File leases, which rustix does not wrap.
+#[allow(unsafe_code)]
+pub mod lease {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    /// Whether somebody has the file open for writing or mapped writable. `false` too where no lease can be
+    /// had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), for then nothing can be said.
+    pub fn writer_present(file: BorrowedFd<'_>) -> bool {
+        let fd = file.as_raw_fd();
+        // SAFETY: F_SETLEASE takes two integers and touches no memory of ours; the descriptor is open for
+        // as long as `file` is borrowed.
+        let taken = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) };
+        if taken == 0 {
+            // SAFETY: as above. It gives back the lease that was just granted, and so cannot fail in a way
+            // that matters: closing the descriptor would give it back as well.
+            unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+            return false;
+        }
+        std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+    }
+
+    /// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file between our taking
+    /// and releasing it, and its default action ends the process (fcntl(2), signal(7)).
+    pub fn ignore_break_signal() {
+        // SAFETY: SIG_IGN installs no handler, so no code of ours can run at a bad moment.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let root = Root::new(File::open(&real).unwrap().into(), real.as_os_str().as_bytes());
+        (dir, root)
+    }
+
+    fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
+        let name = CString::new(name).unwrap();
+        match root.open(&name) {
+            Err(Errno::LOOP) => root.open_link(&name),
+            other => Ok(other?),
+        }
+    }
+
+    #[test]
+    fn a_writer_is_seen_until_it_closes() {
+        let (dir, root) = root();
+        let mut writer = File::create(dir.path().join("f")).unwrap();
+        let reader = open(&root, "f").unwrap();
+        assert!(matches!(Before::examine(reader.as_fd()), Err(Unread::Busy)));
+        writer.write_all(b"x").unwrap();
+        drop(writer);
+        let before = Before::examine(reader.as_fd()).unwrap();
+        before.confirm(reader.as_fd()).unwrap();
+        std::fs::write(dir.path().join("f"), "y").unwrap();
+        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy)));
+    }
+
+    #[test]
+    fn links_are_followed_inside_and_refused_outside() {
+        let (dir, root) = root();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        std::fs::write(at("sub/f"), "x").unwrap();
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        link(Path::new("sub/f"), "inside");
+        link(&dir.path().canonicalize().unwrap().join("sub/f"), "absolute");
+        link(Path::new("/etc/passwd"), "outside");
+        link(Path::new("../../../../../../etc/passwd"), "up");
+        link(Path::new("nothing"), "dangling");
+        link(Path::new("loop"), "loop");
+        link(Path::new("sub"), "directory");
+        assert!(open(&root, "inside").is_ok() && open(&root, "absolute").is_ok());
+        assert!(matches!(open(&root, "outside"), Err(Unread::LeadsOut)));
+        assert!(matches!(open(&root, "up"), Err(Unread::LeadsOut)));
+        assert!(matches!(open(&root, "dangling"), Err(Unread::Gone)));
+        assert!(matches!(open(&root, "loop"), Err(Unread::NotRegular)));
+        assert!(matches!(open(&root, "directory"), Err(Unread::NotRegular)));
+        assert!(matches!(open(&root, "../etc"), Err(Unread::LeadsOut)));
+    }
+
+    #[test]
+    fn a_replaced_directory_is_not_the_one_that_was_opened() {
+        let (dir, root) = root();
+        assert!(root.still_there());
+        let moved = dir.path().with_extension("moved");
+        std::fs::rename(dir.path(), &moved).unwrap();
+        assert!(!root.still_there());
+        std::fs::create_dir(dir.path()).unwrap();
+        assert!(!root.still_there());
+        std::fs::remove_dir_all(moved).unwrap();
+    }
+}

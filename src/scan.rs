@@ -1,0 +1,203 @@
+//! `scan`: the files that exist now, through the same pipeline, once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use std::vec;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::message::EventType;
+use crate::pipeline::{Job, Letter, Outcome, Pipeline, Report};
+use crate::progress::Progress;
+use crate::read::stable::{Root, Stamp, Unread};
+use crate::service;
+use crate::watch::Totals;
+use crate::watch::index::Directory;
+use crate::watch::lookover::{Found, list};
+use crate::watch::pending::BUSY_PAUSE_MIN;
+
+/// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
+const BUSY_LOOKS: u32 = 8;
+
+/// Jobs handed in at a time: small enough that the first is read while the last is listed.
+const BATCH: usize = 256;
+
+/// Hashes every file of the directory and emits a message for each.
+///
+/// # Errors
+/// [`Error::Incomplete`] when some could not be read; else what ended it.
+pub fn run(config: Config) -> Result<(), Error> {
+    let root = service::prepare(config.root)?;
+    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
+    service::stop_on_signals(pipeline.post.clone())?;
+    let progress = Progress::start(&root, config.recursive);
+    let scan = Scan {
+        walk: Walk::new(Arc::clone(&root), config.recursive),
+        pipeline,
+        totals: Totals::default(),
+        found: 0,
+        unlisted: 0,
+        looks: BTreeMap::new(),
+        again: BTreeMap::new(),
+        progress,
+    };
+    scan.run()
+}
+
+struct Scan {
+    walk: Walk,
+    pipeline: Pipeline,
+    totals: Totals,
+    found: u64,
+    unlisted: u64,
+    /// How often each file that is being written was looked at, by its absolute path.
+    looks: BTreeMap<Vec<u8>, u32>,
+    /// Files to look at again, by when. The number keeps two of one time apart.
+    again: BTreeMap<(Instant, u64), Job>,
+    progress: Progress,
+}
+
+impl Scan {
+    fn run(mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let stopped = self.work()?;
+        self.progress.end();
+        let seconds = began.elapsed().as_secs_f64();
+        let Totals { files, bytes, confirmed, failed, refused, .. } = self.totals;
+        let failed = failed + self.unlisted;
+        tracing::info!(
+            "{}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {failed} failures, {refused} links refused",
+            if stopped { "stopped before the end" } else { "done" },
+            files as f64 / seconds,
+            bytes as f64 / seconds / 1e6,
+        );
+        self.pipeline.finish()?;
+        if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
+    }
+
+    /// Whether it was stopped before the end.
+    fn work(&mut self) -> Result<bool, Error> {
+        let mut stopped = false;
+        loop {
+            while let Some(letter) = self.pipeline.next_letter() {
+                match letter {
+                    Letter::Report(report) => self.settle(report),
+                    Letter::Failed(error) => return Err(error),
+                    Letter::Stop => stopped = true,
+                }
+            }
+            let filled = !stopped && self.fill();
+            if filled {
+                continue;
+            }
+            if !self.pipeline.busy() && (stopped || self.again.is_empty()) {
+                return Ok(stopped);
+            }
+            let next = self.again.first_key_value().filter(|_| !stopped).map(|((at, _), _)| *at);
+            self.pipeline.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+        }
+    }
+
+    /// Hands in the next batch; `false` when there is none now.
+    fn fill(&mut self) -> bool {
+        let room = self.pipeline.room();
+        // Topping up by single jobs would cost a wake-up each.
+        if room < BATCH && self.pipeline.busy() {
+            return false;
+        }
+        let most = room.min(BATCH);
+        let mut batch = Vec::with_capacity(most);
+        let now = Instant::now();
+        while batch.len() < most {
+            if let Some(due) = self.again.first_entry().filter(|first| first.key().0 <= now) {
+                batch.push(due.remove());
+            } else if let Some(job) = self.walk.next(&mut self.unlisted) {
+                self.found += 1;
+                batch.push(job);
+            } else {
+                break;
+            }
+        }
+        let any = !batch.is_empty();
+        self.pipeline.submit(batch.into_iter());
+        any
+    }
+
+    fn settle(&mut self, report: Report) {
+        self.totals.count(&report);
+        if let Outcome::Confirmed { bytes, .. } = report.outcome {
+            self.progress.advance(bytes);
+        }
+        if !matches!(report.outcome, Outcome::Unread(Unread::Busy)) {
+            return;
+        }
+        let path = report.job.directory.absolute(&report.job.name);
+        let looks = self.looks.entry(path.clone()).or_insert(0);
+        *looks += 1;
+        if *looks < BUSY_LOOKS {
+            let at = Instant::now() + BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
+            self.again.insert((at, self.found + u64::from(*looks) + self.again.len() as u64), report.job);
+        } else {
+            self.totals.failed += 1;
+            tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
+        }
+    }
+}
+
+/// The files of a directory, and of those below it, one directory's index in memory at a time.
+struct Walk {
+    root: Arc<Root>,
+    recursive: bool,
+    directories: Vec<Vec<u8>>,
+    directory: Arc<Directory>,
+    files: vec::IntoIter<Found>,
+    seen_at: Stamp,
+}
+
+impl Walk {
+    fn new(root: Arc<Root>, recursive: bool) -> Self {
+        let directory = Arc::new(Directory::new(b"", b""));
+        Self {
+            root,
+            recursive,
+            directories: vec![Vec::new()],
+            directory,
+            files: Vec::new().into_iter(),
+            seen_at: Stamp::now(),
+        }
+    }
+
+    fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
+        loop {
+            if let Some(found) = self.files.next() {
+                return Some(Job {
+                    directory: Arc::clone(&self.directory),
+                    name: found.name,
+                    event: EventType::Create,
+                    seen_at: self.seen_at,
+                    known: None,
+                });
+            }
+            let below = self.directories.pop()?;
+            let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), &below);
+            match list(&self.root, &below) {
+                Ok(listing) => {
+                    directory.update(|names| {
+                        listing.files.iter().filter(|found| found.regular).for_each(|found| names.insert(&found.name));
+                    });
+                    if self.recursive {
+                        self.directories.extend(listing.directories.iter().map(|name| directory.below(name)));
+                    }
+                    self.files = listing.files.into_iter();
+                    self.seen_at = Stamp::now();
+                }
+                Err(errno) => {
+                    *unlisted += 1;
+                    tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
+                }
+            }
+            self.directory = Arc::new(directory);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `watch`: the stages in the order in which they start, and the end.
+
+use std::process;
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::pipeline::{Pipeline, Post};
+use crate::read::stable::{self, Root, lease};
+use crate::watch::Watcher;
+use crate::watch::inotify::Watch;
+
+/// Runs the service until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub fn run(config: Config) -> Result<(), Error> {
+    let root = prepare(config.root)?;
+    let workers = config.pipeline.workers;
+    let watch = Watch::new(root.path())?;
+    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
+    stop_on_signals(pipeline.post.clone())?;
+    let (engine, output) = (pipeline.engine, config.pipeline.output);
+    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, config.watch)?;
+    tracing::info!(
+        "ready: watching {:?}, output {}, {engine} engine, {workers} workers",
+        root.path(),
+        output.describe(&config.broker)
+    );
+    watcher.run()?;
+    Ok(())
+}
+
+/// What both sources of work need before their first file.
+///
+/// # Errors
+/// [`Error::Internal`]: the command line left no directory.
+pub fn prepare(root: Option<Root>) -> Result<Arc<Root>, Error> {
+    let root = Arc::new(root.ok_or_else(|| Error::Internal("no data directory".to_owned()))?);
+    lease::ignore_break_signal();
+    stable::raise_lease_capability();
+    tracing::info!("no half-written file is published: {}", root.protection());
+    Ok(root)
+}
+
+/// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once.
+///
+/// # Errors
+/// [`Error::Internal`] when the system refuses handlers or a thread.
+pub fn stop_on_signals(post: Post) -> Result<(), Error> {
+    let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
+    let listen = move || {
+        let mut asked = false;
+        for _ in signals.forever() {
+            if asked {
+                process::exit(1);
+            }
+            asked = true;
+            tracing::info!("stopping: files in progress are finished; a second signal ends at once");
+            post.stop();
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(refuse)?;
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! The names present in one directory, and the neighbors of each.
+//!
+//! Built by one listing and kept true by events: finding neighbors costs a few look-ups in ordered sets,
+//! the same among ten names and among a million.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A file's name in its directory: any bytes but `/` and NUL.
+pub type Name = Arc<[u8]>;
+
+/// Neighbors a file has at most.
+pub const NEIGHBORS_MAX: usize = 10;
+
+/// Stems, in any case, of files that describe their whole directory.
+const COMPANION_STEMS: [&[u8]; 4] = [b"tracklist", b"tracks", b"info", b"readme"];
+
+/// Characters of a stem that name a family of files.
+const FAMILY_CHARACTERS: usize = 3;
+
+/// The name up to its last dot; a leading dot does not count as one.
+#[must_use]
+pub fn stem(name: &[u8]) -> &[u8] {
+    match name.iter().rposition(|&byte| byte == b'.') {
+        None | Some(0) => name,
+        Some(dot) => &name[..dot],
+    }
+}
+
+/// The bytes of the first three characters, where there are three. What is not UTF-8 counts as one character
+/// for each U+FFFD that would stand in its place.
+fn family(stem: &[u8]) -> Option<&[u8]> {
+    let mut end = 0;
+    let mut characters = 0;
+    for chunk in stem.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            end += character.len_utf8();
+            characters += 1;
+            if characters == FAMILY_CHARACTERS {
+                return Some(&stem[..end]);
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            end += chunk.invalid().len();
+            characters += 1;
+            if characters == FAMILY_CHARACTERS {
+                return Some(&stem[..end]);
+            }
+        }
+    }
+    None
+}
+
+fn is_companion(name: &[u8]) -> bool {
+    COMPANION_STEMS.iter().any(|companion| stem(name).eq_ignore_ascii_case(companion))
+}
+
+/// A name that sorts by its stem first: files of one stem stand side by side, in the order of their names.
+#[derive(Debug, PartialEq, Eq)]
+struct ByStem(Name);
+
+impl Ord for ByStem {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (stem(&self.0), &self.0).cmp(&(stem(&other.0), &other.0))
+    }
+}
+
+impl PartialOrd for ByStem {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The regular files present in one directory.
+#[derive(Debug, Default)]
+pub struct Names {
+    by_name: BTreeSet<Name>,
+    by_stem: BTreeSet<ByStem>,
+    companions: BTreeSet<Name>,
+}
+
+impl Names {
+    /// Adds a name; nothing happens when it is there.
+    pub fn insert(&mut self, name: &Name) {
+        if self.by_name.insert(Arc::clone(name)) {
+            self.by_stem.insert(ByStem(Arc::clone(name)));
+            if is_companion(name) {
+                self.companions.insert(Arc::clone(name));
+            }
+        }
+    }
+
+    /// Removes a name, if it is there.
+    pub fn remove(&mut self, name: &[u8]) {
+        if let Some(name) = self.by_name.take(name) {
+            self.companions.remove(&name);
+            self.by_stem.remove(&ByStem(name));
+        }
+    }
+
+    /// Whether a name is there.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.by_name.contains(name)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// The neighbors of a name, at most [`NEIGHBORS_MAX`]: its stem's other files, then the directory's
+    /// companions, then its family; each group in the order of its names' bytes.
+    #[must_use]
+    pub fn neighbors(&self, name: &Name) -> Vec<Name> {
+        let mut found: Vec<Name> = Vec::with_capacity(NEIGHBORS_MAX);
+        let own = stem(name);
+        let first = Bound::Included(ByStem(least_with_stem(own)));
+        let same_stem = self.by_stem.range((first, Bound::Unbounded)).map(|ByStem(other)| other);
+        take(&mut found, name, same_stem.take_while(|other| stem(other) == own));
+        take(&mut found, name, self.companions.iter());
+        if let Some(family) = family(own) {
+            let from = (Bound::Included(family), Bound::Unbounded);
+            take(&mut found, name, self.by_name.range::<[u8], _>(from).take_while(|other| other.starts_with(family)));
+        }
+        found
+    }
+}
+
+/// The first name, in the order of bytes, that has this stem: the stem alone where it has no extension itself.
+fn least_with_stem(own: &[u8]) -> Name {
+    if stem(own) == own { own.into() } else { [own, b"."].concat().into() }
+}
+
+/// Adds what is not there yet, and not the file itself, while there is room. Of the candidates passed over at
+/// most eleven are in `found` or the file itself: the work is bounded.
+fn take<'a>(found: &mut Vec<Name>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
+    for candidate in candidates {
+        if found.len() == NEIGHBORS_MAX {
+            return;
+        }
+        if candidate != name && !found.contains(candidate) {
+            found.push(Arc::clone(candidate));
+        }
+    }
+}
+
+/// One directory: where it is, and its index. The source of work changes it, the readers look at it.
+#[derive(Debug)]
+pub struct Directory {
+    /// Below the root, with a `/` at its end; empty for the root itself.
+    below: Box<[u8]>,
+    /// The real path, with a `/` at its end.
+    absolute: Box<[u8]>,
+    names: RwLock<Names>,
+}
+
+impl Directory {
+    /// A directory below the root (empty for the root itself), without names.
+    #[must_use]
+    pub fn new(root: &[u8], below: &[u8]) -> Self {
+        let with_slash = |path: &[u8]| {
+            let slash: &[u8] = if path.is_empty() || path.ends_with(b"/") { b"" } else { b"/" };
+            [path, slash].concat()
+        };
+        let below = with_slash(below);
+        let absolute = [&with_slash(root), &below[..]].concat();
+        Self { below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+    }
+
+    /// The absolute path of a name in it.
+    #[must_use]
+    pub fn absolute(&self, name: &[u8]) -> Vec<u8> {
+        [&self.absolute, name].concat()
+    }
+
+    /// The path below the root of a name in it.
+    #[must_use]
+    pub fn below(&self, name: &[u8]) -> Vec<u8> {
+        [&self.below, name].concat()
+    }
+
+    /// The neighbors of a name in it.
+    #[must_use]
+    pub fn neighbors(&self, name: &Name) -> Vec<Name> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name)
+    }
+
+    /// Changes the index.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Names) -> T) -> T {
+        // Each change of the sets is complete before the next, so a panicking writer leaves them usable.
+        change(&mut self.names.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The contract's section 5, word for word, over a plain list.
+    fn naive(names: &[Name], name: &Name) -> Vec<Name> {
+        let mut sorted: Vec<&Name> = names.iter().filter(|other| *other != name).collect();
+        sorted.sort();
+        sorted.dedup();
+        let decode = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let characters: Vec<char> = decode(stem(name)).chars().take(3).collect();
+        let groups: [Box<dyn Fn(&Name) -> bool>; 3] = [
+            Box::new(|other: &Name| stem(other) == stem(name)),
+            Box::new(|other: &Name| {
+                ["tracklist", "tracks", "info", "readme"].contains(&decode(stem(other)).to_ascii_lowercase().as_str())
+            }),
+            Box::new(|other: &Name| {
+                family(stem(name))
+                    .is_some_and(|_| characters.len() == 3 && other.starts_with(family(stem(name)).unwrap()))
+            }),
+        ];
+        let mut found: Vec<Name> = Vec::new();
+        for group in &groups {
+            for other in &sorted {
+                if group(other) && !found.contains(other) {
+                    found.push(Arc::clone(other));
+                }
+            }
+        }
+        found.truncate(NEIGHBORS_MAX);
+        found
+    }
+
+    fn name() -> impl Strategy<Value = Name> {
+        let stems = prop_oneof![
+            4 => prop::sample::select(vec!["a", "ab", "abc", "abcd", "abd", "é", "éàü", "éàüx", ".abc", "abc.tar", "a.b.c"])
+                .prop_map(|stem| stem.as_bytes().to_vec()),
+            1 => prop::sample::select(vec!["README", "Tracks", "info", "TrackList", "readme"]).prop_map(|stem| stem.as_bytes().to_vec()),
+            1 => prop::collection::vec(prop::sample::select(vec![b'a', b'.', 0xc3, 0xa9, 0xff]), 1..6),
+        ];
+        let extensions =
+            prop::sample::select(vec!["", ".", ".x", ".y", ".z", ".1", ".2", ".3", ".4", ".5", ".6", ".7", ".8"]);
+        (stems, extensions).prop_map(|(stem, extension)| [&stem, extension.as_bytes()].concat().into())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_index_finds_what_a_listing_would(
+            present in prop::collection::vec(name(), 0..60),
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            asked in prop::collection::vec(name(), 1..8),
+        ) {
+            let mut names = Names::default();
+            let mut list: Vec<Name> = Vec::new();
+            for name in &present {
+                names.insert(name);
+                if !list.contains(name) { list.push(Arc::clone(name)) }
+            }
+            for index in removed {
+                if list.is_empty() { break }
+                let name = list.swap_remove(index.index(list.len()));
+                names.remove(&name);
+            }
+            prop_assert_eq!(names.len(), list.len());
+            for name in asked.iter().chain(&list) {
+                prop_assert_eq!(names.neighbors(name), naive(&list, name), "of {:?}", String::from_utf8_lossy(name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_stem_ends_at_the_last_dot_that_does_not_lead() {
+        for (name, expected) in [(".bashrc", ".bashrc"), ("a.tar.gz", "a.tar"), ("a", "a"), ("a.", "a"), ("..x", ".")] {
+            assert_eq!(stem(name.as_bytes()), expected.as_bytes(), "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_are_joined_by_one_slash() {
+        let root = Directory::new(b"/data", b"");
+        assert_eq!((root.absolute(b"f"), root.below(b"f")), (b"/data/f".to_vec(), b"f".to_vec()));
+        let sub = Directory::new(b"/", b"sub");
+        assert_eq!((sub.absolute(b"f"), sub.below(b"f")), (b"/sub/f".to_vec(), b"sub/f".to_vec()));
+    }
+}

@@ -1,0 +1,539 @@
+//! The pending set: one entry a path however many events, and the rules that coalesce them.
+//!
+//! Pure: no I/O, and the time is passed in. An entry lives from a path's first event until its message is
+//! confirmed (or there is none); a path that is with the readers is not handed out a second time, so that its
+//! messages stay in order. What happens to it meanwhile is kept and handed out afterwards.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::index::Name;
+use crate::message::EventType;
+use crate::read::stable::Stamp;
+
+/// Paths that may wait. Beyond it the list is dropped and the directory looked over instead, which costs no
+/// memory: at some 200 bytes a path this is 50 MB.
+pub const PENDING_MAX: usize = 1 << 18;
+
+/// The first pause before a file that somebody is writing is looked at again; it doubles each time.
+pub const BUSY_PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest such pause: what a file that never stops changing costs is bounded by it.
+pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What an event says about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// The name is new; somebody may be writing the file. With what its version looks like now.
+    Created {
+        /// A fingerprint of the version.
+        version: u64,
+    },
+    /// A look at the directory found it new or changed; somebody may be writing it.
+    Changed {
+        /// A fingerprint of the version.
+        version: u64,
+    },
+    /// A file was renamed to this name.
+    MovedTo,
+    /// A writer has closed it.
+    Closed,
+}
+
+/// A path whose time has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Hand it to the readers.
+    Ready {
+        /// Its name.
+        name: Name,
+        /// How its version came to be there.
+        event: EventType,
+        /// When the last event was read.
+        seen_at: Stamp,
+    },
+    /// It was created and not closed, and its settle time is over: is this still its version?
+    Settled {
+        /// Its name.
+        name: Name,
+        /// What its version looked like when the settle time began.
+        version: u64,
+    },
+}
+
+/// The set is full: look over the directory instead.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+struct Waiting {
+    event: EventType,
+    seen_at: Stamp,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Due at a time that may be over.
+    Ready { at: Turn, pause: Duration },
+    /// Created and not closed.
+    Settling { at: Turn, version: u64 },
+    /// With the readers. `again`: what happened to it since.
+    InFlight { again: Option<(Hint, Stamp)>, deleted: bool, pause: Duration },
+}
+
+/// A place in the schedule: a time, and a number that keeps those of one time in their order.
+type Turn = (Instant, u64);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pending {
+    entries: HashMap<Name, Waiting>,
+    schedule: BTreeMap<Turn, Name>,
+    turns: u64,
+    settle: Duration,
+    bound: usize,
+}
+
+impl Pending {
+    /// An empty set with this settle time and bound.
+    #[must_use]
+    pub fn new(settle: Duration, bound: usize) -> Self {
+        Self { entries: HashMap::new(), schedule: BTreeMap::new(), turns: 0, settle, bound }
+    }
+
+    /// Paths in it, those with the readers included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing waits and nothing is with the readers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes an event in. `announced`: a message was confirmed for this path, or it was there before us.
+    ///
+    /// # Errors
+    /// [`Full`]: the path is new here and there is no room.
+    pub fn event(
+        &mut self,
+        name: &Name,
+        hint: Hint,
+        announced: bool,
+        seen_at: Stamp,
+        now: Instant,
+    ) -> Result<(), Full> {
+        let full = self.entries.len() >= self.bound;
+        let turn = self.turn(now);
+        let later = (now + self.settle, turn.1);
+        match self.entries.entry(Arc::clone(name)) {
+            MapEntry::Vacant(_) if full => Err(Full),
+            MapEntry::Vacant(vacant) => {
+                let event = resolve(None, hint, announced);
+                let state = State::after(hint, turn, later);
+                self.schedule.insert(state.turn().unwrap_or(turn), Arc::clone(name));
+                vacant.insert(Waiting { event, seen_at, state });
+                Ok(())
+            }
+            MapEntry::Occupied(mut occupied) => {
+                let waiting = occupied.get_mut();
+                if let State::InFlight { again, .. } = &mut waiting.state {
+                    // Renamed to this name and written then: by a rename all the same.
+                    let renamed = matches!((*again, hint), (Some((Hint::MovedTo, _)), Hint::Closed));
+                    *again = Some((if renamed { Hint::MovedTo } else { hint }, seen_at));
+                    return Ok(());
+                }
+                waiting.event = resolve(Some(waiting.event), hint, announced);
+                waiting.seen_at = seen_at;
+                // A path that waits its turn keeps it, or one that changes all the time would never have it.
+                let keeps = matches!(waiting.state, State::Ready { at, .. } if at.0 <= now);
+                if !keeps {
+                    let state = State::after(hint, turn, later);
+                    if let Some(old) = waiting.state.turn() {
+                        self.schedule.remove(&old);
+                    }
+                    self.schedule.insert(state.turn().unwrap_or(turn), Arc::clone(name));
+                    waiting.state = state;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The name is gone from the directory.
+    pub fn gone(&mut self, name: &Name) {
+        let MapEntry::Occupied(mut occupied) = self.entries.entry(Arc::clone(name)) else { return };
+        match &mut occupied.get_mut().state {
+            State::InFlight { again, deleted, .. } => {
+                *again = None;
+                *deleted = true;
+            }
+            state => {
+                if let Some(turn) = state.turn() {
+                    self.schedule.remove(&turn);
+                }
+                occupied.remove();
+            }
+        }
+    }
+
+    /// A look-over found a path other than it is known. Tells whether the path is in the set: one that waits is
+    /// read anyway; one that is with the readers is read once more, for they may have been there before the change.
+    pub fn look_again(&mut self, name: &Name, seen_at: Stamp) -> bool {
+        match self.entries.get_mut(name) {
+            None => false,
+            Some(waiting) => {
+                if let State::InFlight { again, .. } = &mut waiting.state {
+                    again.get_or_insert((Hint::Closed, seen_at));
+                }
+                true
+            }
+        }
+    }
+
+    /// The next path whose time has come. One that is [`Due::Ready`] is with the readers from now on.
+    pub fn next_due(&mut self, now: Instant) -> Option<Due> {
+        let first = self.schedule.first_entry().filter(|first| first.key().0 <= now)?;
+        let name = first.remove();
+        let waiting = self.entries.get_mut(&name)?;
+        match waiting.state {
+            State::Settling { version, .. } => Some(Due::Settled { name, version }),
+            State::Ready { pause, .. } => {
+                waiting.state = State::InFlight { again: None, deleted: false, pause };
+                Some(Due::Ready { name, event: waiting.event, seen_at: waiting.seen_at })
+            }
+            State::InFlight { .. } => None, // not in the schedule
+        }
+    }
+
+    /// Answers [`Due::Settled`]: what its version looks like now, or nothing when there is none.
+    pub fn settled(&mut self, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
+        let turn = self.turn(now);
+        let Some(waiting) = self.entries.get_mut(name) else { return };
+        match now_is {
+            None => {
+                self.entries.remove(name);
+            }
+            Some(version) => {
+                waiting.state = if version == before {
+                    State::Ready { at: turn, pause: BUSY_PAUSE_MIN }
+                } else {
+                    State::Settling { at: (now + self.settle, turn.1), version }
+                };
+                self.schedule.insert(waiting.state.turn().unwrap_or(turn), Arc::clone(name));
+            }
+        }
+    }
+
+    /// The readers (or the broker) are done with a path: there was a message, or there is nothing to say.
+    /// Tells whether the name was gone from the directory before that.
+    pub fn done(&mut self, name: &Name, now: Instant) -> bool {
+        self.returned(name, true, now)
+    }
+
+    /// The file could not be read. Its next event brings it again, as what it was.
+    /// Tells whether the name was gone from the directory before that.
+    pub fn failed(&mut self, name: &Name, now: Instant) -> bool {
+        self.returned(name, false, now)
+    }
+
+    /// Somebody is writing the file: look again after a pause, or at its next event.
+    pub fn busy(&mut self, name: &Name, now: Instant) {
+        let turn = self.turn(now);
+        let Some(waiting) = self.entries.get_mut(name) else { return };
+        let State::InFlight { again, deleted, pause } = waiting.state else { return };
+        if again.is_none() && !deleted {
+            waiting.state = State::Ready { at: (now + pause, turn.1), pause: (pause * 2).min(BUSY_PAUSE_MAX) };
+            self.schedule.insert((now + pause, turn.1), Arc::clone(name));
+        } else {
+            self.returned(name, false, now);
+        }
+    }
+
+    fn returned(&mut self, name: &Name, announced: bool, now: Instant) -> bool {
+        let turn = self.turn(now);
+        let later = (now + self.settle, turn.1);
+        let Some(waiting) = self.entries.get_mut(name) else { return false };
+        let State::InFlight { again, deleted, .. } = waiting.state else { return false };
+        match again {
+            None => {
+                self.entries.remove(name);
+            }
+            Some((hint, seen_at)) => {
+                let before = (!announced && !deleted).then_some(waiting.event);
+                waiting.event = resolve(before, hint, announced && !deleted);
+                waiting.seen_at = seen_at;
+                waiting.state = State::after(hint, turn, later);
+                self.schedule.insert(waiting.state.turn().unwrap_or(turn), Arc::clone(name));
+            }
+        }
+        deleted
+    }
+
+    /// Drops all that waits; what is with the readers stays. A look-over finds the rest again.
+    pub fn drop_waiting(&mut self) {
+        self.schedule.clear();
+        self.entries.retain(|_, waiting| matches!(waiting.state, State::InFlight { .. }));
+        self.entries.shrink_to_fit();
+    }
+
+    /// When the next path's time comes.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Instant> {
+        self.schedule.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    fn turn(&mut self, now: Instant) -> Turn {
+        self.turns += 1;
+        (now, self.turns)
+    }
+}
+
+impl State {
+    fn after(hint: Hint, now: Turn, later: Turn) -> Self {
+        match hint {
+            Hint::Created { version } | Hint::Changed { version } => Self::Settling { at: later, version },
+            Hint::MovedTo | Hint::Closed => Self::Ready { at: now, pause: BUSY_PAUSE_MIN },
+        }
+    }
+
+    fn turn(&self) -> Option<Turn> {
+        match self {
+            Self::Ready { at, .. } | Self::Settling { at, .. } => Some(*at),
+            Self::InFlight { .. } => None,
+        }
+    }
+}
+
+/// How a version came to its path, by the contract's words: by a rename; the path is new since the last message
+/// for it; or an existing file was rewritten. `before`: what an event that has had no message yet said.
+fn resolve(before: Option<EventType>, hint: Hint, announced: bool) -> EventType {
+    match (hint, before) {
+        (Hint::MovedTo, _) => EventType::MovedTo,
+        (Hint::Created { .. }, _) => EventType::Create,
+        (Hint::Closed | Hint::Changed { .. }, Some(before)) => before,
+        (Hint::Closed | Hint::Changed { .. }, None) if announced => EventType::CloseWrite,
+        (Hint::Closed | Hint::Changed { .. }, None) => EventType::Create,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SETTLE: Duration = Duration::from_secs(1);
+    const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
+
+    fn set() -> (Pending, Instant) {
+        (Pending::new(SETTLE, 100), Instant::now())
+    }
+
+    fn name(text: &str) -> Name {
+        text.as_bytes().into()
+    }
+
+    fn ready(pending: &mut Pending, now: Instant) -> Option<(Name, EventType)> {
+        match pending.next_due(now) {
+            Some(Due::Ready { name, event, .. }) => Some((name, event)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn created_and_closed_is_one_creation_at_once() {
+        let (mut pending, now) = set();
+        pending.event(&name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        assert_eq!(pending.next_due(now), None);
+        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::Create)));
+        assert_eq!(pending.next_due(now + SETTLE * 2), None);
+    }
+
+    #[test]
+    fn created_and_never_closed_settles_once_it_stays_the_same() {
+        let (mut pending, now) = set();
+        pending.event(&name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        let later = now + SETTLE;
+        assert_eq!(pending.next_due(later), Some(Due::Settled { name: name("a"), version: 1 }));
+        pending.settled(&name("a"), 1, Some(2), later);
+        assert_eq!(pending.next_due(later), None);
+        let later = later + SETTLE;
+        assert_eq!(pending.next_due(later), Some(Due::Settled { name: name("a"), version: 2 }));
+        pending.settled(&name("a"), 2, Some(2), later);
+        assert_eq!(ready(&mut pending, later), Some((name("a"), EventType::Create)));
+    }
+
+    #[test]
+    fn what_happens_meanwhile_is_handed_out_afterwards_and_never_beside() {
+        let (mut pending, now) = set();
+        let a = name("a");
+        pending.event(&a, Hint::MovedTo, false, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::MovedTo)));
+        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(pending.next_due(now), None);
+        assert!(!pending.done(&a, now));
+        assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
+        pending.failed(&a, now);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_name_deleted_and_made_again_meanwhile_is_new() {
+        let (mut pending, now) = set();
+        let a = name("a");
+        pending.event(&a, Hint::Closed, true, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
+        pending.gone(&a);
+        pending.event(&a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        assert!(pending.done(&a, now));
+        assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
+    }
+
+    #[test]
+    fn a_busy_file_comes_again_with_growing_pauses_or_with_its_next_event() {
+        let (mut pending, mut now) = set();
+        let a = name("a");
+        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        let mut pause = BUSY_PAUSE_MIN;
+        for _ in 0..12 {
+            assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
+            pending.busy(&a, now);
+            assert_eq!(pending.next_time(), Some(now + pause));
+            now += pause;
+            pause = (pause * 2).min(BUSY_PAUSE_MAX);
+        }
+        assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
+        pending.busy(&a, now);
+        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now), Some((a, EventType::Create)));
+    }
+
+    #[test]
+    fn a_path_that_waits_keeps_its_turn() {
+        let (mut pending, now) = set();
+        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(&name("a"), Hint::Closed, false, SEEN, now + SETTLE).unwrap();
+        assert_eq!(ready(&mut pending, now + SETTLE).map(|(name, _)| name), Some(name("a")));
+    }
+
+    #[test]
+    fn the_bound_holds_and_what_is_with_the_readers_outlives_the_drop() {
+        let mut pending = Pending::new(SETTLE, 2);
+        let now = Instant::now();
+        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        assert!(ready(&mut pending, now).is_some());
+        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(pending.event(&name("c"), Hint::Closed, false, SEEN, now), Err(Full));
+        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.drop_waiting();
+        assert!(pending.entries.contains_key(&name("a")) && !pending.entries.contains_key(&name("b")));
+        pending.done(&name("a"), now);
+        assert!(pending.is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Event(u8, Hint),
+        Gone(u8),
+        Take,
+        Return(u8, u8),
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let hint = prop_oneof![
+            (0..3u64).prop_map(|version| Hint::Created { version }),
+            (0..3u64).prop_map(|version| Hint::Changed { version }),
+            Just(Hint::MovedTo),
+            Just(Hint::Closed)
+        ];
+        prop::collection::vec(
+            prop_oneof![
+                4 => (0..3u8, hint).prop_map(|(path, hint)| Step::Event(path, hint)),
+                1 => (0..3u8).prop_map(Step::Gone),
+                3 => Just(Step::Take),
+                2 => (0..3u8, 0..3u8).prop_map(|(path, how)| Step::Return(path, how)),
+                1 => (0..1500u64).prop_map(Step::Wait),
+            ],
+            0..80,
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever happens: no path is out twice at a time, the schedule holds exactly the paths that wait, and
+        /// once everything rests, every path whose last event was not a deletion has been handed out after it.
+        #[test]
+        fn no_event_is_lost_and_no_path_is_out_twice(steps in steps()) {
+            let (mut pending, mut now) = set();
+            let names: Vec<Name> = ["a", "b", "c"].iter().map(|text| name(text)).collect();
+            let mut out = [false; 3];
+            let mut owed = [false; 3];
+            let take = |pending: &mut Pending, now: Instant, out: &mut [bool; 3], owed: &mut [bool; 3]| {
+                while let Some(due) = pending.next_due(now) {
+                    match due {
+                        Due::Settled { name, version } => pending.settled(&name, version, Some(version), now),
+                        Due::Ready { name, .. } => {
+                            let path = names.iter().position(|known| *known == name).unwrap();
+                            assert!(!out[path], "out twice");
+                            out[path] = true;
+                            owed[path] = false;
+                        }
+                    }
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Event(path, hint) => {
+                        pending.event(&names[usize::from(path)], hint, false, SEEN, now).unwrap();
+                        owed[usize::from(path)] = true;
+                    }
+                    Step::Gone(path) => {
+                        pending.gone(&names[usize::from(path)]);
+                        owed[usize::from(path)] = false;
+                    }
+                    Step::Take => take(&mut pending, now, &mut out, &mut owed),
+                    Step::Return(path, how) if out[usize::from(path)] => {
+                        let (path, name) = (usize::from(path), &names[usize::from(path)]);
+                        out[path] = false;
+                        match how {
+                            0 => { pending.done(name, now); }
+                            1 => { pending.failed(name, now); }
+                            _ => {
+                                pending.busy(name, now);
+                                owed[path] |= pending.entries.contains_key(name);
+                            }
+                        }
+                    }
+                    Step::Return(..) => {}
+                    Step::Wait(millis) => now += Duration::from_millis(millis),
+                }
+                let waiting = pending.entries.values().filter(|waiting| waiting.state.turn().is_some()).count();
+                prop_assert_eq!(pending.schedule.len(), waiting);
+                for (turn, name) in &pending.schedule {
+                    prop_assert_eq!(pending.entries[name].state.turn(), Some(*turn));
+                }
+            }
+            for _ in 0..4 {
+                now += BUSY_PAUSE_MAX + SETTLE;
+                take(&mut pending, now, &mut out, &mut owed);
+                for path in 0..3 {
+                    if std::mem::take(&mut out[path]) {
+                        pending.done(&names[path], now);
+                    }
+                }
+            }
+            prop_assert!(pending.is_empty());
+            prop_assert_eq!(owed, [false; 3]);
+        }
+    }
+}
