@@ -23,7 +23,7 @@ pub const SETTLE_MS_MAX: u64 = 3_600_000;
 /// Watches a directory, hashes every file version that is complete (SHA-256 and XXH3-128 in one pass)
 /// and publishes one persistent JSON message for it to the fanout exchange `apollonia`.
 #[derive(Debug, Parser)]
-#[command(name = "apollonia-ingestor", version, disable_help_subcommand = true)]
+#[command(name = "apollonia-ingestor", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do; `watch` when left out
     #[command(subcommand)]

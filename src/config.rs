@@ -162,14 +162,21 @@ impl Broker {
 }
 
 /// The connection string with its password replaced, whether or not it parses: what stands between the
-/// first `:` of the user information and the last `@` before the path.
+/// first `:` of the user information and the last `@`. Where the host was forgotten, what stands in a port's
+/// place and is no number.
 fn mask_password(typed: &str) -> String {
     let start = typed.find("://").map_or(0, |at| at + 3);
-    let Some(end) = typed.rfind('@').filter(|&end| end >= start) else {
-        return typed.to_owned();
+    let authority = &typed[start..];
+    let secret = match authority.rfind('@') {
+        Some(end) => authority[..end].find(':').map(|colon| (colon + 1, end)),
+        None => {
+            let end = authority.find('/').unwrap_or(authority.len());
+            let colon = authority[..end].rfind(':').map(|colon| (colon + 1, end));
+            colon.filter(|&(from, to)| !authority[from..to].bytes().all(|byte| byte.is_ascii_digit() || byte == b']'))
+        }
     };
-    match typed[start..end].find(':') {
-        Some(colon) => format!("{}:***{}", &typed[..start + colon], &typed[end..]),
+    match secret {
+        Some((from, to)) => format!("{}***{}", &typed[..start + from], &authority[to..]),
         None => typed.to_owned(),
     }
 }
@@ -218,8 +225,14 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let shown =
-            ["amqp://u:s3cret@h/", "http://u:s3cret@h", "amqp://u:s3cret@:x", "u:s3cret@h", "amqp://u:a@s3cret@h/"];
+        let shown = [
+            "amqp://u:s3cret@h/",
+            "http://u:s3cret@h",
+            "amqp://u:s3cret@:x",
+            "u:s3cret@h",
+            "amqp://u:a@s3cret@h/",
+            "amqp://u:s3cret",
+        ];
         for typed in shown {
             assert!(!mask_password(typed).contains("s3cret"), "{typed}");
             if let Err(error) = Broker::parse(typed) {
@@ -227,6 +240,9 @@ mod tests {
             }
         }
         assert_eq!(mask_password("amqp://u:p@h:1/v"), "amqp://u:***@h:1/v");
+        for typed in ["amqp://h:5672/v", "amqp://[::1]", "amqp://[::1]:5672/", "amqp://h"] {
+            assert_eq!(mask_password(typed), typed);
+        }
     }
 
     #[test]

@@ -312,9 +312,10 @@ impl Books {
             }
             Event::Removed(name) => {
                 let name = Name::from(name);
-                self.directory.update(|names| names.remove(&name));
                 self.known.remove(&name);
-                self.pending.gone(&name);
+                self.directory.update(|names| names.remove(&name));
+                let replaced = self.admit(&name).is_some();
+                self.pending.gone(&name, replaced);
             }
             Event::Overflow => {
                 if !self.look_over.needed {

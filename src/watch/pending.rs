@@ -165,14 +165,16 @@ impl Pending {
         }
     }
 
-    /// The name is gone from the directory.
-    pub fn gone(&mut self, name: &Name) {
+    /// The name was taken away. `replaced`: it stands there all the same, for two names were exchanged, or it was
+    /// made again already; what is waited for is that file then.
+    pub fn gone(&mut self, name: &Name, replaced: bool) {
         let MapEntry::Occupied(mut occupied) = self.entries.entry(Arc::clone(name)) else { return };
         match &mut occupied.get_mut().state {
             State::InFlight { again, deleted, .. } => {
-                *again = None;
+                *again = again.filter(|_| replaced);
                 *deleted = true;
             }
+            _ if replaced => {}
             state => {
                 if let Some(turn) = state.turn() {
                     self.schedule.remove(&turn);
@@ -390,7 +392,7 @@ mod tests {
         let a = name("a");
         pending.event(&a, Hint::Closed, true, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
-        pending.gone(&a);
+        pending.gone(&a, false);
         pending.event(&a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
         assert!(pending.done(&a, now));
@@ -443,7 +445,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Event(u8, Hint),
-        Gone(u8),
+        Gone(u8, bool),
         Take,
         Return(u8, u8),
         Wait(u64),
@@ -459,7 +461,7 @@ mod tests {
         prop::collection::vec(
             prop_oneof![
                 4 => (0..3u8, hint).prop_map(|(path, hint)| Step::Event(path, hint)),
-                1 => (0..3u8).prop_map(Step::Gone),
+                1 => (0..3u8, any::<bool>()).prop_map(|(path, replaced)| Step::Gone(path, replaced)),
                 3 => Just(Step::Take),
                 2 => (0..3u8, 0..3u8).prop_map(|(path, how)| Step::Return(path, how)),
                 1 => (0..1500u64).prop_map(Step::Wait),
@@ -497,9 +499,9 @@ mod tests {
                         pending.event(&names[usize::from(path)], hint, false, SEEN, now).unwrap();
                         owed[usize::from(path)] = true;
                     }
-                    Step::Gone(path) => {
-                        pending.gone(&names[usize::from(path)]);
-                        owed[usize::from(path)] = false;
+                    Step::Gone(path, replaced) => {
+                        pending.gone(&names[usize::from(path)], replaced);
+                        owed[usize::from(path)] &= replaced;
                     }
                     Step::Take => take(&mut pending, now, &mut out, &mut owed),
                     Step::Return(path, how) if out[usize::from(path)] => {

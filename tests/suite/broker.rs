@@ -1,0 +1,230 @@
+//! A private RabbitMQ: own ports, node name, port mapper, cookie and directory, so that no test can
+//! touch the machine's own node. One is shared by all tests of the process; each test has a virtual
+//! host of its own because the exchange's name is fixed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::consumer;
+
+/// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
+const VHOSTS: usize = 160;
+/// A cold start on two busy cores takes about 10 s.
+const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// Where Debian and Fedora keep the scripts that do not insist on being run by root.
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+
+/// Salted SHA-256 of the password `guest`, as `rabbitmqctl hash_password` prints it.
+const GUEST_PASSWORD_HASH: &str = "AQIDBEMMOXwY6PKx/JKP9PAqfsb4ozuD0Ta3pxxa9gEYBMmD";
+
+/// Lives exactly as long as its standard input: at end of file, which comes even when the test
+/// process is killed with SIGKILL, it kills the node and removes the directory.
+const SUPERVISOR: &str = r#"
+cd "$HOME"
+epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 </dev/null >epmd.log 2>&1 &
+epmd=$!
+setsid $AS_USER "$SERVER" </dev/null >server.log 2>&1 &
+server=$!
+read -r _
+kill -KILL "-$server" "$epmd"
+wait
+rm -rf "$HOME"
+"#;
+
+pub struct Broker {
+    home: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    port: u16,
+    next_vhost: AtomicUsize,
+    supervisor: Child,
+    /// Held, never written: dropping it is what ends the node.
+    lifeline: Option<ChildStdin>,
+}
+
+/// The node that all tests share, started by the first that asks.
+pub fn shared() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(Broker::start)
+}
+
+impl Broker {
+    /// A node of its own, for the test that disturbs everything on it.
+    pub fn start() -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("ingestor-suite-rabbitmq-")
+            .tempdir()
+            .expect("a directory for the broker")
+            .keep();
+        let [port, dist_port, epmd_port] = free_ports();
+        let at = |name: &str| home.join(name).to_str().expect("UTF-8 path").to_owned();
+        let environment = vec![
+            ("HOME", at("")),
+            ("RABBITMQ_NODENAME", format!("ingestor{port}@localhost")),
+            ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".into()),
+            ("RABBITMQ_NODE_PORT", port.to_string()),
+            ("RABBITMQ_DIST_PORT", dist_port.to_string()),
+            ("ERL_EPMD_PORT", epmd_port.to_string()),
+            ("RABBITMQ_MNESIA_BASE", at("mnesia")),
+            ("RABBITMQ_LOG_BASE", at("log")),
+            ("RABBITMQ_PID_FILE", at("pid")),
+            ("RABBITMQ_CONFIG_FILE", at("rabbitmq")),
+            ("RABBITMQ_CONF_ENV_FILE", at("rabbitmq-env.conf")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins")),
+            // Idle schedulers that spin would take the cores from the service under test.
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".into()),
+        ];
+        let owner = write_configuration(&home).expect("the broker's configuration");
+        let mut supervisor = Command::new("sh")
+            .args(["-c", SUPERVISOR])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("SERVER", script("rabbitmq-server"))
+            .env("AS_USER", owner)
+            // Its own group: an interrupt at the terminal must not end it before it has cleaned up.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh, to supervise the broker");
+        let lifeline = supervisor.stdin.take();
+        let broker = Self { home, environment, port, next_vhost: AtomicUsize::new(0), supervisor, lifeline };
+        broker.wait_until_it_serves();
+        broker
+    }
+
+    /// The URL of a virtual host that nobody else has.
+    pub fn vhost(&self) -> String {
+        let number = self.next_vhost.fetch_add(1, Ordering::Relaxed);
+        assert!(number < VHOSTS, "more tests than VHOSTS: raise it");
+        self.url("guest:guest", &format!("t{number}"))
+    }
+
+    pub fn url(&self, login: &str, vhost: &str) -> String {
+        format!("amqp://{login}@127.0.0.1:{}/{vhost}", self.port)
+    }
+
+    /// Runs `rabbitmqctl` against this node and nothing else; fails the test when it fails.
+    pub fn rabbitmqctl<A: AsRef<OsStr>>(&self, arguments: &[A]) -> String {
+        let output = Command::new(script("rabbitmqctl"))
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .output()
+            .expect("rabbitmqctl");
+        assert!(
+            output.status.success(),
+            "rabbitmqctl failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ready means that the last virtual host of the definitions lets a client in.
+    fn wait_until_it_serves(&self) {
+        let last_vhost = self.url("guest:guest", &format!("t{}", VHOSTS - 1));
+        let deadline = Instant::now() + BOOT_DEADLINE;
+        while let Err(error) = consumer::try_connect(&last_vhost) {
+            assert!(
+                Instant::now() < deadline,
+                "RabbitMQ did not serve within {BOOT_DEADLINE:?}: {error}\nits output:\n{}",
+                read_lossy(&self.home.join("server.log"))
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Broker {
+    /// Only for a node of a test's own; the shared one goes when the process ends.
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        // Reaps the supervisor; it has nothing left to say.
+        let _ = self.supervisor.wait();
+    }
+}
+
+/// Writes what the node reads at boot and gives it to the user that runs it. Returns the command
+/// prefix that becomes that user: RabbitMQ should not run as root, and where there is no such user
+/// or no right to change to it, it runs as whoever runs the tests.
+fn write_configuration(home: &Path) -> io::Result<String> {
+    let vhosts: Vec<String> = (0..VHOSTS).map(|number| format!("t{number}")).collect();
+    let definitions = serde_json::json!({
+        "users": [{
+            "name": "guest",
+            "password_hash": GUEST_PASSWORD_HASH,
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": "administrator",
+        }],
+        "vhosts": vhosts.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
+        "permissions": vhosts.iter().map(|name| serde_json::json!({
+            "user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*",
+        })).collect::<Vec<_>>(),
+    });
+    let definitions_file = home.join("definitions.json");
+    fs::write(&definitions_file, definitions.to_string())?;
+    fs::write(
+        home.join("rabbitmq.conf"),
+        format!(
+            "load_definitions = {}\nloopback_users = none\nlog.console = false\n\
+             disk_free_limit.absolute = 1MB\n",
+            definitions_file.display()
+        ),
+    )?;
+    fs::write(home.join("enabled_plugins"), "[].\n")?;
+    fs::write(home.join("rabbitmq-env.conf"), "")?;
+
+    let Some(uid) = rabbitmq_uid().filter(|_| rustix::process::geteuid().is_root()) else {
+        return Ok(String::new());
+    };
+    std::os::unix::fs::chown(home, Some(uid), None)?;
+    for entry in fs::read_dir(home)? {
+        std::os::unix::fs::chown(entry?.path(), Some(uid), None)?;
+    }
+    Ok("setpriv --reuid rabbitmq --regid rabbitmq --clear-groups".into())
+}
+
+fn rabbitmq_uid() -> Option<u32> {
+    let output = Command::new("id").args(["-u", "rabbitmq"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+/// Debian's `rabbitmqctl` on the path changes the user and the directory; the script behind it does
+/// neither. Elsewhere the one on the path is the only one.
+fn script(name: &str) -> PathBuf {
+    let behind_the_wrapper = Path::new(SCRIPTS).join(name);
+    if behind_the_wrapper.exists() { behind_the_wrapper } else { PathBuf::from(name) }
+}
+
+/// Three ports that were free a moment ago, below the range that the kernel gives to outgoing
+/// connections: there, a client that polls a port nobody serves yet can connect to itself.
+fn free_ports() -> [u16; 3] {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    const FIRST: usize = 10_000;
+    const SPAN: usize = 20_000;
+    let start = std::process::id() as usize * 31;
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % SPAN;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port as u16)) {
+            held.push(listener);
+        }
+    }
+    [0, 1, 2].map(|index| held[index].local_addr().expect("a bound socket").port())
+}
+
+fn read_lossy(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    match fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => format!("({}: {error})", path.display()),
+    }
+}

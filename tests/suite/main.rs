@@ -1,0 +1,25 @@
+//! The promises, checked from outside: the real binary as a process, a real directory, a private
+//! RabbitMQ and a real consumer. One file a promise; the harness comes first.
+//!
+//! `INGESTOR_TEST_BINARY` names another build of the binary to put to the same tests.
+
+mod broker;
+mod consumer;
+mod files;
+mod service;
+mod world;
+
+mod broker_faults;
+mod bulk;
+mod cli;
+mod cli_broker;
+mod events;
+mod events_links;
+mod events_writers;
+mod hostile;
+mod message;
+mod message_amqp;
+mod neighbors;
+mod pipeline_engines;
+mod scan_listen;
+mod stop;
