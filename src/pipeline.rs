@@ -200,7 +200,7 @@ impl Mailbox {
     }
 
     /// The next letter, if there is one.
-    pub fn next(&mut self) -> Option<Letter> {
+    pub fn take(&mut self) -> Option<Letter> {
         self.first.take().or_else(|| self.letters.try_recv().ok())
     }
 
@@ -308,7 +308,7 @@ impl Pipeline {
 
     /// The next letter; a report's job is on its way no more.
     pub fn next_letter(&mut self) -> Option<Letter> {
-        let letter = self.mailbox.next();
+        let letter = self.mailbox.take();
         if let Some(Letter::Report(_)) = letter {
             self.in_flight -= 1;
         }
@@ -333,7 +333,7 @@ impl Pipeline {
             }
             let _ = thread.join();
         }
-        while let Some(letter) = mailbox.next() {
+        while let Some(letter) = mailbox.take() {
             if let Letter::Failed(error) = letter {
                 return Err(error);
             }
@@ -356,7 +356,7 @@ mod tests {
         });
         let mut seen = 0;
         while seen < 10_000 {
-            match mailbox.next() {
+            match mailbox.take() {
                 Some(_) => seen += 1,
                 None => mailbox.sleep(None, None).unwrap(),
             }

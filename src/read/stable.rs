@@ -208,7 +208,7 @@ impl Root {
     pub fn protection(&self) -> String {
         const BY_STAT: &str = "stat before and after, and later events";
         let remote = rustix::fs::fstatfs(&self.dir)
-            .is_ok_and(|found| REMOTE_FILE_SYSTEMS.iter().any(|magic| found.f_type as u64 & 0xffff_ffff == *magic));
+            .is_ok_and(|found| REMOTE_FILE_SYSTEMS.contains(&(found.f_type as u64 & 0xffff_ffff)));
         if remote {
             return format!("{BY_STAT} (this file system gives no leases)");
         }

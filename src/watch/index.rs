@@ -214,7 +214,8 @@ mod tests {
         sorted.dedup();
         let decode = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let characters: Vec<char> = decode(stem(name)).chars().take(3).collect();
-        let groups: [Box<dyn Fn(&Name) -> bool>; 3] = [
+        type Rule<'a> = Box<dyn Fn(&Name) -> bool + 'a>;
+        let groups: [Rule; 3] = [
             Box::new(|other: &Name| stem(other) == stem(name)),
             Box::new(|other: &Name| {
                 ["tracklist", "tracks", "info", "readme"].contains(&decode(stem(other)).to_ascii_lowercase().as_str())
