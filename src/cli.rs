@@ -80,9 +80,14 @@ pub struct Settings {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false"
     )]
     pub recursive: bool,
-    /// Files already there when the watch starts: leave them, or publish them all
-    #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum, default_value_t = CatchUp::None)]
-    pub catch_up: CatchUp,
+    /// Where the ledger of confirmed file versions lives, so that a restart publishes what changed meanwhile and
+    /// nothing else [default: no ledger]
+    #[arg(long, env = "STATE_DIRECTORY", global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Files already there when the watch starts: leave them, publish those whose version the ledger does not hold,
+    /// or publish them all [default: changed with a ledger, else none]
+    #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum)]
+    pub catch_up: Option<CatchUp>,
     /// Look over the directory again this often, for network file systems and changes that raise no event; 0 is never
     #[arg(long, env = "INGESTOR_RESCAN_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
     pub rescan_seconds: u32,
@@ -146,6 +151,8 @@ impl Output {
 pub enum CatchUp {
     /// Leave them until they change.
     None,
+    /// Publish those whose version the ledger does not hold.
+    Changed,
     /// Publish them all.
     All,
 }

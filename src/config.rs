@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{CatchUp, Command, LogFormat, LogLevel, Output, ReadEngine, Settings, Unroutable};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::read::stable::Root;
 
 /// Seconds between heartbeats when the connection string names none: a broker that hangs is noticed after two.
@@ -28,6 +28,8 @@ pub struct Config {
     pub broker: Broker,
     /// The data directory, opened. `listen` has none.
     pub root: Option<Root>,
+    /// Where the ledger lives, if there is one.
+    pub state_dir: Option<PathBuf>,
     /// Settings of the watch.
     pub watch: WatchSettings,
     /// Settings of the pipeline.
@@ -92,11 +94,27 @@ impl Config {
             Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
             Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
         };
-        if settings.recursive && matches!(command, Some(Command::Watch) | None) {
+        let watches = matches!(command, Some(Command::Watch) | None);
+        if settings.recursive && watches {
             return Err(Error::Usage(
                 "--recursive (INGESTOR_RECURSIVE): only `scan` goes into sub-directories so far; run one watch a directory".into(),
             ));
         }
+        if let (Some(state_dir), Some(root)) = (&settings.state_dir, &root)
+            && watches
+        {
+            refuse_inside(state_dir, root)?;
+        }
+        let catch_up = match (settings.catch_up, &settings.state_dir) {
+            (Some(CatchUp::Changed), None) => {
+                return Err(Error::Usage(
+                    "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with; set --state-dir (STATE_DIRECTORY)".into(),
+                ));
+            }
+            (Some(chosen), _) => chosen,
+            (None, Some(_)) => CatchUp::Changed,
+            (None, None) => CatchUp::None,
+        };
         let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             log_level: match settings.log_level {
@@ -109,9 +127,10 @@ impl Config {
             log_format: settings.log_format,
             broker: broker.clone(),
             root,
+            state_dir: settings.state_dir,
             watch: WatchSettings {
                 settle: Duration::from_millis(settings.settle_ms),
-                catch_up: settings.catch_up,
+                catch_up,
                 rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
             },
             pipeline: PipelineSettings {
@@ -204,10 +223,18 @@ fn open_root(path: &Path) -> Result<Root, Error> {
     Ok(Root::new(dir, real.as_os_str().as_bytes()))
 }
 
-/// The system's text for an error, without Rust's "(os error N)".
-fn os_message(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+/// A ledger among the files that it is about would change with each of its own changes.
+fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
+    // It need not exist yet; what exists of its path tells where it will be.
+    let absolute = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    match absolute.ancestors().find_map(|ancestor| std::fs::canonicalize(ancestor).ok()) {
+        Some(real) if real.starts_with(root.path()) => Err(Error::StateDirectory {
+            path: state_dir.to_owned(),
+            cause: "it lies in the data directory".to_owned(),
+            next: "name a directory outside of it",
+        }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

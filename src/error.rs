@@ -22,6 +22,24 @@ pub enum Error {
         /// What to do about it.
         next: &'static str,
     },
+    /// The state directory cannot be used as it is.
+    #[error("STATE_DIRECTORY (--state-dir): {path:?} cannot be used: {cause}; {next}")]
+    StateDirectory {
+        /// The directory as it was given.
+        path: PathBuf,
+        /// What the kernel said, or what is in it.
+        cause: String,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// Another process keeps its ledger there.
+    #[error(
+        "the state directory {path:?} is used by another apollonia-ingestor; stop that one, or give each a state directory of its own"
+    )]
+    StateLocked {
+        /// The directory as it was given.
+        path: PathBuf,
+    },
     /// inotify refused an instance or a watch.
     #[error("cannot watch {path:?}: {cause}; {next}")]
     Watch {
@@ -87,8 +105,15 @@ impl Error {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::DataDirectory { .. } => 2,
+            Self::Usage(_) | Self::DataDirectory { .. } | Self::StateDirectory { .. } => 2,
             _ => 1,
         }
     }
+}
+
+/// The system's text for an error, without Rust's "(os error N)".
+#[must_use]
+pub fn os_message(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

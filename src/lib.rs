@@ -3,11 +3,11 @@
 //! Data goes in one direction and meets each module once:
 //!
 //! ```text
-//!  kernel events          jobs                    messages                 confirms
-//!  ───────────► watch ──────────► read + hash ───────────────► publish ───────────► watch
-//!               1 thread          N threads,                   1 thread,             what is
-//!               pending set,      one ring and one set of      window of             confirmed is
-//!               directory index   registered buffers each      unconfirmed messages  not sent again
+//!  kernel events          jobs                    messages                 confirms        rows
+//!  ───────────► watch ──────────► read + hash ───────────────► publish ───────────► watch ─────► ledger
+//!               1 thread          N threads,                   1 thread,             what is      1 thread,
+//!               pending set,      one ring and one set of      window of             confirmed    many rows a
+//!               directory index   registered buffers each      unconfirmed messages  is known     transaction
 //! ```
 //!
 //! | step | module | what it holds |
@@ -17,6 +17,7 @@
 //! | digest | [`hash`] | SHA-256 and XXH3-128 of every chunk while it is in cache |
 //! | message | [`message`] | the ten fields, names, times, message ids |
 //! | confirm | [`publish`] | the broker, the window of unconfirmed messages, the other outputs |
+//! | ledger | [`ledger`] | what was confirmed last for each path, across restarts |
 //!
 //! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`service`] and
 //! [`scan`] are its two sources of work; [`listen`] shows what arrives.
@@ -46,3 +47,5 @@ pub mod hash;
 pub mod message;
 
 pub mod publish;
+
+pub mod ledger;

@@ -29,6 +29,9 @@ use crate::watch::index::{Directory, Name};
 /// container engine kills after 10 s.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long the threads' own end is waited for after that: closing the connection is one round trip.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Letters that are no reports: a failure of each stage, and the signal to stop.
 const LETTERS_BESIDE_REPORTS: usize = 8;
 
@@ -83,12 +86,21 @@ pub struct Outgoing {
     pub id: u128,
     /// The path, where it is not UTF-8.
     pub raw_path: Option<Vec<u8>>,
-    /// The file's size.
-    pub bytes: u64,
-    /// What becomes known by its confirm.
-    pub known: Known,
+    /// The version that was read.
+    pub version: Version,
+    /// The digests of its content.
+    pub digests: Digests,
     /// The job that it answers.
     pub job: Job,
+}
+
+impl Outgoing {
+    /// The job's end, once the output has confirmed the message.
+    #[must_use]
+    pub fn confirmed(self) -> Report {
+        let Self { job, version, digests, .. } = self;
+        Report { job, outcome: Outcome::Confirmed { version, digests } }
+    }
 }
 
 /// What became of a job.
@@ -105,10 +117,10 @@ pub struct Report {
 pub enum Outcome {
     /// The output has confirmed the message.
     Confirmed {
-        /// What is known of the path now.
-        known: Known,
-        /// The file's size.
-        bytes: u64,
+        /// The version that was read.
+        version: Version,
+        /// The digests of its content.
+        digests: Digests,
     },
     /// The file is what was confirmed last; no message.
     Unchanged,
@@ -315,14 +327,14 @@ impl Pipeline {
         letter
     }
 
-    /// Ends the stages once they have finished what they hold, or when patience ends.
+    /// Ends the stages; what they still hold has been waited for already.
     ///
     /// # Errors
     /// What a stage failed with meanwhile.
     pub fn finish(self) -> Result<(), Error> {
         let Self { mut mailbox, post, jobs, readers, publisher, .. } = self;
         drop((jobs, post));
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + CLOSE_PATIENCE;
         for thread in readers.into_iter().chain([publisher]) {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());

@@ -126,8 +126,8 @@ impl Scan {
 
     fn settle(&mut self, report: Report) {
         self.totals.count(&report);
-        if let Outcome::Confirmed { bytes, .. } = report.outcome {
-            self.progress.advance(bytes);
+        if let Outcome::Confirmed { version, .. } = report.outcome {
+            self.progress.advance(version.size);
         }
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy)) {
             return;

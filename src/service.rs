@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::ledger::Store;
 use crate::pipeline::{Pipeline, Post};
 use crate::read::stable::{self, Root, lease};
 use crate::watch::Watcher;
@@ -20,12 +21,13 @@ use crate::watch::inotify::Watch;
 /// What kept it from starting, or ended it.
 pub fn run(config: Config) -> Result<(), Error> {
     let root = prepare(config.root)?;
+    let store = config.state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let watch = Watch::new(root.path())?;
     let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
     stop_on_signals(pipeline.post.clone())?;
     let (engine, output) = (pipeline.engine, config.pipeline.output);
-    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, config.watch)?;
+    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch)?;
     tracing::info!(
         "ready: watching {:?}, output {}, {engine} engine, {workers} workers",
         root.path(),

@@ -17,7 +17,7 @@ use super::broker::{EXCHANGE, ROUTING_KEY, Session, exchange, failure, propertie
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
-use crate::pipeline::{Outcome, Outgoing, Post, Report};
+use crate::pipeline::{Outgoing, Post};
 
 /// The first pause after the broker has rejected a message; it doubles while it goes on rejecting.
 const NACK_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -136,8 +136,7 @@ impl<'a> Window<'a> {
                 return Err(Error::Internal("the channel is not in confirm mode".to_owned()));
             }
         }
-        let Outgoing { job, known, bytes, .. } = message;
-        self.post.report(Report { job, outcome: Outcome::Confirmed { known, bytes } });
+        self.post.report(message.confirmed());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Error;
-use crate::pipeline::{Outcome, Outgoing, Post, Report};
+use crate::pipeline::{Outgoing, Post};
 
 /// Messages written before their jobs are reported: one write for all of them.
 const LINES_TOGETHER: usize = 256;
@@ -25,7 +25,7 @@ pub fn to_stdout(mut messages: Receiver<Outgoing>, post: &Post) -> Result<(), Er
             lines.write_all(&message.body).and_then(|()| lines.write_all(b"\n")).map_err(Error::Stdout)?;
         }
         lines.flush().map_err(Error::Stdout)?;
-        batch.drain(..).for_each(|message| confirm(message, post));
+        batch.drain(..).for_each(|message| post.report(message.confirmed()));
     }
     Ok(())
 }
@@ -33,11 +33,6 @@ pub fn to_stdout(mut messages: Receiver<Outgoing>, post: &Post) -> Result<(), Er
 /// Takes messages and drops them: what is left is the cost of everything before.
 pub fn to_nowhere(mut messages: Receiver<Outgoing>, post: &Post) {
     while let Some(message) = messages.blocking_recv() {
-        confirm(message, post);
+        post.report(message.confirmed());
     }
-}
-
-fn confirm(message: Outgoing, post: &Post) {
-    let Outgoing { job, known, bytes, .. } = message;
-    post.report(Report { job, outcome: Outcome::Confirmed { known, bytes } });
 }

@@ -88,9 +88,8 @@ impl Readers {
             Ok(read) => read,
             Err(unread) => return Conclusion::Report(Report { job, outcome: Outcome::Unread(unread) }),
         };
-        let known = Known::new(&before.version, &digests);
         // The version alone proves nothing about an event that came after it was read; the content does.
-        if job.known == Some(known) {
+        if job.known == Some(Known::new(&before.version, &digests)) {
             return Conclusion::Report(Report { job, outcome: Outcome::Unchanged });
         }
         match compose(&job, &before, &digests) {
@@ -100,8 +99,8 @@ impl Readers {
                     body,
                     id: message_id(&path, &before.version, &digests.sha256),
                     raw_path: str::from_utf8(&path).is_err().then_some(path),
-                    bytes: before.version.size,
-                    known,
+                    version: before.version,
+                    digests,
                     job,
                 })
             }

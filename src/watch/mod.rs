@@ -18,6 +18,7 @@ use std::vec;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
+use crate::ledger::{Ledger, Store};
 use crate::pipeline::{Job, Known, Letter, Outcome, Pipeline, Report, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp, Unread, Version};
 use index::{Directory, Name, Names};
@@ -66,11 +67,11 @@ impl Totals {
     pub fn count(&mut self, report: &Report) {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
-            Outcome::Confirmed { bytes, .. } => {
+            Outcome::Confirmed { version, .. } => {
                 self.files += 1;
-                self.bytes += bytes;
+                self.bytes += version.size;
                 self.confirmed += 1;
-                tracing::debug!(path = path(), bytes, "confirmed");
+                tracing::debug!(path = path(), bytes = version.size, "confirmed");
             }
             Outcome::Unchanged => {
                 self.files += 1;
@@ -107,11 +108,22 @@ impl Watcher {
     ///
     /// # Errors
     /// [`Error::Watch`], or [`Error::DataDirectory`] when it cannot be listed.
-    pub fn new(root: Arc<Root>, watch: Watch, pipeline: Pipeline, settings: WatchSettings) -> Result<Self, Error> {
+    pub fn new(
+        root: Arc<Root>,
+        watch: Watch,
+        pipeline: Pipeline,
+        store: Option<Store>,
+        settings: WatchSettings,
+    ) -> Result<Self, Error> {
         let mut books = Books::new(root, settings.settle);
         books.list()?;
-        if settings.catch_up == CatchUp::None {
-            books.take_as_seen();
+        if let Some(store) = store {
+            books.recall(store)?;
+        }
+        match settings.catch_up {
+            CatchUp::None => books.take_as_seen(),
+            CatchUp::Changed => {}
+            CatchUp::All => books.look_over.everything = true,
         }
         Ok(Self { watch, books, pipeline, rescan: settings.rescan })
     }
@@ -235,6 +247,7 @@ struct Books {
     pending: Pending,
     /// What was confirmed, or was there before us, by name.
     known: HashMap<Name, Known>,
+    ledger: Option<Ledger>,
     look_over: LookOver,
     settle: Duration,
     totals: Totals,
@@ -246,6 +259,10 @@ struct LookOver {
     needed: bool,
     /// Names not compared yet.
     left: vec::IntoIter<Name>,
+    /// Files found other than they are known.
+    found: usize,
+    /// What is known counts as well: `--catch-up all`.
+    everything: bool,
     not_before: Instant,
     pause: Duration,
 }
@@ -266,6 +283,8 @@ impl Books {
         let look_over = LookOver {
             needed: false,
             left: Vec::new().into_iter(),
+            found: 0,
+            everything: false,
             not_before: Instant::now(),
             pause: LOOK_OVER_PAUSE_MIN,
         };
@@ -274,6 +293,7 @@ impl Books {
             directory,
             pending: Pending::new(settle, PENDING_MAX),
             known: HashMap::new(),
+            ledger: None,
             look_over,
             settle,
             totals: Totals::default(),
@@ -289,7 +309,7 @@ impl Books {
         match event {
             Event::Created(name) => {
                 let name = Name::from(name);
-                self.known.remove(&name);
+                self.forget(&name);
                 if let Some((version, regular)) = self.admit(&name) {
                     // Nothing closes a link: it is as complete as it will be.
                     let hint = if regular { Hint::Created { version: version.fingerprint() } } else { Hint::Closed };
@@ -298,7 +318,7 @@ impl Books {
             }
             Event::MovedTo(name) => {
                 let name = Name::from(name);
-                self.known.remove(&name);
+                self.forget(&name);
                 if self.admit(&name).is_some() {
                     self.wait(&name, Hint::MovedTo, seen_at, now);
                 }
@@ -312,7 +332,7 @@ impl Books {
             }
             Event::Removed(name) => {
                 let name = Name::from(name);
-                self.known.remove(&name);
+                self.forget(&name);
                 self.directory.update(|names| names.remove(&name));
                 let replaced = self.admit(&name).is_some();
                 self.pending.gone(&name, replaced);
@@ -376,10 +396,13 @@ impl Books {
         self.totals.count(&report);
         let name = &report.job.name;
         match report.outcome {
-            Outcome::Confirmed { known, .. } => {
+            Outcome::Confirmed { version, digests } => {
                 let deleted = self.pending.done(name, now);
                 if !deleted {
-                    self.known.insert(Arc::clone(name), known);
+                    self.known.insert(Arc::clone(name), Known::new(&version, &digests));
+                    if let Some(ledger) = &self.ledger {
+                        ledger.confirm(self.directory.absolute(name), version, digests);
+                    }
                 }
             }
             Outcome::Unchanged => drop(self.pending.done(name, now)),
@@ -398,21 +421,46 @@ impl Books {
             next: "give this user the right to read it",
         })?;
         let present: HashSet<&Name> = listing.files.iter().map(|found| &found.name).collect();
-        self.known.retain(|name, _| present.contains(name));
+        let gone: Vec<Name> = self.known.keys().filter(|name| !present.contains(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
         self.known.shrink_to_fit();
         self.directory.update(|names| {
             *names = Names::default();
             listing.files.iter().filter(|found| found.regular).for_each(|found| names.insert(&found.name));
         });
+        self.look_over.everything = false;
+        self.look_over.found = 0;
         self.look_over.left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
         Ok(())
+    }
+
+    /// Takes over what the ledger knows of the listed files.
+    fn recall(&mut self, mut store: Store) -> Result<(), Error> {
+        let present: HashSet<Name> = self.look_over.left.as_slice().iter().cloned().collect();
+        self.known = store.recall(&self.directory.absolute(b""), &present);
+        tracing::info!("the ledger holds {} of {} files", self.known.len(), present.len());
+        self.ledger = Some(store.serve()?);
+        Ok(())
+    }
+
+    /// The name is gone, or another file's from now on.
+    fn forget(&mut self, name: &Name) {
+        if self.known.remove(name).is_some()
+            && let Some(ledger) = &self.ledger
+        {
+            ledger.forget(self.directory.absolute(name));
+        }
     }
 
     /// Takes the listed files as they are now for known: they were there before us.
     fn take_as_seen(&mut self) {
         for name in std::mem::take(&mut self.look_over.left) {
             if let Some((version, _)) = look(&self.root, &self.directory.below(&name)) {
-                self.known.insert(name, Known::seen(&version));
+                let seen = Known::seen(&version);
+                let known = self.known.entry(name).or_insert(seen);
+                if known.version != seen.version {
+                    *known = seen;
+                }
             }
         }
     }
@@ -441,8 +489,12 @@ impl Books {
             let Some(name) = self.look_over.left.next() else { break };
             let Some((version, _)) = look(&self.root, &self.directory.below(&name)) else { continue };
             if self.known.get(&name).is_some_and(|known| known.version == version.fingerprint()) {
-                continue;
+                if !self.look_over.everything {
+                    continue;
+                }
+                self.known.remove(&name);
             }
+            self.look_over.found += 1;
             if !self.pending.look_again(&name, seen_at) {
                 let hint = if self.rests(&version, seen_at) {
                     Hint::Closed
@@ -450,6 +502,12 @@ impl Books {
                     Hint::Changed { version: version.fingerprint() }
                 };
                 self.wait(&name, hint, seen_at, now);
+            }
+        }
+        if !self.look_over.running() {
+            match self.look_over.found {
+                0 => tracing::debug!("the directory was looked over: nothing new"),
+                found => tracing::info!("the directory was looked over: {found} files to be read"),
             }
         }
         Ok(())

@@ -1,0 +1,666 @@
+//! The ledger: for each path the version and the digests that were confirmed last, kept across restarts.
+//!
+//! It may lag, never lead: a row is written after the broker's confirm, many rows in one transaction, by a
+//! thread of its own that nobody waits for. Losing its tail repeats messages, never loses one. A row is
+//! checked by its message id when it is read, so that damage which SQLite itself would not notice is noticed.
+//!
+//! SQLite in write-ahead mode: the process may be killed at any moment and leaves whole transactions; a power
+//! cut may take the last ones, for only checkpoints wait for the disk.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use rusqlite::{Connection, ErrorCode, Row, params};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
+use rustix::io::Errno;
+
+use crate::error::{Error, os_message};
+use crate::hash::Digests;
+use crate::message::message_id;
+use crate::pipeline::Known;
+use crate::read::stable::{Stamp, Version};
+use crate::watch::index::Name;
+
+/// The database in the state directory.
+const FILE: &str = "ledger.sqlite";
+
+/// Where a damaged one goes, in the place of an earlier damaged one.
+const DAMAGED: &str = "ledger.sqlite.damaged";
+
+/// What SQLite keeps beside a database.
+const SIDE_FILES: [&str; 3] = ["", "-wal", "-shm"];
+
+/// The table's form, in `user_version`.
+const FORM: i64 = 1;
+
+/// Rows wait this long for others to share their transaction.
+const GROUP_TIME: Duration = Duration::from_millis(250);
+
+/// Paths that wait at most while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. What is
+/// beyond is published again after a restart.
+const WAITING_MAX: usize = 1 << 16;
+
+/// Pause before what could not be written is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often it is said that it cannot be written.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How long the last rows are waited for at the end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was confirmed of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Confirmed {
+    version: Version,
+    digests: Digests,
+}
+
+/// The database, locked for this process.
+pub struct Store {
+    directory: PathBuf,
+    /// Nothing while it cannot be opened: the disk is full.
+    connection: Option<Connection>,
+    /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
+    _lock: OwnedFd,
+}
+
+/// Why the database could not be used.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    #[error("it was written by a newer version")]
+    Newer,
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            // The last three: a table or a column of another form.
+            Some(
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown | ErrorCode::TypeMismatch,
+            )
+            | None => Self::Damaged(error.to_string()),
+            Some(_) => Self::Sqlite(error),
+        }
+    }
+}
+
+impl Store {
+    /// Locks the state directory, making it where it is missing, and opens the ledger in it. A damaged one is
+    /// set aside; on a full disk the ledger begins empty.
+    ///
+    /// # Errors
+    /// [`Error::StateDirectory`] when the directory cannot be used, [`Error::StateLocked`] when another process
+    /// uses it.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
+        let unusable = |error: io::Error| {
+            refuse(os_message(&error), "give this user the right to write there, or name another directory")
+        };
+        fs::create_dir_all(directory).map_err(unusable)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(rustix::fs::CWD, directory, flags, Mode::empty()).map_err(|errno| unusable(errno.into()))?;
+        accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|errno| unusable(errno.into()))?;
+        flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
+            _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
+        })?;
+        let mut store = Self { directory: directory.to_owned(), connection: None, _lock: dir };
+        match store.connect_or_set_aside() {
+            Ok(_) => {}
+            Err(Trouble::Newer) => {
+                return Err(refuse(Trouble::Newer.to_string(), "upgrade, or name another directory"));
+            }
+            Err(trouble) => tracing::warn!(
+                "the ledger in {directory:?} cannot be opened: {trouble}; it counts as empty and is tried again later"
+            ),
+        }
+        Ok(store)
+    }
+
+    /// What was confirmed for the names of one directory, whose absolute path ends in `/`. Rows of names that are
+    /// not there any more are removed.
+    #[must_use]
+    pub fn recall(&mut self, directory: &[u8], present: &HashSet<Name>) -> HashMap<Name, Known> {
+        let read = self.connect().and_then(|connection| recall(connection, directory, present));
+        let (known, gone) = read.unwrap_or_else(|trouble| {
+            self.note_damage(&trouble);
+            Default::default()
+        });
+        let removed = self.connect().and_then(|connection| {
+            write(connection, gone.iter().map(|path| (&**path, None)))?;
+            Ok(())
+        });
+        if let Err(trouble) = removed {
+            self.note_damage(&trouble);
+        }
+        known
+    }
+
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is no thread.
+    pub fn serve(self) -> Result<Ledger, Error> {
+        let shared = Arc::new(Shared::default());
+        let thread = thread::Builder::new().name("ledger".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || Writer { store: self, shared, group: BTreeMap::new(), failing_since_warned: None }.run()
+        });
+        let thread = thread.map_err(|error| Error::Internal(format!("cannot start the ledger's thread: {error}")))?;
+        Ok(Ledger { shared, thread: Some(thread) })
+    }
+
+    fn connect(&mut self) -> Result<&mut Connection, Trouble> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.directory.join(FILE))?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    fn connect_or_set_aside(&mut self) -> Result<&mut Connection, Trouble> {
+        match self.connect().map(drop) {
+            Err(trouble @ Trouble::Damaged(_)) => self.set_aside(&trouble)?,
+            other => other?,
+        }
+        self.connect()
+    }
+
+    fn note_damage(&mut self, trouble: &Trouble) {
+        let noted = match trouble {
+            Trouble::Damaged(_) => self.set_aside(trouble),
+            _ => {
+                tracing::warn!("the ledger in {:?} cannot be read: {trouble}; it counts as empty", self.directory);
+                Ok(())
+            }
+        };
+        if let Err(error) = noted {
+            tracing::warn!("the damaged ledger in {:?} cannot be set aside: {error}", self.directory);
+        }
+    }
+
+    fn set_aside(&mut self, trouble: &Trouble) -> io::Result<()> {
+        self.connection = None;
+        for side in SIDE_FILES {
+            let (from, to) = (format!("{FILE}{side}"), format!("{DAMAGED}{side}"));
+            match fs::rename(self.directory.join(from), self.directory.join(to)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        tracing::warn!(
+            "the ledger in {:?} cannot be used, {trouble}; it is set aside as {DAMAGED} and a new one begins: files it held may be published again",
+            self.directory
+        );
+        Ok(())
+    }
+}
+
+/// The way of confirms into the ledger. Dropped, it writes what waits and ends.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By path: what was confirmed last, or nothing when the path is gone.
+    rows: HashMap<Box<[u8]>, Option<Confirmed>>,
+    dropped: u64,
+    closing: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Every change below is one call on a map or one assignment.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger {
+    /// Notes what was confirmed for an absolute path.
+    pub fn confirm(&self, path: Vec<u8>, version: Version, digests: Digests) {
+        self.put(path, Some(Confirmed { version, digests }));
+    }
+
+    /// Forgets a path that is gone.
+    pub fn forget(&self, path: Vec<u8>) {
+        self.put(path, None);
+    }
+
+    fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
+        let mut waiting = self.shared.lock();
+        let (first, full) = (waiting.rows.is_empty(), waiting.rows.len() >= WAITING_MAX);
+        match waiting.rows.entry(path.into()) {
+            Entry::Occupied(mut occupied) => drop(occupied.insert(row)),
+            Entry::Vacant(_) if full => waiting.dropped += 1,
+            Entry::Vacant(vacant) => drop(vacant.insert(row)),
+        }
+        if first {
+            self.shared.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.lock();
+        waiting.closing = true;
+        self.shared.changed.notify_all();
+        let closed = self.shared.changed.wait_timeout_while(waiting, CLOSE_PATIENCE, |waiting| !waiting.closed);
+        let closed = closed.unwrap_or_else(PoisonError::into_inner).0.closed;
+        match self.thread.take() {
+            // Its panic, if any, has been shown.
+            Some(thread) if closed => drop(thread.join()),
+            _ => tracing::warn!("the ledger was not written to its end: some files may be published again"),
+        }
+    }
+}
+
+/// The thread's side.
+struct Writer {
+    store: Store,
+    shared: Arc<Shared>,
+    /// What is being written: sorted, which is the table's own order.
+    group: BTreeMap<Box<[u8]>, Option<Confirmed>>,
+    failing_since_warned: Option<Instant>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut pause = GROUP_TIME;
+        loop {
+            let (closing, dropped) = self.gather(pause);
+            match self.write() {
+                Ok(()) => {
+                    if !self.group.is_empty() && self.failing_since_warned.take().is_some() {
+                        tracing::info!("the ledger is written again");
+                    }
+                    self.group.clear();
+                    pause = GROUP_TIME;
+                }
+                Err(trouble) => {
+                    self.warn(&trouble, dropped);
+                    pause = RETRY_PAUSE;
+                }
+            }
+            if closing {
+                break;
+            }
+        }
+        drop(self.store); // its last checkpoint belongs to what is waited for
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits for the first row, then for others to join it. Tells whether this is the end, and how many rows
+    /// found no room.
+    fn gather(&mut self, pause: Duration) -> (bool, u64) {
+        let changed = &self.shared.changed;
+        let idle = |waiting: &mut Waiting| waiting.rows.is_empty() && self.group.is_empty() && !waiting.closing;
+        let waiting = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let waited = changed.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if self.group.len() < WAITING_MAX {
+            self.group.extend(waiting.rows.drain());
+        }
+        (waiting.closing, std::mem::take(&mut waiting.dropped))
+    }
+
+    fn write(&mut self) -> Result<(), Trouble> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let rows = |group: &BTreeMap<Box<[u8]>, Option<Confirmed>>, connection: &mut Connection| {
+            write(connection, group.iter().map(|(path, row)| (&**path, row.as_ref())))
+        };
+        let written = self.store.connect_or_set_aside().and_then(|connection| rows(&self.group, connection));
+        match written {
+            Err(trouble @ Trouble::Damaged(_)) => {
+                self.store.set_aside(&trouble)?;
+                rows(&self.group, self.store.connect()?)
+            }
+            other => other,
+        }
+    }
+
+    fn warn(&mut self, trouble: &Trouble, dropped: u64) {
+        if self.failing_since_warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            return;
+        }
+        self.failing_since_warned = Some(Instant::now());
+        tracing::warn!(
+            "the ledger in {:?} cannot be written: {trouble}; {} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk",
+            self.store.directory,
+            self.group.len()
+        );
+    }
+}
+
+fn connect(file: &Path) -> Result<Connection, Trouble> {
+    let connection = Connection::open(file)?;
+    // Exclusive: no file of shared memory beside it, which a full disk would refuse.
+    connection.pragma_update(None, "locking_mode", "exclusive")?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "cache_size", -8192)?; // KiB
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    // A version number in its header that SQLite does not know makes it one for reading only.
+    if connection.is_readonly("main")? {
+        return Err(Trouble::Damaged("it can only be read".to_owned()));
+    }
+    // A fifth of a second for a million rows; without it a page that lost its cells would go unnoticed.
+    let checked: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    if checked != "ok" {
+        return Err(Trouble::Damaged(checked.replace('\n', " ")));
+    }
+    match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
+        FORM => {}
+        0 => {
+            connection.execute_batch(
+                "BEGIN IMMEDIATE;
+                CREATE TABLE confirmed (
+                    path BLOB PRIMARY KEY,
+                    device INTEGER NOT NULL,
+                    inode INTEGER NOT NULL,
+                    size INTEGER NOT NULL,
+                    modified_seconds INTEGER NOT NULL,
+                    modified_nanoseconds INTEGER NOT NULL,
+                    changed_seconds INTEGER NOT NULL,
+                    changed_nanoseconds INTEGER NOT NULL,
+                    sha256 BLOB NOT NULL,
+                    xxh128 BLOB NOT NULL,
+                    message_id BLOB NOT NULL
+                ) STRICT, WITHOUT ROWID;
+                PRAGMA user_version = 1;
+                COMMIT;",
+            )?;
+        }
+        form if form > FORM => return Err(Trouble::Newer),
+        form => return Err(Trouble::Damaged(format!("it is of the form {form}"))),
+    }
+    Ok(connection)
+}
+
+/// What one reading of the ledger shows: the names that are there, and the paths that are not.
+type Recalled = (HashMap<Name, Known>, Vec<Box<[u8]>>);
+
+fn recall(connection: &mut Connection, directory: &[u8], present: &HashSet<Name>) -> Result<Recalled, Trouble> {
+    let (mut known, mut gone) = Recalled::default();
+    // Every row, those of other directories too: a damaged path may have been one of this directory.
+    let mut select = connection.prepare("SELECT * FROM confirmed")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
+        let confirmed = decode(path, row)?;
+        let Some(name) = path.strip_prefix(directory) else { continue };
+        match present.get(name) {
+            Some(name) => {
+                known.insert(Arc::clone(name), Known::new(&confirmed.version, &confirmed.digests));
+            }
+            None => gone.push(path.into()),
+        }
+    }
+    Ok((known, gone))
+}
+
+/// A row as it was written, or damage: its message id says so.
+fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
+    let nanoseconds = |column| row.get::<_, u32>(column);
+    let confirmed = Confirmed {
+        version: Version {
+            device: row.get::<_, i64>(1)?.cast_unsigned(),
+            inode: row.get::<_, i64>(2)?.cast_unsigned(),
+            size: row.get::<_, i64>(3)?.cast_unsigned(),
+            modified: Stamp { seconds: row.get(4)?, nanoseconds: nanoseconds(5)? },
+            changed: Stamp { seconds: row.get(6)?, nanoseconds: nanoseconds(7)? },
+        },
+        digests: Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) },
+    };
+    let id = message_id(path, &confirmed.version, &confirmed.digests.sha256);
+    if row.get::<_, [u8; 16]>(10)? != id.to_be_bytes() {
+        let path = String::from_utf8_lossy(path).into_owned();
+        return Err(Trouble::Damaged(format!("its row of {path:?} is not what was written")));
+    }
+    Ok(confirmed)
+}
+
+/// Writes rows, and removes those that are nothing, in one transaction.
+fn write<'a>(
+    connection: &mut Connection,
+    rows: impl Iterator<Item = (&'a [u8], Option<&'a Confirmed>)>,
+) -> Result<(), Trouble> {
+    let transaction = connection.transaction()?;
+    {
+        let mut put = transaction
+            .prepare_cached("INSERT OR REPLACE INTO confirmed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?;
+        let mut remove = transaction.prepare_cached("DELETE FROM confirmed WHERE path = ?1")?;
+        for (path, row) in rows {
+            match row {
+                None => remove.execute([path])?,
+                Some(Confirmed { version, digests }) => put.execute(params![
+                    path,
+                    version.device.cast_signed(),
+                    version.inode.cast_signed(),
+                    version.size.cast_signed(),
+                    version.modified.seconds,
+                    version.modified.nanoseconds,
+                    version.changed.seconds,
+                    version.changed.nanoseconds,
+                    digests.sha256,
+                    digests.xxh128.to_be_bytes(),
+                    message_id(path, version, &digests.sha256).to_be_bytes(),
+                ])?,
+            };
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    const DIRECTORY: &[u8] = b"/data/";
+
+    /// What a ledger holds, by name.
+    type Rows = BTreeMap<Vec<u8>, Known>;
+
+    fn confirmed(number: u64) -> Confirmed {
+        let stamp = Stamp { seconds: -1, nanoseconds: 999_999_999 };
+        let version = Version { device: u64::MAX, inode: number, size: number, modified: stamp, changed: stamp };
+        Confirmed { version, digests: Digests::of(&number.to_le_bytes()) }
+    }
+
+    fn known(number: u64) -> Known {
+        let confirmed = confirmed(number);
+        Known::new(&confirmed.version, &confirmed.digests)
+    }
+
+    fn path(name: &[u8]) -> Vec<u8> {
+        [DIRECTORY, name].concat()
+    }
+
+    fn put(store: &mut Store, rows: &[(Vec<u8>, Option<u64>)]) {
+        let rows: Vec<_> = rows.iter().map(|(name, number)| (path(name), number.map(confirmed))).collect();
+        write(store.connect().unwrap(), rows.iter().map(|(path, row)| (&**path, row.as_ref()))).unwrap();
+    }
+
+    fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows {
+        let present = names.into_iter().map(|name| Name::from(&*name)).collect();
+        store.recall(DIRECTORY, &present).into_iter().map(|(name, known)| (name.to_vec(), known)).collect()
+    }
+
+    /// The files of a ledger as a crash leaves them: copied while it is open.
+    fn crash(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_confirmed_last_is_recalled_and_what_is_gone_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<Vec<u8>> = [&b"a"[..], b"b\xff\n", b"gone"].map(<[u8]>::to_vec).to_vec();
+        let ledger = Store::open(dir.path()).unwrap().serve().unwrap();
+        for (number, name) in (1..).zip(&names) {
+            let Confirmed { version, digests } = confirmed(number);
+            ledger.confirm(path(name), version, digests);
+        }
+        let Confirmed { version, digests } = confirmed(9);
+        ledger.confirm(b"/database/a".to_vec(), version, digests);
+        ledger.confirm(path(b"a"), version, digests);
+        ledger.forget(path(b"never there"));
+        drop(ledger);
+
+        let mut store = Store::open(dir.path()).unwrap();
+        let expected = Rows::from([(names[0].clone(), known(9)), (names[1].clone(), known(2))]);
+        assert_eq!(recalled(&mut store, names[..2].to_vec()), expected);
+        assert_eq!(recalled(&mut store, names), expected, "what was gone once is in the ledger no more");
+    }
+
+    #[test]
+    fn a_directory_has_one_ledger_and_a_ledger_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(&dir.path().join("made")).unwrap();
+        assert!(matches!(Store::open(&first.directory), Err(Error::StateLocked { .. })));
+        let directory = first.directory.clone();
+        drop(first);
+        assert!(Store::open(&directory).is_ok());
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(Store::open(&file), Err(Error::StateDirectory { .. })));
+    }
+
+    #[test]
+    fn a_ledger_of_a_newer_version_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.connect().unwrap().pragma_update(None, "user_version", FORM + 1).unwrap();
+        drop(store);
+        assert!(matches!(Store::open(dir.path()), Err(Error::StateDirectory { .. })));
+        assert!(!dir.path().join(DAMAGED).exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_ledger_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), [b'x'; 5000]).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        assert_eq!(fs::read(dir.path().join(DAMAGED)).unwrap(), [b'x'; 5000]);
+        put(&mut store, &[(b"a".to_vec(), Some(1))]);
+        assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::from([(b"a".to_vec(), known(1))]));
+    }
+
+    fn groups() -> impl Strategy<Value = Vec<Vec<(Vec<u8>, Option<u64>)>>> {
+        let row = (0..20u8, proptest::option::weighted(0.8, any::<u64>()));
+        let row = row.prop_map(|(name, number)| (format!("a name that fills its page, number {name}").into(), number));
+        proptest::collection::vec(proptest::collection::vec(row, 1..12), 1..8)
+    }
+
+    /// Every state that the ledger has had, the empty one first, and all names.
+    fn history(groups: &[Vec<(Vec<u8>, Option<u64>)>]) -> (Vec<Rows>, Vec<Vec<u8>>) {
+        let mut states = vec![Rows::new()];
+        for group in groups {
+            let mut state = states.last().cloned().unwrap_or_default();
+            for (name, number) in group {
+                match number {
+                    Some(number) => drop(state.insert(name.clone(), known(*number))),
+                    None => drop(state.remove(name)),
+                }
+            }
+            states.push(state);
+        }
+        (states, groups.iter().flatten().map(|(name, _)| name.clone()).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_a_crash_leaves_of_the_writes_is_a_prefix_of_them(groups in groups(), cut in any::<Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let home = dir.path().join("home");
+            let mut store = Store::open(&home).unwrap();
+            groups.iter().for_each(|group| put(&mut store, group));
+            let (states, names) = history(&groups);
+
+            let killed = dir.path().join("killed");
+            crash(&home, &killed);
+            let mut after = Store::open(&killed).unwrap();
+            prop_assert_eq!(Some(&recalled(&mut after, names.clone())), states.last());
+
+            // Power was cut: the log's tail never reached the disk.
+            let cut_off = dir.path().join("cut off");
+            crash(&home, &cut_off);
+            let log = fs::OpenOptions::new().write(true).open(cut_off.join(format!("{FILE}-wal"))).unwrap();
+            let length = log.metadata().unwrap().len();
+            log.set_len(cut.index(length as usize + 1) as u64).unwrap();
+            let mut after = Store::open(&cut_off).unwrap();
+            let left = recalled(&mut after, names);
+            prop_assert!(states.contains(&left), "{left:?} was never the ledger's state");
+        }
+
+        #[test]
+        fn a_damaged_ledger_never_tells_what_was_not_written(
+            groups in groups(),
+            closed in any::<bool>(),
+            damage in proptest::collection::vec((any::<Index>(), 1..=u8::MAX), 1..40),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let home = dir.path().join("home");
+            let mut store = Store::open(&home).unwrap();
+            groups.iter().for_each(|group| put(&mut store, group));
+            let (states, names) = history(&groups);
+            let damaged = dir.path().join("damaged");
+            if closed {
+                drop(store);
+            }
+            crash(&home, &damaged);
+            let file = damaged.join(if closed { FILE.to_owned() } else { format!("{FILE}-wal") });
+            let mut bytes = fs::read(&file).unwrap();
+            for (at, flips) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] ^= flips;
+            }
+            fs::write(&file, bytes).unwrap();
+
+            // An unknown form may look like a newer one: then it says so and changes nothing.
+            if let Ok(mut after) = Store::open(&damaged) {
+                for (name, known) in recalled(&mut after, names.clone()) {
+                    prop_assert!(states.iter().any(|state| state.get(&name) == Some(&known)), "{known:?}");
+                }
+                put(&mut after, &[(b"new".to_vec(), Some(1))]);
+                drop(after);
+                let mut again = Store::open(&damaged).unwrap();
+                prop_assert_eq!(recalled(&mut again, [b"new".to_vec()]), Rows::from([(b"new".to_vec(), known(1))]));
+            }
+        }
+    }
+}
