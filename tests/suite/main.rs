@@ -17,6 +17,7 @@ mod events;
 mod events_links;
 mod events_writers;
 mod hostile;
+mod ledger;
 mod message;
 mod message_amqp;
 mod neighbors;
