@@ -71,6 +71,8 @@ pub struct PublishSettings {
     pub window: usize,
     /// What an unroutable message means.
     pub unroutable: Unroutable,
+    /// The name that this publisher holds at the broker while it publishes, if it is one of a kind.
+    pub publisher: Option<String>,
 }
 
 /// The broker's address.
@@ -141,6 +143,7 @@ impl Config {
                     broker,
                     window: settings.confirm_window as usize,
                     unroutable: settings.unroutable,
+                    publisher: None,
                 },
             },
             recursive: settings.recursive,

@@ -1,11 +1,12 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::process;
 use std::sync::Arc;
 use std::thread;
+use std::{fs, process};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -24,9 +25,11 @@ pub fn run(config: Config) -> Result<(), Error> {
     let store = config.state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let watch = Watch::new(root.path())?;
-    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
+    let mut settings = config.pipeline;
+    settings.publish.publisher = publisher(&root);
+    let pipeline = Pipeline::start(&settings, Arc::clone(&root))?;
     stop_on_signals(pipeline.post.clone())?;
-    let (engine, output) = (pipeline.engine, config.pipeline.output);
+    let (engine, output) = (pipeline.engine, settings.output);
     let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch)?;
     tracing::info!(
         "ready: watching {:?}, output {}, {engine} engine, {workers} workers",
@@ -35,6 +38,15 @@ pub fn run(config: Config) -> Result<(), Error> {
     );
     watcher.run()?;
     Ok(())
+}
+
+/// A name for whatever publishes this directory from this host: the same in each container, another on each host.
+fn publisher(root: &Root) -> Option<String> {
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    let directory = root.look(b".").ok()?;
+    let path = root.path().as_os_str().as_encoded_bytes();
+    let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
+    Some(format!("apollonia-ingestor-{:032x}", xxh3_128(&identity)))
 }
 
 /// What both sources of work need before their first file.

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
+use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPErrorKind;
 use lapin::protocol::{AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
@@ -31,6 +31,13 @@ const PERSISTENT: u8 = 2;
 
 /// A broker that accepts the connection and then says nothing would be waited for without end.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the end of an earlier connection is waited for: one that was killed ends at once, one whose host has
+/// vanished with its second missed heartbeat, one that a blocked broker does not read not before it is unblocked.
+const SUPERSEDE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Pause between two tries to take its place.
+const SUPERSEDE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an orderly close may take: a blocked broker never answers it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -59,6 +66,60 @@ impl Session {
         Ok(Self { connection, channel })
     }
 
+    /// Waits until no earlier connection of this publisher can bring the broker anything any more.
+    ///
+    /// A process that was killed may leave messages in its connection, and a broker that was blocked or busy takes them up
+    /// after those of a new one: an older version would be a path's last message. So a publisher holds an exclusive
+    /// queue, bound to nothing, by its name: the broker gives it to the next connection only when it has worked off
+    /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
+    ///
+    /// # Errors
+    /// [`Error::Broker`], when the other connection does not end for one.
+    pub async fn supersede(&mut self, broker: &Broker, publisher: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + SUPERSEDE_PATIENCE;
+        let mut waiting = false;
+        loop {
+            let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+            let declared = self.channel.queue_declare(publisher.into(), exclusive, FieldTable::default());
+            let refused = match answer_or_refusal(broker, declared).await? {
+                Ok(_) => return Ok(()),
+                Err(refused) => refused,
+            };
+            match soft_error(&refused) {
+                Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() >= deadline => {
+                    return Err(Error::Broker {
+                        url: broker.shown.clone(),
+                        cause: format!(
+                            "another connection has published this directory's files for the last {} s (it holds the queue {publisher})",
+                            SUPERSEDE_PATIENCE.as_secs()
+                        ),
+                        next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
+                    });
+                }
+                Some(AMQPSoftError::RESOURCELOCKED) => {
+                    if !waiting {
+                        waiting = true;
+                        tracing::warn!(
+                            "another connection publishes this directory's files, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
+                        );
+                    }
+                }
+                Some(AMQPSoftError::ACCESSREFUSED) => {
+                    tracing::warn!(
+                        "this user may not declare the queue {publisher}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
+                    );
+                }
+                _ => return Err(failure(broker, &refused)),
+            }
+            // The refusal has closed the channel.
+            self.channel = answer(broker, self.connection.create_channel()).await?;
+            if soft_error(&refused) == Some(AMQPSoftError::ACCESSREFUSED) {
+                return Ok(());
+            }
+            tokio::time::sleep(SUPERSEDE_PAUSE).await;
+        }
+    }
+
     /// Asks for publisher confirms on this channel.
     ///
     /// # Errors
@@ -85,13 +146,31 @@ pub fn exchange() -> ShortString {
 /// # Errors
 /// [`Error::Broker`].
 pub async fn answer<T>(broker: &Broker, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
+    answer_or_refusal(broker, asked).await?.map_err(|error| failure(broker, &error))
+}
+
+async fn answer_or_refusal<T>(
+    broker: &Broker,
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<lapin::Result<T>, Error> {
     match tokio::time::timeout(ANSWER_PATIENCE, asked).await {
-        Ok(answered) => answered.map_err(|error| failure(broker, &error)),
+        Ok(answered) => Ok(answered),
         Err(_) => Err(Error::Broker {
             url: broker.shown.clone(),
             cause: format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()),
             next: "check that the broker works and that this is its AMQP port",
         }),
+    }
+}
+
+/// The broker's refusal that closes a channel, if it is one.
+fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft.clone()),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
     }
 }
 

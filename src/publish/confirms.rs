@@ -44,7 +44,10 @@ pub fn run(
         .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {error}")))?;
     runtime.block_on(async {
         let opened = async {
-            let session = Session::open(&settings.broker).await?;
+            let mut session = Session::open(&settings.broker).await?;
+            if let Some(publisher) = &settings.publisher {
+                session.supersede(&settings.broker, publisher).await?;
+            }
             session.confirm_publishes(&settings.broker).await?;
             Ok(session)
         };

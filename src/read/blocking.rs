@@ -51,7 +51,7 @@ fn read_file(
     let file = open(readers, job)?;
     let before = Before::examine(file.as_fd())?;
     let digests = hash(&file, &before, buffer, hasher)?;
-    before.confirm(file.as_fd())?;
+    readers.confirm(job, &before, file.as_fd())?;
     Ok((before, digests))
 }
 

@@ -11,6 +11,7 @@ pub mod uring;
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -79,6 +80,12 @@ impl Readers {
     /// the thread that was quicker to ask.
     fn share(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed).div_ceil(self.workers).max(1)
+    }
+
+    /// The checks after reading.
+    fn confirm(&self, job: &Job, before: &Before, file: BorrowedFd<'_>) -> Result<(), Unread> {
+        before.confirm(file)?;
+        if before.may_be_renamed() { before.confirm_name(&self.root, &below(job)?) } else { Ok(()) }
     }
 
     /// Turns what was read into a message, or into silence when it is what was confirmed last.

@@ -1,10 +1,11 @@
 //! One version of a file, or none: opening beneath the root, and the checks before and after reading that
-//! tell whether what was read was the content of one version.
+//! tell whether what was read was the content of one version of the path.
 //!
 //! The order is: stat A, a read lease taken and released, read, stat B. The file is accepted when A equals B
 //! and the lease was granted: the kernel grants one only while nobody has the file open for writing or mapped
 //! writable (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B
-//! alone misses writers that keep the file open. Where the kernel gives no lease (not the file's owner and no
+//! alone misses writers that keep the file open. At the end the name is looked at once more, where a rename could have
+//! come between the opening and stat A. Where the kernel gives no lease (not the file's owner and no
 //! CAP_LEASE, or a network file system), A equals B and the events that come later are all there is.
 
 use std::ffi::{CStr, CString, OsStr};
@@ -27,6 +28,9 @@ pub const OPEN_RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
+
+/// See [`Before::may_be_renamed`].
+const RENAME_DOUBT_SECONDS: i64 = 60;
 
 /// A point in time as the file system keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +268,23 @@ impl Before {
     /// [`Unread::Busy`] when it is not, or what fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
         if version_of(&fstat(file)?) == self.version { Ok(()) } else { Err(Unread::Busy) }
+    }
+
+    /// Whether a rename may have come between open(2) and stat A: it moves ctime. Seen from a minute's distance, so
+    /// that no step of the clock hides it.
+    #[must_use]
+    pub fn may_be_renamed(&self) -> bool {
+        Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_DOUBT_SECONDS
+    }
+
+    /// Whether the name that was opened still leads to the version that was examined. One that was renamed
+    /// meanwhile and written under its other name would pass every other check.
+    ///
+    /// # Errors
+    /// [`Unread::Busy`] when it leads to another, [`Unread::Gone`] when it is gone, or what fstatat(2) says.
+    pub fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
+        let named = version_of(&statat(&root.dir, below, AtFlags::empty())?);
+        if named == self.version { Ok(()) } else { Err(Unread::Busy) }
     }
 }
 

@@ -178,16 +178,16 @@ async fn read_one(lane: Rc<Lane>, job: Job) {
 
 async fn read_file(lane: &Lane, job: &Job) -> Result<(Before, Digests), Unread> {
     let file = open(&lane.readers.root, below(job)?).await?;
-    let read = read_open(lane, &file).await;
+    let read = read_open(lane, job, &file).await;
     // Closed through the ring, with the others' operations; what close(2) says of a read file changes nothing.
     let _ = file.close().await;
     read
 }
 
-async fn read_open(lane: &Lane, file: &File) -> Result<(Before, Digests), Unread> {
+async fn read_open(lane: &Lane, job: &Job, file: &File) -> Result<(Before, Digests), Unread> {
     let before = Before::examine(borrow(file))?;
     let digests = hash(lane, file, &before).await?;
-    before.confirm(borrow(file))?;
+    lane.readers.confirm(job, &before, borrow(file))?;
     Ok((before, digests))
 }
 

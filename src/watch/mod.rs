@@ -168,7 +168,7 @@ impl Watcher {
                 root_check = now + ROOT_CHECK;
             }
             if rescan.is_some_and(|at| now >= at) {
-                self.books.look_over.needed = true;
+                self.books.look_over.ask_now(now);
                 rescan = self.rescan.map(|every| now + every);
             }
             self.books.look_over(now)?;
@@ -263,6 +263,8 @@ struct LookOver {
     found: usize,
     /// What is known counts as well: `--catch-up all`.
     everything: bool,
+    /// When the last one began.
+    began: Option<Instant>,
     not_before: Instant,
     pause: Duration,
 }
@@ -270,6 +272,30 @@ struct LookOver {
 impl LookOver {
     fn running(&self) -> bool {
         !self.left.as_slice().is_empty()
+    }
+
+    /// Asked for by an event: after a pause that grows while they keep asking.
+    fn ask(&mut self, now: Instant) {
+        if self.needed {
+            return;
+        }
+        self.needed = true;
+        match self.began {
+            Some(began) if now.saturating_duration_since(began) <= LOOK_OVER_PAUSE_MAX => {
+                self.not_before = began + self.pause;
+                self.pause = (self.pause * 2).min(LOOK_OVER_PAUSE_MAX);
+            }
+            _ => {
+                self.not_before = now;
+                self.pause = LOOK_OVER_PAUSE_MIN;
+            }
+        }
+    }
+
+    /// Asked for by the timer.
+    fn ask_now(&mut self, now: Instant) {
+        self.needed = true;
+        self.not_before = now;
     }
 
     fn next_time(&self) -> Option<Instant> {
@@ -285,6 +311,7 @@ impl Books {
             left: Vec::new().into_iter(),
             found: 0,
             everything: false,
+            began: None,
             not_before: Instant::now(),
             pause: LOOK_OVER_PAUSE_MIN,
         };
@@ -343,7 +370,7 @@ impl Books {
                         "the kernel's event queue was full and events were lost: the directory is looked over; if this repeats, raise the sysctl fs.inotify.max_queued_events"
                     );
                 }
-                self.look_over.needed = true;
+                self.look_over.ask(now);
             }
             Event::DirectoryGone(_) => {} // the caller's
         }
@@ -367,7 +394,7 @@ impl Books {
                 );
             }
             self.pending.drop_waiting();
-            self.look_over.needed = true;
+            self.look_over.ask(now);
         }
     }
 
@@ -477,11 +504,8 @@ impl Books {
             return Ok(());
         }
         if !self.look_over.running() {
-            let look_over = &mut self.look_over;
-            look_over.needed = false;
-            let quiet = now.saturating_duration_since(look_over.not_before) > LOOK_OVER_PAUSE_MAX;
-            look_over.pause = if quiet { LOOK_OVER_PAUSE_MIN } else { (look_over.pause * 2).min(LOOK_OVER_PAUSE_MAX) };
-            look_over.not_before = now + look_over.pause;
+            self.look_over.needed = false;
+            self.look_over.began = Some(now);
             self.list()?;
         }
         let seen_at = Stamp::now();

@@ -1,17 +1,18 @@
 //! Contract 6: what the broker may do to us.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
+use rustix::process::Signal;
 
 use crate::broker::{self, Broker};
 use crate::consumer::{Consumer, Message, bind_queue, block_on, connect, declare_exchange};
 use crate::files::sha256;
-use crate::service::{PATIENCE, Setup};
+use crate::service::{PATIENCE, Setup, is_ready_line};
 use crate::world::{World, directories};
 
 /// The connection is closed from the broker's side until the service has noticed.
@@ -76,6 +77,52 @@ fn a_memory_alarm_is_waited_out_and_a_broker_that_dies_ends_the_service() {
     drop(broker);
     let ended = service.wait_exit().expect_code(1);
     assert_eq!(ended.stderr.matches("ERROR").count(), 1, "{}", ended.stderr);
+}
+
+/// What a killed process left in its connection must not come after what its successor publishes.
+#[test]
+fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
+    const FILES: usize = 100;
+    let broker = Broker::start();
+    let url = broker.vhost();
+    let (_root, data, _) = directories();
+    let consumer = Consumer::bind(&url);
+    let first = Setup::watch(&data, &url).spawn();
+    first.wait_ready();
+    let write_all = |content: &str| {
+        for number in 0..FILES {
+            fs::write(data.join(format!("file-{number}")), format!("{content} {number}")).unwrap();
+        }
+    };
+    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    write_all("old");
+    first.wait_log("that the broker takes no messages", |line| line.contains("takes no messages"));
+    first.signal(Signal::KILL);
+    first.wait_exit();
+    write_all("new");
+    let second = Setup::watch(&data, &url).args(&["--catch-up", "all", "--settle-ms", "10"]).spawn();
+    second.wait_log("that it waits for the other connection", |line| line.contains("waiting for its end"));
+    assert!(!second.stderr().lines().any(is_ready_line), "{}", second.stderr());
+
+    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+    second.wait_ready();
+    let last = |messages: &[Message]| -> HashMap<String, String> {
+        messages.iter().map(|it| (it.name().to_owned(), it.sha256().to_owned())).collect()
+    };
+    let new = (0..FILES).map(|number| (format!("file-{number}"), sha256(format!("new {number}").as_bytes()))).collect();
+    assert!(consumer.wait_until(PATIENCE, |messages| last(messages) == new), "{}", second.stderr());
+    second.stop();
+    assert_eq!(last(&consumer.drain()), new);
+}
+
+#[test]
+fn a_second_service_on_a_directory_waits_for_the_first_to_end() {
+    let mut world = World::start();
+    let second = Setup::watch(&world.data, &world.url).spawn();
+    second.wait_log("that it waits for the other", |line| line.contains("waiting for its end"));
+    world.stop_service();
+    second.wait_ready();
+    second.stop();
 }
 
 #[test]
