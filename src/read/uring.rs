@@ -24,11 +24,14 @@ use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 use tokio_uring::fs::File;
 use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
 
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
 use super::buffer::{CHUNK_BYTES, Chunk};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
 use super::{CHUNKS_BETWEEN_LOOKS, Conclusion, Readers, below};
 use crate::error::Error;
-use crate::hash::{Digests, Hasher};
+use crate::hash::Digests;
+use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::pipeline::Job;
 
 /// Files in flight a thread: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
@@ -43,13 +46,10 @@ const BUFFERS: usize = 32;
 /// With fewer buffers than this the ring is not worth having.
 const BUFFERS_MIN: usize = 8;
 
-/// Reads of one file in flight: one submission then covers 256 KB.
-const READ_AHEAD: usize = 4;
-
 /// The charge of a process that has just ended is given back late: a restart can see ENOMEM for that long.
 const MEMLOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-const _: () = assert!(BUFFERS_MIN >= READ_AHEAD && FILES_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
+const _: () = assert!(BUFFERS_MIN >= CHUNKS_MAX && FILES_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
 
 /// Starts the threads, all of them or none: the inner error is the first refusal of a ring or its buffers.
 ///
@@ -111,7 +111,13 @@ fn run(readers: Readers, report: &std_mpsc::Sender<io::Result<()>>, told: &std_m
             Err(error) => return drop(report.send(Err(error))),
         };
         if report.send(Ok(())).is_ok() && told.recv().is_ok() {
-            read_all(Rc::new(Lane { readers, pool, in_flight: Cell::new(0), finished: Notify::new() })).await;
+            let scheduler = Scheduler::default();
+            let lane = Rc::new(Lane { readers, pool, scheduler, in_flight: Cell::new(0), finished: Notify::new() });
+            tokio_uring::spawn({
+                let lane = Rc::clone(&lane);
+                async move { lane.scheduler.run().await }
+            });
+            read_all(lane).await;
         }
     });
 }
@@ -147,6 +153,7 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 struct Lane {
     readers: Readers,
     pool: FixedBufPool<Chunk>,
+    scheduler: Scheduler<FixedBuf>,
     in_flight: Cell<usize>,
     finished: Notify,
 }
@@ -198,34 +205,41 @@ fn borrow(file: &File) -> BorrowedFd<'_> {
 }
 
 async fn hash(lane: &Lane, file: &File, before: &Before) -> Result<Digests, Unread> {
-    let mut buffers: [Option<FixedBuf>; READ_AHEAD] = [const { None }; READ_AHEAD];
+    let mut buffers: [Option<FixedBuf>; CHUNKS_MAX] = [const { None }; CHUNKS_MAX];
     buffers[0] = Some(lane.pool.next(CHUNK_BYTES).await);
     if before.version.size <= CHUNK_BYTES as u64 {
-        return hash_small(file, before, buffers[0].take()).await;
+        return hash_small(lane, file, before, buffers[0].take()).await;
     }
     // Only the first buffer is waited for: files that wait for each other's buffers would wait for ever.
     for buffer in &mut buffers[1..] {
         *buffer = lane.pool.try_next(CHUNK_BYTES);
     }
-    hash_large(file, before, &mut buffers).await
+    hash_large(lane, file, before, &mut buffers).await
 }
 
 /// One read is all of it. An empty file is read too: some file systems show size 0 for what has content.
-async fn hash_small(file: &File, before: &Before, buffer: Option<FixedBuf>) -> Result<Digests, Unread> {
+async fn hash_small(lane: &Lane, file: &File, before: &Before, buffer: Option<FixedBuf>) -> Result<Digests, Unread> {
     match read_chunk(file, buffer, 0).await {
-        Some((Ok(count), buffer)) if count as u64 == before.version.size => Ok(Digests::of(&buffer[..count])),
+        Some((Ok(count), buffer)) if count as u64 == before.version.size => {
+            let xxh128 = xxh3_128(&buffer[..count]);
+            let mut turn = Turn::default();
+            turn.add(buffer, count);
+            turn.end();
+            Ok(Digests { sha256: lane.scheduler.hash(turn).await.digest(), xxh128 })
+        }
         Some((Err(error), _)) => Err(Unread::Failed(error)),
         _ => Err(Unread::Busy), // it grew or shrank
     }
 }
 
 async fn hash_large(
+    lane: &Lane,
     file: &File,
     before: &Before,
-    buffers: &mut [Option<FixedBuf>; READ_AHEAD],
+    buffers: &mut [Option<FixedBuf>; CHUNKS_MAX],
 ) -> Result<Digests, Unread> {
     let size = before.version.size;
-    let mut hasher = Hasher::default();
+    let (mut xxh3, mut turn) = (Xxh3::new(), Turn::default());
     let (mut at, mut chunks) = (0, 0);
     while at < size {
         let mut read = |number: usize| {
@@ -237,23 +251,31 @@ async fn hash_large(
         let mut next = true; // false once a short read has left a gap: what comes after it is read again
         for (place, read) in buffers.iter_mut().zip([a, b, c, d]) {
             let Some((count, buffer)) = read else { continue };
-            if next {
-                let count = count.map_err(Unread::Failed)?;
-                hasher.update(&buffer[..count]);
-                at += count as u64;
-                chunks += 1;
-                next = count == CHUNK_BYTES;
-                if count == 0 || at > size {
-                    return Err(Unread::Busy); // it shrank or grew
-                }
-                if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
-                    before.confirm(borrow(file))?;
-                }
+            if !next {
+                *place = Some(buffer);
+                continue;
             }
-            *place = Some(buffer);
+            let count = count.map_err(Unread::Failed)?;
+            xxh3.update(&buffer[..count]);
+            turn.add(buffer, count);
+            at += count as u64;
+            chunks += 1;
+            next = count == CHUNK_BYTES;
+            if count == 0 || at > size {
+                return Err(Unread::Busy); // it shrank or grew
+            }
+            if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
+                before.confirm(borrow(file))?;
+            }
         }
+        if at == size {
+            turn.end();
+        }
+        turn = lane.scheduler.hash(turn).await;
+        let free = buffers.iter_mut().filter(|place| place.is_none());
+        free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
     }
-    Ok(hasher.finish())
+    Ok(Digests { sha256: turn.digest(), xxh128: xxh3.digest128() })
 }
 
 /// One read into a registered buffer, or nothing where there is none.

@@ -1,5 +1,8 @@
 //! Both digests of a file in one pass: every chunk goes through SHA-256 and XXH3-128 while it is in cache.
 
+pub mod lanes;
+pub mod scheduler;
+
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
