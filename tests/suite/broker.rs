@@ -4,14 +4,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::consumer;
 
@@ -19,6 +22,8 @@ use crate::consumer;
 const VHOSTS: usize = 160;
 /// A cold start on two busy cores takes about 10 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// An order or a question takes milliseconds, stopping and starting RabbitMQ a second.
+const ANSWER: Duration = Duration::from_secs(60);
 /// Where Debian and Fedora keep the scripts that do not insist on being run by root.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -26,14 +31,25 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const GUEST_PASSWORD_HASH: &str = "AQIDBEMMOXwY6PKx/JKP9PAqfsb4ozuD0Ta3pxxa9gEYBMmD";
 
 /// Lives exactly as long as its standard input: at end of file, which comes even when the test
-/// process is killed with SIGKILL, it kills the node and removes the directory.
+/// process is killed with SIGKILL, it kills the node and removes the directory. Until then it takes
+/// orders, a line each, and answers each when it is done.
 const SUPERVISOR: &str = r#"
 cd "$HOME"
 epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 </dev/null >epmd.log 2>&1 &
 epmd=$!
-setsid $AS_USER "$SERVER" </dev/null >server.log 2>&1 &
-server=$!
-read -r _
+boot() {
+    setsid $AS_USER "$SERVER" </dev/null >>server.log 2>&1 &
+    server=$!
+}
+boot
+while read -r order; do
+    case $order in
+    kill) kill -KILL "-$server"; wait "$server" ;;
+    boot) boot ;;
+    *) kill "-$order" "-$server" ;;
+    esac
+    echo done
+done
 kill -KILL "-$server" "$epmd"
 wait
 rm -rf "$HOME"
@@ -43,10 +59,12 @@ pub struct Broker {
     home: PathBuf,
     environment: Vec<(&'static str, String)>,
     port: u16,
+    vhosts: usize,
     next_vhost: AtomicUsize,
     supervisor: Child,
-    /// Held, never written: dropping it is what ends the node.
+    /// Takes the orders; dropping it is what ends the node.
     lifeline: Option<ChildStdin>,
+    answers: ChildStdout,
 }
 
 /// The node that all tests share, started by the first that asks.
@@ -58,6 +76,11 @@ pub fn shared() -> &'static Broker {
 impl Broker {
     /// A node of its own, for the test that disturbs everything on it.
     pub fn start() -> Self {
+        Self::start_with(VHOSTS)
+    }
+
+    /// With so many virtual hosts: each makes every boot of the node longer.
+    pub fn start_with(vhosts: usize) -> Self {
         let home = tempfile::Builder::new()
             .prefix("ingestor-suite-rabbitmq-")
             .tempdir()
@@ -81,7 +104,7 @@ impl Broker {
             // Idle schedulers that spin would take the cores from the service under test.
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".into()),
         ];
-        let owner = write_configuration(&home).expect("the broker's configuration");
+        let owner = write_configuration(&home, vhosts).expect("the broker's configuration");
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR])
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -90,12 +113,14 @@ impl Broker {
             // Its own group: an interrupt at the terminal must not end it before it has cleaned up.
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("sh, to supervise the broker");
         let lifeline = supervisor.stdin.take();
-        let broker = Self { home, environment, port, next_vhost: AtomicUsize::new(0), supervisor, lifeline };
+        let answers = supervisor.stdout.take().expect("piped");
+        let next_vhost = AtomicUsize::new(0);
+        let broker = Self { home, environment, port, vhosts, next_vhost, supervisor, lifeline, answers };
         broker.wait_until_it_serves();
         broker
     }
@@ -103,8 +128,12 @@ impl Broker {
     /// The URL of a virtual host that nobody else has.
     pub fn vhost(&self) -> String {
         let number = self.next_vhost.fetch_add(1, Ordering::Relaxed);
-        assert!(number < VHOSTS, "more tests than VHOSTS: raise it");
+        assert!(number < self.vhosts, "more tests than VHOSTS: raise it");
         self.url("guest:guest", &format!("t{number}"))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self, login: &str, vhost: &str) -> String {
@@ -128,9 +157,41 @@ impl Broker {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// What a program needs in its environment to speak with this node and no other.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.environment.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// SIGKILL, for the node and all its helpers. [`Broker::boot`] brings it back with its data.
+    pub fn kill(&mut self) {
+        self.order("kill");
+    }
+
+    /// Boots the node again, on the same ports, and waits until it serves.
+    pub fn boot(&mut self) {
+        self.order("boot");
+        self.wait_until_it_serves();
+    }
+
+    /// SIGSTOP: the node keeps its connections and says nothing.
+    pub fn freeze(&mut self) {
+        self.order("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        self.order("CONT");
+    }
+
+    fn order(&mut self, order: &str) {
+        let lifeline = self.lifeline.as_mut().expect("held until the end");
+        writeln!(lifeline, "{order}").expect("the supervisor takes orders");
+        read_line_within(&mut self.answers, order);
+    }
+
     /// Ready means that the last virtual host of the definitions lets a client in.
-    fn wait_until_it_serves(&self) {
-        let last_vhost = self.url("guest:guest", &format!("t{}", VHOSTS - 1));
+    pub fn wait_until_it_serves(&self) {
+        let last_vhost = self.url("guest:guest", &format!("t{}", self.vhosts - 1));
         let deadline = Instant::now() + BOOT_DEADLINE;
         while let Err(error) = consumer::try_connect(&last_vhost) {
             assert!(
@@ -155,8 +216,8 @@ impl Drop for Broker {
 /// Writes what the node reads at boot and gives it to the user that runs it. Returns the command
 /// prefix that becomes that user: RabbitMQ should not run as root, and where there is no such user
 /// or no right to change to it, it runs as whoever runs the tests.
-fn write_configuration(home: &Path) -> io::Result<String> {
-    let vhosts: Vec<String> = (0..VHOSTS).map(|number| format!("t{number}")).collect();
+fn write_configuration(home: &Path, vhosts: usize) -> io::Result<String> {
+    let vhosts: Vec<String> = (0..vhosts).map(|number| format!("t{number}")).collect();
     let definitions = serde_json::json!({
         "users": [{
             "name": "guest",
@@ -219,6 +280,21 @@ fn free_ports() -> [u16; 3] {
         }
     }
     [0, 1, 2].map(|index| held[index].local_addr().expect("a bound socket").port())
+}
+
+/// The next line that another process writes into a pipe, which must come soon.
+pub fn read_line_within(pipe: &mut ChildStdout, what: &str) -> String {
+    let deadline = Instant::now() + ANSWER;
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).expect("seconds");
+        let mut byte = [0];
+        let readable = poll(&mut [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)], Some(&left));
+        assert!(readable.is_ok_and(|count| count > 0), "no answer to {what:?} within {ANSWER:?}");
+        assert_eq!(pipe.read(&mut byte).expect("a pipe"), 1, "the process that was told {what:?} has ended");
+        line.push(byte[0]);
+    }
+    String::from_utf8_lossy(&line).trim_end().to_owned()
 }
 
 fn read_lossy(path: &Path) -> String {

@@ -19,7 +19,7 @@ pub const EXCHANGE: &str = "apollonia";
 /// Everything here answers in milliseconds; the rest is for a machine busy with other work.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Published by the consumer itself, behind everything the service has published.
-const END_MARK: &[u8] = b"end of messages";
+pub const END_MARK: &[u8] = b"end of messages";
 
 /// One message, whether it came from the broker or as a line of standard output.
 #[derive(Clone, Debug)]
@@ -264,7 +264,7 @@ pub async fn bind_queue(channel: &Channel, queue: &str) {
         .expect("the queue is bound");
 }
 
-fn publish(url: &str, body: &[u8]) {
+pub fn publish(url: &str, body: &[u8]) {
     block_on(async {
         let connection = connect(url).await.expect("the test's publisher connects");
         let channel = connection.create_channel().await.expect("a channel");

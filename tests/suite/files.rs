@@ -138,6 +138,13 @@ impl Mapping {
         // SAFETY: the mapping is `length` bytes long and ours alone.
         unsafe { ptr::copy_nonoverlapping(content.as_ptr(), self.start.cast(), self.length) };
     }
+
+    /// Returns when what was written is in the file.
+    pub fn sync(&self) {
+        // SAFETY: the mapping is `length` bytes long.
+        let result = unsafe { libc::msync(self.start, self.length, libc::MS_SYNC) };
+        assert_eq!(result, 0, "msync: {}", io::Error::last_os_error());
+    }
 }
 
 impl Drop for Mapping {

@@ -16,6 +16,7 @@ mod cli_broker;
 mod events;
 mod events_links;
 mod events_writers;
+mod faults;
 mod hostile;
 mod ledger;
 mod message;

@@ -1,0 +1,144 @@
+//! The service's lives: started, ended by us or by a fault, started again. Every end that is not
+//! expected fails the test.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::service::{Ended, Service, Setup};
+
+/// With the ledger, what changed while the service was down is found by it; without, every start
+/// publishes all files again.
+pub const LEDGER: bool = false;
+
+pub struct Settings {
+    pub data: PathBuf,
+    pub state: PathBuf,
+    pub url: String,
+    pub arguments: Vec<String>,
+    /// The broker is given up for lost after seconds of silence, which a busy machine can bring about too.
+    pub short_heartbeat: bool,
+}
+
+pub struct Life {
+    settings: Settings,
+    service: Option<Service>,
+    /// What the earlier lives said.
+    log: String,
+    pub starts: usize,
+}
+
+impl Life {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, service: None, log: String::new(), starts: 0 }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.service.is_some()
+    }
+
+    /// Returns when it is ready.
+    pub fn start(&mut self) {
+        assert!(self.service.is_none(), "it is started once at a time");
+        let heartbeat = if self.settings.short_heartbeat { 2 } else { 30 };
+        let url = format!("{}?heartbeat={heartbeat}", self.settings.url);
+        let mut setup =
+            Setup::watch(&self.settings.data, &url).env("LOG_LEVEL", "DEBUG").args(&self.settings.arguments);
+        setup = if LEDGER {
+            setup.env("STATE_DIRECTORY", &self.settings.state)
+        } else {
+            setup.args(&["--catch-up", "all"])
+        };
+        self.starts += 1;
+        self.log.push_str(&format!("start {}\n", self.starts));
+        let service = setup.spawn();
+        service.wait_ready();
+        self.service = Some(service);
+    }
+
+    pub fn start_if_down(&mut self) {
+        if !self.is_up() {
+            self.start();
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.check();
+        let Some(service) = self.service.take() else { return };
+        service.signal(Signal::KILL);
+        let ended = service.wait_exit();
+        assert_eq!(ended.status.signal(), Some(9), "it ended by itself just before:\n{}", ended.stderr);
+        self.remember(&ended);
+    }
+
+    /// SIGTERM, and a clean end.
+    pub fn stop(&mut self) {
+        self.check();
+        let Some(service) = self.service.take() else { return };
+        let ended = service.stop();
+        self.remember(&ended);
+    }
+
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(service) = &self.service {
+            service.signal(signal);
+        }
+    }
+
+    /// The broker is lost: one error line and exit 1, soon.
+    pub fn expect_lost(&mut self) {
+        let Some(service) = self.service.take() else { return };
+        self.lost(service);
+    }
+
+    fn lost(&mut self, service: Service) {
+        let ended = service.wait_exit().expect_code(1);
+        let errors = ended.stderr.lines().filter(|line| line.contains("ERROR")).count();
+        assert!(errors == 1 && !ended.stderr.contains("panicked"), "not one error line:\n{}", ended.stderr);
+        self.remember(&ended);
+    }
+
+    /// Nothing that was done so far may have ended it.
+    pub fn check(&mut self) {
+        let Some(mut service) = self.service.take() else { return };
+        if service.is_running() {
+            self.service = Some(service);
+        } else if self.settings.short_heartbeat && service.stderr().contains("heartbeat") {
+            self.lost(service);
+        } else {
+            let ended = service.wait_exit();
+            panic!("the service ended by itself, {}:\n{}", ended.status, ended.stderr);
+        }
+    }
+
+    /// All that it said, in all its lives.
+    pub fn log(&self) -> String {
+        let present = self.service.as_ref().map(Service::stderr).unwrap_or_default();
+        format!("{}{present}\n", self.log)
+    }
+
+    fn remember(&mut self, ended: &Ended) {
+        self.log.push_str(&ended.stderr);
+        self.log.push_str(&format!("ended: {}\n", ended.status));
+    }
+}
+
+/// What the service's log says of one name, and of its own lives.
+pub fn about(log: &str, data: &Path, name: &str) -> String {
+    let path = format!("{}\"", data.join(name).display());
+    let wanted = |line: &&str| {
+        line.contains(&path)
+            || ["start ", "ended: ", "ready", "WARN", "ERROR", "looked over"].iter().any(|it| line.contains(it))
+    };
+    log.lines().filter(wanted).map(|line| format!("  {line}\n")).collect()
+}

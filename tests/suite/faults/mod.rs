@@ -1,0 +1,197 @@
+//! Nothing lost, nothing wrong, whatever happens: a seeded workload and a seeded fault schedule beside
+//! each other, and an oracle at the end. `scripts/soak` runs many seeds of it.
+
+mod disk;
+mod life;
+mod node;
+mod oracle;
+mod pace;
+mod record;
+mod schedule;
+mod tree;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::files::{Random, sha256};
+use crate::world::directories;
+use disk::StateDirectory;
+use life::{LEDGER, Life, Settings};
+use node::Node;
+use oracle::{Finals, Last, Verdict, judge};
+use pace::{Ending, Pace};
+use record::Reader;
+use schedule::{Costly, FLOOD, Stage, make_flood_files};
+use tree::Tree;
+use workload::Workload;
+
+/// Between them they have every fault.
+const SHORT_FORM: std::ops::RangeInclusive<u64> = 1..=6;
+/// `FIRST..=LAST`, both run: the long form.
+const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
+/// For the last message of every file, once all faults are over.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Written when all is over; its message says that the service reads events again.
+const SENTINEL: &str = "zz-sentinel";
+
+#[test]
+fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
+    let seeds = match std::env::var(SEEDS_VARIABLE) {
+        Ok(range) => parse(&range).unwrap_or_else(|| panic!("{SEEDS_VARIABLE} is not FIRST..=LAST but {range:?}")),
+        Err(_) => SHORT_FORM,
+    };
+    let mut node = None;
+    let mut failed = Vec::new();
+    for seed in seeds {
+        let run = catch_unwind(AssertUnwindSafe(|| run(seed, node.get_or_insert_with(Node::start))));
+        match run {
+            Ok(true) => {}
+            Ok(false) => failed.push(seed),
+            Err(_) => {
+                eprintln!("seed {seed}: FAILED by what stands above");
+                failed.push(seed);
+                // In whatever state the seed has left it.
+                node = None;
+            }
+        }
+    }
+    let again: String = failed.iter().map(|seed| format!("\n  scripts/soak --seed {seed}")).collect();
+    assert!(failed.is_empty(), "{} seeds failed; to run them again:{again}", failed.len());
+}
+
+fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
+    let (first, last) = range.split_once("..=")?;
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// One seed: says what happened, and whether all held.
+fn run(seed: u64, node: &mut Node) -> bool {
+    let begun = Instant::now();
+    let mut random = Random::new(seed);
+    let (root, data, staging) = directories();
+    let state_path = root.path().canonicalize().expect("its real path").join("state");
+    let small_disk = random.below(3) == 0;
+    let state = if LEDGER && small_disk {
+        StateDirectory::on_a_small_disk(&state_path)
+    } else {
+        StateDirectory::new(&state_path)
+    };
+    let costly = match seed % 6 {
+        1 => Costly::KillsBroker,
+        2 => Costly::Heartbeat,
+        _ => Costly::None,
+    };
+    let writes_linked = random.below(8) == 0;
+    let mut arguments = vec!["--settle-ms".to_owned(), ["1", "200", "1000"][random.below(3)].to_owned()];
+    if writes_linked {
+        arguments.extend(["--rescan-seconds", "1"].map(str::to_owned));
+    }
+    let (vhost, url) = node.vhost();
+    record::begin(&url);
+    make_flood_files(&data);
+    let pace = Pace::default();
+    let settings = Settings {
+        data: data.clone(),
+        state: state.path().to_owned(),
+        url: url.clone(),
+        arguments,
+        short_heartbeat: costly == Costly::Heartbeat,
+    };
+    let workload = Workload::new(random.next(), Tree::new(&data, &staging), writes_linked);
+    let mut stage = Stage {
+        node,
+        vhost,
+        url: url.clone(),
+        life: Life::new(settings),
+        state,
+        data: data.clone(),
+        pace: &pace,
+        random,
+        costly,
+        counts: BTreeMap::new(),
+        at: 0,
+        alarm: false,
+        refusing: false,
+        full: false,
+    };
+    stage.life.start();
+    let mut workload = thread::scope(|scope| {
+        let writer = scope.spawn(|| workload.run(&pace));
+        let _ending = Ending(&pace);
+        stage.play();
+        pace.end();
+        writer.join().expect("the workload")
+    });
+    stage.lift_all();
+    let finals = add_what_never_changes(workload.tree.finals());
+    std::fs::write(data.join(SENTINEL), SENTINEL).expect("a sentinel");
+
+    let mut reader = Reader::open(&url);
+    let mut last = Last::default();
+    let deadline = Instant::now() + PATIENCE;
+    let mut entries;
+    loop {
+        entries = reader.read(Duration::from_millis(200));
+        last.take(entries, &data);
+        if (last.has(SENTINEL) && last.missing(&finals).is_empty()) || Instant::now() > deadline {
+            break;
+        }
+        stage.life.check();
+        stage.life.start_if_down();
+    }
+    stage.life.stop();
+    let entries = reader.drain(&url);
+    record::end(&url);
+    let verdict = judge(&entries, &data, &finals, &workload.tree.journal);
+    let line = report(seed, workload.tree.operation, finals.len(), &stage.counts, &verdict, begun.elapsed());
+    if verdict.is_clean() {
+        eprintln!("{line}");
+        return true;
+    }
+    let log = stage.life.log();
+    let mut story = String::new();
+    for (name, what) in verdict.faults() {
+        let done = workload.tree.journal.story(name);
+        let said = life::about(&log, &data, name);
+        let _ = write!(
+            story,
+            "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
+            oracle::list(&entries, &data, name)
+        );
+    }
+    eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
+    false
+}
+
+/// The files that the workload does not know of, and that have one content all the time.
+fn add_what_never_changes(mut finals: Finals) -> Finals {
+    for name in [FLOOD[0], FLOOD[1], SENTINEL] {
+        finals.insert(name.to_owned(), (sha256(name.as_bytes()), name.len() as u64));
+    }
+    finals
+}
+
+fn report(
+    seed: u64,
+    operations: usize,
+    files: usize,
+    counts: &BTreeMap<&'static str, usize>,
+    verdict: &Verdict,
+    took: Duration,
+) -> String {
+    let faults: String = counts.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
+    format!(
+        "seed {seed}: operations={operations} files={files} messages={} repeats={} losses={} wrong={} broken={} \
+         seconds={:.1}{faults}",
+        verdict.messages,
+        verdict.repeats,
+        verdict.losses.len(),
+        verdict.wrong.len(),
+        verdict.broken.len(),
+        took.as_secs_f64(),
+    )
+}

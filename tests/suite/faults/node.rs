@@ -1,0 +1,131 @@
+//! A node of the fault suite's own, and a way to tell it what to do within milliseconds:
+//! `rabbitmqctl` takes a second a call, an Erlang node beside it that stays takes one start.
+
+use std::io::Write;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::broker::{Broker, read_line_within};
+
+/// Seeds use them in turn: each begins with one that nobody else uses any more, and a node with
+/// few boots quickly.
+const VHOSTS: usize = 8;
+
+/// Reads expressions, a line each, and has the broker's node evaluate them.
+const LOOP: &str = r#"
+    Node = list_to_atom(os:getenv("RABBITMQ_NODENAME")),
+    Loop = fun(Again) ->
+        case io:get_line("") of
+            eof -> halt();
+            Line ->
+                {ok, Tokens, _} = erl_scan:string(Line),
+                {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+                case rpc:call(Node, erl_eval, exprs, [Expressions, []]) of
+                    {value, Value, _} -> io:format("~w~n", [Value]);
+                    Failure -> io:format("failed ~w~n", [Failure])
+                end,
+                Again(Again)
+        end
+    end,
+    Loop(Loop).
+"#;
+
+/// Nothing is left of it at this share of the memory; the other is RabbitMQ's default.
+const NO_MEMORY: &str = "0.0000001";
+const USUAL_MEMORY: &str = "0.4";
+
+pub struct Node {
+    broker: Broker,
+    shell: Child,
+    orders: Option<ChildStdin>,
+    answers: ChildStdout,
+    next_vhost: usize,
+}
+
+impl Node {
+    pub fn start() -> Self {
+        let broker = Broker::start_with(VHOSTS);
+        let mut shell = Command::new("erl")
+            .args(["-noshell", "-sname", &format!("faults{}@localhost", broker.port()), "-eval", LOOP])
+            .envs(broker.environment())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("erl, which RabbitMQ runs on");
+        let (orders, answers) = (shell.stdin.take(), shell.stdout.take().expect("piped"));
+        Self { broker, shell, orders, answers, next_vhost: 0 }
+    }
+
+    /// A virtual host's name, and its URL.
+    pub fn vhost(&mut self) -> (String, String) {
+        let name = format!("t{}", self.next_vhost % VHOSTS);
+        self.next_vhost += 1;
+        let url = self.broker.url("guest:guest", &name);
+        (name, url)
+    }
+
+    /// What the node says to an expression.
+    fn eval(&mut self, expression: &str) -> String {
+        let orders = self.orders.as_mut().expect("held until the end");
+        writeln!(orders, "{expression}.").expect("the Erlang shell takes orders");
+        let answer = read_line_within(&mut self.answers, expression);
+        assert!(!answer.starts_with("failed"), "{expression}: {answer}");
+        answer
+    }
+
+    pub fn raise_memory_alarm(&mut self) {
+        self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({NO_MEMORY})"));
+        let alarms = self.eval("rabbit_alarm:get_alarms()");
+        assert!(alarms.contains("memory"), "no alarm was raised: {alarms}");
+    }
+
+    pub fn lift_memory_alarm(&mut self) {
+        self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({USUAL_MEMORY})"));
+    }
+
+    /// From the broker's side, all that the virtual host has. Tells how many.
+    pub fn close_connections(&mut self, vhost: &str) -> usize {
+        let closed = self.eval(&format!(
+            "[rabbit_networking:close_connection(P, \"by a test\") || P <- \
+             rabbit_networking:connections(), \
+             proplists:get_value(vhost, rabbit_networking:connection_info(P, [vhost])) == <<\"{vhost}\">>]"
+        ));
+        closed.matches("ok").count()
+    }
+
+    /// RabbitMQ ends as it should, in a virtual machine that stays.
+    pub fn stop(&mut self) {
+        self.eval("rabbit:stop()");
+    }
+
+    pub fn start_again(&mut self) {
+        self.eval("rabbit:start()");
+        self.broker.wait_until_it_serves();
+    }
+
+    pub fn kill(&mut self) {
+        self.broker.kill();
+    }
+
+    pub fn boot(&mut self) {
+        self.broker.boot();
+    }
+
+    pub fn freeze(&mut self) {
+        self.broker.freeze();
+    }
+
+    pub fn thaw(&mut self) {
+        self.broker.thaw();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Its end of file.
+        drop(self.orders.take());
+        // It may be waiting for a node that says nothing.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}

@@ -1,0 +1,290 @@
+//! The fault schedule: seeded, a step after every few operations of the workload. Some faults last for
+//! several steps, so that they meet others.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::disk::StateDirectory;
+use super::life::{LEDGER, Life};
+use super::node::Node;
+use super::pace::Pace;
+use super::record;
+use crate::files::Random;
+use crate::service::skip;
+
+/// Steps of one seed.
+const STEPS: usize = 12;
+/// Operations between two steps, at least and at most.
+const OPERATIONS: (usize, usize) = (10, 70);
+/// How far the workload may be ahead of the schedule: what goes on while a step is made.
+const AHEAD: usize = 60;
+/// Written by turns, for the kernel merges equal events in a row.
+pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
+/// A machine whose queue is longer than this is not flooded.
+const FLOOD_MAX: usize = 200_000;
+
+/// Faults that cost seconds, dealt out to some seeds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Costly {
+    None,
+    KillsBroker,
+    Heartbeat,
+}
+
+pub struct Stage<'a> {
+    pub node: &'a mut Node,
+    pub vhost: String,
+    pub url: String,
+    pub life: Life,
+    pub state: StateDirectory,
+    pub data: PathBuf,
+    pub pace: &'a Pace,
+    pub random: Random,
+    pub costly: Costly,
+    /// By kind, for the report.
+    pub counts: BTreeMap<&'static str, usize>,
+    pub at: usize,
+    pub alarm: bool,
+    pub refusing: bool,
+    pub full: bool,
+}
+
+impl Stage<'_> {
+    pub fn play(&mut self) {
+        let costly_at = 1 + self.random.below(STEPS - 2);
+        for step in 0..STEPS {
+            let (least, most) = OPERATIONS;
+            let operations = least + self.random.below(most - least);
+            self.advance(operations);
+            self.life.check();
+            self.lift_some();
+            match self.costly {
+                Costly::KillsBroker if step == costly_at => self.kill_the_broker(),
+                Costly::Heartbeat if step == costly_at => self.freeze_for_long(),
+                _ => self.fault(),
+            }
+        }
+    }
+
+    /// No fault is left, and the service runs.
+    pub fn lift_all(&mut self) {
+        self.life.check();
+        self.lift_alarm();
+        self.stop_refusing();
+        self.free_the_disk();
+        self.life.start_if_down();
+    }
+
+    fn fault(&mut self) {
+        match self.random.below(20) {
+            0..3 => self.kill(),
+            3..5 => self.stop(),
+            5..7 => self.stop_the_broker(),
+            7..9 => self.freeze(),
+            9 => self.close_connections(),
+            10..13 => self.raise_alarm(),
+            13..15 => self.refuse(),
+            15 => self.flood(),
+            16..18 => self.damage(),
+            18 => self.fill_the_disk(),
+            _ => {
+                self.kill();
+                self.life.start_if_down();
+            }
+        }
+    }
+
+    fn count(&mut self, kind: &'static str) {
+        *self.counts.entry(kind).or_default() += 1;
+    }
+
+    /// Lets the workload do so many operations more, and waits until they are done.
+    fn advance(&mut self, operations: usize) {
+        self.at += operations;
+        self.pace.allow(self.at + AHEAD);
+        self.pace.wait_done(self.at);
+    }
+
+    fn some_operations(&mut self) {
+        let operations = self.random.below(60);
+        self.advance(operations);
+    }
+
+    fn often(&mut self) -> bool {
+        self.random.below(2) == 0
+    }
+
+    fn lift_some(&mut self) {
+        if self.alarm && self.often() {
+            self.lift_alarm();
+        }
+        // Soon: the pause between two attempts doubles.
+        self.stop_refusing();
+        if self.full && self.often() {
+            self.free_the_disk();
+        }
+        if self.often() {
+            self.life.start_if_down();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.life.start_if_down();
+        self.life.kill();
+        self.count("kill");
+    }
+
+    fn stop(&mut self) {
+        self.life.start_if_down();
+        // It would wait its 10 s for confirms that cannot come.
+        self.lift_alarm();
+        self.stop_refusing();
+        self.life.stop();
+        self.count("stop");
+    }
+
+    fn stop_the_broker(&mut self) {
+        self.node.stop();
+        self.life.expect_lost();
+        self.some_operations();
+        self.node.start_again();
+        self.broker_is_new("broker-stop");
+    }
+
+    fn kill_the_broker(&mut self) {
+        self.node.kill();
+        self.life.expect_lost();
+        self.some_operations();
+        self.node.boot();
+        self.broker_is_new("broker-kill");
+    }
+
+    fn broker_is_new(&mut self, kind: &'static str) {
+        // It has forgotten the alarm.
+        self.alarm = false;
+        self.count(kind);
+        if self.often() {
+            self.life.start_if_down();
+        }
+    }
+
+    /// Too short to be noticed but by its silence; what was sent waits in the sockets meanwhile, also
+    /// what a service sent that is dead when the broker reads it.
+    fn freeze(&mut self) {
+        self.life.start_if_down();
+        self.node.freeze();
+        self.some_operations();
+        if self.often() {
+            self.kill();
+            self.some_operations();
+        }
+        self.node.thaw();
+        self.life.start_if_down();
+        self.count("freeze");
+    }
+
+    /// The heartbeat tells.
+    fn freeze_for_long(&mut self) {
+        self.life.start_if_down();
+        self.node.freeze();
+        self.some_operations();
+        self.life.expect_lost();
+        self.node.thaw();
+        self.count("freeze-long");
+        self.life.start();
+    }
+
+    fn close_connections(&mut self) {
+        self.life.start_if_down();
+        let closed = self.node.close_connections(&self.vhost);
+        assert!(closed > 0, "the service has no connection that could be closed");
+        self.life.expect_lost();
+        self.count("close-connections");
+    }
+
+    fn raise_alarm(&mut self) {
+        if !self.alarm {
+            self.node.raise_memory_alarm();
+            self.alarm = true;
+            self.count("alarm");
+        }
+        // What was sent before the broker said so is read when the alarm is over, after a kill too.
+        if self.often() {
+            self.some_operations();
+            self.kill();
+            self.some_operations();
+            self.life.start_if_down();
+        }
+    }
+
+    fn lift_alarm(&mut self) {
+        if std::mem::take(&mut self.alarm) {
+            self.node.lift_memory_alarm();
+        }
+    }
+
+    fn refuse(&mut self) {
+        self.life.start_if_down();
+        record::begin_refusing(&self.url);
+        self.refusing = true;
+        self.count("refuse");
+    }
+
+    fn stop_refusing(&mut self) {
+        if std::mem::take(&mut self.refusing) {
+            record::end_refusing(&self.url);
+        }
+    }
+
+    /// More events than the kernel's queue holds, while the service cannot read them; what the workload
+    /// does then raises none.
+    fn flood(&mut self) {
+        let length = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("a limit");
+        let length: usize = length.trim().parse().expect("a number");
+        if length > FLOOD_MAX {
+            return skip("fs.inotify.max_queued_events is too large to flood");
+        }
+        self.life.start_if_down();
+        self.life.pause();
+        for number in 0..=length {
+            File::options().append(true).open(self.data.join(FLOOD[number % 2])).expect("open for writing");
+        }
+        self.some_operations();
+        self.life.resume();
+        self.count("overflow");
+    }
+
+    fn damage(&mut self) {
+        if !LEDGER {
+            return self.kill();
+        }
+        self.life.kill();
+        self.some_operations();
+        if self.state.damage(&mut self.random) > 0 {
+            self.count("damage");
+        }
+        self.life.start();
+    }
+
+    fn fill_the_disk(&mut self) {
+        if self.state.can_be_filled() && !self.full {
+            self.state.fill();
+            self.full = true;
+            self.count("full-disk");
+        }
+    }
+
+    fn free_the_disk(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.state.free();
+        }
+    }
+}
+
+/// The flood's files, whose content never changes.
+pub fn make_flood_files(data: &Path) {
+    for name in FLOOD {
+        fs::write(data.join(name), name).expect("a file");
+    }
+}

@@ -1,0 +1,260 @@
+//! The writer: a seeded sequence of everything that users do to files, over so few names that their
+//! histories cross.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+
+use super::pace::{Ending, Pace};
+use super::tree::{Handle, Name, Open, Tree};
+use crate::files::{Random, noise};
+
+const DATA_NAMES: usize = 40;
+const STAGING_NAMES: usize = 6;
+/// Writers that stay open across operations.
+const SLOW_MAX: usize = 3;
+/// Between two operations; without any pause they come in bursts.
+const PAUSE_MS: usize = 5;
+/// The one time that files are set back to: 2001-09-09.
+const LONG_AGO: i64 = 1_000_000_000;
+
+/// A file that is written in several parts, with other operations between them.
+struct Slow {
+    handle: Handle,
+    parts: usize,
+}
+
+pub struct Workload {
+    random: Random,
+    seed: u64,
+    contents: u64,
+    slow: Vec<Slow>,
+    /// Whether a file is written through one of its two names. That raises no event for the other:
+    /// only a look-over finds it.
+    writes_linked: bool,
+    pub tree: Tree,
+}
+
+impl Workload {
+    pub fn new(seed: u64, tree: Tree, writes_linked: bool) -> Self {
+        Self { random: Random::new(seed), seed, contents: 0, slow: Vec::new(), writes_linked, tree }
+    }
+
+    /// Works until the pace ends, then closes what is open.
+    pub fn run(mut self, pace: &Pace) -> Self {
+        let _ending = Ending(pace);
+        while pace.step() {
+            self.operate();
+            if self.random.below(3) == 0 {
+                std::thread::sleep(Duration::from_millis(self.random.below(PAUSE_MS) as u64));
+            }
+        }
+        for slow in std::mem::take(&mut self.slow) {
+            self.tree.close(slow.handle);
+        }
+        self
+    }
+
+    fn operate(&mut self) {
+        self.tree.operation += 1;
+        if !self.slow.is_empty() && self.random.below(4) == 0 {
+            return self.go_on_writing();
+        }
+        let (name, other) = (self.data(), self.data());
+        if !self.tree.exists(name) {
+            return self.make(name, other);
+        }
+        let writable = self.writes_linked || !self.tree.linked(name);
+        match self.random.below(100) {
+            0..16 if writable => self.rewrite(name),
+            0..16 => self.save(name),
+            16..24 if writable => self.append(name),
+            24..32 if writable => self.overwrite(name),
+            32..38 if writable && self.slow.len() < SLOW_MAX => {
+                let how = match self.random.below(3) {
+                    0 => Open::Emptied,
+                    1 => Open::Append,
+                    _ => Open::At(self.random.below(self.tree.length(name) + 1)),
+                };
+                self.begin_slow(name, &how);
+            }
+            38..43 if writable && self.tree.length(name) > 0 => self.overwrite_mapped(name),
+            43..52 => self.save(name),
+            52..62 => self.tree.rename(name, other),
+            62..66 if self.tree.exists(other) => self.tree.exchange(name, other),
+            66..72 => self.tree.remove(name),
+            72..76 => {
+                self.tree.remove(name);
+                self.rewrite(name);
+            }
+            76..82 if !self.tree.exists(other) => self.tree.link(name, other),
+            82..86 => {
+                let staged = self.staged();
+                self.tree.rename(name, staged);
+            }
+            86..92 => self.retouch(name),
+            92..95 if writable => self.open_and_close(name),
+            _ => self.save(name),
+        }
+    }
+
+    /// One of the ways in which a name can appear.
+    fn make(&mut self, name: Name, other: Name) {
+        match self.random.below(10) {
+            0..4 => self.rewrite(name),
+            4 if self.slow.len() < SLOW_MAX => self.begin_slow(name, &Open::Emptied),
+            5 => self.save(name),
+            6 if self.tree.exists(other) => self.tree.link(other, name),
+            7 => self.appear_from_nameless(name),
+            _ => self.move_in(name),
+        }
+    }
+
+    fn rewrite(&mut self, name: Name) {
+        let bytes = self.content();
+        let mut handle = self.tree.open(name, &Open::Emptied);
+        self.tree.write(&mut handle, &bytes);
+        self.tree.close(handle);
+    }
+
+    fn append(&mut self, name: Name) {
+        let bytes = self.content();
+        let mut handle = self.tree.open(name, &Open::Append);
+        self.tree.write(&mut handle, &bytes);
+        self.tree.close(handle);
+    }
+
+    /// The same length as before: no size tells the versions apart.
+    fn overwrite(&mut self, name: Name) {
+        let length = self.tree.length(name);
+        let start = self.random.below(length + 1);
+        let bytes = self.bytes((length - start).min(100_000));
+        let mut handle = self.tree.open(name, &Open::At(start));
+        self.tree.write(&mut handle, &bytes);
+        self.tree.close(handle);
+        if self.random.below(3) == 0 {
+            self.set_back(name);
+        }
+    }
+
+    fn overwrite_mapped(&mut self, name: Name) {
+        let bytes = self.bytes(self.tree.length(name));
+        let handle = self.tree.open(name, &Open::At(0));
+        let outlive = self.random.below(2) == 0;
+        self.tree.write_mapped(handle, &bytes, outlive);
+    }
+
+    fn begin_slow(&mut self, name: Name, how: &Open) {
+        let handle = self.tree.open(name, how);
+        let parts = 1 + self.random.below(4);
+        self.slow.push(Slow { handle, parts });
+    }
+
+    fn go_on_writing(&mut self) {
+        let which = self.random.below(self.slow.len());
+        let bytes = self.content();
+        let slow = &mut self.slow[which];
+        self.tree.write(&mut slow.handle, &bytes);
+        slow.parts -= 1;
+        if slow.parts == 0 {
+            let done = self.slow.swap_remove(which);
+            self.tree.close(done.handle);
+        }
+    }
+
+    /// As editors do: under another name first, then over the old one.
+    fn save(&mut self, name: Name) {
+        let temporary = if self.random.below(2) == 0 { self.staged() } else { self.data() };
+        if temporary == name || (self.tree.exists(temporary) && self.tree.linked(temporary)) {
+            return self.rewrite_unlinked(name);
+        }
+        self.rewrite(temporary);
+        self.tree.rename(temporary, name);
+    }
+
+    fn rewrite_unlinked(&mut self, name: Name) {
+        if self.tree.exists(name) {
+            self.tree.remove(name);
+        }
+        self.rewrite(name);
+    }
+
+    fn appear_from_nameless(&mut self, name: Name) {
+        let bytes = self.content();
+        let mut handle = self.tree.nameless(name);
+        let written_before = self.random.below(2) == 0;
+        if written_before {
+            self.tree.write(&mut handle, &bytes);
+        }
+        self.tree.give_name(&handle, name);
+        if !written_before {
+            self.tree.write(&mut handle, &bytes);
+        }
+        self.tree.close(handle);
+    }
+
+    fn move_in(&mut self, name: Name) {
+        let staged = self.staged();
+        if !self.tree.exists(staged) {
+            self.rewrite(staged);
+        }
+        self.tree.rename(staged, name);
+    }
+
+    fn retouch(&mut self, name: Name) {
+        match self.random.below(3) {
+            0 => self.tree.retouch(name, "has another mode", |path| {
+                let mode = if path.metadata().expect("stat").permissions().mode() & 0o100 == 0 { 0o755 } else { 0o644 };
+                std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+            }),
+            1 => self.tree.retouch(name, "touched", |path| set_modified(path, None)),
+            _ => self.set_back(name),
+        }
+    }
+
+    /// Equal times for many versions of many files.
+    fn set_back(&mut self, name: Name) {
+        self.tree.retouch(name, "set back", |path| set_modified(path, Some(LONG_AGO)));
+    }
+
+    fn open_and_close(&mut self, name: Name) {
+        let handle = self.tree.open(name, &Open::Append);
+        self.tree.close(handle);
+    }
+
+    fn data(&mut self) -> Name {
+        Name::Data(self.random.below(DATA_NAMES))
+    }
+
+    fn staged(&mut self) -> Name {
+        Name::Staging(self.random.below(STAGING_NAMES))
+    }
+
+    /// Mostly small, sometimes nothing, sometimes long enough for a fault to hit its reading.
+    fn content(&mut self) -> Vec<u8> {
+        let length = match self.random.below(100) {
+            0..5 => 0,
+            5..85 => self.random.below(20_000),
+            85..97 => self.random.below(500_000),
+            _ => 1_000_000 + self.random.below(6_000_000),
+        };
+        self.bytes(length)
+    }
+
+    /// Never the same twice, unless it is a few bytes only.
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        self.contents += 1;
+        noise(length, self.seed << 32 | self.contents)
+    }
+}
+
+/// To a time, or to now; the time of access stays.
+fn set_modified(path: &Path, seconds: Option<i64>) {
+    let tv_nsec = if seconds.is_some() { 0 } else { UTIME_NOW };
+    let last_modification = Timespec { tv_sec: seconds.unwrap_or(0), tv_nsec };
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    utimensat(CWD, path, &Timestamps { last_access, last_modification }, AtFlags::empty()).expect("utimensat");
+}
