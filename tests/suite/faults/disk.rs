@@ -1,5 +1,6 @@
 //! The state directory, and what may happen to the disk under it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -10,7 +11,7 @@ use crate::files::{Random, noise};
 use crate::service::is_root;
 
 /// Room for the ledger of a few dozen files with its side files, and little more.
-const DISK: &str = "size=1m,mode=0700";
+const DISK: &str = "size=2m,mode=0700";
 const FILLER: &str = "filler";
 /// What is smaller holds nothing worth damaging.
 const WORTH_DAMAGING: u64 = 100;
@@ -18,12 +19,14 @@ const WORTH_DAMAGING: u64 = 100;
 pub struct StateDirectory {
     path: PathBuf,
     mounted: bool,
+    /// The ledger's files, by name, as they were at some earlier end of the service.
+    old: Vec<(OsString, Vec<u8>)>,
 }
 
 impl StateDirectory {
     pub fn new(path: &Path) -> Self {
         fs::create_dir(path).expect("a state directory");
-        Self { path: path.to_owned(), mounted: false }
+        Self { path: path.to_owned(), mounted: false, old: Vec::new() }
     }
 
     /// On a small disk of its own; without the right to mount one it says so and stays where it is.
@@ -59,18 +62,37 @@ impl StateDirectory {
         fs::remove_file(self.path.join(FILLER)).expect("the filler is removed");
     }
 
+    /// Puts back the files that it held when this was called before, as a disk does that lost its tail;
+    /// the first time there are none, and the ledger is gone. The service must not be running.
+    pub fn go_back(&mut self) {
+        let mut present = Vec::new();
+        for path in self.files() {
+            let name = path.file_name().expect("a name").to_owned();
+            present.push((name, fs::read(&path).expect("a file of the ledger")));
+            fs::remove_file(&path).expect("a file of the ledger is removed");
+        }
+        for (name, content) in std::mem::replace(&mut self.old, present) {
+            // A full disk takes less, and leaves a damaged file.
+            let _ = fs::write(self.path.join(name), content);
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.path).expect("the state directory");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.is_file() && !path.ends_with(FILLER) && !path.ends_with("lock")).collect()
+    }
+
     /// Bits turned over, an end cut off, a stretch of garbage: in each file that is worth it. Tells
     /// in how many. The service must not be running.
     pub fn damage(&self, random: &mut Random) -> usize {
         let mut damaged = 0;
-        for entry in fs::read_dir(&self.path).expect("the state directory") {
-            let entry = entry.expect("an entry");
-            let length = entry.metadata().expect("stat").len();
-            let spared = entry.file_name() == FILLER || entry.file_name() == "lock";
-            if spared || !entry.file_type().expect("a type").is_file() || length <= WORTH_DAMAGING {
+        for path in self.files() {
+            let length = path.metadata().expect("stat").len();
+            if length <= WORTH_DAMAGING {
                 continue;
             }
-            let file = File::options().read(true).write(true).open(entry.path()).expect("a file of the ledger");
+            let file = File::options().read(true).write(true).open(path).expect("a file of the ledger");
             let offset = random.below(length as usize) as u64;
             // The disk may be full: then the damage is done elsewhere.
             let _ = match random.below(4) {

@@ -8,10 +8,6 @@ use rustix::process::Signal;
 
 use crate::service::{Ended, Service, Setup};
 
-/// With the ledger, what changed while the service was down is found by it; without, every start
-/// publishes all files again.
-pub const LEDGER: bool = false;
-
 pub struct Settings {
     pub data: PathBuf,
     pub state: PathBuf,
@@ -43,13 +39,10 @@ impl Life {
         assert!(self.service.is_none(), "it is started once at a time");
         let heartbeat = if self.settings.short_heartbeat { 2 } else { 30 };
         let url = format!("{}?heartbeat={heartbeat}", self.settings.url);
-        let mut setup =
-            Setup::watch(&self.settings.data, &url).env("LOG_LEVEL", "DEBUG").args(&self.settings.arguments);
-        setup = if LEDGER {
-            setup.env("STATE_DIRECTORY", &self.settings.state)
-        } else {
-            setup.args(&["--catch-up", "all"])
-        };
+        let setup = Setup::watch(&self.settings.data, &url)
+            .env("STATE_DIRECTORY", &self.settings.state)
+            .env("LOG_LEVEL", "DEBUG")
+            .args(&self.settings.arguments);
         self.starts += 1;
         self.log.push_str(&format!("start {}\n", self.starts));
         let service = setup.spawn();

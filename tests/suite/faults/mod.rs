@@ -8,6 +8,7 @@ mod oracle;
 mod pace;
 mod record;
 mod schedule;
+mod small_queue;
 mod tree;
 mod workload;
 
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::files::{Random, sha256};
 use crate::world::directories;
 use disk::StateDirectory;
-use life::{LEDGER, Life, Settings};
+use life::{Life, Settings};
 use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
 use pace::{Ending, Pace};
@@ -75,11 +76,8 @@ fn run(seed: u64, node: &mut Node) -> bool {
     let (root, data, staging) = directories();
     let state_path = root.path().canonicalize().expect("its real path").join("state");
     let small_disk = random.below(3) == 0;
-    let state = if LEDGER && small_disk {
-        StateDirectory::on_a_small_disk(&state_path)
-    } else {
-        StateDirectory::new(&state_path)
-    };
+    let state =
+        if small_disk { StateDirectory::on_a_small_disk(&state_path) } else { StateDirectory::new(&state_path) };
     let costly = match seed % 6 {
         1 => Costly::KillsBroker,
         2 => Costly::Heartbeat,
@@ -123,7 +121,6 @@ fn run(seed: u64, node: &mut Node) -> bool {
         let writer = scope.spawn(|| workload.run(&pace));
         let _ending = Ending(&pace);
         stage.play();
-        pace.end();
         writer.join().expect("the workload")
     });
     stage.lift_all();

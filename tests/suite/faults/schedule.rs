@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::disk::StateDirectory;
-use super::life::{LEDGER, Life};
+use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
-use super::record;
+use super::{record, small_queue};
 use crate::files::Random;
 use crate::service::skip;
 
@@ -23,6 +23,9 @@ const AHEAD: usize = 60;
 pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
 /// A machine whose queue is longer than this is not flooded.
 const FLOOD_MAX: usize = 200_000;
+
+/// Events that a shortened queue holds.
+const QUEUE: usize = 8;
 
 /// Faults that cost seconds, dealt out to some seeds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,9 @@ impl Stage<'_> {
                 _ => self.fault(),
             }
         }
+        // The same end for the same seed, wherever the workload was.
+        self.pace.wait_done(self.at + AHEAD);
+        self.pace.end();
     }
 
     /// No fault is left, and the service runs.
@@ -86,8 +92,10 @@ impl Stage<'_> {
             10..13 => self.raise_alarm(),
             13..15 => self.refuse(),
             15 => self.flood(),
-            16..18 => self.damage(),
+            16 => self.damage(),
+            17 => self.lose_the_tail(),
             18 => self.fill_the_disk(),
+            19 if small_queue::usual().is_some() => self.shorten_the_queue(),
             _ => {
                 self.kill();
                 self.life.start_if_down();
@@ -240,8 +248,7 @@ impl Stage<'_> {
     /// More events than the kernel's queue holds, while the service cannot read them; what the workload
     /// does then raises none.
     fn flood(&mut self) {
-        let length = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("a limit");
-        let length: usize = length.trim().parse().expect("a number");
+        let length = small_queue::usual().unwrap_or_else(small_queue::now);
         if length > FLOOD_MAX {
             return skip("fs.inotify.max_queued_events is too large to flood");
         }
@@ -255,16 +262,36 @@ impl Stage<'_> {
         self.count("overflow");
     }
 
-    fn damage(&mut self) {
-        if !LEDGER {
-            return self.kill();
-        }
+    /// So short a queue overflows by itself while the service lives. The limit is the whole machine's.
+    fn shorten_the_queue(&mut self) {
         self.life.kill();
         self.some_operations();
-        if self.state.damage(&mut self.random) > 0 {
+        match small_queue::Shortened::to(QUEUE) {
+            Ok(_shortened) => {
+                self.life.start();
+                self.count("short-queue");
+            }
+            Err(error) => skip(&format!("fs.inotify.max_queued_events cannot be set: {error}")),
+        }
+    }
+
+    fn damage(&mut self) {
+        // How much of it is drawn depends on the ledger's files, and the schedule must not.
+        let mut random = Random::new(self.random.next());
+        self.life.kill();
+        self.some_operations();
+        if self.state.damage(&mut random) > 0 {
             self.count("damage");
         }
         self.life.start();
+    }
+
+    fn lose_the_tail(&mut self) {
+        self.life.kill();
+        self.some_operations();
+        self.state.go_back();
+        self.life.start();
+        self.count("old-ledger");
     }
 
     fn fill_the_disk(&mut self) {
