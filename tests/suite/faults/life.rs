@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use crate::service::{Ended, Service, Setup};
+use crate::service::{Ended, Service, Setup, is_ready_line};
+
+/// For the end of the connection that its earlier life has left.
+const WAITING: &str = "waiting for its end";
 
 pub struct Settings {
     pub data: PathBuf,
@@ -34,7 +37,8 @@ impl Life {
         self.service.is_some()
     }
 
-    /// Returns when it is ready.
+    /// Returns when it is ready, or waits for the broker to be done with its earlier life: that one's
+    /// messages are still to come, and an alarm holds them up.
     pub fn start(&mut self) {
         assert!(self.service.is_none(), "it is started once at a time");
         let heartbeat = if self.settings.short_heartbeat { 2 } else { 30 };
@@ -46,8 +50,17 @@ impl Life {
         self.starts += 1;
         self.log.push_str(&format!("start {}\n", self.starts));
         let service = setup.spawn();
-        service.wait_ready();
+        service.wait_log("the line `ready`, or one that its earlier life is waited for", |line| {
+            is_ready_line(line) || line.contains(WAITING)
+        });
         self.service = Some(service);
+    }
+
+    /// Nothing holds it up any more.
+    pub fn wait_ready(&self) {
+        if let Some(service) = &self.service {
+            service.wait_ready();
+        }
     }
 
     pub fn start_if_down(&mut self) {
@@ -120,6 +133,11 @@ impl Life {
         format!("{}{present}\n", self.log)
     }
 
+    /// Between what it says, what was done to it.
+    pub fn note(&mut self, fault: &str) {
+        self.log.push_str(&format!("fault {fault}\n"));
+    }
+
     fn remember(&mut self, ended: &Ended) {
         self.log.push_str(&ended.stderr);
         self.log.push_str(&format!("ended: {}\n", ended.status));
@@ -131,7 +149,9 @@ pub fn about(log: &str, data: &Path, name: &str) -> String {
     let path = format!("{}\"", data.join(name).display());
     let wanted = |line: &&str| {
         line.contains(&path)
-            || ["start ", "ended: ", "ready", "WARN", "ERROR", "looked over"].iter().any(|it| line.contains(it))
+            || ["start ", "fault ", "ended: ", "ready", "WARN", "ERROR", "looked over"]
+                .iter()
+                .any(|it| line.contains(it))
     };
     log.lines().filter(wanted).map(|line| format!("  {line}\n")).collect()
 }

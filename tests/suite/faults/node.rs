@@ -4,7 +4,10 @@
 use std::io::Write;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use std::time::Instant;
+
 use crate::broker::{Broker, read_line_within};
+use crate::service::PATIENCE;
 
 /// Seeds use them in turn: each begins with one that nobody else uses any more, and a node with
 /// few boots quickly.
@@ -73,6 +76,14 @@ impl Node {
         answer
     }
 
+    /// Asks until it is so.
+    fn until(&mut self, expression: &str, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.eval(expression) != wanted {
+            assert!(Instant::now() < deadline, "{expression} was not {wanted} within {PATIENCE:?}");
+        }
+    }
+
     pub fn raise_memory_alarm(&mut self) {
         self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({NO_MEMORY})"));
         let alarms = self.eval("rabbit_alarm:get_alarms()");
@@ -95,11 +106,12 @@ impl Node {
 
     /// RabbitMQ ends as it should, in a virtual machine that stays.
     pub fn stop(&mut self) {
-        self.eval("rabbit:stop()");
+        self.until("rabbit:stop(), rabbit:is_running()", "false");
     }
 
     pub fn start_again(&mut self) {
-        self.eval("rabbit:start()");
+        // It answers "ok" and does nothing while the last boot's marker is still being taken down.
+        self.until("rabbit:start(), rabbit:is_running()", "true");
         self.broker.wait_until_it_serves();
     }
 
@@ -109,6 +121,8 @@ impl Node {
 
     pub fn boot(&mut self) {
         self.broker.boot();
+        // It serves before it has finished booting; to be stopped then would leave it in between.
+        self.eval("rabbit:await_startup()");
     }
 
     pub fn freeze(&mut self) {

@@ -80,6 +80,7 @@ impl Stage<'_> {
         self.stop_refusing();
         self.free_the_disk();
         self.life.start_if_down();
+        self.life.wait_ready();
     }
 
     fn fault(&mut self) {
@@ -105,6 +106,7 @@ impl Stage<'_> {
 
     fn count(&mut self, kind: &'static str) {
         *self.counts.entry(kind).or_default() += 1;
+        self.life.note(kind);
     }
 
     /// Lets the workload do so many operations more, and waits until they are done.
@@ -148,6 +150,7 @@ impl Stage<'_> {
         // It would wait its 10 s for confirms that cannot come.
         self.lift_alarm();
         self.stop_refusing();
+        self.life.wait_ready();
         self.life.stop();
         self.count("stop");
     }
@@ -205,6 +208,8 @@ impl Stage<'_> {
 
     fn close_connections(&mut self) {
         self.life.start_if_down();
+        // One whose channel is refused comes and goes.
+        self.lift_alarm();
         let closed = self.node.close_connections(&self.vhost);
         assert!(closed > 0, "the service has no connection that could be closed");
         self.life.expect_lost();
@@ -229,6 +234,7 @@ impl Stage<'_> {
     fn lift_alarm(&mut self) {
         if std::mem::take(&mut self.alarm) {
             self.node.lift_memory_alarm();
+            self.life.wait_ready();
         }
     }
 
