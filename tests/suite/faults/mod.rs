@@ -26,7 +26,7 @@ use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
 use pace::{Ending, Pace};
 use record::Reader;
-use schedule::{Costly, FLOOD, Stage, make_flood_files};
+use schedule::{Costly, FLOOD, Finale, Stage, make_flood_files};
 use tree::Tree;
 use workload::Workload;
 
@@ -83,6 +83,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         2 => Costly::Heartbeat,
         _ => Costly::None,
     };
+    let finale = [Finale::Overflow, Finale::Alarm, Finale::Refusal, Finale::None][(seed % 4) as usize];
     let writes_linked = random.below(8) == 0;
     let mut arguments = vec!["--settle-ms".to_owned(), ["1", "200", "1000"][random.below(3)].to_owned()];
     if writes_linked {
@@ -110,6 +111,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         pace: &pace,
         random,
         costly,
+        finale,
         counts: BTreeMap::new(),
         at: 0,
         alarm: false,

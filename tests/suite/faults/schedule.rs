@@ -35,6 +35,15 @@ pub enum Costly {
     Heartbeat,
 }
 
+/// Dealt out to the seeds in turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Finale {
+    Overflow,
+    Alarm,
+    Refusal,
+    None,
+}
+
 pub struct Stage<'a> {
     pub node: &'a mut Node,
     pub vhost: String,
@@ -45,6 +54,7 @@ pub struct Stage<'a> {
     pub pace: &'a Pace,
     pub random: Random,
     pub costly: Costly,
+    pub finale: Finale,
     /// By kind, for the report.
     pub counts: BTreeMap<&'static str, usize>,
     pub at: usize,
@@ -68,9 +78,28 @@ impl Stage<'_> {
                 _ => self.fault(),
             }
         }
-        // The same end for the same seed, wherever the workload was.
-        self.pace.wait_done(self.at + AHEAD);
+        self.life.check();
+        self.lift_all();
+        self.finale();
         self.pace.end();
+    }
+
+    /// The last fault is one that the service gets over by itself: a restart would look over the
+    /// directory and make good whatever it had missed.
+    fn finale(&mut self) {
+        match self.finale {
+            Finale::Overflow => self.flood(),
+            Finale::Alarm => self.raise_alarm_only(),
+            Finale::Refusal => self.refuse(),
+            Finale::None => {}
+        }
+        self.run_out();
+        self.life.check();
+    }
+
+    /// The same number of operations for the same seed, wherever the workload was.
+    fn run_out(&mut self) {
+        self.pace.wait_done(self.at + AHEAD);
     }
 
     /// No fault is left, and the service runs.
@@ -216,12 +245,16 @@ impl Stage<'_> {
         self.count("close-connections");
     }
 
-    fn raise_alarm(&mut self) {
+    fn raise_alarm_only(&mut self) {
         if !self.alarm {
             self.node.raise_memory_alarm();
             self.alarm = true;
             self.count("alarm");
         }
+    }
+
+    fn raise_alarm(&mut self) {
+        self.raise_alarm_only();
         // What was sent before the broker said so is read when the alarm is over, after a kill too.
         if self.often() {
             self.some_operations();
@@ -263,7 +296,9 @@ impl Stage<'_> {
         for number in 0..=length {
             File::options().append(true).open(self.data.join(FLOOD[number % 2])).expect("open for writing");
         }
+        // All that the workload may do now: the more events are lost, the better.
         self.some_operations();
+        self.run_out();
         self.life.resume();
         self.count("overflow");
     }
