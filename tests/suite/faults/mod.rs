@@ -6,9 +6,9 @@ mod life;
 mod node;
 mod oracle;
 mod pace;
+mod queue;
 mod record;
 mod schedule;
-mod small_queue;
 mod tree;
 mod workload;
 
@@ -25,13 +25,14 @@ use life::{Life, Settings};
 use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
 use pace::{Ending, Pace};
+use queue::{FLOOD, make_flood_files};
 use record::Reader;
-use schedule::{Costly, FLOOD, Finale, Stage, make_flood_files};
+use schedule::{Costly, Finale, Stage};
 use tree::Tree;
 use workload::Workload;
 
 /// Between them they have every fault.
-const SHORT_FORM: std::ops::RangeInclusive<u64> = 1..=6;
+const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
 /// `FIRST..=LAST`, both run: the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// For the last message of every file, once all faults are over.

@@ -2,14 +2,13 @@
 //! several steps, so that they meet others.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::disk::StateDirectory;
 use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
-use super::{record, small_queue};
+use super::{queue, record};
 use crate::files::Random;
 use crate::service::skip;
 
@@ -19,8 +18,6 @@ const STEPS: usize = 12;
 const OPERATIONS: (usize, usize) = (10, 70);
 /// How far the workload may be ahead of the schedule: what goes on while a step is made.
 const AHEAD: usize = 60;
-/// Written by turns, for the kernel merges equal events in a row.
-pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
 /// A machine whose queue is longer than this is not flooded.
 const FLOOD_MAX: usize = 200_000;
 
@@ -125,11 +122,7 @@ impl Stage<'_> {
             16 => self.damage(),
             17 => self.lose_the_tail(),
             18 => self.fill_the_disk(),
-            19 if small_queue::usual().is_some() => self.shorten_the_queue(),
-            _ => {
-                self.kill();
-                self.life.start_if_down();
-            }
+            _ => self.shorten_the_queue(),
         }
     }
 
@@ -287,15 +280,13 @@ impl Stage<'_> {
     /// More events than the kernel's queue holds, while the service cannot read them; what the workload
     /// does then raises none.
     fn flood(&mut self) {
-        let length = small_queue::usual().unwrap_or_else(small_queue::now);
+        let length = queue::usual().unwrap_or_else(queue::now);
         if length > FLOOD_MAX {
             return skip("fs.inotify.max_queued_events is too large to flood");
         }
         self.life.start_if_down();
         self.life.pause();
-        for number in 0..=length {
-            File::options().append(true).open(self.data.join(FLOOD[number % 2])).expect("open for writing");
-        }
+        queue::flood(&self.data, length);
         // All that the workload may do now: the more events are lost, the better.
         self.some_operations();
         self.run_out();
@@ -307,12 +298,12 @@ impl Stage<'_> {
     fn shorten_the_queue(&mut self) {
         self.life.kill();
         self.some_operations();
-        match small_queue::Shortened::to(QUEUE) {
-            Ok(_shortened) => {
-                self.life.start();
-                self.count("short-queue");
-            }
-            Err(error) => skip(&format!("fs.inotify.max_queued_events cannot be set: {error}")),
+        let shortened = queue::usual().map(|_| queue::Shortened::to(QUEUE));
+        self.life.start();
+        match shortened {
+            Some(Ok(_shortened)) => self.count("short-queue"),
+            Some(Err(error)) => skip(&format!("fs.inotify.max_queued_events cannot be set: {error}")),
+            None => skip("fs.inotify.max_queued_events is the whole machine's: scripts/soak alone shortens it"),
         }
     }
 
@@ -347,12 +338,5 @@ impl Stage<'_> {
         if std::mem::take(&mut self.full) {
             self.state.free();
         }
-    }
-}
-
-/// The flood's files, whose content never changes.
-pub fn make_flood_files(data: &Path) {
-    for name in FLOOD {
-        fs::write(data.join(name), name).expect("a file");
     }
 }

@@ -1,13 +1,17 @@
-//! The length of the kernel's event queue. It holds for queues made from then on, on the whole machine:
+//! The kernel's event queue, and how to overflow it: by a flood, or by making it short. Its length holds for queues made from then on, on the whole machine:
 //! it is changed for one start of the service only, and only where `scripts/soak` says that it may be.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 
 const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
 /// The usual length, which is put back. Seeds run side by side, so what one of them finds may be
 /// another's.
 const USUAL_VARIABLE: &str = "INGESTOR_FAULT_QUEUE";
+
+/// Written by turns, for the kernel merges equal events in a row.
+pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
 
 /// The usual length, where it may be changed.
 pub fn usual() -> Option<usize> {
@@ -32,5 +36,19 @@ impl Drop for Shortened {
         if let Some(usual) = usual() {
             fs::write(LIMIT, usual.to_string()).expect("the usual length is put back");
         }
+    }
+}
+
+/// The flood's files, whose content never changes.
+pub fn make_flood_files(data: &Path) {
+    for name in FLOOD {
+        fs::write(data.join(name), name).expect("a file");
+    }
+}
+
+/// More events than a queue of this length holds.
+pub fn flood(data: &Path, length: usize) {
+    for number in 0..=length {
+        File::options().append(true).open(data.join(FLOOD[number % 2])).expect("open for writing");
     }
 }
