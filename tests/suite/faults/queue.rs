@@ -1,5 +1,6 @@
-//! The kernel's event queue, and how to overflow it: by a flood, or by making it short. Its length holds for queues made from then on, on the whole machine:
-//! it is changed for one start of the service only, and only where `scripts/soak` says that it may be.
+//! The kernel's event queue, and how to overflow it: by a flood, or by making it short. Its length holds
+//! for queues made from then on, on the whole machine: it is changed for one start of the service only,
+//! and only where `scripts/soak` says that it may be.
 
 use std::fs::{self, File};
 use std::io;
