@@ -22,6 +22,7 @@ mod ledger;
 mod message;
 mod message_amqp;
 mod neighbors;
+mod overflow;
 mod pipeline_engines;
 mod scan_listen;
 mod stop;
