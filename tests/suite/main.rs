@@ -19,6 +19,7 @@ mod events_writers;
 mod faults;
 mod hostile;
 mod ledger;
+mod memory;
 mod message;
 mod message_amqp;
 mod neighbors;

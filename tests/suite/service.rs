@@ -258,6 +258,11 @@ impl Service {
         kill_process(self.pid(), signal).expect("the service takes a signal");
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
