@@ -243,6 +243,7 @@ fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_empty_path_is_the_default_virtual_host() {
@@ -281,6 +282,100 @@ mod tests {
             ["", "localhost", "http://h/", "amqp://", "amqp://h:notaport/", "amqp://h/a/b", "amqp://h?heartbeat=x"]
         {
             assert!(matches!(Broker::parse(typed), Err(Error::Usage(_))), "{typed}");
+        }
+    }
+
+    /// Connection strings and what looks like them: their parts in any order.
+    fn parts() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "amqp",
+            "amqps",
+            "AMQP",
+            "://",
+            ":",
+            "/",
+            "//",
+            "@",
+            "[",
+            "]",
+            "::1",
+            "127.0.0.1",
+            "host",
+            "5672",
+            "99999",
+            "%2f",
+            "%",
+            "%ff",
+            "?",
+            "heartbeat=",
+            "auth_mechanism=",
+            "plain",
+            "&",
+            "#",
+            "\\",
+            " ",
+            "\t",
+            "é",
+            "\u{1f3b5}",
+            "..",
+            "-",
+        ]);
+        prop::collection::vec(part, 0..14).prop_map(|parts| parts.concat())
+    }
+
+    /// Letters that stand in no other part of a connection string and in no error, and all that a URL gives a meaning.
+    fn password() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "Z", "J", "K", "%5a", "@", ":", "%40", "%3A", "%", "%zz", "/", "?", "#", "[", "]", "&", "=", "\\", " ",
+            "\"", "é",
+        ]);
+        prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
+        #[test]
+        fn any_string_is_a_broker_or_is_refused_by_name(typed in prop_oneof![3 => parts(), 1 => any::<String>()]) {
+            match Broker::parse(&typed) {
+                Ok(broker) => prop_assert_eq!(broker.shown, mask_password(&typed)),
+                Err(error) => prop_assert!(error.to_string().starts_with("AMQP_CONNECTION_STRING (--amqp-url): "), "{error}"),
+            }
+        }
+
+        #[test]
+        fn no_password_is_shown_wherever_it_stands(
+            scheme in prop::sample::select(vec!["amqp", "amqps", "http", "AMQP", " amqp", "1"]),
+            user in prop::sample::select(vec!["", "user", "user%40example", "user@example", "é"]),
+            password in password(),
+            host in prop::sample::select(vec!["host", "127.0.0.1", "[::1]", "[fe80::a]", "[::", "", "host name", "%ff"]),
+            port in prop::sample::select(vec!["", ":", ":5672", ":99999", ":port"]),
+            rest in prop::sample::select(vec!["", "/", "/v%2fhost", "/a/b", "?heartbeat=5", "/v?heartbeat=x", "/v#here"]),
+        ) {
+            let typed = format!("{scheme}://{user}:{password}@{host}{port}{rest}");
+            let masked = format!("{scheme}://{user}:***@{host}{port}{rest}");
+            prop_assert_eq!(mask_password(&typed), &masked[..]);
+            match Broker::parse(&typed) {
+                Ok(broker) => prop_assert_eq!(broker.shown, masked),
+                Err(error) => {
+                    let told = error.to_string();
+                    prop_assert!(!["Z", "J", "K", "%5a", "%3A"].iter().any(|secret| told.contains(secret)), "{told}");
+                }
+            }
+        }
+
+        /// What a URL may hold reaches the broker as it was meant.
+        #[test]
+        fn a_percent_encoded_login_is_understood(
+            user in "[a-z@:/ é]{1,8}",
+            password in ".{1,12}",
+            host in prop::sample::select(vec!["host", "127.0.0.1", "[::1]"]),
+        ) {
+            let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let broker = Broker::parse(&format!("amqp://{}:{}@{host}:1/", encode(&user), encode(&password))).unwrap();
+            let login = broker.uri.authority.userinfo;
+            prop_assert_eq!((login.username, login.password), (user, password));
+            prop_assert_eq!(broker.uri.authority.host, host.trim_matches(['[', ']']));
+            prop_assert_eq!(broker.shown.matches("***").count(), 1);
         }
     }
 }

@@ -136,6 +136,7 @@ fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn version() -> Version {
         Version {
@@ -179,6 +180,76 @@ mod tests {
         let body = encode(&path, Stamp { seconds: 0, nanoseconds: 0 });
         let parsed: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(parsed["file_path"].as_str().unwrap().as_bytes(), path);
+    }
+
+    /// The rule for what is not UTF-8: one U+FFFD for each piece that a decoder gives up on.
+    fn replaced(mut bytes: &[u8]) -> String {
+        let mut text = String::new();
+        loop {
+            match str::from_utf8(bytes) {
+                Ok(rest) => return text + rest,
+                Err(error) => {
+                    let (valid, rest) = bytes.split_at(error.valid_up_to());
+                    text += str::from_utf8(valid).unwrap();
+                    text.push('\u{fffd}');
+                    bytes = &rest[error.error_len().unwrap_or(rest.len())..];
+                }
+            }
+        }
+    }
+
+    fn path() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = prop::collection::vec(1..=255u8, 0..80);
+        let nearly_text = (".{0,30}", any::<prop::sample::Index>(), 0x80..=0xffu8).prop_map(|(text, at, byte)| {
+            let mut bytes = text.replace('\0', "").into_bytes();
+            bytes.insert(at.index(bytes.len() + 1), byte);
+            bytes
+        });
+        prop_oneof![bytes, nearly_text, ".{0,40}".prop_map(|text| text.replace('\0', "").into_bytes())]
+    }
+
+    fn stamp() -> impl Strategy<Value = Stamp> {
+        // The years 0 to 9999, which RFC 3339 can say.
+        (-62_167_219_200..=253_402_300_799i64, 0..1_000_000_000u32)
+            .prop_map(|(seconds, nanoseconds)| Stamp { seconds, nanoseconds })
+    }
+
+    proptest! {
+        /// Whatever the names, sizes and times: strict JSON on one line that a parser reads back.
+        #[test]
+        fn any_message_parses_back(
+            path in path(),
+            neighbors in prop::collection::vec(path(), 0..10),
+            content: Vec<u8>,
+            size: u64,
+            times in prop::array::uniform4(stamp()),
+        ) {
+            let digests = Digests::of(&content);
+            let version = Version { size, modified: times[0], changed: times[1], ..version() };
+            let shown = neighbors.iter().map(|path| String::from_utf8_lossy(path)).collect();
+            let message = Message::new(&path, EventType::Create, &digests, &version, times[2], times[3], shown);
+            let body = message.encode().unwrap();
+            prop_assert!(body.iter().all(|byte| *byte >= b' '), "a control character stands raw");
+            let parsed: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&body).unwrap();
+            prop_assert_eq!(parsed.len(), 10);
+            prop_assert_eq!(parsed["file_path"].as_str().unwrap(), &replaced(&path));
+            let expected: Vec<String> = neighbors.iter().map(|path| replaced(path)).collect();
+            prop_assert_eq!(&parsed["neighbors"], &serde_json::json!(expected));
+            prop_assert_eq!(parsed["size"].as_u64(), Some(size));
+            let number = |field: &str| u128::from_str_radix(parsed[field].as_str().unwrap(), 16).unwrap();
+            prop_assert_eq!(number("xxh128_hash"), digests.xxh128);
+            for (field, digits) in [("sha256_hash", 64), ("xxh128_hash", 32)] {
+                let text = parsed[field].as_str().unwrap();
+                prop_assert!(text.len() == digits && !text.contains(|digit: char| digit.is_ascii_uppercase()));
+            }
+            for (field, stamp) in ["modified_time", "changed_time", "accessed_time", "timestamp"].iter().zip(times) {
+                let text = parsed[*field].as_str().unwrap();
+                let (_, decimals) = text.strip_suffix("+00:00").and_then(|text| text.rsplit_once('.')).unwrap();
+                prop_assert_eq!(decimals.len(), 6);
+                let read = DateTime::parse_from_rfc3339(text).unwrap();
+                prop_assert_eq!((read.timestamp(), read.timestamp_subsec_nanos()), (stamp.seconds, stamp.nanoseconds / 1000 * 1000));
+            }
+        }
     }
 
     #[test]

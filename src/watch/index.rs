@@ -275,6 +275,54 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
+        /// The rules of stem and family in other words, for names of any bytes.
+        #[test]
+        fn any_name_has_one_stem_and_at_most_one_family(
+            name in prop::collection::vec(
+                prop_oneof![1 => Just(b'.'), 2 => 0x80..=0xffu8, 2 => prop::sample::select(b"ab \xc3\xa9\xe2\x82\xac".to_vec())],
+                1..12,
+            ),
+        ) {
+            let stem = stem(&name);
+            prop_assert!(!stem.is_empty() && name.starts_with(stem));
+            match &name[stem.len()..] {
+                [] => prop_assert!(!name[1..].contains(&b'.')),
+                [dot, extension @ ..] => prop_assert!(*dot == b'.' && !extension.contains(&b'.')),
+            }
+            let decode = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let text = decode(stem);
+            match family(stem) {
+                None => prop_assert!(text.chars().count() < 3, "{text:?}"),
+                Some(first) => {
+                    prop_assert!(stem.starts_with(first));
+                    prop_assert_eq!(decode(first).chars().count(), 3);
+                    // Cut between two characters, not inside one.
+                    prop_assert_eq!(decode(first) + &decode(&stem[first.len()..]), text);
+                }
+            }
+        }
+
+        #[test]
+        fn a_path_is_its_directory_and_the_name_byte_for_byte(
+            root in prop::sample::select(vec!["/", "/data", "/d/\u{fffd}"]),
+            below in prop::sample::select(vec![&b""[..], b"sub", b"\xff/sub"]),
+            name in prop::collection::vec(prop::sample::select((1..=255u8).filter(|byte| *byte != b'/').collect::<Vec<u8>>()), 1..=255),
+        ) {
+            let directory = Directory::new(root.as_bytes(), below);
+            for (path, ancestors) in [(directory.absolute(&name), vec![root.as_bytes(), below]), (directory.below(&name), vec![below])] {
+                prop_assert_eq!(path.rsplit(|byte| *byte == b'/').next(), Some(&name[..]));
+                let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+                    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
+                };
+                let expected: Vec<Vec<u8>> = ancestors.into_iter().chain([&name[..]]).flat_map(parts).collect();
+                prop_assert_eq!(parts(&path), expected);
+                prop_assert!(!path.windows(2).any(|pair| pair == b"//"));
+            }
+        }
+    }
+
     #[test]
     fn a_stem_ends_at_the_last_dot_that_does_not_lead() {
         for (name, expected) in [(".bashrc", ".bashrc"), ("a.tar.gz", "a.tar"), ("a", "a"), ("a.", "a"), ("..x", ".")] {

@@ -126,6 +126,8 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
 
     fn read_all(watch: &mut Watch) -> Vec<String> {
         let mut seen = Vec::new();
@@ -153,5 +155,98 @@ mod tests {
     fn a_file_is_no_directory_to_watch() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Watch::new(file.path()), Err(Error::Watch { .. })));
+    }
+
+    /// A record as the kernel makes it: inotify(7), `struct inotify_event`.
+    #[derive(Debug, Clone)]
+    struct Record {
+        watch: i32,
+        mask: u32,
+        cookie: u32,
+        name: Vec<u8>,
+    }
+
+    impl Record {
+        fn append_to(&self, bytes: &mut Vec<u8>) {
+            // The kernel fills a name up with NULs, at least one, to a multiple of the header's size.
+            let length = if self.name.is_empty() { 0 } else { (self.name.len() + 1).next_multiple_of(16) };
+            bytes.extend(self.watch.to_ne_bytes());
+            bytes.extend(self.mask.to_ne_bytes());
+            bytes.extend(self.cookie.to_ne_bytes());
+            bytes.extend((length as u32).to_ne_bytes());
+            bytes.extend(&self.name);
+            bytes.resize(bytes.len() + length - self.name.len(), 0);
+        }
+
+        /// What inotify(7) and this module's words say that it means.
+        fn meaning(&self) -> Option<String> {
+            let has = |bits: u32| self.mask & bits != 0;
+            let about_the_directory = [
+                (libc::IN_Q_OVERFLOW, "Overflow"),
+                (libc::IN_DELETE_SELF, "DirectoryGone(\"it was removed\")"),
+                (libc::IN_MOVE_SELF, "DirectoryGone(\"it was renamed\")"),
+                (libc::IN_UNMOUNT, "DirectoryGone(\"its file system was unmounted\")"),
+                (libc::IN_IGNORED, "DirectoryGone(\"its watch was removed\")"),
+            ];
+            if let Some((_, meaning)) = about_the_directory.iter().find(|(bit, _)| has(*bit)) {
+                return Some((*meaning).to_owned());
+            }
+            if has(libc::IN_ISDIR) || self.name.is_empty() {
+                return None;
+            }
+            let about_a_name = [
+                (libc::IN_CREATE, "Created"),
+                (libc::IN_MOVED_TO, "MovedTo"),
+                (libc::IN_CLOSE_WRITE, "Closed"),
+                (libc::IN_DELETE | libc::IN_MOVED_FROM, "Removed"),
+            ];
+            let (_, kind) = about_a_name.iter().find(|(bits, _)| has(*bits))?;
+            Some(format!("{kind}({:?})", self.name))
+        }
+    }
+
+    /// One bit is what the kernel sets, with or without IN_ISDIR; any others together must not hurt.
+    fn mask() -> impl Strategy<Value = u32> {
+        // fsnotify gives a watch no other bits than these.
+        let told = libc::IN_ALL_EVENTS | libc::IN_UNMOUNT | libc::IN_Q_OVERFLOW | libc::IN_IGNORED | libc::IN_ISDIR;
+        let bits: Vec<u32> = (0..32).map(|shift| 1 << shift).filter(|bit| told & bit != 0).collect();
+        let directory = prop::sample::select(vec![0, 0, 0, libc::IN_ISDIR]);
+        prop_oneof![
+            4 => (prop::sample::select(bits), directory).prop_map(|(bit, directory)| bit | directory),
+            1 => any::<u32>().prop_map(move |bits| bits & told),
+        ]
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let byte = prop::sample::select((1..=255u8).filter(|byte| *byte != b'/').collect::<Vec<u8>>());
+        let name = prop_oneof![
+            1 => Just(Vec::new()),
+            4 => prop::collection::vec(byte.clone(), 0..20),
+            1 => prop::collection::vec(byte, 0..=255),
+        ];
+        let watch = prop_oneof![Just(-1), Just(1), any::<i32>()];
+        (watch, mask(), any::<u32>(), name).prop_map(|(watch, mask, cookie, name)| Record { watch, mask, cookie, name })
+    }
+
+    proptest! {
+        /// Any bytes that the kernel could queue, a few records a read: each yields what it means, and no more.
+        #[test]
+        fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
+            let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+            let buffer = vec![0; READ_BYTES].into_boxed_slice();
+            let mut watch = Watch { inotify: from_kernel.into(), buffer };
+            for records in reads {
+                let mut bytes = Vec::new();
+                records.iter().for_each(|record| record.append_to(&mut bytes));
+                prop_assert_eq!(rustix::io::write(&kernel, &bytes).unwrap(), bytes.len());
+                let mut seen = Vec::new();
+                let any = watch.read(|event| seen.push(format!("{event:?}"))).unwrap();
+                prop_assert!(any);
+                let expected: Vec<String> = records.iter().filter_map(Record::meaning).collect();
+                prop_assert_eq!(seen, expected);
+                let more = watch.read(|event| panic!("{event:?} out of nothing")).unwrap();
+                prop_assert!(!more);
+            }
+        }
     }
 }
