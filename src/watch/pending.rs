@@ -325,6 +325,9 @@ fn resolve(before: Option<EventType>, hint: Hint, announced: bool) -> EventType 
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
