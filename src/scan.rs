@@ -11,7 +11,7 @@ use crate::message::EventType;
 use crate::pipeline::{Job, Letter, Outcome, Pipeline, Report};
 use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
-use crate::service;
+use crate::service::{StopSignals, prepare};
 use crate::watch::Totals;
 use crate::watch::index::Directory;
 use crate::watch::lookover::{Found, list};
@@ -28,9 +28,10 @@ const BATCH: usize = 256;
 /// # Errors
 /// [`Error::Incomplete`] when some could not be read; else what ended it.
 pub fn run(config: Config) -> Result<(), Error> {
-    let root = service::prepare(config.root)?;
+    let root = prepare(config.root)?;
+    let signals = StopSignals::listen()?;
     let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
-    service::stop_on_signals(pipeline.post.clone())?;
+    signals.ask(pipeline.post.clone());
     let progress = Progress::start(&root, config.recursive);
     let scan = Scan {
         walk: Walk::new(Arc::clone(&root), config.recursive),

@@ -1,6 +1,6 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::{fs, process};
 
@@ -22,13 +22,14 @@ use crate::watch::inotify::Watch;
 /// What kept it from starting, or ended it.
 pub fn run(config: Config) -> Result<(), Error> {
     let root = prepare(config.root)?;
+    let signals = StopSignals::listen()?;
     let store = config.state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let watch = Watch::new(root.path())?;
     let mut settings = config.pipeline;
     settings.publish.publisher = publisher(&root);
     let pipeline = Pipeline::start(&settings, Arc::clone(&root))?;
-    stop_on_signals(pipeline.post.clone())?;
+    signals.ask(pipeline.post.clone());
     let (engine, output) = (pipeline.engine, settings.output);
     let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch)?;
     tracing::info!(
@@ -61,24 +62,41 @@ pub fn prepare(root: Option<Root>) -> Result<Arc<Root>, Error> {
     Ok(root)
 }
 
-/// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once.
-///
-/// # Errors
-/// [`Error::Internal`] when the system refuses handlers or a thread.
-pub fn stop_on_signals(post: Post) -> Result<(), Error> {
-    let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
-    let listen = move || {
-        let mut asked = false;
-        for _ in signals.forever() {
-            if asked {
-                process::exit(1);
+/// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once. Where the first comes before
+/// there is anybody to ask (the broker is still being waited for), nothing is in progress, and it ends the process.
+pub struct StopSignals(Arc<OnceLock<Post>>);
+
+impl StopSignals {
+    /// Takes the signals from now on.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the system refuses handlers or a thread.
+    pub fn listen() -> Result<Self, Error> {
+        let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
+        let post = Arc::new(OnceLock::<Post>::new());
+        let listening = Self(Arc::clone(&post));
+        let listen = move || {
+            let mut asked = false;
+            for _ in signals.forever() {
+                let Some(post) = post.get() else {
+                    tracing::info!("stopped before it was ready");
+                    process::exit(0);
+                };
+                if asked {
+                    process::exit(1);
+                }
+                asked = true;
+                tracing::info!("stopping: files in progress are finished; a second signal ends at once");
+                post.stop();
             }
-            asked = true;
-            tracing::info!("stopping: files in progress are finished; a second signal ends at once");
-            post.stop();
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(refuse)?;
-    Ok(())
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(refuse)?;
+        Ok(listening)
+    }
+
+    /// Whom to ask.
+    pub fn ask(self, post: Post) {
+        let _ = self.0.set(post); // taken by value: set once
+    }
 }

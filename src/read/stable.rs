@@ -389,6 +389,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_leads_to_another_version_is_seen() {
+        let (dir, root) = root();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("f"), "f's").unwrap();
+        let opened = open(&root, "f").unwrap();
+        std::fs::rename(at("f"), at("g")).unwrap();
+        std::fs::write(at("g"), "never f's").unwrap();
+        let before = Before::examine(opened.as_fd()).unwrap();
+        before.confirm(opened.as_fd()).unwrap();
+        assert!(before.may_be_renamed());
+        assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Gone)));
+        std::fs::write(at("f"), "another").unwrap();
+        assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Busy)));
+        before.confirm_name(&root, c"g").unwrap();
+    }
+
+    #[test]
     fn links_are_followed_inside_and_refused_outside() {
         let (dir, root) = root();
         let at = |name: &str| dir.path().join(name);

@@ -118,8 +118,14 @@ fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
 #[test]
 fn a_second_service_on_a_directory_waits_for_the_first_to_end() {
     let mut world = World::start();
-    let second = Setup::watch(&world.data, &world.url).spawn();
-    second.wait_log("that it waits for the other", |line| line.contains("waiting for its end"));
+    let waiting = || {
+        let service = Setup::watch(&world.data, &world.url).spawn();
+        service.wait_log("that it waits for the other", |line| line.contains("waiting for its end"));
+        service
+    };
+    // Nothing is in progress yet: a signal is a clean end at once.
+    waiting().stop();
+    let second = waiting();
     world.stop_service();
     second.wait_ready();
     second.stop();
