@@ -10,6 +10,7 @@ mod service;
 mod world;
 
 mod broker_faults;
+mod broker_hangs;
 mod bulk;
 mod cli;
 mod cli_broker;
@@ -22,6 +23,7 @@ mod ledger;
 mod memory;
 mod message;
 mod message_amqp;
+mod names;
 mod neighbors;
 mod overflow;
 mod pipeline_engines;
