@@ -438,7 +438,7 @@ fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
         },
         digests: Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) },
     };
-    let id = message_id(path, &confirmed.version, &confirmed.digests.sha256);
+    let id = message_id(&[path], &confirmed.version, &confirmed.digests.sha256);
     if row.get::<_, [u8; 16]>(10)? != id.to_be_bytes() {
         let path = String::from_utf8_lossy(path).into_owned();
         return Err(Trouble::Damaged(format!("its row of {path:?} is not what was written")));
@@ -470,7 +470,7 @@ fn write<'a>(
                     version.changed.nanoseconds,
                     digests.sha256,
                     digests.xxh128.to_be_bytes(),
-                    message_id(path, version, &digests.sha256).to_be_bytes(),
+                    message_id(&[path], version, &digests.sha256).to_be_bytes(),
                 ])?,
             };
         }

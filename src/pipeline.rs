@@ -81,7 +81,7 @@ impl Known {
 #[derive(Debug)]
 pub struct Outgoing {
     /// The JSON.
-    pub body: Vec<u8>,
+    pub body: Box<[u8]>,
     /// The message id.
     pub id: u128,
     /// The path, where it is not UTF-8.
@@ -131,8 +131,8 @@ pub enum Outcome {
 /// What a source finds in its mailbox.
 #[derive(Debug)]
 pub enum Letter {
-    /// A job's end.
-    Report(Report),
+    /// Jobs' ends, as many as came together.
+    Reports(Vec<Report>),
     /// A stage cannot go on.
     Failed(Error),
     /// SIGINT or SIGTERM.
@@ -160,9 +160,11 @@ struct Bell {
 }
 
 impl Post {
-    /// Hands a job's end to the source.
-    pub fn report(&self, report: Report) {
-        self.send(Letter::Report(report));
+    /// Hands jobs' ends to the source, if there are any.
+    pub fn report(&self, reports: Vec<Report>) {
+        if !reports.is_empty() {
+            self.send(Letter::Reports(reports));
+        }
     }
 
     /// Tells the source that a stage cannot go on.
@@ -318,11 +320,11 @@ impl Pipeline {
         }
     }
 
-    /// The next letter; a report's job is on its way no more.
+    /// The next letter; reported jobs are on their way no more.
     pub fn next_letter(&mut self) -> Option<Letter> {
         let letter = self.mailbox.take();
-        if let Some(Letter::Report(_)) = letter {
-            self.in_flight -= 1;
+        if let Some(Letter::Reports(reports)) = &letter {
+            self.in_flight -= reports.len();
         }
         letter
     }

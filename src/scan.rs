@@ -83,7 +83,7 @@ impl Scan {
         loop {
             while let Some(letter) = self.pipeline.next_letter() {
                 match letter {
-                    Letter::Report(report) => self.settle(report),
+                    Letter::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
                     Letter::Failed(error) => return Err(error),
                     Letter::Stop => stopped = true,
                 }
@@ -184,9 +184,7 @@ impl Walk {
             let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), &below);
             match list(&self.root, &below) {
                 Ok(listing) => {
-                    directory.update(|names| {
-                        listing.files.iter().filter(|found| found.regular).for_each(|found| names.insert(&found.name));
-                    });
+                    directory.update(|names| *names = listing.neighbors().collect());
                     if self.recursive {
                         self.directories.extend(listing.directories.iter().map(|name| directory.below(name)));
                     }

@@ -110,6 +110,11 @@ impl<B: Deref<Target = [u8]>> Turn<B> {
         *place.expect("a turn has no more than CHUNKS_MAX chunks") = Some((buffer, length));
     }
 
+    /// Begins another content with an empty turn.
+    pub fn restart(&mut self) {
+        *self = Self::default();
+    }
+
     /// Says that the content ends here.
     pub fn end(&mut self) {
         self.last = true;
@@ -194,12 +199,12 @@ struct Table<B> {
 }
 
 struct Seated<B> {
-    turn: Turn<B>,
+    turn: Box<Turn<B>>,
     place: usize,
 }
 
 struct Place<B> {
-    done: Option<Turn<B>>,
+    done: Option<Box<Turn<B>>>,
     waker: Option<Waker>,
 }
 
@@ -212,7 +217,7 @@ impl<B> Default for Scheduler<B> {
 
 impl<B: Deref<Target = [u8]>> Scheduler<B> {
     /// Has a turn taken up. Not to be dropped before it is back: its place would never be free again.
-    pub async fn hash(&self, mut turn: Turn<B>) -> Turn<B> {
+    pub async fn hash(&self, mut turn: Box<Turn<B>>) -> Box<Turn<B>> {
         if !turn.begin() {
             return turn; // less than a block, and more to come
         }
@@ -266,7 +271,7 @@ impl<B: Deref<Target = [u8]>> Scheduler<B> {
 }
 
 impl<B> Table<B> {
-    fn seat(&mut self, turn: Turn<B>) -> usize {
+    fn seat(&mut self, turn: Box<Turn<B>>) -> usize {
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { done: None, waker: None });
             self.places.len() - 1
@@ -296,7 +301,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let scheduler = Scheduler::default();
         let hash_one = async |(content, cuts): &(Vec<u8>, Vec<usize>)| {
-            let mut turn = Turn::default();
+            let mut turn = Box::new(Turn::default());
             let mut rest = &content[..];
             let mut chunks = 0;
             for &cut in cuts.iter().cycle() {

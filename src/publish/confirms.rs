@@ -3,6 +3,8 @@
 //! Publishing futures are polled together: the client then writes many messages with one system call, and confirms
 //! are taken in batches. Every confirm is looked at by itself: only a plain acknowledgement is success.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -17,13 +19,16 @@ use super::broker::{EXCHANGE, ROUTING_KEY, Session, exchange, failure, propertie
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
-use crate::pipeline::{Outgoing, Post};
+use crate::pipeline::{Outgoing, Post, Report};
 
 /// The first pause after the broker has rejected a message; it doubles while it goes on rejecting.
 const NACK_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The longest such pause.
 const NACK_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Batches of messages taken in at once.
+const BATCHES_TOGETHER: usize = 64;
 
 /// How often unroutable messages are warned of.
 const UNROUTABLE_EVERY: Duration = Duration::from_secs(60);
@@ -34,7 +39,7 @@ const UNROUTABLE_EVERY: Duration = Duration::from_secs(60);
 /// [`Error::Broker`] when the connection is lost, [`Error::Unroutable`] where that was asked for.
 pub fn run(
     settings: &PublishSettings,
-    messages: Receiver<Outgoing>,
+    messages: Receiver<Vec<Outgoing>>,
     post: &Post,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
@@ -68,6 +73,10 @@ pub fn run(
 struct Window<'a> {
     settings: &'a PublishSettings,
     post: &'a Post,
+    /// Not published yet, for want of room.
+    waiting: VecDeque<Outgoing>,
+    /// Confirmed, and not reported yet.
+    confirmed: Vec<Report>,
     rejected: Vec<Outgoing>,
     pause: Duration,
     again_at: Instant,
@@ -83,6 +92,8 @@ impl<'a> Window<'a> {
         Self {
             settings,
             post,
+            waiting: VecDeque::new(),
+            confirmed: Vec::new(),
             rejected: Vec::new(),
             pause: NACK_PAUSE_MIN,
             again_at: Instant::now(),
@@ -91,18 +102,21 @@ impl<'a> Window<'a> {
         }
     }
 
-    async fn publish(&mut self, session: &Session, mut messages: Receiver<Outgoing>) -> Result<(), Error> {
+    async fn publish(&mut self, session: &Session, mut messages: Receiver<Vec<Outgoing>>) -> Result<(), Error> {
         let mut events = session.connection.events_listener();
         let mut unconfirmed = FuturesUnordered::new();
-        let mut batch = Vec::with_capacity(self.settings.window);
+        let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
         let mut ended = false;
-        while !(ended && unconfirmed.is_empty() && self.rejected.is_empty()) {
-            let room = self.settings.window - unconfirmed.len();
+        while !(ended && self.waiting.is_empty() && unconfirmed.is_empty() && self.rejected.is_empty()) {
+            // As many as there is room for at once, for one write; none while the broker rejects.
+            if self.rejected.is_empty() {
+                let room = self.waiting.len().min(self.settings.window - unconfirmed.len());
+                unconfirmed.extend(self.waiting.drain(..room).map(|message| send(&session.channel, message)));
+            }
             tokio::select! {
-                // All that are there at once, for one write; none while the broker rejects.
-                count = messages.recv_many(&mut batch, room), if room > 0 && !ended && self.rejected.is_empty() => {
+                count = messages.recv_many(&mut batches, BATCHES_TOGETHER), if self.waiting.is_empty() && !ended => {
                     ended = count == 0;
-                    unconfirmed.extend(batch.drain(..).map(|message| send(&session.channel, message)));
+                    self.waiting.extend(batches.drain(..).flatten());
                 }
                 // The first confirm, and with it all the others that have come.
                 Some(answer) = unconfirmed.next() => {
@@ -110,6 +124,7 @@ impl<'a> Window<'a> {
                     while let Some(Some(answer)) = unconfirmed.next().now_or_never() {
                         self.take(answer)?;
                     }
+                    self.post.report(mem::take(&mut self.confirmed));
                 }
                 // What was rejected goes out again after a pause.
                 () = sleep_until(self.again_at), if !self.rejected.is_empty() => {
@@ -139,7 +154,7 @@ impl<'a> Window<'a> {
                 return Err(Error::Internal("the channel is not in confirm mode".to_owned()));
             }
         }
-        self.post.report(message.confirmed());
+        self.confirmed.push(message.confirmed());
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use tokio::sync::mpsc::Receiver;
 use crate::error::Error;
 use crate::pipeline::{Outgoing, Post};
 
-/// Messages written before their jobs are reported: one write for all of them.
-const LINES_TOGETHER: usize = 256;
+/// Batches written before their jobs are reported: one write for all of them.
+const BATCHES_TOGETHER: usize = 16;
 
 /// Bytes gathered for one write.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -17,22 +17,22 @@ const WRITE_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// [`Error::Stdout`], when nobody reads it any more for one.
-pub fn to_stdout(mut messages: Receiver<Outgoing>, post: &Post) -> Result<(), Error> {
+pub fn to_stdout(mut messages: Receiver<Vec<Outgoing>>, post: &Post) -> Result<(), Error> {
     let mut lines = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
-    let mut batch = Vec::with_capacity(LINES_TOGETHER);
-    while messages.blocking_recv_many(&mut batch, LINES_TOGETHER) > 0 {
-        for message in &batch {
+    let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
+    while messages.blocking_recv_many(&mut batches, BATCHES_TOGETHER) > 0 {
+        for message in batches.iter().flatten() {
             lines.write_all(&message.body).and_then(|()| lines.write_all(b"\n")).map_err(Error::Stdout)?;
         }
         lines.flush().map_err(Error::Stdout)?;
-        batch.drain(..).for_each(|message| post.report(message.confirmed()));
+        post.report(batches.drain(..).flatten().map(Outgoing::confirmed).collect());
     }
     Ok(())
 }
 
 /// Takes messages and drops them: what is left is the cost of everything before.
-pub fn to_nowhere(mut messages: Receiver<Outgoing>, post: &Post) {
-    while let Some(message) = messages.blocking_recv() {
-        post.report(message.confirmed());
+pub fn to_nowhere(mut messages: Receiver<Vec<Outgoing>>, post: &Post) {
+    while let Some(batch) = messages.blocking_recv() {
+        post.report(batch.into_iter().map(Outgoing::confirmed).collect());
     }
 }

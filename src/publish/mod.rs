@@ -21,7 +21,7 @@ use crate::pipeline::{Outgoing, Post};
 pub fn start(
     output: Output,
     settings: &PublishSettings,
-    messages: Receiver<Outgoing>,
+    messages: Receiver<Vec<Outgoing>>,
     post: Post,
 ) -> Result<JoinHandle<()>, Error> {
     let (ready, started) = sync_channel(1);

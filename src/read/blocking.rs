@@ -7,11 +7,14 @@ use std::thread::{self, JoinHandle};
 use rustix::io::Errno;
 
 use super::buffer::CHUNK_BYTES;
-use super::stable::{Before, Unread};
-use super::{CHUNKS_BETWEEN_LOOKS, Conclusion, Readers, below};
+use super::stable::{Before, Root, Unread};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
 use crate::error::Error;
 use crate::hash::{Digests, Hasher};
 use crate::pipeline::Job;
+
+/// Small files that are handed on together.
+const FILES_TOGETHER: usize = 32;
 
 /// Starts the threads.
 ///
@@ -30,36 +33,42 @@ pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
 
 fn run(readers: &Readers) {
     let _watched = readers.post.clone().watch_for_panic();
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let mut hasher = Hasher::default();
-    while let Ok(job) = readers.jobs.recv_blocking() {
-        let read = read_file(readers, &job, &mut buffer, &mut hasher);
-        match readers.conclude(job, read) {
-            // A closed channel means that the publisher has ended and said why.
-            Conclusion::Message(message) => drop(readers.messages.blocking_send(message)),
-            Conclusion::Report(report) => readers.post.report(report),
-        }
+    let mut outbox = Outbox::new(readers.clone());
+    let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES], hasher: Hasher::default() };
+    loop {
+        let job = readers.jobs.try_recv().or_else(|_| {
+            outbox.hand_on();
+            readers.jobs.recv_blocking()
+        });
+        let Ok(job) = job else { break };
+        let read = reader.read(&readers.root, &job, &mut outbox);
+        outbox.conclude(job, read);
     }
 }
 
-fn read_file(
-    readers: &Readers,
-    job: &Job,
-    buffer: &mut [u8],
-    hasher: &mut Hasher,
-) -> Result<(Before, Digests), Unread> {
-    let file = open(readers, job)?;
-    let before = Before::examine(file.as_fd())?;
-    let digests = hash(&file, &before, buffer, hasher)?;
-    readers.confirm(job, &before, file.as_fd())?;
-    Ok((before, digests))
+/// What a thread uses again for every file.
+struct Reader {
+    below: Below,
+    buffer: Vec<u8>,
+    hasher: Hasher,
 }
 
-fn open(readers: &Readers, job: &Job) -> Result<OwnedFd, Unread> {
-    let below = below(job)?;
-    match readers.root.open(&below) {
-        Err(Errno::LOOP) => readers.root.open_link(&below),
-        other => Ok(other?),
+impl Reader {
+    fn read(&mut self, root: &Root, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
+        self.below.set(job);
+        let below = self.below.path()?;
+        let file = match root.open(below) {
+            Err(Errno::LOOP) => root.open_link(below)?,
+            other => other?,
+        };
+        let before = Before::examine(file.as_fd())?;
+        // Nobody's message waits for a file that takes long, nor for more small ones than make up a batch.
+        if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
+            outbox.hand_on();
+        }
+        let digests = hash(&file, &before, &mut self.buffer, &mut self.hasher)?;
+        before.confirm_all(root, below, file.as_fd())?;
+        Ok((before, digests))
     }
 }
 

@@ -9,9 +9,9 @@ pub mod buffer;
 pub mod stable;
 pub mod uring;
 
-use std::ffi::CString;
+use std::ffi::{CStr, c_char};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::cli::ReadEngine;
 use crate::error::Error;
 use crate::hash::Digests;
-use crate::message::{Message, message_id};
+use crate::message::{Message, Paths, message_id};
 use crate::pipeline::{Job, Known, Outcome, Outgoing, Post, Report};
 use stable::{Before, Root, Unread};
 
@@ -40,8 +40,8 @@ pub struct Readers {
     pub outstanding: Arc<AtomicUsize>,
     /// Hashing threads.
     pub workers: usize,
-    /// Messages to publish.
-    pub messages: mpsc::Sender<Outgoing>,
+    /// Messages to publish, as many as came together.
+    pub messages: mpsc::Sender<Vec<Outgoing>>,
     /// Reports of files that get no message.
     pub post: Post,
 }
@@ -81,60 +81,92 @@ impl Readers {
     fn share(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed).div_ceil(self.workers).max(1)
     }
+}
 
-    /// The checks after reading.
-    fn confirm(&self, job: &Job, before: &Before, file: BorrowedFd<'_>) -> Result<(), Unread> {
-        before.confirm(file)?;
-        if before.may_be_renamed() { before.confirm_name(&self.root, &below(job)?) } else { Ok(()) }
+/// A reading thread's way out: files that end together go on together, so that the next stage wakes once for them.
+struct Outbox {
+    readers: Readers,
+    messages: Vec<Outgoing>,
+    reports: Vec<Report>,
+    paths: Paths,
+    body: Vec<u8>,
+}
+
+impl Outbox {
+    fn new(readers: Readers) -> Self {
+        Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new() }
     }
 
     /// Turns what was read into a message, or into silence when it is what was confirmed last.
-    fn conclude(&self, job: Job, read: Result<(Before, Digests), Unread>) -> Conclusion {
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        let (before, digests) = match read {
-            Ok(read) => read,
-            Err(unread) => return Conclusion::Report(Report { job, outcome: Outcome::Unread(unread) }),
+    fn conclude(&mut self, job: Job, read: Result<(Before, Digests), Unread>) {
+        self.readers.outstanding.fetch_sub(1, Ordering::Relaxed);
+        let outcome = match read {
+            Err(unread) => Outcome::Unread(unread),
+            // The version alone proves nothing about an event that came after it was read; the content does.
+            Ok((before, digests)) if job.known == Some(Known::new(&before.version, &digests)) => Outcome::Unchanged,
+            Ok((before, digests)) => match self.compose(&job, &before, &digests) {
+                Ok(body) => {
+                    let Before { version, .. } = before;
+                    self.messages.push(Outgoing {
+                        body,
+                        id: message_id(&[job.directory.prefix(), &job.name], &version, &digests.sha256),
+                        raw_path: self.raw_path(&job),
+                        version,
+                        digests,
+                        job,
+                    });
+                    return;
+                }
+                Err(error) => Outcome::Unread(Unread::Failed(io::Error::other(error))),
+            },
         };
-        // The version alone proves nothing about an event that came after it was read; the content does.
-        if job.known == Some(Known::new(&before.version, &digests)) {
-            return Conclusion::Report(Report { job, outcome: Outcome::Unchanged });
+        self.reports.push(Report { job, outcome });
+    }
+
+    fn compose(&mut self, job: &Job, before: &Before, digests: &Digests) -> Result<Box<[u8]>, simd_json::Error> {
+        self.paths.begin(job.directory.prefix());
+        self.paths.push(&job.name);
+        job.directory.with_neighbors(&job.name, |names| names.iter().for_each(|name| self.paths.push(name)));
+        Message::new(&self.paths, job.event, digests, &before.version, before.accessed, job.seen_at)
+            .encode(&mut self.body)
+    }
+
+    /// The path of the file just composed, where its message cannot hold it as it is.
+    fn raw_path(&self, job: &Job) -> Option<Vec<u8>> {
+        let whole = || job.directory.absolute(&job.name);
+        if self.paths.exact() { None } else { Some(whole()).filter(|path| str::from_utf8(path).is_err()) }
+    }
+
+    /// Hands on what has come together.
+    fn hand_on(&mut self) {
+        if !self.messages.is_empty() {
+            // Never full, by the bound on jobs; closed when the publisher has ended, and said why.
+            let _ = self.readers.messages.try_send(mem::take(&mut self.messages));
         }
-        match compose(&job, &before, &digests) {
-            Ok(body) => {
-                let path = job.directory.absolute(&job.name);
-                Conclusion::Message(Outgoing {
-                    body,
-                    id: message_id(&path, &before.version, &digests.sha256),
-                    raw_path: str::from_utf8(&path).is_err().then_some(path),
-                    version: before.version,
-                    digests,
-                    job,
-                })
-            }
-            Err(error) => {
-                let outcome = Outcome::Unread(Unread::Failed(io::Error::other(error)));
-                Conclusion::Report(Report { job, outcome })
-            }
-        }
+        self.readers.post.report(mem::take(&mut self.reports));
     }
 }
 
-/// Where a finished file goes.
-enum Conclusion {
-    Message(Outgoing),
-    Report(Report),
+/// A path below the root as the kernel wants it, in a buffer that is used again for the next.
+#[derive(Default)]
+struct Below {
+    /// With the NUL at its end.
+    bytes: Vec<u8>,
 }
 
-fn compose(job: &Job, before: &Before, digests: &Digests) -> Result<Vec<u8>, simd_json::Error> {
-    let path = job.directory.absolute(&job.name);
-    let neighbors = job.directory.neighbors(&job.name);
-    let paths: Vec<Vec<u8>> = neighbors.iter().map(|name| job.directory.absolute(name)).collect();
-    let neighbors = paths.iter().map(|path| String::from_utf8_lossy(path)).collect();
-    Message::new(&path, job.event, digests, &before.version, before.accessed, job.seen_at, neighbors).encode()
-}
+impl Below {
+    fn set(&mut self, job: &Job) {
+        self.bytes.clear();
+        job.directory.append_below(&job.name, &mut self.bytes);
+        self.bytes.push(0);
+    }
 
-/// The path below the root as the kernel wants it.
-fn below(job: &Job) -> Result<CString, Unread> {
-    // No name that the kernel gave us holds a NUL.
-    CString::new(job.directory.below(&job.name)).map_err(|_| Unread::Gone)
+    fn path(&self) -> Result<&CStr, Unread> {
+        // No name that the kernel gave us holds a NUL.
+        CStr::from_bytes_with_nul(&self.bytes).map_err(|_| Unread::Gone)
+    }
+
+    fn as_ptr(&self) -> *const c_char {
+        self.bytes.as_ptr().cast()
+    }
 }

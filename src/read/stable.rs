@@ -270,19 +270,24 @@ impl Before {
         if version_of(&fstat(file)?) == self.version { Ok(()) } else { Err(Unread::Busy) }
     }
 
+    /// The checks after reading: the file still is the version that was examined, and so is what the name leads to.
+    ///
+    /// # Errors
+    /// [`Unread::Busy`] when either is another, [`Unread::Gone`] when the name is gone, or what stat(2) says.
+    pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>) -> Result<(), Unread> {
+        self.confirm(file)?;
+        if self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
+    }
+
     /// Whether a rename may have come between open(2) and stat A: it moves ctime. Seen from a minute's distance, so
     /// that no step of the clock hides it.
-    #[must_use]
-    pub fn may_be_renamed(&self) -> bool {
+    fn may_be_renamed(&self) -> bool {
         Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_DOUBT_SECONDS
     }
 
     /// Whether the name that was opened still leads to the version that was examined. One that was renamed
     /// meanwhile and written under its other name would pass every other check.
-    ///
-    /// # Errors
-    /// [`Unread::Busy`] when it leads to another, [`Unread::Gone`] when it is gone, or what fstatat(2) says.
-    pub fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
+    fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
         let named = version_of(&statat(&root.dir, below, AtFlags::empty())?);
         if named == self.version { Ok(()) } else { Err(Unread::Busy) }
     }

@@ -6,8 +6,9 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
-use std::ffi::CString;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::io;
 use std::iter;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -28,7 +29,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::buffer::{CHUNK_BYTES, Chunk};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
-use super::{CHUNKS_BETWEEN_LOOKS, Conclusion, Readers, below};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
 use crate::error::Error;
 use crate::hash::Digests;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
@@ -111,13 +112,7 @@ fn run(readers: Readers, report: &std_mpsc::Sender<io::Result<()>>, told: &std_m
             Err(error) => return drop(report.send(Err(error))),
         };
         if report.send(Ok(())).is_ok() && told.recv().is_ok() {
-            let scheduler = Scheduler::default();
-            let lane = Rc::new(Lane { readers, pool, scheduler, in_flight: Cell::new(0), finished: Notify::new() });
-            tokio_uring::spawn({
-                let lane = Rc::clone(&lane);
-                async move { lane.scheduler.run().await }
-            });
-            read_all(lane).await;
+            read_all(Rc::new(Lane::new(readers, pool))).await;
         }
     });
 }
@@ -154,47 +149,132 @@ struct Lane {
     readers: Readers,
     pool: FixedBufPool<Chunk>,
     scheduler: Scheduler<FixedBuf>,
+    outbox: RefCell<Outbox>,
+    concluded: Notify,
+    /// Jobs taken for the hands that wait for one.
+    given: RefCell<VecDeque<Job>>,
+    called: Notify,
+    /// Hands that wait and have not been called.
+    idle: Cell<usize>,
     in_flight: Cell<usize>,
     finished: Notify,
 }
 
+impl Lane {
+    fn new(readers: Readers, pool: FixedBufPool<Chunk>) -> Self {
+        Self {
+            outbox: RefCell::new(Outbox::new(readers.clone())),
+            readers,
+            pool,
+            scheduler: Scheduler::default(),
+            concluded: Notify::new(),
+            given: RefCell::default(),
+            called: Notify::new(),
+            idle: Cell::new(0),
+            in_flight: Cell::new(0),
+            finished: Notify::new(),
+        }
+    }
+
+    /// Gives a job to a hand that waits, or to a new one.
+    fn give(self: &Rc<Self>, job: Job) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.given.borrow_mut().push_back(job);
+        if self.idle.get() > 0 {
+            self.idle.set(self.idle.get() - 1);
+            self.called.notify_one();
+        } else {
+            tokio_uring::spawn(read_files(Rc::clone(self)));
+        }
+    }
+
+    async fn next(&self) -> Job {
+        loop {
+            if let Some(job) = self.given.borrow_mut().pop_front() {
+                return job;
+            }
+            self.idle.set(self.idle.get() + 1);
+            self.called.notified().await;
+        }
+    }
+
+    fn conclude(&self, job: Job, read: Result<(Before, Digests), Unread>) {
+        self.outbox.borrow_mut().conclude(job, read);
+        self.concluded.notify_one();
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.finished.notify_one();
+    }
+
+    /// Hands on what has been concluded, for ever. A task of its own, like the scheduler: called by the first file of a
+    /// round it comes after all that are ready to conclude theirs.
+    async fn hand_on(&self) {
+        loop {
+            self.concluded.notified().await;
+            self.outbox.borrow_mut().hand_on();
+        }
+    }
+}
+
 async fn read_all(lane: Rc<Lane>) {
+    let (hashing, handing_on) = (Rc::clone(&lane), Rc::clone(&lane));
+    tokio_uring::spawn(async move { hashing.scheduler.run().await });
+    tokio_uring::spawn(async move { handing_on.hand_on().await });
     loop {
         while lane.in_flight.get() >= lane.readers.share().min(FILES_IN_FLIGHT) {
             lane.finished.notified().await;
         }
         let Ok(job) = lane.readers.jobs.recv().await else { break };
-        lane.in_flight.set(lane.in_flight.get() + 1);
-        tokio_uring::spawn(read_one(Rc::clone(&lane), job));
+        lane.give(job);
     }
     while lane.in_flight.get() > 0 {
         lane.finished.notified().await;
     }
+    lane.outbox.borrow_mut().hand_on();
 }
 
-async fn read_one(lane: Rc<Lane>, job: Job) {
-    let read = read_file(&lane, &job).await;
-    match lane.readers.conclude(job, read) {
-        // A closed channel means that the publisher has ended and said why.
-        Conclusion::Message(message) => drop(lane.readers.messages.send(message).await),
-        Conclusion::Report(report) => lane.readers.post.report(report),
+/// One of a thread's hands: a file at a time, with the same few pieces of memory.
+async fn read_files(lane: Rc<Lane>) {
+    let mut tools = Tools::default();
+    loop {
+        let job = lane.next().await;
+        let read = read_file(&lane, &mut tools, &job).await;
+        lane.conclude(job, read);
     }
-    lane.in_flight.set(lane.in_flight.get() - 1);
-    lane.finished.notify_one();
 }
 
-async fn read_file(lane: &Lane, job: &Job) -> Result<(Before, Digests), Unread> {
-    let file = open(&lane.readers.root, below(job)?).await?;
-    let read = read_open(lane, job, &file).await;
+/// What a hand uses again for every file. Each piece is on its way, and not here, while it is in use.
+#[derive(Default)]
+struct Tools {
+    request: Option<Box<OpenRequest>>,
+    turn: Option<Box<Turn<FixedBuf>>>,
+}
+
+async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before, Digests), Unread> {
+    let mut request = tools.request.take().unwrap_or_default();
+    request.below.set(job);
+    let (opened, request) = open(&lane.readers.root, request).await;
+    let request = tools.request.insert(request);
+    let file = match opened {
+        Ok(file) => File::from_std(file.into()),
+        // A link is opened by the slower way, with plain calls.
+        Err(Errno::LOOP) => File::from_std(lane.readers.root.open_link(request.below.path()?)?.into()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let read = read_open(lane, request.below.path()?, &mut tools.turn, &file).await;
     // Closed through the ring, with the others' operations; what close(2) says of a read file changes nothing.
     let _ = file.close().await;
     read
 }
 
-async fn read_open(lane: &Lane, job: &Job, file: &File) -> Result<(Before, Digests), Unread> {
+async fn read_open(
+    lane: &Lane,
+    below: &CStr,
+    turn: &mut Option<Box<Turn<FixedBuf>>>,
+    file: &File,
+) -> Result<(Before, Digests), Unread> {
     let before = Before::examine(borrow(file))?;
-    let digests = hash(lane, file, &before).await?;
-    lane.readers.confirm(job, &before, borrow(file))?;
+    let digests = hash(lane, turn, file, &before).await?;
+    before.confirm_all(&lane.readers.root, below, borrow(file))?;
     Ok((before, digests))
 }
 
@@ -204,42 +284,60 @@ fn borrow(file: &File) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) }
 }
 
-async fn hash(lane: &Lane, file: &File, before: &Before) -> Result<Digests, Unread> {
-    let mut buffers: [Option<FixedBuf>; CHUNKS_MAX] = [const { None }; CHUNKS_MAX];
-    buffers[0] = Some(lane.pool.next(CHUNK_BYTES).await);
+async fn hash(
+    lane: &Lane,
+    turn: &mut Option<Box<Turn<FixedBuf>>>,
+    file: &File,
+    before: &Before,
+) -> Result<Digests, Unread> {
+    let first = lane.pool.next(CHUNK_BYTES).await;
+    let mut own = turn.take().unwrap_or_default();
+    own.restart();
     if before.version.size <= CHUNK_BYTES as u64 {
-        return hash_small(lane, file, before, buffers[0].take()).await;
+        return hash_small(lane, own, turn, file, before, first).await;
     }
-    // Only the first buffer is waited for: files that wait for each other's buffers would wait for ever.
-    for buffer in &mut buffers[1..] {
-        *buffer = lane.pool.try_next(CHUNK_BYTES);
-    }
-    hash_large(lane, file, before, &mut buffers).await
+    // In a box: a hand whose files are small does not carry the room for this.
+    Box::pin(hash_large(lane, own, turn, file, before, first)).await
 }
 
 /// One read is all of it. An empty file is read too: some file systems show size 0 for what has content.
-async fn hash_small(lane: &Lane, file: &File, before: &Before, buffer: Option<FixedBuf>) -> Result<Digests, Unread> {
-    match read_chunk(file, buffer, 0).await {
-        Some((Ok(count), buffer)) if count as u64 == before.version.size => {
+async fn hash_small(
+    lane: &Lane,
+    mut turn: Box<Turn<FixedBuf>>,
+    used: &mut Option<Box<Turn<FixedBuf>>>,
+    file: &File,
+    before: &Before,
+    buffer: FixedBuf,
+) -> Result<Digests, Unread> {
+    match file.read_fixed_at(buffer, 0).await {
+        (Ok(count), buffer) if count as u64 == before.version.size => {
             let xxh128 = xxh3_128(&buffer[..count]);
-            let mut turn = Turn::default();
             turn.add(buffer, count);
             turn.end();
-            Ok(Digests { sha256: lane.scheduler.hash(turn).await.digest(), xxh128 })
+            let turn = used.insert(lane.scheduler.hash(turn).await);
+            turn.buffers().for_each(drop);
+            Ok(Digests { sha256: turn.digest(), xxh128 })
         }
-        Some((Err(error), _)) => Err(Unread::Failed(error)),
+        (Err(error), _) => Err(Unread::Failed(error)),
         _ => Err(Unread::Busy), // it grew or shrank
     }
 }
 
 async fn hash_large(
     lane: &Lane,
+    mut turn: Box<Turn<FixedBuf>>,
+    used: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
     before: &Before,
-    buffers: &mut [Option<FixedBuf>; CHUNKS_MAX],
+    first: FixedBuf,
 ) -> Result<Digests, Unread> {
+    // Only the first buffer is waited for: files that wait for each other's buffers would wait for ever.
+    let mut buffers = [Some(first), None, None, None];
+    for buffer in &mut buffers[1..] {
+        *buffer = lane.pool.try_next(CHUNK_BYTES);
+    }
     let size = before.version.size;
-    let (mut xxh3, mut turn) = (Xxh3::new(), Turn::default());
+    let mut xxh3 = Xxh3::new();
     let (mut at, mut chunks) = (0, 0);
     while at < size {
         let mut read = |number: usize| {
@@ -275,7 +373,7 @@ async fn hash_large(
         let free = buffers.iter_mut().filter(|place| place.is_none());
         free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
     }
-    Ok(Digests { sha256: turn.digest(), xxh128: xxh3.digest128() })
+    Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh3.digest128() })
 }
 
 /// One read into a registered buffer, or nothing where there is none.
@@ -283,20 +381,26 @@ async fn read_chunk(file: &File, buffer: Option<FixedBuf>, at: u64) -> Option<(i
     Some(file.read_fixed_at(buffer?, at).await)
 }
 
-/// Opens through the ring; a link is opened by the slower way, with plain calls.
-async fn open(root: &Root, below: CString) -> Result<File, Unread> {
-    let how = types::OpenHow::new().flags(OPEN_FLAGS.bits().into()).resolve(OPEN_RESOLVE.bits());
-    let data = Box::new((below, how));
+/// What the kernel reads while it opens a file.
+struct OpenRequest {
+    below: Below,
+    how: types::OpenHow,
+}
+
+impl Default for OpenRequest {
+    fn default() -> Self {
+        let how = types::OpenHow::new().flags(OPEN_FLAGS.bits().into()).resolve(OPEN_RESOLVE.bits());
+        Self { below: Below::default(), how }
+    }
+}
+
+/// Opens through the ring.
+async fn open(root: &Root, request: Box<OpenRequest>) -> (Result<OwnedFd, Errno>, Box<OpenRequest>) {
     let directory = types::Fd(root.as_fd().as_raw_fd());
-    let entry = opcode::OpenAt2::new(directory, data.0.as_ptr(), &raw const data.1).build();
+    let entry = opcode::OpenAt2::new(directory, request.below.as_ptr(), &raw const request.how).build();
     // SAFETY of what the entry points at: path and `how` stand in a box that the operation owns until its
     // completion has been seen, dropped or not; the directory outlives every reading thread.
-    let (opened, data) = UnsubmittedOneshot::new(data, Opened, entry).submit().await;
-    match opened {
-        Ok(file) => Ok(File::from_std(file.into())),
-        Err(Errno::LOOP) => Ok(File::from_std(root.open_link(&data.0)?.into())),
-        Err(errno) => Err(errno.into()),
-    }
+    UnsubmittedOneshot::new(request, Opened, entry).submit().await
 }
 
 /// Turns the completion of an open into its descriptor.
@@ -304,7 +408,7 @@ struct Opened;
 
 impl OneshotOutputTransform for Opened {
     type Output = (Result<OwnedFd, Errno>, Self::StoredData);
-    type StoredData = Box<(CString, types::OpenHow)>;
+    type StoredData = Box<OpenRequest>;
 
     fn transform_oneshot_output(self, data: Self::StoredData, completion: cqueue::Entry) -> Self::Output {
         let result = completion.result();

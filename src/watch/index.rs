@@ -8,11 +8,16 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use arrayvec::ArrayVec;
+
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
 
 /// Neighbors a file has at most.
 pub const NEIGHBORS_MAX: usize = 10;
+
+/// The neighbors of a file.
+pub type Neighbors<'a> = ArrayVec<&'a Name, NEIGHBORS_MAX>;
 
 /// Stems, in any case, of files that describe their whole directory.
 const COMPANION_STEMS: [&[u8]; 4] = [b"tracklist", b"tracks", b"info", b"readme"];
@@ -81,6 +86,16 @@ pub struct Names {
     companions: BTreeSet<Name>,
 }
 
+impl FromIterator<Name> for Names {
+    /// All at once, from sorted lists: several times as fast as one by one.
+    fn from_iter<T: IntoIterator<Item = Name>>(names: T) -> Self {
+        let by_name: BTreeSet<Name> = names.into_iter().collect();
+        let by_stem = by_name.iter().cloned().map(ByStem).collect();
+        let companions = by_name.iter().filter(|name| is_companion(name)).cloned().collect();
+        Self { by_name, by_stem, companions }
+    }
+}
+
 impl Names {
     /// Adds a name; nothing happens when it is there.
     pub fn insert(&mut self, name: &Name) {
@@ -121,8 +136,8 @@ impl Names {
     /// The neighbors of a name, at most [`NEIGHBORS_MAX`]: its stem's other files, then the directory's
     /// companions, then its family; each group in the order of its names' bytes.
     #[must_use]
-    pub fn neighbors(&self, name: &Name) -> Vec<Name> {
-        let mut found: Vec<Name> = Vec::with_capacity(NEIGHBORS_MAX);
+    pub fn neighbors(&self, name: &Name) -> Neighbors<'_> {
+        let mut found = Neighbors::new();
         let own = stem(name);
         let first = Bound::Included(ByStem(least_with_stem(own)));
         let same_stem = self.by_stem.range((first, Bound::Unbounded)).map(|ByStem(other)| other);
@@ -143,13 +158,13 @@ fn least_with_stem(own: &[u8]) -> Name {
 
 /// Adds what is not there yet, and not the file itself, while there is room. Of the candidates passed over at
 /// most eleven are in `found` or the file itself: the work is bounded.
-fn take<'a>(found: &mut Vec<Name>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
+fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
     for candidate in candidates {
-        if found.len() == NEIGHBORS_MAX {
+        if found.is_full() {
             return;
         }
-        if candidate != name && !found.contains(candidate) {
-            found.push(Arc::clone(candidate));
+        if candidate != name && !found.contains(&candidate) {
+            found.push(candidate);
         }
     }
 }
@@ -177,6 +192,12 @@ impl Directory {
         Self { below: below.into(), absolute: absolute.into(), names: RwLock::default() }
     }
 
+    /// The real path, with a `/` at its end.
+    #[must_use]
+    pub fn prefix(&self) -> &[u8] {
+        &self.absolute
+    }
+
     /// The absolute path of a name in it.
     #[must_use]
     pub fn absolute(&self, name: &[u8]) -> Vec<u8> {
@@ -189,10 +210,15 @@ impl Directory {
         [&self.below, name].concat()
     }
 
-    /// The neighbors of a name in it.
-    #[must_use]
-    pub fn neighbors(&self, name: &Name) -> Vec<Name> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name)
+    /// The same, behind what is in a buffer.
+    pub fn append_below(&self, name: &[u8], buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(&self.below);
+        buffer.extend_from_slice(name);
+    }
+
+    /// Hands over the neighbors of a name in it, which stand as they are meanwhile.
+    pub fn with_neighbors<T>(&self, name: &Name, take: impl FnOnce(&[&Name]) -> T) -> T {
+        take(&self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name))
     }
 
     /// Changes the index.
@@ -254,13 +280,17 @@ mod tests {
         #[test]
         fn the_index_finds_what_a_listing_would(
             present in prop::collection::vec(name(), 0..60),
+            listed: prop::sample::Index,
             removed in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
             asked in prop::collection::vec(name(), 1..8),
         ) {
-            let mut names = Names::default();
+            let (at_once, one_by_one) = present.split_at(listed.index(present.len() + 1));
+            let mut names: Names = at_once.iter().cloned().collect();
             let mut list: Vec<Name> = Vec::new();
             for name in &present {
-                names.insert(name);
+                if !at_once.contains(name) || one_by_one.contains(name) {
+                    names.insert(name);
+                }
                 if !list.contains(name) { list.push(Arc::clone(name)) }
             }
             for index in removed {
@@ -270,7 +300,7 @@ mod tests {
             }
             prop_assert_eq!(names.len(), list.len());
             for name in asked.iter().chain(&list) {
-                prop_assert_eq!(names.neighbors(name), naive(&list, name), "of {:?}", String::from_utf8_lossy(name));
+                prop_assert!(names.neighbors(name).into_iter().eq(&naive(&list, name)), "of {:?}", String::from_utf8_lossy(name));
             }
         }
     }

@@ -26,6 +26,13 @@ pub struct Listing {
     pub directories: Vec<Name>,
 }
 
+impl Listing {
+    /// The files that can be neighbors.
+    pub fn neighbors(&self) -> impl Iterator<Item = Name> {
+        self.files.iter().filter(|found| found.regular).map(|found| Name::clone(&found.name))
+    }
+}
+
 /// Lists a directory below the root (empty for the root itself).
 ///
 /// # Errors

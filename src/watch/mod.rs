@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::ledger::{Ledger, Store};
 use crate::pipeline::{Job, Known, Letter, Outcome, Pipeline, Report, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp, Unread, Version};
-use index::{Directory, Name, Names};
+use index::{Directory, Name};
 use inotify::{Event, Watch};
 use lookover::{list, look};
 use pending::{Due, Full, Hint, PENDING_MAX, Pending};
@@ -212,7 +212,7 @@ impl Watcher {
         let now = Instant::now();
         while let Some(letter) = self.pipeline.next_letter() {
             match letter {
-                Letter::Report(report) => self.books.settle(report, now),
+                Letter::Reports(reports) => reports.into_iter().for_each(|report| self.books.settle(report, now)),
                 Letter::Failed(error) => return Err(error),
                 Letter::Stop => return Ok(true),
             }
@@ -452,8 +452,7 @@ impl Books {
         gone.iter().for_each(|name| self.forget(name));
         self.known.shrink_to_fit();
         self.directory.update(|names| {
-            *names = Names::default();
-            listing.files.iter().filter(|found| found.regular).for_each(|found| names.insert(&found.name));
+            *names = listing.neighbors().collect();
         });
         self.look_over.everything = false;
         self.look_over.found = 0;
