@@ -262,7 +262,7 @@ pub struct Pipeline {
     in_flight: usize,
     in_flight_max: usize,
     readers: Vec<JoinHandle<()>>,
-    publisher: JoinHandle<()>,
+    publisher: Option<JoinHandle<()>>,
 }
 
 impl Pipeline {
@@ -283,7 +283,7 @@ impl Pipeline {
             jobs: queued,
             outstanding: Arc::clone(&outstanding),
             workers: settings.workers,
-            messages,
+            messages: publisher.is_some().then_some(messages),
             post: post.clone(),
         };
         let read::Started { engine, threads } = read::start(settings.engine, &readers)?;
@@ -337,7 +337,7 @@ impl Pipeline {
         let Self { mut mailbox, post, jobs, readers, publisher, .. } = self;
         drop((jobs, post));
         let deadline = Instant::now() + CLOSE_PATIENCE;
-        for thread in readers.into_iter().chain([publisher]) {
+        for thread in readers.into_iter().chain(publisher) {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {

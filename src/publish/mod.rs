@@ -14,7 +14,7 @@ use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::pipeline::{Outgoing, Post};
 
-/// Starts the output's thread; for AMQP it returns once the exchange is declared.
+/// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///
 /// # Errors
 /// [`Error::Broker`] when the broker cannot be used; [`Error::Internal`] when there is no thread.
@@ -23,7 +23,10 @@ pub fn start(
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
     post: Post,
-) -> Result<JoinHandle<()>, Error> {
+) -> Result<Option<JoinHandle<()>>, Error> {
+    if output == Output::None {
+        return Ok(None);
+    }
     let (ready, started) = sync_channel(1);
     let settings = settings.clone();
     let thread = thread::Builder::new()
@@ -31,13 +34,8 @@ pub fn start(
         .spawn(move || {
             let _watched = post.clone().watch_for_panic();
             let ended = match output {
-                Output::Amqp => confirms::run(&settings, messages, &post, &ready),
                 Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post)),
-                Output::None => {
-                    let _ = ready.send(Ok(()));
-                    local::to_nowhere(messages, &post);
-                    Ok(())
-                }
+                _ => confirms::run(&settings, messages, &post, &ready),
             };
             if let Err(error) = ended {
                 post.fail(error);
@@ -45,5 +43,5 @@ pub fn start(
         })
         .map_err(|error| Error::Internal(format!("cannot start the publishing thread: {error}")))?;
     started.recv().unwrap_or_else(|_| Err(Error::Internal("the publishing thread has ended".to_owned())))?;
-    Ok(thread)
+    Ok(Some(thread))
 }

@@ -40,8 +40,8 @@ pub struct Readers {
     pub outstanding: Arc<AtomicUsize>,
     /// Hashing threads.
     pub workers: usize,
-    /// Messages to publish, as many as came together.
-    pub messages: mpsc::Sender<Vec<Outgoing>>,
+    /// Messages to publish, as many as came together; nothing where they go nowhere.
+    pub messages: Option<mpsc::Sender<Vec<Outgoing>>>,
     /// Reports of files that get no message.
     pub post: Post,
 }
@@ -139,9 +139,11 @@ impl Outbox {
 
     /// Hands on what has come together.
     fn hand_on(&mut self) {
-        if !self.messages.is_empty() {
+        match &self.readers.messages {
+            _ if self.messages.is_empty() => {}
             // Never full, by the bound on jobs; closed when the publisher has ended, and said why.
-            let _ = self.readers.messages.try_send(mem::take(&mut self.messages));
+            Some(messages) => drop(messages.try_send(mem::take(&mut self.messages))),
+            None => self.reports.extend(self.messages.drain(..).map(Outgoing::confirmed)),
         }
         self.readers.post.report(mem::take(&mut self.reports));
     }
