@@ -1,0 +1,140 @@
+"""scripts/bench: the rows in their order, and what they came to."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import corpus
+import plots
+import report
+from broker import Broker
+from measure import CORES, Failure, Skip
+from rows_hash import HashRows
+from rows_watch import WatchRows
+
+
+class Bench:
+    """What the rows share."""
+
+    def __init__(self, options, metadata, stack):
+        self.quick = options.quick
+        self.rounds = options.rounds or (2 if self.quick else 5)
+        self.results = f"{metadata['target_directory']}/bench"
+        self.corpus = os.path.abspath(options.corpus or f"{self.results}/corpus")
+        self.binary = f"{metadata['target_directory']}/release/apollonia-ingestor"
+        self.targets = [target for package in metadata["packages"] for target in package["targets"]]
+        self.notes = []
+        self._stack = stack
+        self._broker = None
+
+    def broker(self):
+        if not self._broker:
+            say("starting a private RabbitMQ")
+            self._broker = self._stack.enter_context(Broker())
+            self._broker.wait_until_it_serves()
+        return self._broker
+
+    def floor(self):
+        """The bench target that reads without hashing."""
+        if not any(target["name"] == "floor" and "bench" in target["kind"] for target in self.targets):
+            raise Skip("there is no bench target `floor`")
+        built = cargo("bench", "--locked", "--bench", "floor", "--no-run", "--message-format=json")
+        for line in built.splitlines():
+            artifact = json.loads(line)
+            if artifact.get("target", {}).get("name") == "floor" and artifact.get("executable"):
+                return artifact["executable"]
+        raise Failure("cargo built no executable for the bench target `floor`")
+
+    def note(self, text):
+        if text not in self.notes:
+            self.notes.append(text)
+            say(text)
+
+
+def say(text):
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def cargo(*arguments):
+    done = subprocess.run(["cargo", *arguments], cwd=corpus.ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"error: cargo {arguments[0]} failed; the lines above say why")
+    return done.stdout
+
+
+def arguments(rows):
+    def row_list(text):
+        chosen = {int(number) for number in text.split(",")}
+        if chosen - set(rows):
+            raise ValueError
+        return chosen
+
+    def positive(text):
+        if int(text) < 1:
+            raise ValueError
+        return int(text)
+
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        usage="scripts/bench [--quick] [--rounds N] [--only ROW,...] [--corpus DIR]\n--help says more",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=positive)
+    parser.add_argument("--only", type=row_list, default=set(rows))
+    parser.add_argument("--corpus")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments(range(1, 12))
+    metadata = json.loads(cargo("metadata", "--locked", "--no-deps", "--format-version", "1"))
+    say("building")
+    cargo("build", "--release", "--locked")
+    # An orderly end for every process and directory, by whatever signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.ExitStack() as stack:
+        bench = Bench(options, metadata, stack)
+        os.makedirs(bench.corpus, exist_ok=True)
+        about = corpus.machine(bench.corpus, CORES)
+        about["rounds"] = f"{bench.rounds}{', a quick run: no measurement' if bench.quick else ''}"
+        lines, failed = measure(bench, options.only)
+    report.write(bench.results, about, lines, bench.notes)
+    plots.draw(bench.results, lines)
+    say(f"{bench.results}/results.md")
+    sys.exit(1 if failed else 0)
+
+
+def measure(bench, chosen):
+    hashing, watching = HashRows(bench), WatchRows(bench)
+    lines, failed = [], False
+    for number in sorted(chosen):
+        row = getattr(hashing if number < 8 else watching, f"row_{number}")
+        say(f"row {number}")
+        began = time.monotonic()
+        try:
+            measured = row()
+        except Skip as skip:
+            bench.note(f"row {number} is left out: {skip}")
+            continue
+        except (Failure, OSError, subprocess.SubprocessError) as failure:
+            bench.note(f"row {number} failed: {failure}")
+            failed = True
+            continue
+        lines += measured
+        # The heading once: the rows grow into the table.
+        print(report.table(measured, heading=len(lines) == len(measured)), end="", flush=True)
+        say(f"row {number} took {time.monotonic() - began:.0f} s")
+    return lines, failed
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,90 @@
+"""The table's main figures as SVG."""
+
+import statistics
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+OURS, RIVAL, INK = "#1f6f8b", "#c3ccd1", "#3a4246"
+STYLE = {
+    "svg.hashsalt": "bench",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.axisbelow": True,
+    "axes.edgecolor": RIVAL,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": "#e6eaec",
+    "savefig.bbox": "tight",
+}
+
+
+def draw(directory, lines):
+    plt.rcParams.update(STYLE)
+    rates = [line for line in lines if hasattr(line, "rival") and line.row in (1, 2, 3, 4, 7)]
+    bars(f"{directory}/files-per-second.svg", "Small files, warm", "files a second", rates, "files/s")
+    bars(f"{directory}/throughput.svg", "Large files, warm", "MB/s", rates, "MB/s")
+    latencies = [line for line in lines if line.row == 10 and getattr(line, "raw", None)]
+    if latencies:
+        cumulative(f"{directory}/latency.svg", latencies)
+
+
+def bars(path, title, label, lines, unit):
+    """One panel for each kind of work, ours on top, the others by their rate."""
+    panels = {}
+    for line in lines:
+        if line.unit == unit:
+            panel = panels.setdefault(line.work, {})
+            panel.setdefault("apollonia-ingestor", line.ours)
+            panel[line.rival] = line.theirs
+    if not panels:
+        return
+    heights = [len(panel) for panel in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(7.5, 0.36 * sum(heights) + 1.1 * len(panels)), sharex=True, squeeze=False,
+        gridspec_kw={"height_ratios": heights, "hspace": 0.6},
+    )
+    for axis, (work, panel) in zip(axes[:, 0], panels.items()):
+        ours = panel.pop("apollonia-ingestor")
+        ranked = sorted(panel.items(), key=lambda item: statistics.median(item[1]))
+        names = [name for name, _ in ranked] + ["apollonia-ingestor"]
+        rates = [statistics.median(rates) for _, rates in ranked] + [statistics.median(ours)]
+        names = ["floor: read, no hash" if name == "floor" else name for name in names]
+        drawn = axis.barh(names, rates, color=[RIVAL] * len(ranked) + [OURS], height=0.7)
+        axis.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=4)
+        axis.set_title(f"{title}: {work}", fontsize=10)
+        axis.grid(axis="x")
+        axis.tick_params(length=0)
+        axis.spines["bottom"].set_visible(False)
+        axis.margins(x=0.12)
+        axis.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+    axes[-1, 0].set_xlabel(label)
+    save(figure, path)
+
+
+def cumulative(path, lines):
+    figure, axis = plt.subplots(figsize=(7.5, 3.2))
+    for line, color in zip(lines, (OURS, "#d08c3f")):
+        share = [100 * (rank + 1) / len(line.raw) for rank in range(len(line.raw))]
+        to = line.work.split("to the ")[1].split(",")[0]
+        axis.step(line.raw, share, where="post", color=color, label=f"{to}, median {line.value:.2f} ms")
+    axis.set_title("From close(2) of a single file, service idle", fontsize=10)
+    axis.set_xlabel("ms")
+    axis.set_ylabel("% of files")
+    axis.set_xlim(left=0)
+    axis.set_ylim(0, 100)
+    axis.grid()
+    axis.legend(frameon=False, loc="lower right")
+    save(figure, path)
+
+
+def save(figure, path):
+    figure.savefig(path, facecolor="white", metadata={"Date": None})
+    plt.close(figure)

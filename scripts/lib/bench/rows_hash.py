@@ -1,0 +1,144 @@
+"""Rows 1 to 7: files that are there, through `scan` and through other programs."""
+
+import json
+import os
+import re
+import subprocess
+
+import corpus
+from measure import Failure, Job, Skip, in_turns, output_of
+from report import Comparison
+
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
+DONE = re.compile(r"done: (\d+) files and (\d+) bytes")
+DROP_CACHES = "/proc/sys/vm/drop_caches"
+# Rivals without a bar are slow and only context.
+CONTEXT_ROUNDS = 3
+
+
+class HashRows:
+    def __init__(self, bench):
+        self.bench = bench
+        large = 16 << 20 if bench.quick else 256 << 20
+        small = 5_000 if bench.quick else 100_000
+        self.large = lambda: corpus.make(bench.corpus, 8, large)
+        self.small = lambda: corpus.make(bench.corpus, small, 1024)
+        self.checked = {}
+
+    def ours(self, files, cores, engine=None, name="ours"):
+        def all_of_them(said):
+            done = DONE.search(said)
+            if not done or (int(done[1]), int(done[2])) != (files.files, files.total):
+                raise Failure(f"{name} did not read every byte: {said[-300:]}")
+
+        command = [self.bench.binary, "scan", files.path, "--output", "none", "--workers", str(cores)]
+        return Job(name, command + (["--read-engine", engine] if engine else []), cores, check=all_of_them)
+
+    def hashes(self, files):
+        """What is right, by the service itself; each rival has to agree with it."""
+        if files.path not in self.checked:
+            command = [self.bench.binary, "scan", files.path, "--output", "stdout"]
+            said = output_of(Job("ours", command, 1))
+            self.checked[files.path] = {json.loads(line)["sha256_hash"] for line in said.splitlines()}
+            if len(self.checked[files.path]) != files.files:
+                raise Failure(f"{len(self.checked[files.path])} different hashes of {files}")
+        return self.checked[files.path]
+
+    def in_turns(self, files, jobs, rounds=None):
+        """One run of each that is not timed warms the caches and shows that all compute the same."""
+        for job in jobs:
+            if job.name.startswith("ours") or job.name == "floor":
+                output_of(job)
+            elif set(HASH.findall(output_of(job))) != self.hashes(files):
+                raise Failure(f"{job.name} computed other hashes than the service")
+        return in_turns(jobs, rounds or self.bench.rounds)
+
+    def compare(self, row, files, cores, jobs, unit, bar=None, rounds=None):
+        runs = self.in_turns(files, jobs, rounds)
+        amount = files.files if unit == "files/s" else files.total / 1e6
+        work = f"{files}, {'1 core' if cores == 1 else f'{cores} cores'}"
+        ours = jobs[0].name
+        return [Comparison.of(row, work, job.name, unit, amount, runs[ours], runs[job.name], bar) for job in jobs[1:]]
+
+    def row_1(self):
+        files = self.large()
+        rival = Job("openssl", ["openssl", "dgst", "-sha256", *files.paths], 1)
+        return self.compare(1, files, 1, [self.ours(files, 1), rival], "MB/s", 1.7)
+
+    def row_2(self):
+        files = self.large()
+        rival = xargs("openssl", "openssl dgst -sha256", files, 2)
+        return self.compare(2, files, 2, [self.ours(files, 2), rival], "MB/s", 1.6)
+
+    def row_3(self):
+        files = self.small()
+        rival = xargs("openssl", "openssl dgst -sha256", files, 2)
+        return self.compare(3, files, 2, [self.ours(files, 2), rival], "files/s", 3)
+
+    def row_4(self):
+        files = self.small()
+        floor = Job("floor", [self.bench.floor(), files.path, "2"], 2)
+        return self.compare(4, files, 2, [self.ours(files, 2), floor], "files/s", 0.6)
+
+    def engines(self, files):
+        return [self.ours(files, 2, "io_uring", "ours, io_uring"), self.ours(files, 2, "blocking", "ours, blocking")]
+
+    def row_5(self):
+        files = self.small()
+        return self.compare(5, files, 2, self.engines(files), "files/s", 1.0)
+
+    def row_6(self):
+        files = self.large()
+        dd = 'for file; do dd if="$file" of=/dev/null bs=1M status=none; done'
+        jobs = [*self.engines(files), Job("dd bs=1M", ["sh", "-c", dd, "dd", *files.paths], 2)]
+        runs = in_turns(jobs, self.bench.rounds, lambda: self.make_cold(files))
+        uring = runs[jobs[0].name]
+        work, amount = f"{files}, cold, 2 cores", files.total / 1e6
+        return [
+            Comparison.of(6, work, jobs[1].name, "MB/s", amount, uring, runs[jobs[1].name], 1.2),
+            Comparison.of(6, work, jobs[2].name, "MB/s", amount, uring, runs[jobs[2].name]),
+        ]
+
+    def make_cold(self, files):
+        # A quick run leaves the machine's caches to those who use it.
+        if not self.bench.quick and os.access(DROP_CACHES, os.W_OK):
+            subprocess.run(["sync"], check=True)
+            try:
+                with open(DROP_CACHES, "w") as file:
+                    file.write("3")
+                return
+            except OSError as error:
+                self.bench.note(f"the caches could not be dropped ({error}): only the corpus was, with fadvise")
+        for path in files.paths:
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+        cached = subprocess.run(
+            ["fincore", "-b", "-n", "-r", "-o", "RES", *files.paths], capture_output=True, text=True, check=True
+        )
+        left = sum(map(int, cached.stdout.split()))
+        if left > files.total / 100:
+            raise Skip(f"{left} bytes of the files cannot be taken out of the page cache")
+
+    def row_7(self):
+        lines = []
+        for files, cores, unit in ((self.large(), 1, "MB/s"), (self.large(), 2, "MB/s"), (self.small(), 2, "files/s")):
+            rclone = ["rclone", "hashsum", "sha256", files.path, "--checkers", str(cores), "--config", "/dev/null"]
+            hashdeep = ["hashdeep", "-r", "-c", "sha256", "-j", str(cores), files.path]
+            jobs = [
+                self.ours(files, cores),
+                xargs("sha256sum", "sha256sum", files, cores),
+                Job("rclone", rclone, cores, env={"GOMAXPROCS": str(cores)}),
+                Job("hashdeep", hashdeep, cores),
+                xargs("rhash", "rhash --sha256", files, cores),
+            ]
+            lines += self.compare(7, files, cores, jobs, unit, rounds=min(self.bench.rounds, CONTEXT_ROUNDS))
+        return lines
+
+
+def xargs(name, command, files, processes):
+    """As many processes as we have workers, each with its share of a few files or 1,000 of many."""
+    share = min(1000, -(-files.files // processes))
+    side_by_side, one_by_one = (["sh", "-c", f"ls | xargs -P{p} -n{share} {command}"] for p in (processes, 1))
+    return Job(name, side_by_side, processes, files.path, one_by_one=one_by_one)
