@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import corpus
 import plots
@@ -122,8 +123,11 @@ def measure(bench, chosen):
         except Skip as skip:
             bench.note(f"row {number} is left out: {skip}")
             continue
-        except (Failure, OSError, subprocess.SubprocessError) as failure:
-            bench.note(f"row {number} failed: {failure}")
+        # Whatever it is, it must not cost the rows that were measured before.
+        except Exception as failure:
+            if not isinstance(failure, Failure):
+                traceback.print_exc()
+            bench.note(f"row {number} failed: {failure!r}" if not str(failure) else f"row {number} failed: {failure}")
             failed = True
             continue
         lines += measured

@@ -61,6 +61,6 @@ def machine(directory, cores):
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "file system of the corpus": " on ".join(mount.split(None, 1)),
-        "openssl": said("openssl", "version"),
+        "openssl": said("openssl", "version").removeprefix("OpenSSL ").split(" (")[0],
         "load before the first row": f"{load:.2f}",
     }
