@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ class Bench:
     def __init__(self, options, metadata, stack):
         self.quick = options.quick
         self.rounds = options.rounds or (2 if self.quick else 5)
+        # For what takes minutes.
+        self.long_rounds = min(self.rounds, 3)
         self.results = f"{metadata['target_directory']}/bench"
         self.corpus = os.path.abspath(options.corpus or f"{self.results}/corpus")
         self.binary = f"{metadata['target_directory']}/release/apollonia-ingestor"
@@ -95,15 +99,19 @@ def arguments(rows):
 def main():
     options = arguments(range(1, 12))
     metadata = json.loads(cargo("metadata", "--locked", "--no-deps", "--format-version", "1"))
-    say("building")
-    cargo("build", "--release", "--locked")
     # An orderly end for every process and directory, by whatever signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         bench = Bench(options, metadata, stack)
         os.makedirs(bench.corpus, exist_ok=True)
+        for left_over in glob.glob(f"{glob.escape(bench.corpus)}/watched-*"):
+            shutil.rmtree(left_over)
         about = corpus.machine(bench.corpus, CORES)
-        about["rounds"] = f"{bench.rounds}{', a quick run: no measurement' if bench.quick else ''}"
+        about["rounds"] = f"{bench.rounds}, of rows 7 and 8 {bench.long_rounds}"
+        if bench.quick:
+            about["this is no measurement"] = "a quick run, with a small corpus"
+        say("building")
+        cargo("build", "--release", "--locked")
         lines, failed = measure(bench, options.only)
     report.write(bench.results, about, lines, bench.notes)
     plots.draw(bench.results, lines)

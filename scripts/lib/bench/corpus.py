@@ -62,5 +62,5 @@ def machine(directory, cores):
         "kernel": f"{platform.system()} {platform.release()}",
         "file system of the corpus": " on ".join(mount.split(None, 1)),
         "openssl": said("openssl", "version").removeprefix("OpenSSL ").split(" (")[0],
-        "load before the first row": f"{load:.2f}",
+        "load at the start": f"{load:.2f}",
     }

@@ -26,7 +26,8 @@ class Comparison:
         raw = {"ours": [asdict(one) for one in our_runs], rival: [asdict(one) for one in their_runs]}
         line = cls(row, work, rival, unit, ours, theirs, bar, raw)
         line.detail = [
-            f" ({median(runs):.3g} s, CPU {median(runs, 'cpu'):.3g} s)" for runs in (our_runs, their_runs)
+            f" ({median(runs):.3g} s ± {spread(runs):.0f} %, CPU {median(runs, 'cpu'):.3g} s)"
+            for runs in (our_runs, their_runs)
         ]
         return line
 
@@ -63,6 +64,12 @@ class Value:
         return self.work, quantity(self.value, self.unit), "", "", bar
 
 
+def spread(runs):
+    """Half the range, in percent of the median: how quiet the machine was."""
+    seconds = [one.seconds for one in runs]
+    return 50 * (max(seconds) - min(seconds)) / median(runs)
+
+
 def quantity(value, unit):
     number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     return f"{number} {unit}"
@@ -81,8 +88,8 @@ def write(directory, about, lines, notes):
         file.write("# Measured against its rivals\n\n")
         file.writelines(f"- {name}: {value}\n" for name, value in about.items())
         file.write(
-            "\nMedians, in turns, wall-clock of whole processes; CPU is user and system time. Ours computes SHA-256 and\n"
-            "XXH3-128, the rivals SHA-256 alone.\n\n"
+            "\nMedians, in turns, wall-clock of whole processes; ± is half the range, CPU is user and system time. Ours\n"
+            "computes SHA-256 and XXH3-128, the rivals SHA-256 alone.\n\n"
         )
         file.write(table(lines))
         if notes:

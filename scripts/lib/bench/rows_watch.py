@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -21,8 +20,6 @@ from service import Service, memory
 SIZE = 1024
 # The predecessor manages a few files a second: it gets no more than these, of the same.
 PREDECESSOR_FILES = 60
-# As for the rivals without a bar: what takes minutes is done three times.
-ROUNDS = 3
 # Between two files of the latency row: everything has gone back to sleep.
 IDLE_PAUSE = 0.02
 
@@ -38,7 +35,6 @@ class WatchRows:
 
     def directory(self):
         """A new one, on the file system of the corpus."""
-        os.makedirs(self.bench.corpus, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix="watched-", dir=self.bench.corpus)
 
     def burst(self, command, files, once):
@@ -47,8 +43,8 @@ class WatchRows:
         contents = {f"{self.present + number:06}.dat": chance.randbytes(SIZE) for number in range(files)}
         with self.directory() as directory, Queue(self.bench.broker()) as queue:
             template = corpus.make(self.bench.corpus, self.present, SIZE)
-            shutil.copytree(template.path, directory, dirs_exist_ok=True)
-            os.sync()  # or the writes of one round would be paid for by the next
+            subprocess.run(["cp", "-r", f"{template.path}/.", directory], check=True)
+            os.sync()  # or this would still be written while the clock runs
             with Service(command(directory)) as service:
                 began = time.monotonic()
                 for name, content in contents.items():
@@ -86,11 +82,11 @@ class WatchRows:
     @functools.cached_property
     def bursts(self):
         """Ours alone, unless row 8 came first."""
-        return [self.our_burst() for _ in range(min(self.bench.rounds, ROUNDS))]
+        return [self.our_burst() for _ in range(self.bench.long_rounds)]
 
     def row_8(self):
         ours, theirs = [], []
-        for _ in range(min(self.bench.rounds, ROUNDS)):
+        for _ in range(self.bench.long_rounds):
             ours.append(self.our_burst())
             theirs.append(self.their_burst())
         self.bursts = ours
