@@ -1,7 +1,6 @@
-"""Runs of whole processes: wall-clock, processor time, turns, medians."""
+"""Runs of whole processes: wall-clock, processor time, turns."""
 
 import os
-import statistics
 import subprocess
 import tempfile
 import time
@@ -100,10 +99,6 @@ def in_turns(jobs, rounds, before=lambda: None):
             before()
             runs[job.name].append(run(job))
     return runs
-
-
-def median(runs, what="seconds"):
-    return statistics.median(getattr(one, what) for one in runs)
 
 
 def wait_until(what, enough, patience, alive=lambda: True, pause=0.01):

@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import statistics
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+NAME = "apollonia-ingestor"
 OURS, RIVAL, INK = "#1f6f8b", "#c3ccd1", "#3a4246"
 STYLE = {
     "svg.hashsalt": "bench",
@@ -34,7 +34,8 @@ def draw(directory, lines):
         # One of an earlier run would not belong to the table beside it.
         with contextlib.suppress(FileNotFoundError):
             os.remove(f"{directory}/{name}.svg")
-    rates = [line for line in lines if hasattr(line, "rival") and line.row in (1, 2, 3, 4, 7)]
+    # What took turns together; row 4 has the floor.
+    rates = [line for line in lines if line.row in (4, 7)]
     bars(f"{directory}/files-per-second.svg", "Small files, warm", "files a second", rates, "files/s")
     bars(f"{directory}/throughput.svg", "Large files, warm", "MB/s", rates, "MB/s")
     latencies = [line for line in lines if line.row == 10 and getattr(line, "raw", None)]
@@ -43,28 +44,33 @@ def draw(directory, lines):
 
 
 def bars(path, title, label, lines, unit):
-    """One panel for each kind of work, ours on top, the others by their rate."""
+    """One panel for each kind of work, by rate."""
     panels = {}
-    for line in lines:
+    for line in reversed(lines):
         if line.unit == unit:
             panel = panels.setdefault(line.work, {})
-            panel.setdefault("apollonia-ingestor", line.ours)
-            panel[line.rival] = line.theirs
+            panel.setdefault(NAME, line.ours)
+            panel["floor: read, no hash" if line.rival == "floor" else line.rival] = line.theirs
     if not panels:
         return
     heights = [len(panel) for panel in panels.values()]
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(7.5, 0.36 * sum(heights) + 1.1 * len(panels)), sharex=True, squeeze=False,
-        gridspec_kw={"height_ratios": heights, "hspace": 0.6},
+        len(panels),
+        figsize=(7.5, 0.36 * sum(heights) + 0.8 * len(panels)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"height_ratios": heights},
     )
-    for axis, (work, panel) in zip(axes[:, 0], panels.items()):
-        ours = panel.pop("apollonia-ingestor")
-        ranked = sorted(panel.items(), key=lambda item: statistics.median(item[1]))
-        names = [name for name, _ in ranked] + ["apollonia-ingestor"]
-        rates = [statistics.median(rates) for _, rates in ranked] + [statistics.median(ours)]
-        names = ["floor: read, no hash" if name == "floor" else name for name in names]
-        drawn = axis.barh(names, rates, color=[RIVAL] * len(ranked) + [OURS], height=0.7)
-        axis.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=4)
+    for axis, (work, panel) in zip(axes[:, 0], reversed(panels.items())):
+        names = sorted(panel, key=panel.get)
+        drawn = axis.barh(
+            names,
+            [panel[name] for name in names],
+            color=[OURS if name == NAME else RIVAL for name in names],
+            height=0.7,
+        )
+        axis.bar_label(drawn, [f"{panel[name]:,.0f}" for name in names], padding=4)
         axis.set_title(f"{title}: {work}", fontsize=10)
         axis.grid(axis="x")
         axis.tick_params(length=0)

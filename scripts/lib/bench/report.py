@@ -4,8 +4,6 @@ import json
 import statistics
 from dataclasses import asdict, dataclass, field
 
-from measure import median
-
 
 @dataclass
 class Comparison:
@@ -15,35 +13,33 @@ class Comparison:
     work: str
     rival: str
     unit: str
-    ours: list
-    theirs: list
+    # How much each run did, and the runs as dicts with seconds and cpu.
+    our_amount: float
+    our_runs: list
+    their_amount: float
+    their_runs: list
     bar: float = None
-    raw: dict = field(default_factory=dict)
 
     @classmethod
     def of(cls, row, work, rival, unit, amount, our_runs, their_runs, bar=None):
-        ours, theirs = ([amount / one.seconds for one in runs] for runs in (our_runs, their_runs))
-        raw = {"ours": [asdict(one) for one in our_runs], rival: [asdict(one) for one in their_runs]}
-        line = cls(row, work, rival, unit, ours, theirs, bar, raw)
-        line.detail = [
-            f" ({median(runs):.3g} s ± {spread(runs):.0f} %, CPU {median(runs, 'cpu'):.3g} s)"
-            for runs in (our_runs, their_runs)
-        ]
-        return line
-
-    detail = ("", "")
+        """The same work on both sides."""
+        ours, theirs = ([asdict(one) for one in runs] for runs in (our_runs, their_runs))
+        return cls(row, work, rival, unit, amount, ours, amount, theirs, bar)
 
     @property
-    def ratio(self):
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+    def ours(self):
+        return self.our_amount / median(self.our_runs)
+
+    @property
+    def theirs(self):
+        return self.their_amount / median(self.their_runs)
 
     def cells(self):
-        ours, theirs = (
-            f"{quantity(statistics.median(rates), self.unit)}{detail}"
-            for rates, detail in zip((self.ours, self.theirs), self.detail)
-        )
-        bar = "" if self.bar is None else f"{self.bar:g}, {'met' if self.ratio >= self.bar else '**missed**'}"
-        return self.work, ours, f"{self.rival}: {theirs}", f"{self.ratio:.2f}", bar
+        ratio = self.ours / self.theirs
+        ours = f"{quantity(self.ours, self.unit)} {detail(self.our_runs)}"
+        theirs = f"{self.rival}: {quantity(self.theirs, self.unit)} {detail(self.their_runs)}"
+        bar = "" if self.bar is None else f"{self.bar:g}, {'met' if ratio >= self.bar else '**missed**'}"
+        return self.work, ours, theirs, f"{ratio:.2f}", bar
 
 
 @dataclass
@@ -64,10 +60,15 @@ class Value:
         return self.work, quantity(self.value, self.unit), "", "", bar
 
 
-def spread(runs):
-    """Half the range, in percent of the median: how quiet the machine was."""
-    seconds = [one.seconds for one in runs]
-    return 50 * (max(seconds) - min(seconds)) / median(runs)
+def median(runs, what="seconds"):
+    return statistics.median(one[what] for one in runs)
+
+
+def detail(runs):
+    """With half the range, in percent of the median: how quiet the machine was."""
+    seconds = [one["seconds"] for one in runs]
+    spread = 50 * (max(seconds) - min(seconds)) / median(runs)
+    return f"({median(runs):.3g} s ± {spread:.0f} %, CPU {median(runs, 'cpu'):.3g} s)"
 
 
 def quantity(value, unit):

@@ -126,6 +126,8 @@ class HashRows:
             hashdeep = ["hashdeep", "-r", "-c", "sha256", "-j", str(cores), files.path]
             jobs = [
                 self.ours(files, cores),
+                # Again, so that all of them can stand in one plot.
+                xargs("openssl", "openssl dgst -sha256", files, cores),
                 xargs("sha256sum", "sha256sum", files, cores),
                 Job("rclone", rclone, cores, env={"GOMAXPROCS": str(cores)}),
                 Job("hashdeep", hashdeep, cores),
@@ -139,7 +141,7 @@ def drop_caches():
     os.sync()
     try:
         with open(DROP_CACHES, "w") as file:
-            file.write("3")
+            file.write("3\n")
     except OSError:
         return False
     return True

@@ -51,7 +51,7 @@ class WatchRows:
                     write(f"{directory}/{name}", content)
                 wait_until("the last message", lambda: queue.count() >= files, 600, service.runs)
                 seconds = time.monotonic() - began
-                end = service.stop() if once else None
+                run = service.stop() if once else service.end()
                 ended = time.monotonic() - began
             messages = queue.drain()
             expected = {f"{directory}/{name}": sha256(content) for name, content in contents.items()}
@@ -67,7 +67,7 @@ class WatchRows:
             "wrong": wrong,
             "repeats": repeats,
             "seconds_to_the_end": ended,
-            "cpu": end and end.cpu,
+            "cpu": run.cpu,
         }
 
     def our_burst(self):
@@ -95,17 +95,10 @@ class WatchRows:
             f"row 8: the predecessor was given the first {theirs[0]['files']} of the files; {wrong} of {files} hashes "
             "in its messages were those of a file not yet written"
         )
+        work = f"{self.coming:,} new files of 1 KiB in a directory of {self.present:,}, to the broker's queue"
+        amounts = ours[0]["files"], theirs[0]["files"]
         return [
-            Comparison(
-                8,
-                f"{self.coming:,} new files of 1 KiB in a directory of {self.present:,}, to the broker's queue",
-                "predecessor",
-                "files/s",
-                [one["files"] / one["seconds"] for one in ours],
-                [one["files"] / one["seconds"] for one in theirs],
-                50,
-                {"ours": ours, "predecessor": theirs},
-            ),
+            Comparison(8, work, "predecessor", "files/s", amounts[0], ours, amounts[1], theirs, 50),
             Value(
                 8,
                 "the same, until every confirm is in and the process has ended",

@@ -44,10 +44,15 @@ class Service:
 
     def stop(self):
         """Its orderly end: every confirm is in. The seconds are those of its whole life."""
-        self.process.send_signal(signal.SIGTERM)
-        usage = reap(self.process)
+        run = self.end()
         if self.process.returncode != 0:
             raise Failure(f"it ended with status {self.process.returncode}: {self.said()[-500:]}")
+        return run
+
+    def end(self):
+        """Whatever its status."""
+        self.process.send_signal(signal.SIGTERM)
+        usage = reap(self.process)
         return Run(time.monotonic() - self.began, usage.ru_utime + usage.ru_stime)
 
     def memory(self, field):
