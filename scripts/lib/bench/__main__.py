@@ -30,7 +30,8 @@ class Bench:
         # For what takes minutes.
         self.long_rounds = min(self.rounds, 3)
         self.results = f"{metadata['target_directory']}/bench"
-        self.corpus = os.path.abspath(options.corpus or f"{self.results}/corpus")
+        # Real, as it stands in the messages.
+        self.corpus = os.path.realpath(options.corpus or f"{self.results}/corpus")
         self.binary = f"{metadata['target_directory']}/release/apollonia-ingestor"
         self.targets = [target for package in metadata["packages"] for target in package["targets"]]
         self.notes = []
@@ -74,14 +75,15 @@ def cargo(*arguments):
 
 def arguments(rows):
     def row_list(text):
-        chosen = {int(number) for number in text.split(",")}
-        if chosen - set(rows):
-            raise ValueError
-        return chosen
+        chosen = text.split(",")
+        for row in chosen:
+            if row not in map(str, rows):
+                raise argparse.ArgumentTypeError(f"{row!r} is no row")
+        return {int(row) for row in chosen}
 
     def positive(text):
-        if int(text) < 1:
-            raise ValueError
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
         return int(text)
 
     parser = argparse.ArgumentParser(

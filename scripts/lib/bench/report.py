@@ -44,7 +44,7 @@ class Comparison:
 
 @dataclass
 class Value:
-    """A figure of ours that has no rival; less is better."""
+    """A figure of ours that has no rival; its bar is an upper one."""
 
     row: int
     work: str

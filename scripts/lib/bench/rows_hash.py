@@ -103,21 +103,23 @@ class HashRows:
 
     def make_cold(self, files):
         # A quick run leaves the machine's caches to those who use it.
-        if not self.bench.quick and drop_caches():
-            self.bench.note("row 6: all caches of this machine were dropped before each run; a host's below it were not")
-            return
-        self.bench.note("row 6: the files alone were taken out of the page cache before each run, not all caches dropped")
-        for path in files.paths:
-            file = os.open(path, os.O_RDONLY)
-            os.fsync(file)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)
-        cached = subprocess.run(
-            ["fincore", "-b", "-n", "-r", "-o", "RES", *files.paths], capture_output=True, text=True, check=True
-        )
+        everything = not self.bench.quick and drop_caches()
+        if not everything:
+            for path in files.paths:
+                file = os.open(path, os.O_RDONLY)
+                os.fsync(file)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(file)
+        look = ["fincore", "-b", "-n", "-r", "-o", "RES", *files.paths]
+        cached = subprocess.run(look, capture_output=True, text=True, check=True)
         left = sum(map(int, cached.stdout.split()))
         if left > files.total / 100:
             raise Skip(f"{left} bytes of the files cannot be taken out of the page cache")
+        self.bench.note(
+            "row 6: before each run all caches of this machine were dropped; a host's below it were not"
+            if everything
+            else "row 6: before each run the files alone were taken out of the page cache"
+        )
 
     def row_7(self):
         lines = []
