@@ -1,4 +1,4 @@
-"""A private RabbitMQ: own ports, node name, port mapper, cookie and directory. The machine's own node is never touched."""
+"""A private RabbitMQ with its own ports, name, cookie and directory: never the node of this machine."""
 
 import json
 import os

@@ -49,6 +49,7 @@ class WatchRows:
                 began = time.monotonic()
                 for name, content in contents.items():
                     write(f"{directory}/{name}", content)
+                written = time.monotonic() - began
                 wait_until("the last message", lambda: queue.count() >= files, 600, service.runs)
                 seconds = time.monotonic() - began
                 run = service.stop() if once else service.end()
@@ -66,6 +67,7 @@ class WatchRows:
             "files": files,
             "wrong": wrong,
             "repeats": repeats,
+            "seconds_of_writing": written,
             "seconds_to_the_end": ended,
             "cpu": run.cpu,
         }
@@ -91,6 +93,10 @@ class WatchRows:
             theirs.append(self.their_burst())
         self.bursts = ours
         wrong, files = sum(one["wrong"] for one in theirs), sum(one["files"] for one in theirs)
+        writing = statistics.median(one["seconds_of_writing"] for one in ours)
+        self.bench.note(
+            f"row 8: ours includes the writing of the {self.coming:,} files beside it, by one thread: {writing:.2f} s"
+        )
         self.bench.note(
             f"row 8: the predecessor was given the first {theirs[0]['files']} of the files; {wrong} of {files} hashes "
             "in its messages were those of a file not yet written"
