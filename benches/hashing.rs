@@ -1,0 +1,136 @@
+//! What do streams side by side gain, and what does the second hash of a pass cost?
+//!
+//! Printed beside: `sha2` on one stream, XXH3-128 alone, and twox-hash's XXH3-128. For messages of 1 KB: `sha2` one by
+//! one, in a loop and in futures; the lanes without their scheduler (messages padded beforehand, four by four: the most
+//! there is to have); and the scheduler, with as many futures as a reading thread has files in flight.
+
+mod common;
+
+use std::hint::black_box;
+
+use apollonia_ingestor::hash::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
+use apollonia_ingestor::hash::scheduler::{Scheduler, Turn};
+use apollonia_ingestor::hash::{Digests, Hasher};
+use apollonia_ingestor::read::buffer::CHUNK_BYTES;
+use apollonia_ingestor::read::uring::FILES_IN_FLIGHT;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
+use sha2::{Digest as _, Sha256};
+use twox_hash::XxHash3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+const MESSAGE_BYTES: usize = 1024;
+
+/// Bytes that no hash can take a short cut with.
+fn noise(length: usize, seed: u8) -> Vec<u8> {
+    (0u64..).flat_map(|at| xxh3_128(&[&at.to_le_bytes()[..], &[seed]].concat()).to_le_bytes()).take(length).collect()
+}
+
+/// A message of whole blocks with its padding (FIPS 180-4, 5.1.1).
+fn padded(message: &[u8]) -> Vec<Block> {
+    let mut bytes = message.to_vec();
+    bytes.push(0x80);
+    bytes.resize(message.len() + BLOCK_BYTES - size_of::<u64>(), 0);
+    bytes.extend((8 * message.len() as u64).to_be_bytes());
+    bytes.as_chunks().0.to_vec()
+}
+
+/// Takes each of the inputs, which are equally long, through a lane of its own.
+fn side_by_side<'a>(inputs: impl ExactSizeIterator<Item = &'a [Block]>) -> [State; LANES_MAX] {
+    let mut states = [INITIAL; LANES_MAX];
+    let mut lanes: Vec<Lane> = states.iter_mut().zip(inputs).map(|(state, blocks)| Lane { state, blocks }).collect();
+    advance(&mut lanes, usize::MAX);
+    states
+}
+
+fn chunks(criterion: &mut Criterion) {
+    let chunks: Vec<Vec<u8>> = (0..LANES_MAX as u8).map(|seed| noise(CHUNK_BYTES, seed)).collect();
+    let chunk = &chunks[0][..];
+    let mut group = criterion.benchmark_group("64 KB chunks");
+
+    for lanes in 1..=LANES_MAX {
+        group.throughput(Throughput::Bytes((lanes * CHUNK_BYTES) as u64));
+        group.bench_function(BenchmarkId::new("SHA-256, lanes", lanes), |bencher| {
+            bencher.iter(|| side_by_side(black_box(&chunks)[..lanes].iter().map(|chunk| chunk.as_chunks().0)));
+        });
+    }
+    group.throughput(Throughput::Bytes((LANES_MAX * CHUNK_BYTES) as u64));
+    group.bench_function("both hashes, 4 lanes", |bencher| {
+        bencher.iter(|| {
+            let chunks = black_box(&chunks);
+            let xxh128: Vec<u128> = chunks.iter().map(|chunk| xxh3_streaming(chunk)).collect();
+            (xxh128, side_by_side(chunks.iter().map(|chunk| chunk.as_chunks().0)))
+        });
+    });
+
+    group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
+    let mut hasher = Hasher::default();
+    group.bench_function("both hashes, 1 stream", |bencher| {
+        bencher.iter(|| {
+            hasher.update(black_box(chunk));
+            hasher.finish()
+        });
+    });
+    group.bench_function("SHA-256, sha2", |bencher| bencher.iter(|| Sha256::digest(black_box(chunk))));
+    group.bench_function("XXH3-128, xxhash-rust", |bencher| bencher.iter(|| xxh3_streaming(black_box(chunk))));
+    group.bench_function("XXH3-128, twox-hash", |bencher| {
+        bencher.iter(|| {
+            let mut hasher = XxHash3_128::new();
+            hasher.write(black_box(chunk));
+            hasher.finish_128()
+        });
+    });
+}
+
+fn xxh3_streaming(chunk: &[u8]) -> u128 {
+    let mut hasher = Xxh3::new();
+    hasher.update(chunk);
+    hasher.digest128()
+}
+
+fn messages(criterion: &mut Criterion) {
+    let messages: Vec<Vec<u8>> = (0..FILES_IN_FLIGHT).map(|number| noise(MESSAGE_BYTES, number as u8)).collect();
+    let expected: Vec<[u8; 32]> = messages.iter().map(|message| Digests::of(message).sha256).collect();
+    let mut group = criterion.benchmark_group("SHA-256 of 1 KB messages");
+    group.throughput(Throughput::Bytes((FILES_IN_FLIGHT * MESSAGE_BYTES) as u64));
+
+    group.bench_function("sha2, one by one", |bencher| {
+        bencher.iter(|| -> Vec<[u8; 32]> { messages.iter().map(|message| Sha256::digest(message).into()).collect() });
+    });
+
+    let padded: Vec<Vec<Block>> = messages.iter().map(|message| padded(message)).collect();
+    let first = side_by_side(padded[..LANES_MAX].iter().map(|blocks| &blocks[..]));
+    assert_eq!(first.map(|state| state.map(u32::to_be_bytes).concat()), [0, 1, 2, 3].map(|at| expected[at].to_vec()));
+    group.bench_function("4 lanes, padded beforehand", |bencher| {
+        bencher.iter(|| {
+            for four in padded.chunks(LANES_MAX) {
+                black_box(side_by_side(four.iter().map(|blocks| &blocks[..])));
+            }
+        });
+    });
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it asks the system for little");
+    let ready = async || join_all(messages.iter().map(async |message| Sha256::digest(message))).await;
+    group.bench_function("sha2, a future each", |bencher| bencher.iter(|| runtime.block_on(ready())));
+
+    let scheduler = Scheduler::default();
+    let hash_all = async || {
+        let all = messages.iter().map(async |message| {
+            let mut turn = Turn::default();
+            turn.add(&message[..], message.len());
+            turn.end();
+            scheduler.hash(turn).await.digest()
+        });
+        tokio::select! {
+            digests = join_all(all) => digests,
+            () = scheduler.run() => unreachable!("it works for ever"),
+        }
+    };
+    assert_eq!(runtime.block_on(hash_all()), expected);
+    group.bench_function("4 lanes, a future each, through the scheduler", |bencher| {
+        bencher.iter(|| runtime.block_on(hash_all()))
+    });
+}
+
+criterion_group!(name = benches; config = common::criterion(); targets = chunks, messages);
+criterion_main!(benches);
