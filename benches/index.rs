@@ -1,0 +1,141 @@
+//! What do the neighbors of one name cost, among ten names and among a million? And an arrival with a departure?
+//!
+//! Printed beside: one pass over a plain list of the names, as it would be without an index (up to 100,000 names: it
+//! only grows from there), and one ordered set, which could tell who is there and no more.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use apollonia_ingestor::watch::index::{NEIGHBORS_MAX, Name, Names, stem};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+const SIZES: [usize; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
+
+/// The largest directory whose names are gone through one by one.
+const LIST_MAX: usize = 100_000;
+
+/// Names that take turns.
+const ASKED: usize = 1024;
+
+/// Of the names made up.
+const SEED: u64 = 1;
+
+const TRACKS: u64 = 8;
+
+/// Names of albums, for ever: after two that describe the whole directory, for each album some tracks and the files
+/// beside them. The first ten are one directory already.
+fn names() -> impl Iterator<Item = Name> {
+    let whole = ["README.md", "tracklist.txt"].map(str::to_owned);
+    let albums = (0u64..).flat_map(|number| {
+        let album = format!("{} {} - {}", word(3 * number), word(3 * number + 1), word(3 * number + 2));
+        let tracks = (1..=TRACKS).map({
+            let album = album.clone();
+            move |track| format!("{album} - {track:02}.flac")
+        });
+        tracks.chain(["flac", "cue", "log", "jpg"].map(|extension| format!("{album}.{extension}")))
+    });
+    whole.into_iter().chain(albums).map(|name| name.into_bytes().into())
+}
+
+/// A word that can be spoken: three syllables of the number's hash.
+fn word(number: u64) -> String {
+    let hash = xxh3_64_with_seed(&number.to_le_bytes(), SEED).to_le_bytes();
+    let letter = |letters: &[u8], byte: u8| char::from(letters[usize::from(byte) % letters.len()]);
+    let syllables = hash[..6].chunks_exact(2);
+    let mut word: String =
+        syllables.flat_map(|pair| [letter(b"bcdfghklmnprstvz", pair[0]), letter(b"aeiou", pair[1])]).collect();
+    word[..1].make_ascii_uppercase();
+    word
+}
+
+/// The rules of neighbors over a list. For ASCII names, whose first three characters are three bytes.
+fn from_list(list: &[Name], name: &Name) -> Vec<Name> {
+    let own = stem(name);
+    let group = |other: &Name| {
+        let theirs = stem(other);
+        let describes = |stem: &&str| theirs.eq_ignore_ascii_case(stem.as_bytes());
+        if theirs == own {
+            Some(0)
+        } else if ["tracklist", "tracks", "info", "readme"].iter().any(describes) {
+            Some(1)
+        } else {
+            other.starts_with(&own[..3]).then_some(2)
+        }
+    };
+    let others = list.iter().filter(|other| *other != name);
+    let mut found: Vec<(u8, &Name)> = others.filter_map(|other| Some((group(other)?, other))).collect();
+    found.sort_unstable();
+    found.into_iter().take(NEIGHBORS_MAX).map(|(_, other)| Arc::clone(other)).collect()
+}
+
+/// Some of the list's names in turn, from all over it: the same one always would be in the first-level cache.
+struct InTurn {
+    names: Vec<Name>,
+    at: usize,
+}
+
+impl InTurn {
+    fn new(list: &[Name], suits: impl Fn(&Name) -> bool) -> Self {
+        let place = |number: u64| xxh3_64_with_seed(&number.to_le_bytes(), !SEED) as usize % list.len();
+        let names = (0..).map(|number| &list[place(number)]).filter(|name| suits(name)).take(ASKED).cloned().collect();
+        Self { names, at: 0 }
+    }
+
+    fn next(&mut self) -> &Name {
+        self.at = (self.at + 1) % ASKED;
+        &self.names[self.at]
+    }
+}
+
+fn index(criterion: &mut Criterion) {
+    let mut coming = names();
+    // One directory that grows: the million is built once.
+    let (mut index, mut set, mut list) = (Names::default(), BTreeSet::new(), Vec::new());
+    for size in SIZES {
+        for name in coming.by_ref().take(size - list.len()) {
+            index.insert(&name);
+            set.insert(Arc::clone(&name));
+            list.push(name);
+        }
+        let most = NEIGHBORS_MAX.min(size - 1);
+        let mut asked = InTurn::new(&list, |name| index.neighbors(name).len() == most);
+        let name = asked.next();
+        assert_eq!(from_list(&list, name), index.neighbors(name));
+        let mut arriving = InTurn::new(&list, |_| true);
+        arriving.names.iter_mut().for_each(|name| *name = [name, &b".part"[..]].concat().into());
+
+        let mut group = criterion.benchmark_group("neighbors of one name");
+        group.bench_function(BenchmarkId::new("index", size), |bencher| {
+            bencher.iter(|| index.neighbors(asked.next()));
+        });
+        if size <= LIST_MAX {
+            group.bench_function(BenchmarkId::new("one pass over a list", size), |bencher| {
+                bencher.iter(|| from_list(&list, asked.next()));
+            });
+        }
+        group.finish();
+
+        let mut group = criterion.benchmark_group("insert and remove");
+        group.bench_function(BenchmarkId::new("index", size), |bencher| {
+            bencher.iter(|| {
+                let name = arriving.next();
+                index.insert(name);
+                index.remove(name);
+            });
+        });
+        group.bench_function(BenchmarkId::new("one ordered set", size), |bencher| {
+            bencher.iter(|| {
+                let name = arriving.next();
+                set.insert(Arc::clone(name));
+                set.remove(name)
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(name = benches; config = common::criterion(); targets = index);
+criterion_main!(benches);
