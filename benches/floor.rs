@@ -1,0 +1,109 @@
+//! What do the system calls of a scan cost, with nothing done about what was read?
+//!
+//! ```sh
+//! cargo bench --bench floor -- DIR THREADS
+//! ```
+//!
+//! A bare loop on THREADS threads, each over its contiguous share of DIR's regular files: openat, fstat, read to the
+//! size that fstat told into a buffer of 64 KB, close. The time goes from before the listing to the last thread's end;
+//! it is the floor that `apollonia-ingestor scan DIR --output none --workers THREADS` stands on. Without arguments it
+//! makes itself a directory of 20,000 files of 1 KB and takes 2 threads.
+
+use std::error::Error;
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use std::{fs, thread};
+
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::{Errno, read};
+
+const BUFFER_BYTES: usize = 64 * 1024;
+const OWN_FILES: usize = 20_000;
+const OWN_FILE_BYTES: usize = 1024;
+const OWN_THREADS: usize = 2;
+
+/// Under `cargo test --all-targets` it only has to run.
+const TEST_FILES: usize = 20;
+
+fn main() -> ExitCode {
+    // Cargo adds `--bench`, except when it tests.
+    let (flags, words): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|word| word.starts_with('-'));
+    let done = match &words[..] {
+        [] if flags.iter().any(|flag| flag == "--bench") => measure_own(OWN_FILES),
+        [] => measure_own(TEST_FILES),
+        [directory, threads] => match threads.parse() {
+            Ok(threads) if threads > 0 => measure(&PathBuf::from(directory), threads),
+            _ => Err(format!("THREADS cannot be {threads:?}: it is a number from 1 on").into()),
+        },
+        _ => Err("it takes DIR and THREADS, or nothing".into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("floor: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_own(files: usize) -> Result<(), Box<dyn Error>> {
+    let directory = tempfile::tempdir()?;
+    for number in 0..files {
+        fs::write(directory.path().join(format!("{number:05}.flac")), [number as u8; OWN_FILE_BYTES])?;
+    }
+    measure(directory.path(), OWN_THREADS)
+}
+
+fn measure(directory: &Path, threads: usize) -> Result<(), Box<dyn Error>> {
+    let began = Instant::now();
+    let directory = openat(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("{}: {errno}", directory.display()))?;
+    let names = list(directory.as_fd())?;
+    let bytes = thread::scope(|scope| {
+        let share = names.len().div_ceil(threads).max(1);
+        let spawn = |names| {
+            scope.spawn({
+                let directory = directory.as_fd();
+                move || read_all(directory, names)
+            })
+        };
+        let running: Vec<_> = names.chunks(share).map(spawn).collect();
+        running.into_iter().map(|thread| thread.join().expect("a loop without panics")).sum::<Result<u64, Errno>>()
+    })?;
+    let (files, seconds) = (names.len(), began.elapsed().as_secs_f64());
+    println!("files={files} bytes={bytes} seconds={seconds:.6} files/s={:.0}", files as f64 / seconds);
+    Ok(())
+}
+
+fn list(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if entry.file_type() == FileType::RegularFile {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn read_all(directory: BorrowedFd<'_>, names: &[CString]) -> Result<u64, Errno> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    names.iter().map(|name| read_one(directory, name, &mut buffer)).sum()
+}
+
+/// Tells how many bytes were read: fewer than the size where the file has shrunk.
+fn read_one(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<u64, Errno> {
+    let file = openat(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
+    let mut at = 0;
+    while at < size {
+        match read(&file, &mut *buffer)? {
+            0 => break,
+            count => at += count as u64,
+        }
+    }
+    Ok(at)
+}
