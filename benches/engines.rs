@@ -75,7 +75,9 @@ impl Bench {
         loop {
             while let Some(letter) = pipeline.next_letter() {
                 match letter {
-                    Letter::Report(report) => assert!(matches!(report.outcome, Outcome::Confirmed { .. })),
+                    Letter::Reports(reports) => {
+                        assert!(reports.iter().all(|report| matches!(report.outcome, Outcome::Confirmed { .. })));
+                    }
                     letter => panic!("{letter:?}"),
                 }
             }

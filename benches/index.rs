@@ -103,7 +103,7 @@ fn index(criterion: &mut Criterion) {
         let most = NEIGHBORS_MAX.min(size - 1);
         let mut asked = InTurn::new(&list, |name| index.neighbors(name).len() == most);
         let name = asked.next();
-        assert_eq!(from_list(&list, name), index.neighbors(name));
+        assert!(index.neighbors(name).into_iter().eq(&from_list(&list, name)));
         let mut arriving = InTurn::new(&list, |_| true);
         arriving.names.iter_mut().for_each(|name| *name = [name, &b".part"[..]].concat().into());
 

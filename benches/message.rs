@@ -4,11 +4,10 @@
 
 mod common;
 
-use std::borrow::Cow;
 use std::hint::black_box;
 
 use apollonia_ingestor::hash::Digests;
-use apollonia_ingestor::message::{EventType, Message};
+use apollonia_ingestor::message::{EventType, Message, Paths};
 use apollonia_ingestor::read::stable::{Stamp, Version};
 use apollonia_ingestor::watch::index::NEIGHBORS_MAX;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -16,28 +15,35 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const STAMP: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };
 const VERSION: Version = Version { device: 1, inode: 2, size: 31_415_926, modified: STAMP, changed: STAMP };
 
-fn paths() -> Vec<Vec<u8>> {
-    (0..=NEIGHBORS_MAX).map(|track| format!("/srv/media/Artist - Album - {track:02}.flac").into_bytes()).collect()
+/// A file's path and those of its neighbors.
+fn put_together(paths: &mut Paths, names: &[Vec<u8>]) {
+    paths.begin(b"/srv/media/");
+    names.iter().for_each(|name| paths.push(name));
 }
 
-/// The path's message, with the others for neighbors.
-fn message<'a>(paths: &'a [Vec<u8>], digests: &Digests) -> Message<'a> {
-    let neighbors: Vec<Cow<str>> = paths[1..].iter().map(|path| String::from_utf8_lossy(path)).collect();
-    Message::new(&paths[0], EventType::Create, digests, &VERSION, STAMP, STAMP, neighbors)
+fn message<'a>(paths: &'a Paths, digests: &Digests) -> Message<'a> {
+    Message::new(paths, EventType::Create, digests, &VERSION, STAMP, STAMP)
 }
 
 fn encode(criterion: &mut Criterion) {
-    let (paths, digests) = (paths(), Digests::of(b"abc"));
-    let ready = message(&paths, &digests);
-    let body = ready.encode().expect("strings and numbers have a JSON form");
-    assert_eq!(body, serde_json::to_vec(&ready).expect("as above"));
+    let names: Vec<Vec<u8>> =
+        (0..=NEIGHBORS_MAX).map(|track| format!("Artist - Album - {track:02}.flac").into_bytes()).collect();
+    let digests = Digests::of(b"abc");
+    let (mut paths, mut scratch) = (Paths::default(), Vec::new());
+    put_together(&mut paths, &names);
+    let body = message(&paths, &digests).encode(&mut scratch).expect("strings and numbers have a JSON form");
+    assert_eq!(body[..], serde_json::to_vec(&message(&paths, &digests)).expect("as above"));
 
     let mut group = criterion.benchmark_group("message with 10 neighbors");
     group.throughput(Throughput::Bytes(body.len() as u64));
     group.bench_function("put together and encoded", |bencher| {
-        bencher.iter(|| message(black_box(&paths), black_box(&digests)).encode());
+        bencher.iter(|| {
+            put_together(&mut paths, black_box(&names));
+            message(&paths, black_box(&digests)).encode(&mut scratch)
+        });
     });
-    group.bench_function("encoded", |bencher| bencher.iter(|| black_box(&ready).encode()));
+    let ready = message(&paths, &digests);
+    group.bench_function("encoded", |bencher| bencher.iter(|| black_box(&ready).encode(&mut scratch)));
     group.bench_function("encoded, serde_json", |bencher| bencher.iter(|| serde_json::to_vec(black_box(&ready))));
 }
 

@@ -12,6 +12,8 @@ use apollonia_ingestor::{listen, logging, scan, service};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Names and messages are small and many: huge pages would gain nothing and hold megabytes of nothing.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

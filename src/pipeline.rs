@@ -337,13 +337,15 @@ impl Pipeline {
         let Self { mut mailbox, post, jobs, readers, publisher, .. } = self;
         drop((jobs, post));
         let deadline = Instant::now() + CLOSE_PATIENCE;
+        let mut pause = Duration::from_micros(50);
         for thread in readers.into_iter().chain(publisher) {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Ok(()); // they hold what can't be had any more; the process's end ends them
                 }
-                mailbox.sleep(None, Some(left.min(Duration::from_millis(5))))?;
+                mailbox.sleep(None, Some(left.min(pause)))?;
+                pause = (2 * pause).min(Duration::from_millis(5));
             }
             let _ = thread.join();
         }

@@ -1,6 +1,7 @@
 //! `scan`: the files that exist now, through the same pipeline, once.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 use std::vec;
@@ -74,6 +75,8 @@ impl Scan {
             bytes as f64 / seconds / 1e6,
         );
         self.pipeline.finish()?;
+        // The process ends here: giving back a large directory's names one by one would only delay it.
+        mem::forget(self.walk);
         if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
     }
 

@@ -47,6 +47,10 @@ const BUFFERS: usize = 32;
 /// With fewer buffers than this the ring is not worth having.
 const BUFFERS_MIN: usize = 8;
 
+/// Content that is hashed where it is read: the way into the lanes and back costs 230 ns, and company gains 150 ns to
+/// 300 ns a KB.
+const ALONE_BYTES: usize = 1536;
+
 /// The charge of a process that has just ended is given back late: a restart can see ENOMEM for that long.
 const MEMLOCK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -311,6 +315,10 @@ async fn hash_small(
 ) -> Result<Digests, Unread> {
     match file.read_fixed_at(buffer, 0).await {
         (Ok(count), buffer) if count as u64 == before.version.size => {
+            if count <= ALONE_BYTES {
+                *used = Some(turn);
+                return Ok(Digests::of(&buffer[..count]));
+            }
             let xxh128 = xxh3_128(&buffer[..count]);
             turn.add(buffer, count);
             turn.end();
