@@ -34,7 +34,7 @@ pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
 fn run(readers: &Readers) {
     let _watched = readers.post.clone().watch_for_panic();
     let mut outbox = Outbox::new(readers.clone());
-    let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES], hasher: Hasher::default() };
+    let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES] };
     loop {
         let job = readers.jobs.try_recv().or_else(|_| {
             outbox.hand_on();
@@ -50,7 +50,6 @@ fn run(readers: &Readers) {
 struct Reader {
     below: Below,
     buffer: Vec<u8>,
-    hasher: Hasher,
 }
 
 impl Reader {
@@ -66,17 +65,17 @@ impl Reader {
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
             outbox.hand_on();
         }
-        let digests = hash(&file, &before, &mut self.buffer, &mut self.hasher)?;
+        let digests = hash(&file, &before, &mut self.buffer)?;
         before.confirm_all(root, below, file.as_fd())?;
         Ok((before, digests))
     }
 }
 
-fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], hasher: &mut Hasher) -> Result<Digests, Unread> {
+fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8]) -> Result<Digests, Unread> {
     let size = before.version.size;
     let mut at = 0;
     let mut chunks = 0;
-    hasher.reset();
+    let mut hasher: Option<Hasher> = None; // not needed for a single chunk
     // Once around even for an empty file: some file systems show 0 for what has content.
     loop {
         let count = match rustix::io::pread(file, &mut *buffer, at) {
@@ -89,14 +88,13 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], hasher: &mut Hasher)
         if at > size || (count == 0 && at < size) {
             return Err(Unread::Busy); // it grew or shrank
         }
-        if at == size {
-            if at == count as u64 {
-                return Ok(Digests::of(chunk));
-            }
-            hasher.update(chunk);
-            return Ok(hasher.finish());
+        if at == size && chunks == 1 {
+            return Ok(Digests::of(chunk));
         }
-        hasher.update(chunk);
+        hasher.get_or_insert_default().update(chunk);
+        if at == size {
+            return Ok(hasher.unwrap_or_default().finish());
+        }
         if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
             before.confirm(file.as_fd())?;
         }

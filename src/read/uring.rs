@@ -25,14 +25,14 @@ use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 use tokio_uring::fs::File;
 use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::buffer::{CHUNK_BYTES, Chunk};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
 use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
 use crate::error::Error;
-use crate::hash::Digests;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
+use crate::hash::{Digests, Xxh128Stream};
 use crate::pipeline::Job;
 
 /// Files in flight a thread: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
@@ -345,7 +345,7 @@ async fn hash_large(
         *buffer = lane.pool.try_next(CHUNK_BYTES);
     }
     let size = before.version.size;
-    let mut xxh3 = Xxh3::new();
+    let mut xxh128 = Xxh128Stream::new();
     let (mut at, mut chunks) = (0, 0);
     while at < size {
         let mut read = |number: usize| {
@@ -362,7 +362,7 @@ async fn hash_large(
                 continue;
             }
             let count = count.map_err(Unread::Failed)?;
-            xxh3.update(&buffer[..count]);
+            xxh128.write(&buffer[..count]);
             turn.add(buffer, count);
             at += count as u64;
             chunks += 1;
@@ -381,7 +381,7 @@ async fn hash_large(
         let free = buffers.iter_mut().filter(|place| place.is_none());
         free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
     }
-    Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh3.digest128() })
+    Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh128.finish_128() })
 }
 
 /// One read into a registered buffer, or nothing where there is none.

@@ -18,9 +18,11 @@ pub fn sha256(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
 
-/// XXH3-128 with seed 0 in the canonical, big-endian form.
+/// XXH3-128 with seed 0 in the canonical, big-endian form, by two implementations that have to agree.
 pub fn xxh128(content: &[u8]) -> String {
-    format!("{:032x}", XxHash3_128::oneshot(content))
+    let digest = XxHash3_128::oneshot(content);
+    assert_eq!(digest, xxhash_rust::xxh3::xxh3_128(content));
+    format!("{digest:032x}")
 }
 
 pub fn hex(bytes: &[u8]) -> String {
