@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::io;
 use std::iter;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc as std_mpsc;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join4;
 use io_uring::{cqueue, opcode, types};
+use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
@@ -50,6 +52,13 @@ const BUFFERS_MIN: usize = 8;
 /// Content that is hashed where it is read: the way into the lanes and back costs 230 ns, and company gains 150 ns to
 /// 300 ns a KB.
 const ALONE_BYTES: usize = 1536;
+
+/// How far before the reads the disk is kept at work on a large file.
+const AHEAD_BYTES: u64 = 4 * AHEAD_STEP_BYTES;
+
+/// Bytes asked for at a time. The kernel takes up no more of one request than the device's largest, 1280 KiB where nothing
+/// else is set (Linux, force_page_cache_ra).
+const AHEAD_STEP_BYTES: u64 = 1024 * 1024;
 
 /// The charge of a process that has just ended is given back late: a restart can see ENOMEM for that long.
 const MEMLOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -345,9 +354,11 @@ async fn hash_large(
         *buffer = lane.pool.try_next(CHUNK_BYTES);
     }
     let size = before.version.size;
+    let mut ahead = ReadAhead { asked: 0, size };
     let mut xxh128 = Xxh128Stream::new();
     let (mut at, mut chunks) = (0, 0);
     while at < size {
+        ahead.ask(file, at);
         let mut read = |number: usize| {
             let from = at + (number * CHUNK_BYTES) as u64;
             let buffer = if from < size { buffers[number].take() } else { None };
@@ -382,6 +393,23 @@ async fn hash_large(
         free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
     }
     Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh128.finish_128() })
+}
+
+/// What the disk has been asked for beyond the reads in flight. Eight cold files of 256 MiB take 0.6 of the time; of warm
+/// ones less than a hundredth goes to it.
+struct ReadAhead {
+    asked: u64,
+    size: u64,
+}
+
+impl ReadAhead {
+    fn ask(&mut self, file: &File, at: u64) {
+        while self.asked < self.size.min(at + AHEAD_BYTES) {
+            // Advice: where it is not taken, the reads themselves are.
+            let _ = fadvise(borrow(file), self.asked, NonZeroU64::new(AHEAD_STEP_BYTES), Advice::WillNeed);
+            self.asked += AHEAD_STEP_BYTES;
+        }
+    }
 }
 
 /// One read into a registered buffer, or nothing where there is none.

@@ -1,0 +1,82 @@
+//! Every file of a directory through the pipeline, as often as one likes.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use apollonia_ingestor::cli::Cli;
+use apollonia_ingestor::config::Config;
+use apollonia_ingestor::error::Error;
+use apollonia_ingestor::message::EventType;
+use apollonia_ingestor::pipeline::{Job, Letter, Outcome, Pipeline};
+use apollonia_ingestor::read::stable::Stamp;
+use apollonia_ingestor::service::prepare;
+use apollonia_ingestor::watch::index::Directory;
+use apollonia_ingestor::watch::lookover::{Found, list};
+use clap::Parser;
+use tempfile::TempDir;
+
+/// Jobs handed in at a time, as `scan` does.
+const BATCH: usize = 256;
+
+/// A new directory with so many files of so many bytes.
+pub fn directory(files: usize, bytes: usize) -> TempDir {
+    let directory = tempfile::tempdir().expect("a place for temporary files");
+    for number in 0..files {
+        let content = vec![number as u8; bytes];
+        fs::write(directory.path().join(format!("{number:04}.flac")), content).expect("room for the files");
+    }
+    directory
+}
+
+/// The running pipeline behind a directory that has been listed.
+pub struct Passes {
+    pub pipeline: Pipeline,
+    directory: Arc<Directory>,
+    files: Vec<Found>,
+}
+
+impl Passes {
+    /// Lists the directory and starts the stages, with the output `none`.
+    pub fn start(path: &Path, engine: &str) -> Result<Self, Error> {
+        let words = ["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine].map(str::as_ref);
+        let cli = Cli::parse_from(words.into_iter().chain([path.as_os_str()]));
+        let config = Config::new(cli.settings, cli.command.as_ref())?;
+        let root = prepare(config.root)?;
+        let directory = Directory::new(root.path().as_os_str().as_encoded_bytes(), b"");
+        let files = list(&root, b"").expect("it has just been made").files;
+        directory.update(|names| files.iter().for_each(|found| names.insert(&found.name)));
+        let pipeline = Pipeline::start(&config.pipeline, root)?;
+        Ok(Self { pipeline, directory: Arc::new(directory), files })
+    }
+
+    /// Has every file read, hashed and its message confirmed.
+    pub fn pass(&mut self) {
+        let Self { pipeline, directory, files } = self;
+        let job = |found: &Found| Job {
+            directory: Arc::clone(directory),
+            name: Arc::clone(&found.name),
+            event: EventType::Create,
+            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            known: None,
+        };
+        let mut batches = files.chunks(BATCH).peekable();
+        loop {
+            while let Some(letter) = pipeline.next_letter() {
+                match letter {
+                    Letter::Reports(reports) => {
+                        assert!(reports.iter().all(|report| matches!(report.outcome, Outcome::Confirmed { .. })));
+                    }
+                    letter => panic!("{letter:?}"),
+                }
+            }
+            if let Some(batch) = batches.next_if(|batch| batch.len() <= pipeline.room()) {
+                pipeline.submit(batch.iter().map(job));
+            } else if pipeline.busy() {
+                pipeline.mailbox.sleep(None, None).expect("poll has no reason to fail");
+            } else {
+                return;
+            }
+        }
+    }
+}
