@@ -3,6 +3,7 @@
 //! Built by one listing and kept true by events: finding neighbors costs a few look-ups in ordered sets,
 //! the same among ten names and among a million.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -63,18 +64,72 @@ fn is_companion(name: &[u8]) -> bool {
 }
 
 /// A name that sorts by its stem first: files of one stem stand side by side, in the order of their names.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct ByStem(Name);
+
+/// What [`ByStem`] sorts by; as a trait, so that a look-up needs no name of its own.
+trait StemAndName {
+    fn key(&self) -> (&[u8], &[u8]);
+}
+
+impl StemAndName for ByStem {
+    fn key(&self) -> (&[u8], &[u8]) {
+        (stem(&self.0), &self.0)
+    }
+}
+
+/// Comes before every name with this stem, and after all with a lesser one.
+struct FirstOfStem<'a>(&'a [u8]);
+
+impl StemAndName for FirstOfStem<'_> {
+    fn key(&self) -> (&[u8], &[u8]) {
+        (self.0, b"")
+    }
+}
+
+impl Ord for dyn StemAndName + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for dyn StemAndName + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn StemAndName + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for dyn StemAndName + '_ {}
 
 impl Ord for ByStem {
     fn cmp(&self, other: &Self) -> Ordering {
-        (stem(&self.0), &self.0).cmp(&(stem(&other.0), &other.0))
+        self.key().cmp(&other.key())
     }
 }
 
 impl PartialOrd for ByStem {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByStem {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for ByStem {}
+
+impl<'a> Borrow<dyn StemAndName + 'a> for ByStem {
+    fn borrow(&self) -> &(dyn StemAndName + 'a) {
+        self
     }
 }
 
@@ -139,8 +194,8 @@ impl Names {
     pub fn neighbors(&self, name: &Name) -> Neighbors<'_> {
         let mut found = Neighbors::new();
         let own = stem(name);
-        let first = Bound::Included(ByStem(least_with_stem(own)));
-        let same_stem = self.by_stem.range((first, Bound::Unbounded)).map(|ByStem(other)| other);
+        let from: (Bound<&dyn StemAndName>, _) = (Bound::Included(&FirstOfStem(own)), Bound::Unbounded);
+        let same_stem = self.by_stem.range::<dyn StemAndName, _>(from).map(|ByStem(other)| other);
         take(&mut found, name, same_stem.take_while(|other| stem(other) == own));
         take(&mut found, name, self.companions.iter());
         if let Some(family) = family(own) {
@@ -149,11 +204,6 @@ impl Names {
         }
         found
     }
-}
-
-/// The first name, in the order of bytes, that has this stem: the stem alone where it has no extension itself.
-fn least_with_stem(own: &[u8]) -> Name {
-    if stem(own) == own { own.into() } else { [own, b"."].concat().into() }
 }
 
 /// Adds what is not there yet, and not the file itself, while there is room. Of the candidates passed over at
