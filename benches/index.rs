@@ -84,6 +84,12 @@ impl InTurn {
         Self { names, at: 0 }
     }
 
+    /// Names that stand side by side, as those of files that come or are scanned together do.
+    fn side_by_side(sorted: &BTreeSet<Name>) -> Self {
+        let names: Vec<Name> = sorted.iter().skip(sorted.len() / 2).take(ASKED).cloned().collect();
+        Self { names: names.iter().cycle().take(ASKED).cloned().collect(), at: 0 }
+    }
+
     fn next(&mut self) -> &Name {
         self.at = (self.at + 1) % ASKED;
         &self.names[self.at]
@@ -108,8 +114,12 @@ fn index(criterion: &mut Criterion) {
         arriving.names.iter_mut().for_each(|name| *name = [name, &b".part"[..]].concat().into());
 
         let mut group = criterion.benchmark_group("neighbors of one name");
-        group.bench_function(BenchmarkId::new("index", size), |bencher| {
+        group.bench_function(BenchmarkId::new("index, any name", size), |bencher| {
             bencher.iter(|| index.neighbors(asked.next()));
+        });
+        let mut row = InTurn::side_by_side(&set);
+        group.bench_function(BenchmarkId::new("index, one name after the other", size), |bencher| {
+            bencher.iter(|| index.neighbors(row.next()));
         });
         if size <= LIST_MAX {
             group.bench_function(BenchmarkId::new("one pass over a list", size), |bencher| {
