@@ -178,7 +178,7 @@ fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> 
     let Ok(year @ 0..=9999) = u32::try_from(utc.year()) else {
         return serializer.serialize_str(&utc.to_rfc3339_opts(SecondsFormat::Micros, false));
     };
-    // Four of these in every message: set by hand they cost a tenth of what the general formatter does.
+    // Four of these in every message: set by hand, without the general formatter's string for each.
     let mut text = *b"0000-00-00T00:00:00.000000+00:00";
     for (place, mut number) in [
         (0..4, year),

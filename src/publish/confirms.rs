@@ -120,11 +120,13 @@ impl<'a> Window<'a> {
                 }
                 // The first confirm, and with it all the others that have come.
                 Some(answer) = unconfirmed.next() => {
-                    self.take(answer)?;
-                    while let Some(Some(answer)) = unconfirmed.next().now_or_never() {
-                        self.take(answer)?;
+                    let mut taken = self.take(answer);
+                    while taken.is_ok() && let Some(Some(answer)) = unconfirmed.next().now_or_never() {
+                        taken = self.take(answer);
                     }
+                    // Before a failure, too: what is confirmed need not be published again.
                     self.post.report(mem::take(&mut self.confirmed));
+                    taken?;
                 }
                 // What was rejected goes out again after a pause.
                 () = sleep_until(self.again_at), if !self.rejected.is_empty() => {

@@ -265,6 +265,7 @@ struct Tools {
 async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before, Digests), Unread> {
     let mut request = tools.request.take().unwrap_or_default();
     request.below.set(job);
+    request.below.path()?;
     let (opened, request) = open(&lane.readers.root, request).await;
     let request = tools.request.insert(request);
     let file = match opened {
