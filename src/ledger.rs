@@ -578,14 +578,17 @@ mod tests {
         assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::from([(b"a".to_vec(), known(1))]));
     }
 
-    fn groups() -> impl Strategy<Value = Vec<Vec<(Vec<u8>, Option<u64>)>>> {
+    /// Names and what is written for them, or that they go, in one transaction.
+    type Group = Vec<(Vec<u8>, Option<u64>)>;
+
+    fn groups() -> impl Strategy<Value = Vec<Group>> {
         let row = (0..20u8, proptest::option::weighted(0.8, any::<u64>()));
         let row = row.prop_map(|(name, number)| (format!("a name that fills its page, number {name}").into(), number));
         proptest::collection::vec(proptest::collection::vec(row, 1..12), 1..8)
     }
 
     /// Every state that the ledger has had, the empty one first, and all names.
-    fn history(groups: &[Vec<(Vec<u8>, Option<u64>)>]) -> (Vec<Rows>, Vec<Vec<u8>>) {
+    fn history(groups: &[Group]) -> (Vec<Rows>, Vec<Vec<u8>>) {
         let mut states = vec![Rows::new()];
         for group in groups {
             let mut state = states.last().cloned().unwrap_or_default();
@@ -600,15 +603,21 @@ mod tests {
         (states, groups.iter().flatten().map(|(name, _)| name.clone()).collect())
     }
 
+    /// A ledger of these writes that is still open, and where it is.
+    fn written(groups: &[Group]) -> (tempfile::TempDir, PathBuf, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let mut store = Store::open(&home).unwrap();
+        groups.iter().for_each(|group| put(&mut store, group));
+        (dir, home, store)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]
         fn what_a_crash_leaves_of_the_writes_is_a_prefix_of_them(groups in groups(), cut in any::<Index>()) {
-            let dir = tempfile::tempdir().unwrap();
-            let home = dir.path().join("home");
-            let mut store = Store::open(&home).unwrap();
-            groups.iter().for_each(|group| put(&mut store, group));
+            let (dir, home, _store) = written(&groups);
             let (states, names) = history(&groups);
 
             let killed = dir.path().join("killed");
@@ -633,10 +642,7 @@ mod tests {
             closed in any::<bool>(),
             damage in proptest::collection::vec((any::<Index>(), 1..=u8::MAX), 1..40),
         ) {
-            let dir = tempfile::tempdir().unwrap();
-            let home = dir.path().join("home");
-            let mut store = Store::open(&home).unwrap();
-            groups.iter().for_each(|group| put(&mut store, group));
+            let (dir, home, store) = written(&groups);
             let (states, names) = history(&groups);
             let damaged = dir.path().join("damaged");
             if closed {

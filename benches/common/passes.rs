@@ -44,10 +44,10 @@ impl Passes {
         let config = Config::new(cli.settings, cli.command.as_ref())?;
         let root = prepare(config.root)?;
         let directory = Directory::new(root.path().as_os_str().as_encoded_bytes(), b"");
-        let files = list(&root, b"").expect("it has just been made").files;
-        directory.update(|names| files.iter().for_each(|found| names.insert(&found.name)));
+        let listing = list(&root, b"").expect("it has just been made");
+        directory.update(|names| *names = listing.neighbors().collect());
         let pipeline = Pipeline::start(&config.pipeline, root)?;
-        Ok(Self { pipeline, directory: Arc::new(directory), files })
+        Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }
 
     /// Has every file read, hashed and its message confirmed.

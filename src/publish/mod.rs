@@ -35,7 +35,7 @@ pub fn start(
             let _watched = post.clone().watch_for_panic();
             let ended = match output {
                 Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post)),
-                _ => confirms::run(&settings, messages, &post, &ready),
+                Output::Amqp | Output::None => confirms::run(&settings, messages, &post, &ready),
             };
             if let Err(error) = ended {
                 post.fail(error);

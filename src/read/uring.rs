@@ -305,19 +305,23 @@ async fn hash(
     before: &Before,
 ) -> Result<Digests, Unread> {
     let first = lane.pool.next(CHUNK_BYTES).await;
-    let mut own = turn.take().unwrap_or_default();
-    own.restart();
     if before.version.size <= CHUNK_BYTES as u64 {
-        return hash_small(lane, own, turn, file, before, first).await;
+        return hash_small(lane, turn, file, before, first).await;
     }
     // In a box: a hand whose files are small does not carry the room for this.
-    Box::pin(hash_large(lane, own, turn, file, before, first)).await
+    Box::pin(hash_large(lane, turn, file, before, first)).await
+}
+
+/// The turn of the file before, or a new one, as for a new content.
+fn begin(turn: &mut Option<Box<Turn<FixedBuf>>>) -> Box<Turn<FixedBuf>> {
+    let mut turn = turn.take().unwrap_or_default();
+    turn.restart();
+    turn
 }
 
 /// One read is all of it. An empty file is read too: some file systems show size 0 for what has content.
 async fn hash_small(
     lane: &Lane,
-    mut turn: Box<Turn<FixedBuf>>,
     used: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
     before: &Before,
@@ -326,10 +330,10 @@ async fn hash_small(
     match file.read_fixed_at(buffer, 0).await {
         (Ok(count), buffer) if count as u64 == before.version.size => {
             if count <= ALONE_BYTES {
-                *used = Some(turn);
                 return Ok(Digests::of(&buffer[..count]));
             }
             let xxh128 = xxh3_128(&buffer[..count]);
+            let mut turn = begin(used);
             turn.add(buffer, count);
             turn.end();
             let turn = used.insert(lane.scheduler.hash(turn).await);
@@ -343,7 +347,6 @@ async fn hash_small(
 
 async fn hash_large(
     lane: &Lane,
-    mut turn: Box<Turn<FixedBuf>>,
     used: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
     before: &Before,
@@ -354,6 +357,7 @@ async fn hash_large(
     for buffer in &mut buffers[1..] {
         *buffer = lane.pool.try_next(CHUNK_BYTES);
     }
+    let mut turn = begin(used);
     let size = before.version.size;
     let mut ahead = ReadAhead { asked: 0, size };
     let mut xxh128 = Xxh128Stream::new();

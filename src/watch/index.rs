@@ -257,7 +257,9 @@ impl Directory {
     /// The path below the root of a name in it.
     #[must_use]
     pub fn below(&self, name: &[u8]) -> Vec<u8> {
-        [&self.below, name].concat()
+        let mut path = Vec::with_capacity(self.below.len() + name.len());
+        self.append_below(name, &mut path);
+        path
     }
 
     /// The same, behind what is in a buffer.

@@ -11,7 +11,8 @@ use crate::consumer::Message;
 use crate::files::{self, noise, sha256, sha256sum, utc, xxh128};
 use crate::world::World;
 
-const FIELDS: [&str; 10] = [
+/// In the order of the alphabet.
+pub const FIELDS: [&str; 10] = [
     "accessed_time",
     "changed_time",
     "event_type",

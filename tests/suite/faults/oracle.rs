@@ -8,19 +8,7 @@ use serde_json::{Map, Value};
 
 use super::record::Entry;
 use super::tree::Journal;
-
-const FIELDS: [&str; 10] = [
-    "accessed_time",
-    "changed_time",
-    "event_type",
-    "file_path",
-    "modified_time",
-    "neighbors",
-    "sha256_hash",
-    "size",
-    "timestamp",
-    "xxh128_hash",
-];
+use crate::message::FIELDS;
 
 /// Name, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
