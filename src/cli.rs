@@ -1,6 +1,7 @@
 //! Every flag and variable, its default and its help: the one home of the command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -17,6 +18,10 @@ pub const WORKERS_MAX: u32 = 256;
 pub const CONFIRM_WINDOW_MAX: u32 = 65_535;
 /// The longest settle time, one hour in milliseconds.
 pub const SETTLE_MS_MAX: u64 = 3_600_000;
+/// The shortest time that a stage may take over a step: the longest pauses of one that is well are 10 s.
+pub const STALL_SECONDS_MIN: i64 = 15;
+/// The longest such time, one day.
+pub const STALL_SECONDS_MAX: i64 = 86_400;
 
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
@@ -52,6 +57,8 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<NonZeroU32>,
     },
+    /// Ask the running service on this host whether it is alive and getting on; exit status 0 or 1
+    Health,
 }
 
 /// The settings. A flag wins over its variable; an empty variable counts as unset.
@@ -115,6 +122,20 @@ pub struct Settings {
     /// When no queue is bound to the exchange: count and warn, or fail
     #[arg(long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Warn)]
     pub unroutable: Unroutable,
+    /// Unix socket of the service that answers HTTP GET /health and /metrics, mode 0600 [default:
+    /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
+    #[arg(long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+    /// Answer the same over TCP, at this ADDRESS:PORT [default: no network port is opened]
+    #[arg(long, env = "INGESTOR_METRICS_ADDRESS", global = true, value_name = "ADDRESS:PORT")]
+    pub metrics_address: Option<SocketAddr>,
+    /// A stage that has work and gets no further for so long makes the service unhealthy: `health` fails and the
+    /// service manager's watchdog is no longer fed
+    #[arg(
+        long, env = "INGESTOR_STALL_SECONDS", global = true, value_name = "SECONDS", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(STALL_SECONDS_MIN..=STALL_SECONDS_MAX)
+    )]
+    pub stall_seconds: u32,
     /// TRACE, DEBUG, INFO, WARN (or WARNING) or ERROR, in any case
     #[arg(long, env = "LOG_LEVEL", global = true, value_enum, ignore_case = true, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,

@@ -1,5 +1,7 @@
 //! From what was typed to what is used: every value checked, each stage's few settings in a struct of their own.
 
+use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -34,8 +36,23 @@ pub struct Config {
     pub watch: WatchSettings,
     /// Settings of the pipeline.
     pub pipeline: PipelineSettings,
+    /// Settings of the control socket.
+    pub control: ControlSettings,
     /// `scan` goes into sub-directories.
     pub recursive: bool,
+}
+
+/// Settings of the control socket.
+#[derive(Debug)]
+pub struct ControlSettings {
+    /// Where it is.
+    pub socket: PathBuf,
+    /// It was asked for by name: without it the service does not start.
+    pub socket_by_name: bool,
+    /// Where the same is answered over TCP.
+    pub metrics_address: Option<SocketAddr>,
+    /// How long a stage may have work and get no further.
+    pub stall: Duration,
 }
 
 /// Settings of the watch.
@@ -92,7 +109,7 @@ impl Config {
     pub fn new(settings: Settings, command: Option<&Command>) -> Result<Self, Error> {
         let broker = Broker::parse(&settings.amqp_url)?;
         let root = match command {
-            Some(Command::Listen { .. }) => None,
+            Some(Command::Listen { .. } | Command::Health) => None,
             Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
             Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
         };
@@ -146,8 +163,26 @@ impl Config {
                     publisher: None,
                 },
             },
+            control: ControlSettings {
+                socket_by_name: settings.control_socket.is_some(),
+                socket: settings.control_socket.unwrap_or_else(default_socket),
+                metrics_address: settings.metrics_address,
+                stall: Duration::from_secs(settings.stall_seconds.into()),
+            },
             recursive: settings.recursive,
         })
+    }
+}
+
+/// Where systemd gives the service a directory of its own (systemd.exec(5), RuntimeDirectory=), else one for each user.
+fn default_socket() -> PathBuf {
+    match std::env::var_os("RUNTIME_DIRECTORY").filter(|given| !given.is_empty()) {
+        // More than one are separated by colons; the first is ours.
+        Some(given) => {
+            let first = given.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+            Path::new(OsStr::from_bytes(first)).join("ingestor.sock")
+        }
+        None => PathBuf::from(format!("/tmp/apollonia-ingestor-{}.sock", rustix::process::geteuid().as_raw())),
     }
 }
 

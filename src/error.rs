@@ -3,6 +3,7 @@
 //! A file that cannot be read is not here: it is logged, counted and left behind (see [`crate::read`]).
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A failure of the whole command, shown as one line.
@@ -84,6 +85,37 @@ pub enum Error {
         /// The exchange's name.
         exchange: &'static str,
     },
+    /// The control socket cannot be had where it was asked for.
+    #[error(
+        "INGESTOR_CONTROL_SOCKET (--control-socket): {path:?} cannot be used: {cause}; name another path, one a service"
+    )]
+    ControlSocket {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Who or what is in the way.
+        cause: String,
+    },
+    /// The address for metrics cannot be had.
+    #[error("INGESTOR_METRICS_ADDRESS (--metrics-address): {address} cannot be used: {cause}; name another")]
+    MetricsAddress {
+        /// As it was given.
+        address: SocketAddr,
+        /// What the kernel said.
+        cause: String,
+    },
+    /// `health` has found nobody.
+    #[error(
+        "no service answers at {socket:?}: {cause}; start it, or name the --control-socket that it was started with"
+    )]
+    NoService {
+        /// Where it asked.
+        socket: PathBuf,
+        /// What it found.
+        cause: String,
+    },
+    /// `health` was told that the service is not well, or not ready: the service's own words.
+    #[error("{0}")]
+    Unhealthy(String),
     /// Standard output was closed or cannot be written.
     #[error("standard output: {0}; keep its reader running, or choose --output amqp")]
     Stdout(io::Error),
@@ -105,7 +137,11 @@ impl Error {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::DataDirectory { .. } | Self::StateDirectory { .. } => 2,
+            Self::Usage(_)
+            | Self::DataDirectory { .. }
+            | Self::StateDirectory { .. }
+            | Self::ControlSocket { .. }
+            | Self::MetricsAddress { .. } => 2,
             _ => 1,
         }
     }

@@ -25,6 +25,7 @@ use crate::hash::Digests;
 use crate::message::message_id;
 use crate::pipeline::Known;
 use crate::read::stable::{Stamp, Version};
+use crate::vitals::Vitals;
 use crate::watch::index::Name;
 
 /// The database in the state directory.
@@ -67,6 +68,8 @@ pub struct Store {
     directory: PathBuf,
     /// Nothing while it cannot be opened: the disk is full.
     connection: Option<Connection>,
+    /// How many it holds, once it was read.
+    rows: i64,
     /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
     _lock: OwnedFd,
 }
@@ -118,7 +121,7 @@ impl Store {
             Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
             _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
         })?;
-        let mut store = Self { directory: directory.to_owned(), connection: None, _lock: dir };
+        let mut store = Self { directory: directory.to_owned(), connection: None, rows: 0, _lock: dir };
         match store.connect_or_set_aside() {
             Ok(_) => {}
             Err(Trouble::Newer) => {
@@ -136,16 +139,15 @@ impl Store {
     #[must_use]
     pub fn recall(&mut self, directory: &[u8], present: &HashSet<Name>) -> HashMap<Name, Known> {
         let read = self.connect().and_then(|connection| recall(connection, directory, present));
-        let (known, gone) = read.unwrap_or_else(|trouble| {
+        let Recalled { rows, known, gone } = read.unwrap_or_else(|trouble| {
             self.note_damage(&trouble);
-            Default::default()
+            Recalled::default()
         });
-        let removed = self.connect().and_then(|connection| {
-            write(connection, gone.iter().map(|path| (&**path, None)))?;
-            Ok(())
-        });
-        if let Err(trouble) = removed {
-            self.note_damage(&trouble);
+        self.rows = rows;
+        let removed = self.connect().and_then(|connection| write(connection, gone.iter().map(|path| (&**path, None))));
+        match removed {
+            Ok(more) => self.rows += more,
+            Err(trouble) => self.note_damage(&trouble),
         }
         known
     }
@@ -154,8 +156,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no thread.
-    pub fn serve(self) -> Result<Ledger, Error> {
-        let shared = Arc::new(Shared::default());
+    pub fn serve(self, vitals: Arc<Vitals>) -> Result<Ledger, Error> {
+        let shared = Arc::new(Shared { vitals, ..Shared::default() });
         let thread = thread::Builder::new().name("ledger".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || Writer { store: self, shared, group: BTreeMap::new(), failing_since_warned: None }.run()
@@ -195,6 +197,7 @@ impl Store {
 
     fn set_aside(&mut self, trouble: &Trouble) -> io::Result<()> {
         self.connection = None;
+        self.rows = 0;
         for side in SIDE_FILES {
             let (from, to) = (format!("{FILE}{side}"), format!("{DAMAGED}{side}"));
             match fs::rename(self.directory.join(from), self.directory.join(to)) {
@@ -220,6 +223,7 @@ pub struct Ledger {
 struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    vitals: Arc<Vitals>,
 }
 
 #[derive(Default)]
@@ -255,7 +259,10 @@ impl Ledger {
         match waiting.rows.entry(path.into()) {
             Entry::Occupied(mut occupied) => drop(occupied.insert(row)),
             Entry::Vacant(_) if full => waiting.dropped += 1,
-            Entry::Vacant(vacant) => drop(vacant.insert(row)),
+            Entry::Vacant(vacant) => {
+                vacant.insert(row);
+                self.shared.vitals.ledger.take_on(1);
+            }
         }
         if first {
             self.shared.changed.notify_all();
@@ -290,17 +297,22 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut pause = GROUP_TIME;
+        self.tell_size();
         loop {
             let (closing, dropped) = self.gather(pause);
             match self.write() {
                 Ok(()) => {
+                    self.shared.vitals.ledger.done(self.group.len());
                     if !self.group.is_empty() && self.failing_since_warned.take().is_some() {
                         tracing::info!("the ledger is written again");
                     }
                     self.group.clear();
+                    self.tell_size();
                     pause = GROUP_TIME;
                 }
                 Err(trouble) => {
+                    self.shared.vitals.ledger.get_on(); // it tries
+                    self.shared.vitals.metrics.ledger_failures.inc();
                     self.warn(&trouble, dropped);
                     pause = RETRY_PAUSE;
                 }
@@ -323,7 +335,9 @@ impl Writer {
         let waited = changed.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         if self.group.len() < WAITING_MAX {
+            let separate = self.group.len() + waiting.rows.len();
             self.group.extend(waiting.rows.drain());
+            self.shared.vitals.ledger.done(separate - self.group.len());
         }
         (waiting.closing, std::mem::take(&mut waiting.dropped))
     }
@@ -336,12 +350,23 @@ impl Writer {
             write(connection, group.iter().map(|(path, row)| (&**path, row.as_ref())))
         };
         let written = self.store.connect_or_set_aside().and_then(|connection| rows(&self.group, connection));
-        match written {
+        self.store.rows += match written {
             Err(trouble @ Trouble::Damaged(_)) => {
                 self.store.set_aside(&trouble)?;
-                rows(&self.group, self.store.connect()?)
+                rows(&self.group, self.store.connect()?)?
             }
-            other => other,
+            other => other?,
+        };
+        Ok(())
+    }
+
+    fn tell_size(&mut self) {
+        let metrics = &self.shared.vitals.metrics;
+        metrics.ledger_rows.set(self.store.rows);
+        if let Some(connection) = &self.store.connection
+            && let Ok(bytes) = size(connection)
+        {
+            metrics.ledger_bytes.set(bytes);
         }
     }
 
@@ -403,26 +428,41 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
     Ok(connection)
 }
 
-/// What one reading of the ledger shows: the names that are there, and the paths that are not.
-type Recalled = (HashMap<Name, Known>, Vec<Box<[u8]>>);
+/// What one reading of the ledger shows.
+#[derive(Default)]
+struct Recalled {
+    /// All of them.
+    rows: i64,
+    /// The names that are there.
+    known: HashMap<Name, Known>,
+    /// The paths that are not.
+    gone: Vec<Box<[u8]>>,
+}
+
+/// Bytes of the database, its log not counted.
+fn size(connection: &Connection) -> rusqlite::Result<i64> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    Ok(number("page_count")? * number("page_size")?)
+}
 
 fn recall(connection: &mut Connection, directory: &[u8], present: &HashSet<Name>) -> Result<Recalled, Trouble> {
-    let (mut known, mut gone) = Recalled::default();
+    let mut recalled = Recalled::default();
     // Every row, those of other directories too: a damaged path may have been one of this directory.
     let mut select = connection.prepare("SELECT * FROM confirmed")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
         let confirmed = decode(path, row)?;
+        recalled.rows += 1;
         let Some(name) = path.strip_prefix(directory) else { continue };
         match present.get(name) {
             Some(name) => {
-                known.insert(Arc::clone(name), Known::new(&confirmed.version, &confirmed.digests));
+                recalled.known.insert(Arc::clone(name), Known::new(&confirmed.version, &confirmed.digests));
             }
-            None => gone.push(path.into()),
+            None => recalled.gone.push(path.into()),
         }
     }
-    Ok((known, gone))
+    Ok(recalled)
 }
 
 /// A row as it was written, or damage: its message id says so.
@@ -446,37 +486,49 @@ fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
     Ok(confirmed)
 }
 
-/// Writes rows, and removes those that are nothing, in one transaction.
+/// Writes rows, and removes those that are nothing, in one transaction. Tells how many there are more than before.
 fn write<'a>(
     connection: &mut Connection,
     rows: impl Iterator<Item = (&'a [u8], Option<&'a Confirmed>)>,
-) -> Result<(), Trouble> {
+) -> Result<i64, Trouble> {
+    const VALUES: &str = "INTO confirmed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let mut more = 0;
     let transaction = connection.transaction()?;
     {
-        let mut put = transaction
-            .prepare_cached("INSERT OR REPLACE INTO confirmed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?;
+        // Two statements, for the first tells whether the row is new.
+        let mut add = transaction.prepare_cached(&format!("INSERT OR IGNORE {VALUES}"))?;
+        let mut replace = transaction.prepare_cached(&format!("REPLACE {VALUES}"))?;
         let mut remove = transaction.prepare_cached("DELETE FROM confirmed WHERE path = ?1")?;
         for (path, row) in rows {
             match row {
-                None => remove.execute([path])?,
-                Some(Confirmed { version, digests }) => put.execute(params![
-                    path,
-                    version.device.cast_signed(),
-                    version.inode.cast_signed(),
-                    version.size.cast_signed(),
-                    version.modified.seconds,
-                    version.modified.nanoseconds,
-                    version.changed.seconds,
-                    version.changed.nanoseconds,
-                    digests.sha256,
-                    digests.xxh128.to_be_bytes(),
-                    message_id(&[path], version, &digests.sha256).to_be_bytes(),
-                ])?,
-            };
+                None => more -= remove.execute([path])? as i64,
+                Some(Confirmed { version, digests }) => {
+                    let id = message_id(&[path], version, &digests.sha256).to_be_bytes();
+                    let xxh128 = digests.xxh128.to_be_bytes();
+                    let row = params![
+                        path,
+                        version.device.cast_signed(),
+                        version.inode.cast_signed(),
+                        version.size.cast_signed(),
+                        version.modified.seconds,
+                        version.modified.nanoseconds,
+                        version.changed.seconds,
+                        version.changed.nanoseconds,
+                        digests.sha256,
+                        xxh128,
+                        id,
+                    ];
+                    if add.execute(row)? == 1 {
+                        more += 1;
+                    } else {
+                        replace.execute(row)?;
+                    }
+                }
+            }
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(more)
 }
 
 #[cfg(test)]
@@ -528,7 +580,7 @@ mod tests {
     fn what_was_confirmed_last_is_recalled_and_what_is_gone_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let names: Vec<Vec<u8>> = [&b"a"[..], b"b\xff\n", b"gone"].map(<[u8]>::to_vec).to_vec();
-        let ledger = Store::open(dir.path()).unwrap().serve().unwrap();
+        let ledger = Store::open(dir.path()).unwrap().serve(Arc::default()).unwrap();
         for (number, name) in (1..).zip(&names) {
             let Confirmed { version, digests } = confirmed(number);
             ledger.confirm(path(name), version, digests);

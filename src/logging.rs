@@ -1,7 +1,8 @@
-//! Log lines on standard error, as text or JSON.
+//! Log lines on standard error, as text or JSON, and what is said of each file.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -11,7 +12,9 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::cli::LogFormat;
 use crate::error::Error;
+use crate::pipeline::{Outcome, Report};
 use crate::progress::AroundTheBar;
+use crate::read::stable::Unread;
 
 /// Set once log lines go out; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -37,5 +40,131 @@ pub fn failure(error: &Error) {
         tracing::error!("{error}");
     } else {
         eprintln!("error: {error}");
+    }
+}
+
+/// Lines about single files at WARN, of one kind, in [`REPEATS_TIME`]. Somebody who is told more often reads none of them.
+const REPEATS_MAX: u32 = 10;
+
+/// See [`REPEATS_MAX`].
+const REPEATS_TIME: Duration = Duration::from_secs(60);
+
+/// What is logged of each file's end: a line at DEBUG, and one at WARN where somebody has to know.
+#[derive(Debug)]
+pub struct FileLines {
+    failed: Repeats,
+    refused: Repeats,
+}
+
+/// How often one kind of line has been told lately.
+#[derive(Debug)]
+struct Repeats {
+    /// What the files are that it is about.
+    of: &'static str,
+    bound: u32,
+    since: Option<Instant>,
+    told: u32,
+    held_back: u64,
+}
+
+impl FileLines {
+    /// Every file is named.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::bounded(u32::MAX)
+    }
+
+    /// At most so many of one kind a minute; the others are counted. DEBUG names them.
+    #[must_use]
+    pub fn limited() -> Self {
+        Self::bounded(REPEATS_MAX)
+    }
+
+    fn bounded(bound: u32) -> Self {
+        let repeats = |of| Repeats { of, bound, since: None, told: 0, held_back: 0 };
+        Self {
+            failed: repeats("files that cannot be read"),
+            refused: repeats("links that lead out of the data directory"),
+        }
+    }
+
+    /// Says what became of a job.
+    pub fn tell(&mut self, report: &Report, now: Instant) {
+        let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
+        match &report.outcome {
+            Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),
+            Outcome::Unchanged => tracing::debug!(path = path(), "unchanged since its last message"),
+            Outcome::Unread(Unread::Gone) => tracing::debug!(path = path(), "gone before it could be read"),
+            Outcome::Unread(Unread::NotRegular) => tracing::debug!(path = path(), "not a regular file"),
+            Outcome::Unread(Unread::Busy) => tracing::debug!(path = path(), "still being written"),
+            Outcome::Unread(Unread::LeadsOut) if self.refused.admits(now) => {
+                tracing::warn!("{:?} leads out of the data directory and is refused", path());
+            }
+            Outcome::Unread(Unread::LeadsOut) => tracing::debug!(path = path(), "leads out of the data directory"),
+            Outcome::Unread(Unread::Failed(cause)) if self.failed.admits(now) => {
+                tracing::warn!("{:?} cannot be read: {cause}; it is tried again at its next event", path());
+            }
+            Outcome::Unread(Unread::Failed(cause)) => tracing::debug!(path = path(), "cannot be read: {cause}"),
+        }
+    }
+
+    /// Says how many lines were held back, once their minute is over.
+    pub fn overdue(&mut self, now: Instant) {
+        for repeats in [&mut self.failed, &mut self.refused] {
+            if repeats.since.is_some_and(|since| now.saturating_duration_since(since) >= REPEATS_TIME) {
+                repeats.rest();
+            }
+        }
+    }
+
+    /// The same, at the end.
+    pub fn rest(&mut self) {
+        self.failed.rest();
+        self.refused.rest();
+    }
+}
+
+impl Repeats {
+    fn admits(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= REPEATS_TIME) {
+            self.rest();
+            self.since = Some(now);
+            self.told = 0;
+        }
+        if self.told == self.bound {
+            self.held_back += 1;
+            return false;
+        }
+        self.told += 1;
+        true
+    }
+
+    fn rest(&mut self) {
+        match std::mem::take(&mut self.held_back) {
+            0 => {}
+            count => tracing::warn!("and {count} more {} within a minute; LOG_LEVEL=DEBUG names each", self.of),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_lines_a_minute_the_first_are_told_and_the_others_counted() {
+        let mut repeats = FileLines::limited().failed;
+        let start = Instant::now();
+        let told = (0..1000).filter(|_| repeats.admits(start)).count();
+        assert_eq!((told, repeats.held_back), (REPEATS_MAX as usize, 1000 - u64::from(REPEATS_MAX)));
+        assert!(repeats.admits(start + REPEATS_TIME), "a new minute");
+        assert_eq!(repeats.held_back, 0, "those of the last one have been told of");
+    }
+
+    #[test]
+    fn where_all_are_told_none_is_held_back() {
+        let mut repeats = FileLines::all().failed;
+        let now = Instant::now();
+        assert!((0..100_000).all(|_| repeats.admits(now)));
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use apollonia_ingestor::cli::{self, Command};
 use apollonia_ingestor::config::Config;
 use apollonia_ingestor::error::Error;
-use apollonia_ingestor::{listen, logging, scan, service};
+use apollonia_ingestor::{health, listen, logging, scan, service};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
 #[global_allocator]
@@ -33,5 +33,6 @@ fn run() -> Result<(), Error> {
         Command::Watch => service::run(config),
         Command::Scan { .. } => scan::run(config),
         Command::Listen { count, timeout } => listen::run(&config.broker, count, timeout),
+        Command::Health => health::run(&config.control.socket),
     }
 }

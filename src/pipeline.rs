@@ -7,7 +7,7 @@
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::message::EventType;
 use crate::publish;
 use crate::read::stable::{Root, Stamp, Unread, Version};
 use crate::read::{self, Readers, uring};
+use crate::vitals::Vitals;
 use crate::watch::index::{Directory, Name};
 
 /// How long the files in progress and their confirms are waited for at the end. The contract allows 10 s; a
@@ -258,7 +259,7 @@ pub struct Pipeline {
     /// The read engine's name.
     pub engine: &'static str,
     jobs: async_channel::Sender<Job>,
-    outstanding: Arc<AtomicUsize>,
+    vitals: Arc<Vitals>,
     in_flight: usize,
     in_flight_max: usize,
     readers: Vec<JoinHandle<()>>,
@@ -270,24 +271,23 @@ impl Pipeline {
     ///
     /// # Errors
     /// What keeps one of them from starting.
-    pub fn start(settings: &PipelineSettings, root: Arc<Root>) -> Result<Self, Error> {
+    pub fn start(settings: &PipelineSettings, root: Arc<Root>, vitals: Arc<Vitals>) -> Result<Self, Error> {
         // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
         let in_flight_max = settings.publish.window + 2 * settings.workers * uring::FILES_IN_FLIGHT;
         let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
         let (messages, outgoing) = mpsc::channel(in_flight_max);
-        let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone())?;
+        let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
         let (jobs, queued) = async_channel::bounded(in_flight_max);
-        let outstanding = Arc::new(AtomicUsize::new(0));
         let readers = Readers {
             root,
             jobs: queued,
-            outstanding: Arc::clone(&outstanding),
+            vitals: Arc::clone(&vitals),
             workers: settings.workers,
             messages: publisher.is_some().then_some(messages),
             post: post.clone(),
         };
         let read::Started { engine, threads } = read::start(settings.engine, &readers)?;
-        Ok(Self { mailbox, post, engine, jobs, outstanding, in_flight: 0, in_flight_max, readers: threads, publisher })
+        Ok(Self { mailbox, post, engine, jobs, vitals, in_flight: 0, in_flight_max, readers: threads, publisher })
     }
 
     /// How many jobs may be handed in now.
@@ -313,7 +313,7 @@ impl Pipeline {
         debug_assert!(batch.len() <= self.room());
         self.in_flight += batch.len();
         // Counted before the first is taken: a reader's share is measured by the whole batch.
-        self.outstanding.fetch_add(batch.len(), Ordering::Relaxed);
+        self.vitals.read.take_on(batch.len());
         for job in batch {
             // Never full, by the bound above; closed only when the readers are gone, which they report.
             let _ = self.jobs.try_send(job);

@@ -8,12 +8,14 @@ use std::vec;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::logging::FileLines;
 use crate::message::EventType;
+use crate::metrics::Totals;
 use crate::pipeline::{Job, Letter, Outcome, Pipeline, Report};
 use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
 use crate::service::{StopSignals, prepare};
-use crate::watch::Totals;
+use crate::vitals::Vitals;
 use crate::watch::index::Directory;
 use crate::watch::lookover::{Found, list};
 use crate::watch::pending::BUSY_PAUSE_MIN;
@@ -31,13 +33,16 @@ const BATCH: usize = 256;
 pub fn run(config: Config) -> Result<(), Error> {
     let root = prepare(config.root)?;
     let signals = StopSignals::listen()?;
-    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root))?;
+    let vitals = Arc::new(Vitals::default());
+    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root), Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
     let progress = Progress::start(&root, config.recursive);
     let scan = Scan {
         walk: Walk::new(Arc::clone(&root), config.recursive),
         pipeline,
-        totals: Totals::default(),
+        vitals,
+        lines: FileLines::all(),
+        unread: 0,
         found: 0,
         unlisted: 0,
         looks: BTreeMap::new(),
@@ -50,7 +55,10 @@ pub fn run(config: Config) -> Result<(), Error> {
 struct Scan {
     walk: Walk,
     pipeline: Pipeline,
-    totals: Totals,
+    vitals: Arc<Vitals>,
+    lines: FileLines,
+    /// Files that somebody went on writing.
+    unread: u64,
     found: u64,
     unlisted: u64,
     /// How often each file that is being written was looked at, by its absolute path.
@@ -66,8 +74,8 @@ impl Scan {
         let stopped = self.work()?;
         self.progress.end();
         let seconds = began.elapsed().as_secs_f64();
-        let Totals { files, bytes, confirmed, failed, refused, .. } = self.totals;
-        let failed = failed + self.unlisted;
+        let Totals { files, bytes, confirmed, failed, refused, .. } = self.vitals.metrics.totals();
+        let failed = failed + self.unread + self.unlisted;
         tracing::info!(
             "{}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {failed} failures, {refused} links refused",
             if stopped { "stopped before the end" } else { "done" },
@@ -129,7 +137,8 @@ impl Scan {
     }
 
     fn settle(&mut self, report: Report) {
-        self.totals.count(&report);
+        self.vitals.metrics.count(&report, Stamp::now());
+        self.lines.tell(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
             self.progress.advance(version.size);
         }
@@ -143,7 +152,7 @@ impl Scan {
             let at = Instant::now() + BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
             self.again.insert((at, self.found + u64::from(*looks) + self.again.len() as u64), report.job);
         } else {
-            self.totals.failed += 1;
+            self.unread += 1;
             tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
         }
     }

@@ -9,10 +9,13 @@ use signal_hook::iterator::Signals;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Config;
+use crate::control::Control;
 use crate::error::Error;
 use crate::ledger::Store;
+use crate::notify;
 use crate::pipeline::{Pipeline, Post};
 use crate::read::stable::{self, Root, lease};
+use crate::vitals::{Facts, Phase, Vitals};
 use crate::watch::Watcher;
 use crate::watch::inotify::Watch;
 
@@ -23,22 +26,25 @@ use crate::watch::inotify::Watch;
 pub fn run(config: Config) -> Result<(), Error> {
     let root = prepare(config.root)?;
     let signals = StopSignals::listen()?;
+    let vitals = Arc::new(Vitals::default());
+    let _control = Control::start(config.control, Arc::clone(&vitals))?;
     let store = config.state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let watch = Watch::new(root.path())?;
     let mut settings = config.pipeline;
     settings.publish.publisher = publisher(&root);
-    let pipeline = Pipeline::start(&settings, Arc::clone(&root))?;
+    let pipeline = Pipeline::start(&settings, Arc::clone(&root), Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
-    let (engine, output) = (pipeline.engine, settings.output);
-    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch)?;
-    tracing::info!(
-        "ready: watching {:?}, output {}, {engine} engine, {workers} workers",
-        root.path(),
-        output.describe(&config.broker)
-    );
-    watcher.run()?;
-    Ok(())
+    let engine = pipeline.engine;
+    let output = settings.output.describe(&config.broker).to_owned();
+    let ready = format!("ready: watching {:?}, output {output}, {engine} engine, {workers} workers", root.path());
+    let directories = vec![root.path().to_string_lossy().into_owned()];
+    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection: root.protection() });
+    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch, Arc::clone(&vitals))?;
+    vitals.enter(Phase::Ready);
+    notify::ready();
+    tracing::info!("{ready}");
+    watcher.run()
 }
 
 /// A name for whatever publishes this directory from this host: the same in each container, another on each host.

@@ -46,7 +46,7 @@ impl Passes {
         let directory = Directory::new(root.path().as_os_str().as_encoded_bytes(), b"");
         let listing = list(&root, b"").expect("it has just been made");
         directory.update(|names| *names = listing.neighbors().collect());
-        let pipeline = Pipeline::start(&config.pipeline, root)?;
+        let pipeline = Pipeline::start(&config.pipeline, root, Arc::default())?;
         Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }
 

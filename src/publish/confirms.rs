@@ -20,6 +20,7 @@ use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::pipeline::{Outgoing, Post, Report};
+use crate::vitals::{BrokerState, Vitals};
 
 /// The first pause after the broker has rejected a message; it doubles while it goes on rejecting.
 const NACK_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -41,6 +42,7 @@ pub fn run(
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
     post: &Post,
+    vitals: &Vitals,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,9 +61,11 @@ pub fn run(
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
             Ok(session) => {
+                vitals.broker_is(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let mut window = Window::new(settings, post);
-                window.publish(&session, messages).await?;
+                let ended = Window::new(settings, post, vitals).publish(&session, messages).await;
+                vitals.broker_is(BrokerState::Disconnected);
+                ended?;
                 session.close().await;
             }
         }
@@ -73,6 +77,7 @@ pub fn run(
 struct Window<'a> {
     settings: &'a PublishSettings,
     post: &'a Post,
+    vitals: &'a Vitals,
     /// Not published yet, for want of room.
     waiting: VecDeque<Outgoing>,
     /// Confirmed, and not reported yet.
@@ -80,7 +85,6 @@ struct Window<'a> {
     rejected: Vec<Outgoing>,
     pause: Duration,
     again_at: Instant,
-    returned: u64,
     warned_at: Option<Instant>,
 }
 
@@ -88,16 +92,16 @@ struct Window<'a> {
 type Answer = (Outgoing, lapin::Result<Confirmation>);
 
 impl<'a> Window<'a> {
-    fn new(settings: &'a PublishSettings, post: &'a Post) -> Self {
+    fn new(settings: &'a PublishSettings, post: &'a Post, vitals: &'a Vitals) -> Self {
         Self {
             settings,
             post,
+            vitals,
             waiting: VecDeque::new(),
             confirmed: Vec::new(),
             rejected: Vec::new(),
             pause: NACK_PAUSE_MIN,
             again_at: Instant::now(),
-            returned: 0,
             warned_at: None,
         }
     }
@@ -111,8 +115,10 @@ impl<'a> Window<'a> {
             // As many as there is room for at once, for one write; none while the broker rejects.
             if self.rejected.is_empty() {
                 let room = self.waiting.len().min(self.settings.window - unconfirmed.len());
+                self.vitals.metrics.messages_published.inc_by(room as u64);
                 unconfirmed.extend(self.waiting.drain(..room).map(|message| send(&session.channel, message)));
             }
+            self.vitals.metrics.unconfirmed_messages.set(unconfirmed.len() as i64);
             tokio::select! {
                 count = messages.recv_many(&mut batches, BATCHES_TOGETHER), if self.waiting.is_empty() && !ended => {
                     ended = count == 0;
@@ -125,11 +131,13 @@ impl<'a> Window<'a> {
                         taken = self.take(answer);
                     }
                     // Before a failure, too: what is confirmed need not be published again.
+                    self.vitals.publish.done(self.confirmed.len());
                     self.post.report(mem::take(&mut self.confirmed));
                     taken?;
                 }
                 // What was rejected goes out again after a pause.
                 () = sleep_until(self.again_at), if !self.rejected.is_empty() => {
+                    self.vitals.metrics.messages_published.inc_by(self.rejected.len() as u64);
                     unconfirmed.extend(self.rejected.drain(..).map(|message| send(&session.channel, message)));
                 }
                 // The connection's own news: blocked, and lost even while nothing is under way.
@@ -144,6 +152,7 @@ impl<'a> Window<'a> {
             Confirmation::Ack(None) => self.pause = NACK_PAUSE_MIN,
             Confirmation::Ack(Some(_)) => self.unroutable()?,
             Confirmation::Nack(_) => {
+                self.vitals.metrics.messages_nacked.inc();
                 if self.rejected.is_empty() {
                     tracing::warn!("the broker rejects messages; they are published again in {:?}", self.pause);
                     self.again_at = Instant::now() + self.pause;
@@ -165,13 +174,13 @@ impl<'a> Window<'a> {
         if self.settings.unroutable == Unroutable::Fail {
             return Err(Error::Unroutable { exchange: EXCHANGE });
         }
-        self.returned += 1;
+        self.vitals.metrics.messages_returned.inc();
         let now = Instant::now();
         if self.warned_at.is_none_or(|at| now - at >= UNROUTABLE_EVERY) {
             self.warned_at = Some(now);
             tracing::warn!(
                 "no queue is bound to the exchange `{EXCHANGE}`: {} messages so far reached nobody; bind a queue",
-                self.returned
+                self.vitals.metrics.messages_returned.get()
             );
         }
         Ok(())
@@ -180,9 +189,13 @@ impl<'a> Window<'a> {
     fn hear(&self, event: &Event) -> Result<(), Error> {
         match event {
             Event::ConnectionBlocked(reason) => {
+                self.vitals.broker_is(BrokerState::Blocked);
                 tracing::warn!("the broker takes no messages now ({reason}); files wait until it does");
             }
-            Event::ConnectionUnblocked => tracing::info!("the broker takes messages again"),
+            Event::ConnectionUnblocked => {
+                self.vitals.broker_is(BrokerState::Connected);
+                tracing::info!("the broker takes messages again");
+            }
             Event::Error(error) => return Err(failure(&self.settings.broker, error)),
             _ => {}
         }

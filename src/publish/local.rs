@@ -6,6 +6,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::Error;
 use crate::pipeline::{Outgoing, Post};
+use crate::vitals::Vitals;
 
 /// Batches written before their jobs are reported: one write for all of them.
 const BATCHES_TOGETHER: usize = 16;
@@ -17,7 +18,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// [`Error::Stdout`], when nobody reads it any more for one.
-pub fn to_stdout(mut messages: Receiver<Vec<Outgoing>>, post: &Post) -> Result<(), Error> {
+pub fn to_stdout(mut messages: Receiver<Vec<Outgoing>>, post: &Post, vitals: &Vitals) -> Result<(), Error> {
     let mut lines = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
     while messages.blocking_recv_many(&mut batches, BATCHES_TOGETHER) > 0 {
@@ -25,7 +26,10 @@ pub fn to_stdout(mut messages: Receiver<Vec<Outgoing>>, post: &Post) -> Result<(
             lines.write_all(&message.body).and_then(|()| lines.write_all(b"\n")).map_err(Error::Stdout)?;
         }
         lines.flush().map_err(Error::Stdout)?;
-        post.report(batches.drain(..).flatten().map(Outgoing::confirmed).collect());
+        let written: Vec<_> = batches.drain(..).flatten().map(Outgoing::confirmed).collect();
+        vitals.metrics.messages_published.inc_by(written.len() as u64);
+        vitals.publish.done(written.len());
+        post.report(written);
     }
     Ok(())
 }

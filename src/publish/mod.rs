@@ -4,6 +4,7 @@ pub mod broker;
 pub mod confirms;
 pub mod local;
 
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
@@ -13,6 +14,7 @@ use crate::cli::Output;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::pipeline::{Outgoing, Post};
+use crate::vitals::{BrokerState, Vitals};
 
 /// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///
@@ -23,19 +25,23 @@ pub fn start(
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
     post: Post,
+    vitals: &Arc<Vitals>,
 ) -> Result<Option<JoinHandle<()>>, Error> {
     if output == Output::None {
         return Ok(None);
     }
     let (ready, started) = sync_channel(1);
-    let settings = settings.clone();
+    let (settings, vitals) = (settings.clone(), Arc::clone(vitals));
+    if output == Output::Amqp {
+        vitals.broker_is(BrokerState::Disconnected);
+    }
     let thread = thread::Builder::new()
         .name("publish".to_owned())
         .spawn(move || {
             let _watched = post.clone().watch_for_panic();
             let ended = match output {
-                Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post)),
-                Output::Amqp | Output::None => confirms::run(&settings, messages, &post, &ready),
+                Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post, &vitals)),
+                Output::Amqp | Output::None => confirms::run(&settings, messages, &post, &vitals, &ready),
             };
             if let Err(error) = ended {
                 post.fail(error);

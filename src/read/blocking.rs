@@ -3,15 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::buffer::CHUNK_BYTES;
-use super::stable::{Before, Root, Unread};
+use super::stable::{Before, Unread};
 use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
 use crate::error::Error;
 use crate::hash::{Digests, Hasher};
 use crate::pipeline::Job;
+use crate::vitals::Pulse;
 
 /// Small files that are handed on together.
 const FILES_TOGETHER: usize = 32;
@@ -41,8 +43,9 @@ fn run(readers: &Readers) {
             readers.jobs.recv_blocking()
         });
         let Ok(job) = job else { break };
-        let read = reader.read(&readers.root, &job, &mut outbox);
-        outbox.conclude(job, read);
+        let began = Instant::now();
+        let read = reader.read(readers, &job, &mut outbox);
+        outbox.conclude(job, began, read);
     }
 }
 
@@ -53,7 +56,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, root: &Root, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
+    fn read(&mut self, readers: &Readers, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
+        let root = &readers.root;
         self.below.set(job);
         let below = self.below.path()?;
         let file = match root.open(below) {
@@ -65,13 +69,13 @@ impl Reader {
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
             outbox.hand_on();
         }
-        let digests = hash(&file, &before, &mut self.buffer)?;
+        let digests = hash(&file, &before, &mut self.buffer, &readers.vitals.read)?;
         before.confirm_all(root, below, file.as_fd())?;
         Ok((before, digests))
     }
 }
 
-fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8]) -> Result<Digests, Unread> {
+fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], pulse: &Pulse) -> Result<Digests, Unread> {
     let size = before.version.size;
     let mut at = 0;
     let mut chunks = 0;
@@ -92,6 +96,7 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8]) -> Result<Digests, U
             return Ok(Digests::of(chunk));
         }
         hasher.get_or_insert_default().update(chunk);
+        pulse.get_on();
         if at == size {
             return Ok(hasher.unwrap_or_default().finish());
         }

@@ -13,9 +13,10 @@ use std::ffi::{CStr, c_char};
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use prometheus::local::LocalHistogram;
 use tokio::sync::mpsc;
 
 use crate::cli::ReadEngine;
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::hash::Digests;
 use crate::message::{Message, Paths, message_id};
 use crate::pipeline::{Job, Known, Outcome, Outgoing, Post, Report};
+use crate::vitals::Vitals;
 use stable::{Before, Root, Unread};
 
 /// Chunks between two looks at a large file while it is read (16 MiB): a file that changes under our hands
@@ -36,8 +38,8 @@ pub struct Readers {
     pub root: Arc<Root>,
     /// Jobs to read; closed at the end.
     pub jobs: async_channel::Receiver<Job>,
-    /// Jobs handed in and not yet read, queued ones included.
-    pub outstanding: Arc<AtomicUsize>,
+    /// Where jobs handed in and not yet read are counted, queued ones included.
+    pub vitals: Arc<Vitals>,
     /// Hashing threads.
     pub workers: usize,
     /// Messages to publish, as many as came together; nothing where they go nowhere.
@@ -79,7 +81,7 @@ impl Readers {
     /// How many of the outstanding files one thread may take, so that a few large files do not all end up with
     /// the thread that was quicker to ask.
     fn share(&self) -> usize {
-        self.outstanding.load(Ordering::Relaxed).div_ceil(self.workers).max(1)
+        self.vitals.read.waiting().div_ceil(self.workers).max(1)
     }
 }
 
@@ -90,16 +92,22 @@ struct Outbox {
     reports: Vec<Report>,
     paths: Paths,
     body: Vec<u8>,
+    /// A thread's own, so that threads do not share a cache line for it.
+    seconds: LocalHistogram,
 }
 
 impl Outbox {
     fn new(readers: Readers) -> Self {
-        Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new() }
+        let seconds = readers.vitals.metrics.read_seconds.local();
+        Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new(), seconds }
     }
 
     /// Turns what was read into a message, or into silence when it is what was confirmed last.
-    fn conclude(&mut self, job: Job, read: Result<(Before, Digests), Unread>) {
-        self.readers.outstanding.fetch_sub(1, Ordering::Relaxed);
+    fn conclude(&mut self, job: Job, began: Instant, read: Result<(Before, Digests), Unread>) {
+        if read.is_ok() {
+            self.seconds.observe(began.elapsed().as_secs_f64());
+        }
+        self.readers.vitals.read.done(1);
         let outcome = match read {
             Err(unread) => Outcome::Unread(unread),
             // The version alone proves nothing about an event that came after it was read; the content does.
@@ -139,10 +147,14 @@ impl Outbox {
 
     /// Hands on what has come together.
     fn hand_on(&mut self) {
+        self.seconds.flush();
         match &self.readers.messages {
             _ if self.messages.is_empty() => {}
             // Never full, by the bound on jobs; closed when the publisher has ended, and said why.
-            Some(messages) => drop(messages.try_send(mem::take(&mut self.messages))),
+            Some(messages) => {
+                self.readers.vitals.publish.take_on(self.messages.len());
+                drop(messages.try_send(mem::take(&mut self.messages)));
+            }
             None => self.reports.extend(self.messages.drain(..).map(Outgoing::confirmed)),
         }
         self.readers.post.report(mem::take(&mut self.reports));

@@ -48,6 +48,13 @@ impl Stamp {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Self { seconds: now.tv_sec, nanoseconds: nanoseconds(now.tv_nsec) }
     }
+
+    /// Seconds since an earlier point in time; 0 where the clock was set back in between.
+    #[must_use]
+    pub fn seconds_since(self, earlier: Self) -> f64 {
+        let whole = self.seconds.saturating_sub(earlier.seconds) as f64;
+        (whole + (f64::from(self.nanoseconds) - f64::from(earlier.nanoseconds)) * 1e-9).max(0.0)
+    }
 }
 
 /// Every file system and clock keeps this below 10^9; what does not fit counts as 0.

@@ -211,8 +211,8 @@ impl Lane {
         }
     }
 
-    fn conclude(&self, job: Job, read: Result<(Before, Digests), Unread>) {
-        self.outbox.borrow_mut().conclude(job, read);
+    fn conclude(&self, job: Job, began: Instant, read: Result<(Before, Digests), Unread>) {
+        self.outbox.borrow_mut().conclude(job, began, read);
         self.concluded.notify_one();
         self.in_flight.set(self.in_flight.get() - 1);
         self.finished.notify_one();
@@ -250,8 +250,9 @@ async fn read_files(lane: Rc<Lane>) {
     let mut tools = Tools::default();
     loop {
         let job = lane.next().await;
+        let began = Instant::now();
         let read = read_file(&lane, &mut tools, &job).await;
-        lane.conclude(job, read);
+        lane.conclude(job, began, read);
     }
 }
 
@@ -394,6 +395,7 @@ async fn hash_large(
             turn.end();
         }
         turn = lane.scheduler.hash(turn).await;
+        lane.readers.vitals.read.get_on();
         let free = buffers.iter_mut().filter(|place| place.is_none());
         free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
     }

@@ -19,8 +19,12 @@ use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::{Ledger, Store};
+use crate::logging::FileLines;
+use crate::metrics::Totals;
+use crate::notify;
 use crate::pipeline::{Job, Known, Letter, Outcome, Pipeline, Report, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp, Unread, Version};
+use crate::vitals::{Phase, Vitals};
 use index::{Directory, Name};
 use inotify::{Event, Watch};
 use lookover::{list, look};
@@ -45,56 +49,6 @@ const LOOK_OVER_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// See [`LOOK_OVER_PAUSE_MIN`].
 const LOOK_OVER_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// What has happened so far.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Totals {
-    /// Files read to their end.
-    pub files: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Messages that the output has confirmed.
-    pub confirmed: u64,
-    /// Files that could not be read.
-    pub failed: u64,
-    /// Files gone before they could be read.
-    pub gone: u64,
-    /// Links that lead out of the data directory.
-    pub refused: u64,
-}
-
-impl Totals {
-    /// Counts a job's end, and logs what someone has to know about.
-    pub fn count(&mut self, report: &Report) {
-        let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
-        match &report.outcome {
-            Outcome::Confirmed { version, .. } => {
-                self.files += 1;
-                self.bytes += version.size;
-                self.confirmed += 1;
-                tracing::debug!(path = path(), bytes = version.size, "confirmed");
-            }
-            Outcome::Unchanged => {
-                self.files += 1;
-                tracing::debug!(path = path(), "unchanged since its last message");
-            }
-            Outcome::Unread(Unread::Gone) => {
-                self.gone += 1;
-                tracing::debug!(path = path(), "gone before it could be read");
-            }
-            Outcome::Unread(Unread::LeadsOut) => {
-                self.refused += 1;
-                tracing::warn!("{:?} leads out of the data directory and is refused", path());
-            }
-            Outcome::Unread(Unread::Failed(cause)) => {
-                self.failed += 1;
-                tracing::warn!("{:?} cannot be read: {cause}; it is tried again at its next event", path());
-            }
-            Outcome::Unread(Unread::NotRegular) => tracing::debug!(path = path(), "not a regular file"),
-            Outcome::Unread(Unread::Busy) => tracing::debug!(path = path(), "still being written"),
-        }
-    }
-}
-
 /// The source of work of `watch`.
 pub struct Watcher {
     watch: Watch,
@@ -114,9 +68,11 @@ impl Watcher {
         pipeline: Pipeline,
         store: Option<Store>,
         settings: WatchSettings,
+        vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
-        let mut books = Books::new(root, settings.settle);
+        let mut books = Books::new(root, settings.settle, vitals);
         books.list()?;
+        books.vitals.metrics.look_overs.start.inc();
         if let Some(store) = store {
             books.recall(store)?;
         }
@@ -132,30 +88,30 @@ impl Watcher {
     ///
     /// # Errors
     /// What ended it otherwise.
-    pub fn run(mut self) -> Result<Totals, Error> {
+    pub fn run(mut self) -> Result<(), Error> {
+        let vitals = Arc::clone(&self.books.vitals);
+        vitals.watch.take_on(1);
         let ended = self.follow();
+        vitals.enter(Phase::Stopping);
+        notify::stopping();
         if matches!(ended, Ok(()) | Err(Error::DirectoryGone { .. })) {
             self.drain()?;
         }
-        let totals = self.books.totals;
+        self.books.lines.rest();
+        let Totals { files, bytes, confirmed, failed, gone, refused } = vitals.metrics.totals();
         tracing::info!(
-            "stopped: {} files and {} bytes read, {} messages confirmed, {} failures, {} gone before they could be read, {} links refused",
-            totals.files,
-            totals.bytes,
-            totals.confirmed,
-            totals.failed,
-            totals.gone,
-            totals.refused
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
+        vitals.watch.done(1);
         ended?;
-        self.pipeline.finish()?;
-        Ok(totals)
+        self.pipeline.finish()
     }
 
     fn follow(&mut self) -> Result<(), Error> {
         let mut root_check = Instant::now() + ROOT_CHECK;
         let mut rescan = self.rescan.map(|every| Instant::now() + every);
         loop {
+            self.books.vitals.watch.get_on();
             let more = self.read_events()?;
             if self.read_letters()? {
                 return Ok(());
@@ -166,8 +122,10 @@ impl Watcher {
                     return Err(self.books.gone("its path leads elsewhere"));
                 }
                 root_check = now + ROOT_CHECK;
+                self.books.tell(now);
             }
             if rescan.is_some_and(|at| now >= at) {
+                self.books.vitals.metrics.look_overs.rescan.inc();
                 self.books.look_over.ask_now(now);
                 rescan = self.rescan.map(|every| now + every);
             }
@@ -209,10 +167,12 @@ impl Watcher {
 
     /// Whether one of them says stop.
     fn read_letters(&mut self) -> Result<bool, Error> {
-        let now = Instant::now();
+        let (now, time_of_day) = (Instant::now(), Stamp::now());
         while let Some(letter) = self.pipeline.next_letter() {
             match letter {
-                Letter::Reports(reports) => reports.into_iter().for_each(|report| self.books.settle(report, now)),
+                Letter::Reports(reports) => {
+                    reports.into_iter().for_each(|report| self.books.settle(report, now, time_of_day));
+                }
                 Letter::Failed(error) => return Err(error),
                 Letter::Stop => return Ok(true),
             }
@@ -250,7 +210,8 @@ struct Books {
     ledger: Option<Ledger>,
     look_over: LookOver,
     settle: Duration,
-    totals: Totals,
+    vitals: Arc<Vitals>,
+    lines: FileLines,
 }
 
 /// Where the current look-over stands.
@@ -304,7 +265,7 @@ impl LookOver {
 }
 
 impl Books {
-    fn new(root: Arc<Root>, settle: Duration) -> Self {
+    fn new(root: Arc<Root>, settle: Duration, vitals: Arc<Vitals>) -> Self {
         let directory = Arc::new(Directory::new(root.path().as_os_str().as_encoded_bytes(), b""));
         let look_over = LookOver {
             needed: false,
@@ -323,7 +284,8 @@ impl Books {
             ledger: None,
             look_over,
             settle,
-            totals: Totals::default(),
+            vitals,
+            lines: FileLines::limited(),
         }
     }
 
@@ -333,8 +295,10 @@ impl Books {
 
     /// Takes one event in.
     fn take(&mut self, event: Event<'_>, seen_at: Stamp, now: Instant) {
+        let events = &self.vitals.metrics.events;
         match event {
             Event::Created(name) => {
+                events.created.inc();
                 let name = Name::from(name);
                 self.forget(&name);
                 if let Some((version, regular)) = self.admit(&name) {
@@ -344,6 +308,7 @@ impl Books {
                 }
             }
             Event::MovedTo(name) => {
+                events.moved_to.inc();
                 let name = Name::from(name);
                 self.forget(&name);
                 if self.admit(&name).is_some() {
@@ -351,6 +316,7 @@ impl Books {
                 }
             }
             Event::Closed(name) => {
+                events.closed.inc();
                 let name = Name::from(name);
                 let present = self.directory.update(|names| names.contains(&name)) || self.admit(&name).is_some();
                 if present {
@@ -358,6 +324,7 @@ impl Books {
                 }
             }
             Event::Removed(name) => {
+                events.removed.inc();
                 let name = Name::from(name);
                 self.forget(&name);
                 self.directory.update(|names| names.remove(&name));
@@ -365,7 +332,9 @@ impl Books {
                 self.pending.gone(&name, replaced);
             }
             Event::Overflow => {
+                self.vitals.metrics.overflows_kernel.inc();
                 if !self.look_over.needed {
+                    self.vitals.metrics.look_overs.asked.inc();
                     tracing::warn!(
                         "the kernel's event queue was full and events were lost: the directory is looked over; if this repeats, raise the sysctl fs.inotify.max_queued_events"
                     );
@@ -387,14 +356,19 @@ impl Books {
 
     fn wait(&mut self, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let announced = self.known.contains_key(name);
+        let waiting = self.pending.len();
         if self.pending.event(name, hint, announced, seen_at, now) == Err(Full) {
+            self.vitals.metrics.overflows_pending.inc();
             if !self.look_over.needed {
+                self.vitals.metrics.look_overs.asked.inc();
                 tracing::warn!(
                     "more than {PENDING_MAX} files wait: the list is dropped and the directory looked over when there is room"
                 );
             }
             self.pending.drop_waiting();
             self.look_over.ask(now);
+        } else if self.pending.len() == waiting {
+            self.vitals.metrics.events_coalesced.inc();
         }
     }
 
@@ -419,8 +393,9 @@ impl Books {
     }
 
     /// Takes a job's end in.
-    fn settle(&mut self, report: Report, now: Instant) {
-        self.totals.count(&report);
+    fn settle(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
+        self.vitals.metrics.count(&report, time_of_day);
+        self.lines.tell(&report, now);
         let name = &report.job.name;
         match report.outcome {
             Outcome::Confirmed { version, digests } => {
@@ -436,6 +411,16 @@ impl Books {
             Outcome::Unread(Unread::Busy) => self.pending.busy(name, now),
             Outcome::Unread(_) => drop(self.pending.failed(name, now)),
         }
+    }
+
+    /// Tells how much there is to do: once a second, for whoever asks.
+    fn tell(&mut self, now: Instant) {
+        let metrics = &self.vitals.metrics;
+        metrics.pending_files.set(self.pending.len() as i64);
+        metrics.known_files.set(self.known.len() as i64);
+        let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
+        metrics.oldest_pending_seconds.set(oldest);
+        self.lines.overdue(now);
     }
 
     /// Lists the directory: the index is exactly this from now on, and every file in it is to be compared.
@@ -465,7 +450,7 @@ impl Books {
         let present: HashSet<Name> = self.look_over.left.as_slice().iter().cloned().collect();
         self.known = store.recall(&self.directory.absolute(b""), &present);
         tracing::info!("the ledger holds {} of {} files", self.known.len(), present.len());
-        self.ledger = Some(store.serve()?);
+        self.ledger = Some(store.serve(Arc::clone(&self.vitals))?);
         Ok(())
     }
 

@@ -71,6 +71,8 @@ pub struct Full;
 struct Waiting {
     event: EventType,
     seen_at: Stamp,
+    /// When its first event came in.
+    since: Instant,
     state: State,
 }
 
@@ -137,7 +139,7 @@ impl Pending {
                 let event = resolve(None, hint, announced);
                 let state = State::after(hint, turn, later);
                 self.schedule.insert(state.turn().unwrap_or(turn), Arc::clone(name));
-                vacant.insert(Waiting { event, seen_at, state });
+                vacant.insert(Waiting { event, seen_at, since: now, state });
                 Ok(())
             }
             MapEntry::Occupied(mut occupied) => {
@@ -270,6 +272,7 @@ impl Pending {
                 let before = (!announced && !deleted).then_some(waiting.event);
                 waiting.event = resolve(before, hint, announced && !deleted);
                 waiting.seen_at = seen_at;
+                waiting.since = now;
                 waiting.state = State::after(hint, turn, later);
                 self.schedule.insert(waiting.state.turn().unwrap_or(turn), Arc::clone(name));
             }
@@ -288,6 +291,12 @@ impl Pending {
     #[must_use]
     pub fn next_time(&self) -> Option<Instant> {
         self.schedule.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// When the first event of the path that waits longest came in. It looks at each: for once a second.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.entries.values().map(|waiting| waiting.since).min()
     }
 
     fn turn(&mut self, now: Instant) -> Turn {

@@ -47,6 +47,9 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_CONFIRM_WINDOW", "--confirm-window", "0"),
         ("INGESTOR_CONFIRM_WINDOW", "--confirm-window", "99999999999999999999"),
         ("INGESTOR_UNROUTABLE", "--unroutable", "shrug"),
+        ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "9464"),
+        ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "localhost"),
+        ("INGESTOR_STALL_SECONDS", "--stall-seconds", "1"),
     ];
     for (variable, flag, value) in cases {
         assert_refused(|it| it.env(variable, value), &[variable, flag]);
@@ -132,7 +135,7 @@ fn what_is_not_a_command_or_a_flag_is_refused() {
 
 #[test]
 fn help_and_version_work_on_every_command() {
-    for command in [&["watch"][..], &["scan"], &["listen"], &[]] {
+    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &[]] {
         let help = Setup::new(command).arg("--help").run().expect_code(0);
         assert!(help.stdout.contains("AMQP_CONNECTION_STRING"), "{command:?}:\n{}", help.stdout);
         assert_eq!(help.stderr, "", "{command:?}");
@@ -172,6 +175,9 @@ fn an_empty_variable_counts_as_unset() {
         "STATE_DIRECTORY",
         "INGESTOR_INCLUDE",
         "INGESTOR_EXCLUDE",
+        "INGESTOR_CONTROL_SOCKET",
+        "INGESTOR_METRICS_ADDRESS",
+        "INGESTOR_STALL_SECONDS",
     ];
     let mut setup = Setup::new(&["scan", "--output", "stdout"]).arg(&data);
     for variable in variables {

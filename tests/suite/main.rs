@@ -14,6 +14,8 @@ mod broker_hangs;
 mod bulk;
 mod cli;
 mod cli_broker;
+mod control;
+mod control_stall;
 mod events;
 mod events_links;
 mod events_writers;

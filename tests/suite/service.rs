@@ -19,6 +19,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition without a notification of its own is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
+/// In a directory of each service's own.
+const CONTROL_SOCKET: &str = "control.sock";
+
 /// The user `nobody`: owns nothing, may read what is readable by all.
 pub const NOBODY: u32 = 65534;
 
@@ -45,7 +48,7 @@ impl Setup {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             // A backtrace that could be shown shall be: tests look for it.
             .env("RUST_BACKTRACE", "1")
-            .env("INGESTOR_CONTROL_SOCKET", private.path().join("control.sock"));
+            .env("INGESTOR_CONTROL_SOCKET", private.path().join(CONTROL_SOCKET));
         Self { command, private }
     }
 
@@ -67,6 +70,11 @@ impl Setup {
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
+    }
+
+    /// Where its control socket is to be.
+    pub fn control_socket(&self) -> PathBuf {
+        self.private.path().join(CONTROL_SOCKET)
     }
 
     /// Runs as a user without any privilege, from a copy of the binary which that user can reach.
@@ -114,7 +122,7 @@ impl Setup {
         if reading {
             readers.push(collect(stdout, &output, |text| &mut text.stdout));
         }
-        Service { child, output, readers, _private: self.private }
+        Service { child, output, readers, private: self.private }
     }
 
     /// Runs a command that ends by itself.
@@ -199,10 +207,15 @@ pub struct Service {
     child: Child,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
-    _private: TempDir,
+    private: TempDir,
 }
 
 impl Service {
+    /// Where it answers questions.
+    pub fn control_socket(&self) -> PathBuf {
+        self.private.path().join(CONTROL_SOCKET)
+    }
+
     pub fn stdout_has_lines(&self) -> bool {
         !self.output.text.lock().expect("output").stdout.is_empty()
     }
@@ -220,18 +233,30 @@ impl Service {
     /// Waits for a line on standard error and returns it.
     #[track_caller]
     pub fn wait_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        self.wait_line(what, |text| &text.stderr, wanted)
+        self.wait_log_within(PATIENCE, what, wanted)
+    }
+
+    /// The same, of a line that takes longer to come.
+    #[track_caller]
+    pub fn wait_log_within(&self, patience: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.wait_line(patience, what, |text| &text.stderr, wanted)
     }
 
     /// Waits for a line on standard output and returns it.
     #[track_caller]
     pub fn wait_stdout(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        self.wait_line(what, |text| &text.stdout, wanted)
+        self.wait_line(PATIENCE, what, |text| &text.stdout, wanted)
     }
 
     #[track_caller]
-    fn wait_line(&self, what: &str, stream: fn(&Text) -> &Vec<String>, wanted: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+    fn wait_line(
+        &self,
+        patience: Duration,
+        what: &str,
+        stream: fn(&Text) -> &Vec<String>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> String {
+        let deadline = Instant::now() + patience;
         let mut text = self.output.text.lock().expect("output");
         loop {
             if let Some(line) = stream(&text).iter().find(|line| wanted(line)) {

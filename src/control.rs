@@ -1,0 +1,238 @@
+//! The control socket: `GET /health` and `GET /metrics` over HTTP, on a Unix socket and, where asked for, over TCP.
+//!
+//! One thread serves both and keeps the service manager informed (see [`crate::notify`]). It only reads what the stages
+//! write: a stage that hangs does not keep it from saying so.
+
+use std::convert::Infallible;
+use std::fs::Permissions;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+use crate::config::ControlSettings;
+use crate::error::{Error, os_message};
+use crate::health::{Health, Status};
+use crate::vitals::Vitals;
+use crate::{metrics, notify};
+
+/// Connections at a time; the next waits to be accepted. Some scrapers and a probe need three.
+const CONNECTIONS_MAX: usize = 16;
+
+/// A client that connects and says nothing is sent away.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One question and its answer take no longer than this.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause after the system refused a connection: out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The running server. Dropped, it takes its socket away.
+pub struct Control {
+    _socket: Option<OwnSocket>,
+}
+
+/// What an answer is made of.
+struct Source {
+    vitals: Arc<Vitals>,
+    stall: Duration,
+    began: Instant,
+}
+
+impl Control {
+    /// Binds what was asked for and starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::ControlSocket`] and [`Error::MetricsAddress`] when what was asked for by name cannot be had.
+    pub fn start(settings: ControlSettings, vitals: Arc<Vitals>) -> Result<Self, Error> {
+        let ControlSettings { socket, socket_by_name, metrics_address, stall } = settings;
+        let unix = match OwnSocket::bind(&socket) {
+            Ok(bound) => Some(bound),
+            Err(cause) if socket_by_name => return Err(Error::ControlSocket { path: socket, cause }),
+            Err(cause) => {
+                tracing::warn!(
+                    "no control socket at {socket:?}: {cause}; `health` and metrics have nobody to ask: set --control-socket"
+                );
+                None
+            }
+        };
+        let tcp = metrics_address.map(bind_tcp).transpose()?;
+        let (socket, unix) = unix.unzip();
+        let source = Arc::new(Source { vitals, stall, began: Instant::now() });
+        let refuse = |error: io::Error| Error::Internal(format!("cannot start the control thread: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || runtime.block_on(run(source, unix, tcp)))
+            .map_err(refuse)?;
+        Ok(Self { _socket: socket })
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
+    let refuse = |error: io::Error| Error::MetricsAddress { address, cause: os_message(&error) };
+    let listener = TcpListener::bind(address).map_err(refuse)?;
+    listener.set_nonblocking(true).map_err(refuse)?;
+    Ok(listener)
+}
+
+/// A socket in the file system that is ours: its path, and which file that was.
+struct OwnSocket {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl OwnSocket {
+    /// Binds under another name and renames: nobody sees it with the rights of the umask, and a socket that a killed
+    /// process has left gives way without a moment in between.
+    fn bind(path: &Path) -> Result<(Self, UnixListener), String> {
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => return Err("there is a file of that name".to_owned()),
+            Ok(_) if UnixStream::connect(path).is_ok() => return Err("another process answers there".to_owned()),
+            _ => {}
+        }
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let bound = (|| {
+            let _ = fs::remove_file(&beside); // of a process with our number, long ago
+            let listener = UnixListener::bind(&beside)?;
+            fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            let there = fs::symlink_metadata(&beside)?;
+            fs::rename(&beside, path)?;
+            Ok((Self { path: path.to_owned(), file: (there.dev(), there.ino()) }, listener))
+        })();
+        bound.map_err(|error: io::Error| {
+            let _ = fs::remove_file(&beside);
+            os_message(&error)
+        })
+    }
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        // Not one that a successor has put in its place.
+        if fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    if let Some(listener) = unix.and_then(|listener| tokio::net::UnixListener::from_std(listener).ok()) {
+        let (source, places) = (Arc::clone(&source), Arc::clone(&places));
+        tokio::spawn(accept(source, places, async move || listener.accept().await.map(|(stream, _)| stream)));
+    }
+    if let Some(listener) = tcp.and_then(|listener| tokio::net::TcpListener::from_std(listener).ok()) {
+        let source = Arc::clone(&source);
+        tokio::spawn(accept(source, places, async move || listener.accept().await.map(|(stream, _)| stream)));
+    }
+    notify::keep_informed(&source.vitals, source.stall).await;
+}
+
+async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    source: Arc<Source>,
+    places: Arc<Semaphore>,
+    next: impl AsyncFn() -> io::Result<S>,
+) {
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match next().await {
+            Ok(stream) => {
+                let source = Arc::clone(&source);
+                tokio::spawn(async move {
+                    let _place = place;
+                    let answer = service_fn(|request| {
+                        let answer = source.answer(&request);
+                        async { Ok::<_, Infallible>(answer) }
+                    });
+                    let served = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEADER_PATIENCE)
+                        .keep_alive(false)
+                        .serve_connection(TokioIo::new(stream), answer);
+                    // A client that leaves in the middle is its own affair.
+                    let _ = tokio::time::timeout(CONNECTION_PATIENCE, served).await;
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+impl Source {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+        let (status, content_type, body) = match (request.method(), request.uri().path()) {
+            (&Method::GET, "/health") => {
+                let health = Health::of(&self.vitals, self.stall, self.began);
+                let status = match health.status {
+                    Status::Healthy | Status::Stopping => StatusCode::OK,
+                    Status::Starting | Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                let body = simd_json::to_vec(&health).unwrap_or_default();
+                (status, HeaderValue::from_static("application/json"), body)
+            }
+            (&Method::GET, "/metrics") => {
+                let body = metrics::encode(&self.vitals);
+                (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
+            }
+            (_, "/health" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),
+            _ => (StatusCode::NOT_FOUND, TEXT, b"/health or /metrics\n".to_vec()),
+        };
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_a_killed_process_left_gives_way_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let (own, listener) = OwnSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("another process")));
+        drop((own, listener));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it takes its socket away");
+        fs::write(&path, "a file").unwrap();
+        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("a file")));
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+
+    #[test]
+    fn a_successors_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (own, listener) = OwnSocket::bind(&path).unwrap();
+        drop(listener);
+        let _next = OwnSocket::bind(&path).unwrap();
+        drop(own);
+        assert!(path.exists());
+    }
+}

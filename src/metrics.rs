@@ -1,0 +1,332 @@
+//! The numbers that the stages count, in Prometheus' text format.
+//!
+//! Names follow Prometheus' rules: `apollonia_`, base units, `_total` for what only grows. A test holds the alert rules and
+//! the dashboard in `deploy/` to the names that are here.
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::pipeline::{Outcome, Report};
+use crate::read::stable::{Stamp, Unread};
+use crate::vitals::{BrokerState, Vitals};
+
+/// The content type of [`encode`]: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Upper bounds in seconds for reading one file: from a small warm one (20 us) to a large one of a cold disk.
+const READ_SECONDS: [f64; 14] =
+    [20e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25, 1.0, 10.0, 60.0];
+
+/// Upper bounds in seconds from the event to the confirm: from an idle service (0.6 ms) to a broker that was blocked.
+const END_TO_END_SECONDS: [f64; 14] =
+    [500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+/// Every counter, gauge and histogram.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each says in `new` what it counts")]
+pub struct Metrics {
+    registry: Registry,
+    info: IntGaugeVec,
+    pub events: Events,
+    pub events_coalesced: IntCounter,
+    pub overflows_kernel: IntCounter,
+    pub overflows_pending: IntCounter,
+    pub look_overs: LookOvers,
+    pub files_read: IntCounter,
+    pub read_bytes: IntCounter,
+    pub files_unchanged: IntCounter,
+    pub failures: Failures,
+    pub busy: IntCounter,
+    pub messages_published: IntCounter,
+    pub messages_confirmed: IntCounter,
+    pub messages_nacked: IntCounter,
+    pub messages_returned: IntCounter,
+    pub pending_files: IntGauge,
+    pub oldest_pending_seconds: Gauge,
+    in_flight_files: IntGauge,
+    pub unconfirmed_messages: IntGauge,
+    pub known_files: IntGauge,
+    broker_connected: IntGauge,
+    broker_blocked: IntGauge,
+    pub ledger_rows: IntGauge,
+    pub ledger_bytes: IntGauge,
+    ledger_waiting_rows: IntGauge,
+    pub ledger_failures: IntCounter,
+    stage_stalled_seconds: IntGaugeVec,
+    pub read_seconds: Histogram,
+    pub end_to_end_seconds: Histogram,
+}
+
+/// Kernel events by kind.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Events {
+    pub created: IntCounter,
+    pub moved_to: IntCounter,
+    pub closed: IntCounter,
+    pub removed: IntCounter,
+}
+
+/// Look-overs by what caused them.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct LookOvers {
+    pub start: IntCounter,
+    pub asked: IntCounter,
+    pub rescan: IntCounter,
+}
+
+/// Files without a message by why.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Failures {
+    pub gone: IntCounter,
+    pub leads_out: IntCounter,
+    pub permission: IntCounter,
+    pub io: IntCounter,
+}
+
+/// What has happened so far, for the log.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Files read to their end.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Messages that the output has confirmed.
+    pub confirmed: u64,
+    /// Files that could not be read.
+    pub failed: u64,
+    /// Files gone before they could be read.
+    pub gone: u64,
+    /// Links that lead out of the data directory.
+    pub refused: u64,
+}
+
+impl std::ops::Sub for Totals {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            files: self.files - before.files,
+            bytes: self.bytes - before.bytes,
+            confirmed: self.confirmed - before.confirmed,
+            failed: self.failed - before.failed,
+            gone: self.gone - before.gone,
+            refused: self.refused - before.refused,
+        }
+    }
+}
+
+/// A set under construction. That a name is sound and new is decided in this file and by nothing else: a failure would
+/// be seen by every test, and what it leaves is a number that nobody is shown.
+struct Maker(Registry);
+
+impl Maker {
+    fn add<T: Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
+        let made = made.expect("names and labels are constants of this file");
+        let added = self.0.register(Box::new(made.clone()));
+        debug_assert!(added.is_ok(), "{added:?}");
+        made
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [IntCounter; N] {
+        let family = self.add(IntCounterVec::new(Opts::new(name, help), &[label]));
+        values.map(|value| family.with_label_values(&[value]))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let make = Maker(Registry::new());
+        let _ = make.0.register(Box::new(ProcessCollector::for_self()));
+        let [created, moved_to, closed, removed] = make.counters(
+            "apollonia_events_total",
+            "Kernel events taken in, by kind.",
+            "kind",
+            ["created", "moved_to", "closed", "removed"],
+        );
+        let [overflows_kernel, overflows_pending] = make.counters(
+            "apollonia_overflows_total",
+            "Times that events were lost: by the kernel's queue, or for want of room in the pending set. A look-over follows.",
+            "queue",
+            ["kernel", "pending"],
+        );
+        let [start, asked, rescan] = make.counters(
+            "apollonia_look_overs_total",
+            "Look-overs, by cause: the start, an overflow that asked for one, or the rescan timer.",
+            "cause",
+            ["start", "asked", "rescan"],
+        );
+        let [gone, leads_out, permission, io] = make.counters(
+            "apollonia_failures_total",
+            "Files that got no message, by cause.",
+            "cause",
+            ["gone", "leads_out", "permission", "io"],
+        );
+        Self {
+            info: make.add(IntGaugeVec::new(
+                Opts::new("apollonia_info", "Always 1; the labels tell what runs."),
+                &["version", "engine", "output"],
+            )),
+            events: Events { created, moved_to, closed, removed },
+            events_coalesced: make.counter(
+                "apollonia_events_coalesced_total",
+                "Events on a path that was pending already and so cost no reading of their own.",
+            ),
+            overflows_kernel,
+            overflows_pending,
+            look_overs: LookOvers { start, asked, rescan },
+            files_read: make.counter("apollonia_files_read_total", "Files read to their end and hashed."),
+            read_bytes: make.counter("apollonia_read_bytes_total", "Bytes of the files that were published."),
+            files_unchanged: make.counter(
+                "apollonia_files_unchanged_total",
+                "Files that were read and are what was confirmed last: no message.",
+            ),
+            failures: Failures { gone, leads_out, permission, io },
+            busy: make
+                .counter("apollonia_busy_total", "Looks at a file that somebody was writing; it is looked at again."),
+            messages_published: make.counter(
+                "apollonia_messages_published_total",
+                "Messages handed to the output, those repeated after a rejection included.",
+            ),
+            messages_confirmed: make
+                .counter("apollonia_messages_confirmed_total", "Messages that the output has confirmed."),
+            messages_nacked: make.counter("apollonia_messages_nacked_total", "Messages that the broker has rejected."),
+            messages_returned: make.counter(
+                "apollonia_messages_returned_total",
+                "Messages confirmed that reached no queue: none is bound to the exchange.",
+            ),
+            pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
+            oldest_pending_seconds: make
+                .add(Gauge::new("apollonia_oldest_pending_seconds", "Age of the oldest pending file.")),
+            in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
+            unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
+            known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
+            broker_connected: make.gauge("apollonia_broker_connected", "1 while there is a connection to the broker."),
+            broker_blocked: make
+                .gauge("apollonia_broker_blocked", "1 while the broker takes no messages (an alarm of its own)."),
+            ledger_rows: make.gauge("apollonia_ledger_rows", "File versions in the ledger."),
+            ledger_bytes: make.gauge("apollonia_ledger_bytes", "Size of the ledger's database."),
+            ledger_waiting_rows: make.gauge("apollonia_ledger_waiting_rows", "Rows not yet written to the ledger."),
+            ledger_failures: make
+                .counter("apollonia_ledger_failures_total", "Times that the ledger could not be written."),
+            stage_stalled_seconds: make.add(IntGaugeVec::new(
+                Opts::new(
+                    "apollonia_stage_stalled_seconds",
+                    "For how long a stage has got no further while work waits; 0 when idle.",
+                ),
+                &["stage"],
+            )),
+            read_seconds: make.histogram(
+                "apollonia_read_seconds",
+                "From opening a file to its digests.",
+                &READ_SECONDS,
+            ),
+            end_to_end_seconds: make.histogram(
+                "apollonia_end_to_end_seconds",
+                "From reading a file's event to the confirm of its message.",
+                &END_TO_END_SECONDS,
+            ),
+            registry: make.0,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a job's end; `now` is the time of day at which it was reported.
+    pub fn count(&self, report: &Report, now: Stamp) {
+        match &report.outcome {
+            Outcome::Confirmed { version, .. } => {
+                self.files_read.inc();
+                self.read_bytes.inc_by(version.size);
+                self.messages_confirmed.inc();
+                self.end_to_end_seconds.observe(now.seconds_since(report.job.seen_at));
+            }
+            Outcome::Unchanged => {
+                self.files_read.inc();
+                self.files_unchanged.inc();
+            }
+            Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
+            Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
+            Outcome::Unread(Unread::Failed(cause)) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+                self.failures.permission.inc();
+            }
+            Outcome::Unread(Unread::Failed(_)) => self.failures.io.inc(),
+            Outcome::Unread(Unread::Busy) => self.busy.inc(),
+            Outcome::Unread(Unread::NotRegular) => {}
+        }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals {
+            files: self.files_read.get(),
+            bytes: self.read_bytes.get(),
+            confirmed: self.messages_confirmed.get(),
+            failed: self.failures.permission.get() + self.failures.io.get(),
+            gone: self.failures.gone.get(),
+            refused: self.failures.leads_out.get(),
+        }
+    }
+}
+
+/// All of it as text.
+#[must_use]
+pub fn encode(vitals: &Vitals) -> Vec<u8> {
+    let metrics = &vitals.metrics;
+    if let Some(facts) = vitals.facts.get() {
+        let output = if vitals.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
+        metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION"), facts.engine, output]).set(1);
+    }
+    let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    for (stage, _, stalled) in vitals.stages() {
+        metrics.stage_stalled_seconds.with_label_values(&[stage]).set(stalled.as_secs().cast_signed());
+    }
+    let broker = vitals.broker();
+    metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
+    metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
+    metrics.in_flight_files.set(whole(vitals.read.waiting() + vitals.publish.waiting()));
+    metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
+        tracing::warn!("the metrics cannot be written: {error}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_there_before_anything_has_happened() {
+        let text = String::from_utf8(encode(&Vitals::default())).unwrap();
+        for name in [
+            "apollonia_events_total{kind=\"moved_to\"} 0",
+            "apollonia_overflows_total{queue=\"kernel\"} 0",
+            "apollonia_stage_stalled_seconds{stage=\"read\"} 0",
+            "apollonia_end_to_end_seconds_bucket{le=\"+Inf\"} 0",
+            "process_open_fds ",
+        ] {
+            assert!(text.contains(name), "{name} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Signs of life: what each stage has to do, when it last got on with it, and the numbers that it counts.
+//!
+//! The stages write here and never read; the control socket, the watchdog and the log read. All of it is atomics:
+//! nobody waits for anybody.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+
+/// What runs and how it gets on.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// The loop of the watch. It has work for as long as it runs: it comes round at least once a second.
+    pub watch: Pulse,
+    /// Files handed to the readers and not yet read.
+    pub read: Pulse,
+    /// Messages handed to the output and not yet confirmed.
+    pub publish: Pulse,
+    /// Rows that wait for the ledger.
+    pub ledger: Pulse,
+    /// The numbers.
+    pub metrics: Metrics,
+    /// What was settled at start, once it is.
+    pub facts: OnceLock<Facts>,
+    phase: AtomicU8,
+    broker: AtomicU8,
+}
+
+/// What does not change while the service runs.
+#[derive(Debug, Serialize)]
+pub struct Facts {
+    /// The directories that are watched.
+    pub directories: Vec<String>,
+    /// Where messages go; a broker's address has its password masked.
+    pub output: String,
+    /// The read engine's name.
+    pub engine: &'static str,
+    /// Hashing threads.
+    pub workers: usize,
+    /// What tells a file that is complete from one that is being written.
+    pub protection: String,
+}
+
+/// How far the service has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Phase {
+    /// The watch or the broker does not stand yet.
+    Starting,
+    /// Files become messages.
+    Ready,
+    /// A signal came, or the end.
+    Stopping,
+}
+
+/// What the broker is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum BrokerState {
+    /// The output is another.
+    Unused,
+    /// Not connected yet, or not any more.
+    Disconnected,
+    /// It takes messages.
+    Connected,
+    /// It takes no messages now: a memory or disk alarm.
+    Blocked,
+}
+
+impl Vitals {
+    /// How far the service has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// It has come further.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// What the broker is to us.
+    #[must_use]
+    pub fn broker(&self) -> BrokerState {
+        match self.broker.load(Ordering::Relaxed) {
+            0 => BrokerState::Unused,
+            1 => BrokerState::Disconnected,
+            2 => BrokerState::Connected,
+            _ => BrokerState::Blocked,
+        }
+    }
+
+    /// The broker has become this.
+    pub fn broker_is(&self, state: BrokerState) {
+        // What a broker that was blocked has not confirmed, it has from now on time to.
+        self.publish.get_on();
+        self.broker.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Each stage by its name, in the order of the data, and for how long it has got no further with work waiting.
+    #[must_use]
+    pub fn stages(&self) -> [(&'static str, &Pulse, Duration); 4] {
+        let publish = match self.broker() {
+            // It waits for the broker by order, which is no illness of its own.
+            BrokerState::Blocked => Duration::ZERO,
+            _ => self.publish.stalled(),
+        };
+        [
+            ("watch", &self.watch, self.watch.stalled()),
+            ("read", &self.read, self.read.stalled()),
+            ("publish", &self.publish, publish),
+            ("ledger", &self.ledger, self.ledger.stalled()),
+        ]
+    }
+}
+
+/// One stage's work, and when it last got on with it.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    waiting: AtomicUsize,
+    /// Milliseconds of the monotonic clock.
+    last: AtomicU64,
+}
+
+impl Pulse {
+    /// More work is there. Of a stage that had none, the time counts from here.
+    pub fn take_on(&self, pieces: usize) {
+        if self.waiting() == 0 {
+            self.get_on();
+        }
+        self.waiting.fetch_add(pieces, Ordering::Relaxed);
+    }
+
+    /// It got a step further.
+    pub fn get_on(&self) {
+        self.last.store(milliseconds(), Ordering::Relaxed);
+    }
+
+    /// So many pieces are done.
+    pub fn done(&self, pieces: usize) {
+        self.get_on();
+        self.waiting.fetch_sub(pieces, Ordering::Relaxed);
+    }
+
+    /// Pieces that wait or are being worked on.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// For how long it has got no further; zero where nothing waits.
+    #[must_use]
+    pub fn stalled(&self) -> Duration {
+        match self.waiting() {
+            0 => Duration::ZERO,
+            _ => Duration::from_millis(milliseconds().saturating_sub(self.last.load(Ordering::Relaxed))),
+        }
+    }
+}
+
+/// The coarse clock: some milliseconds exact, and read without a look at the hardware.
+fn milliseconds() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if the last step had been so long ago.
+    fn age(pulse: &Pulse, milliseconds: u64) {
+        pulse.last.fetch_sub(milliseconds, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_stage_stalls_only_while_work_waits() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.stalled(), Duration::ZERO, "it never had any");
+        pulse.take_on(2);
+        age(&pulse, 5000);
+        assert!(pulse.stalled() >= Duration::from_secs(5));
+        pulse.done(1);
+        assert!(pulse.stalled() < Duration::from_secs(5), "a step");
+        age(&pulse, 7000);
+        pulse.done(1);
+        assert_eq!(pulse.stalled(), Duration::ZERO, "all done");
+        age(&pulse, 60_000);
+        pulse.take_on(1);
+        assert!(pulse.stalled() < Duration::from_secs(5), "idleness is no stall");
+        age(&pulse, 5000);
+        pulse.take_on(1);
+        assert!(pulse.stalled() >= Duration::from_secs(5), "more work is no step");
+    }
+
+    #[test]
+    fn a_blocked_broker_stalls_nobody() {
+        let vitals = Vitals::default();
+        vitals.publish.take_on(1);
+        vitals.broker_is(BrokerState::Blocked);
+        age(&vitals.publish, 60_000);
+        assert!(vitals.stages().iter().all(|(_, _, stalled)| stalled.is_zero()));
+        vitals.broker_is(BrokerState::Connected);
+        age(&vitals.publish, 60_000);
+        assert_eq!(vitals.stages().iter().filter(|(_, _, stalled)| !stalled.is_zero()).count(), 1);
+    }
+
+    #[test]
+    fn states_are_kept_as_they_are_told() {
+        let vitals = Vitals::default();
+        assert_eq!((vitals.phase(), vitals.broker()), (Phase::Starting, BrokerState::Unused));
+        for phase in [Phase::Starting, Phase::Ready, Phase::Stopping] {
+            vitals.enter(phase);
+            assert_eq!(vitals.phase(), phase);
+        }
+        for state in [BrokerState::Unused, BrokerState::Disconnected, BrokerState::Connected, BrokerState::Blocked] {
+            vitals.broker_is(state);
+            assert_eq!(vitals.broker(), state);
+        }
+    }
+}
