@@ -16,6 +16,7 @@ mod cli;
 mod cli_broker;
 mod control;
 mod control_stall;
+mod deploy;
 mod events;
 mod events_links;
 mod events_writers;

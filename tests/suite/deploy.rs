@@ -1,0 +1,167 @@
+//! What an operator copies from `deploy/` asks for nothing that the service does not offer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Every metric that a running service tells of, with the names of its labels.
+type Offered = BTreeMap<String, BTreeSet<String>>;
+
+/// Made by Prometheus itself: one of each target, and the labels of every series.
+const BY_PROMETHEUS: [&str; 1] = ["up"];
+const LABELS_BY_PROMETHEUS: [&str; 2] = ["job", "instance"];
+/// The words of the query language that stand where a metric could.
+const WORDS: [&str; 11] =
+    ["and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset", "bool"];
+
+#[test]
+fn every_query_of_the_dashboard_names_a_metric_that_exists() {
+    let text = fs::read_to_string(deploy("grafana-dashboard.json")).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("the dashboard is JSON");
+    let mut queries = Vec::new();
+    collect(&dashboard, &mut queries);
+    assert!(queries.len() > 30, "the dashboard has lost its queries: {queries:?}");
+    assert_answered(&queries);
+}
+
+#[test]
+fn every_alert_names_a_metric_that_exists() {
+    let rules = fs::read_to_string(deploy("alerts.yml")).expect("the alert rules");
+    let queries: Vec<String> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).map(str::to_owned).collect();
+    let alerts = rules.lines().filter(|line| line.trim().starts_with("- alert: ")).count();
+    assert_eq!(queries.len(), alerts, "each rule has its query on one line");
+    assert_answered(&queries);
+}
+
+fn deploy(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+}
+
+/// Every string under the key `expr`, wherever it stands.
+fn collect(value: &Value, queries: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(query) if key == "expr" => queries.push(query.clone()),
+                    _ => collect(value, queries),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect(value, queries)),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn assert_answered(queries: &[String]) {
+    let offered = offered();
+    for query in queries {
+        let asked = asked(query);
+        assert!(!asked.is_empty(), "no metric is asked for: {query}");
+        for (metric, labels) in asked {
+            if BY_PROMETHEUS.contains(&metric.as_str()) {
+                continue;
+            }
+            let known = offered.get(&metric).unwrap_or_else(|| panic!("no metric {metric} is offered: {query}"));
+            for label in labels {
+                let there = known.contains(&label) || LABELS_BY_PROMETHEUS.contains(&label.as_str());
+                assert!(there, "{metric} has no label {label}: {query}");
+            }
+        }
+    }
+}
+
+/// What a query asks for: names of metrics, each with the labels in the braces behind it.
+fn asked(query: &str) -> Vec<(String, BTreeSet<String>)> {
+    let mut asked: Vec<(String, BTreeSet<String>)> = Vec::new();
+    let mut rest = query;
+    while let Some(first) = rest.chars().next() {
+        let name = rest.len() - rest.trim_start_matches(|it: char| it.is_ascii_alphanumeric() || it == '_').len();
+        let (word, behind) = rest.split_at(name.max(first.len_utf8()));
+        rest = behind;
+        match first {
+            '{' => {
+                let (braces, behind) = behind.split_once('}').expect("a closing brace");
+                let labels = braces.split(',').filter_map(|each| each.split(['=', '!']).next()).map(str::to_owned);
+                asked.last_mut().expect("a metric before the braces").1.extend(labels);
+                rest = behind;
+            }
+            '[' => rest = behind.split_once(']').expect("a closing bracket").1,
+            _ if name == 0 || first.is_ascii_digit() => {}
+            // A list of labels stands behind these.
+            _ if ["by", "without", "on", "ignoring"].contains(&word) => {
+                rest = behind.split_once(')').expect("a list of labels").1;
+            }
+            _ if WORDS.contains(&word) => {}
+            // A function: its arguments follow, or the grouping of an aggregation.
+            _ if ["(", "by", "without"].iter().any(|next| behind.trim_start().starts_with(next)) => {}
+            _ => asked.push((word.to_owned(), BTreeSet::new())),
+        }
+    }
+    asked
+}
+
+/// Reads the Prometheus text format: `name{label="value"} number`, and comments.
+fn parse(text: &str) -> Offered {
+    let mut offered = Offered::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let end = line.find(['{', ' ']).expect("a name and a value");
+        let (name, rest) = line.split_at(end);
+        let labels = rest.strip_prefix('{').and_then(|rest| rest.rsplit_once('}')).map_or("", |(labels, _)| labels);
+        let names = labels.split("\",").filter_map(|each| each.split_once('=')).map(|(label, _)| label.to_owned());
+        offered.entry(name.to_owned()).or_default().extend(names);
+    }
+    offered
+}
+
+fn offered() -> Offered {
+    parse(FIXTURE)
+}
+
+/// Until the service answers `GET /metrics`.
+const FIXTURE: &str = r#"
+apollonia_info{version="0.1.0",engine="io_uring",output="amqp"} 1
+apollonia_start_time_seconds 1
+apollonia_events_total{kind="created"} 0
+apollonia_events_coalesced_total 0
+apollonia_overflows_total{queue="kernel"} 0
+apollonia_look_overs_total{cause="start"} 0
+apollonia_files_read_total 0
+apollonia_read_bytes_total 0
+apollonia_files_unchanged_total 0
+apollonia_failures_total{cause="gone"} 0
+apollonia_busy_total 0
+apollonia_messages_published_total 0
+apollonia_messages_confirmed_total 0
+apollonia_messages_nacked_total 0
+apollonia_messages_returned_total 0
+apollonia_pending_files 0
+apollonia_oldest_pending_seconds 0
+apollonia_in_flight_files 0
+apollonia_unconfirmed_messages 0
+apollonia_known_files 0
+apollonia_broker_connected 0
+apollonia_broker_blocked 0
+apollonia_ledger_rows 0
+apollonia_ledger_bytes 0
+apollonia_ledger_waiting_rows 0
+apollonia_ledger_failures_total 0
+apollonia_stage_stalled_seconds{stage="watch"} 0
+apollonia_read_seconds_bucket{le="0.1"} 0
+apollonia_read_seconds_sum 0
+apollonia_read_seconds_count 0
+apollonia_end_to_end_seconds_bucket{le="0.1"} 0
+apollonia_end_to_end_seconds_sum 0
+apollonia_end_to_end_seconds_count 0
+process_cpu_seconds_total 0
+process_open_fds 0
+process_max_fds 0
+process_resident_memory_bytes 0
+process_virtual_memory_bytes 0
+process_start_time_seconds 0
+process_threads 0
+"#;
