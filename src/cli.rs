@@ -9,8 +9,8 @@ use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::Broker;
 use crate::error::Error;
+use crate::publish::address::Broker;
 
 /// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
 pub const WORKERS_MAX: u32 = 256;
@@ -65,16 +65,9 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// The broker; amqps:// is TLS
-    #[arg(
-        long,
-        env = "AMQP_CONNECTION_STRING",
-        hide_env_values = true,
-        global = true,
-        value_name = "URL",
-        default_value = "amqp://guest:guest@localhost:5672/"
-    )]
-    pub amqp_url: String,
+    /// The broker.
+    #[command(flatten)]
+    pub amqp: AmqpSettings,
     /// The directory to watch; must exist and be readable
     #[arg(long, env = "DATA_DIRECTORY", global = true, value_name = "DIR", default_value = "/data")]
     pub data_dir: PathBuf,
@@ -142,6 +135,56 @@ pub struct Settings {
     /// Log lines on standard error as text, or as one JSON object a line
     #[arg(long, env = "INGESTOR_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Settings of the connection to the broker.
+#[derive(Debug, Clone, Args)]
+pub struct AmqpSettings {
+    /// The broker; amqps:// is TLS, and several hosts of a cluster (host1:5672,host2) are tried in order
+    #[arg(
+        id = "amqp_url",
+        long = "amqp-url",
+        env = "AMQP_CONNECTION_STRING",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        default_value = "amqp://guest:guest@localhost:5672/"
+    )]
+    pub url: String,
+    /// Seconds between heartbeats at most: a broker that says nothing for two of them is lost. Wins over `?heartbeat=` in
+    /// the URL; the broker may ask for less [default: the URL's, else 10]
+    #[arg(
+        id = "amqp_heartbeat", long = "amqp-heartbeat", env = "INGESTOR_AMQP_HEARTBEAT", global = true,
+        value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub heartbeat: Option<u16>,
+    /// PEM file of the authorities that may vouch for an amqps:// broker, in place of the system's
+    #[arg(
+        id = "amqp_ca_file",
+        long = "amqp-ca-file",
+        env = "INGESTOR_AMQP_CA_FILE",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate to show to an amqps:// broker, and those between it and its authority
+    #[arg(
+        id = "amqp_client_cert",
+        long = "amqp-client-cert",
+        env = "INGESTOR_AMQP_CLIENT_CERT",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of that certificate's private key, not encrypted
+    #[arg(
+        id = "amqp_client_key",
+        long = "amqp-client-key",
+        env = "INGESTOR_AMQP_CLIENT_KEY",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub client_key: Option<PathBuf>,
 }
 
 /// Where messages go.

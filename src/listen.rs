@@ -11,8 +11,8 @@ use lapin::types::FieldTable;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::Broker;
 use crate::error::Error;
+use crate::publish::address::Broker;
 use crate::publish::broker::{Session, answer, exchange, failure};
 
 /// A time-out that never comes, for no time-out: a hundred years.
@@ -33,17 +33,17 @@ async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZ
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
     let session = Session::open(broker).await?;
-    let channel = &session.channel;
+    let (channel, at) = (&session.channel, &session.at[..]);
     let temporary = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    let queue = answer(broker, channel.queue_declare("".into(), temporary, FieldTable::default())).await?;
+    let queue = answer(at, channel.queue_declare("".into(), temporary, FieldTable::default())).await?;
     let name = queue.name().clone();
     let bound =
         channel.queue_bind(name.clone(), exchange(), "".into(), QueueBindOptions::default(), FieldTable::default());
-    answer(broker, bound).await?;
+    answer(at, bound).await?;
     let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let consumer = channel.basic_consume(name, "".into(), unacknowledged, FieldTable::default());
-    let mut deliveries = answer(broker, consumer).await?;
-    tracing::info!("ready: listening at {}", broker.shown);
+    let mut deliveries = answer(at, consumer).await?;
+    tracing::info!("ready: listening at {at}");
 
     let end = Instant::now() + timeout.map_or(NEVER, |seconds| Duration::from_secs(seconds.get().into()));
     let mut over = pin!(sleep_until(end));
@@ -55,9 +55,9 @@ async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZ
                     print(delivery.data)?;
                     seen += 1;
                 }
-                Some(Err(error)) => return Err(failure(broker, &error)),
+                Some(Err(error)) => return Err(failure(at, &error)),
                 None => return Err(Error::Broker {
-                    url: broker.shown.clone(),
+                    url: at.to_owned(),
                     cause: "the broker has ended the delivery".to_owned(),
                     next: "check the broker, then start again",
                 }),

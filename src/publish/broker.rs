@@ -8,9 +8,11 @@ use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareO
 use lapin::protocol::AMQPErrorKind;
 use lapin::protocol::{AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
 
-use crate::config::Broker;
+use super::address::Broker;
+use super::connect::connect;
+use super::tls;
 use crate::error::Error;
 use crate::pipeline::Outgoing;
 
@@ -21,7 +23,7 @@ pub const EXCHANGE: &str = "apollonia";
 pub const ROUTING_KEY: &str = "file.created";
 
 /// Who we are, in every message and in the broker's list of connections.
-const APP_ID: &str = "apollonia-ingestor";
+pub const APP_ID: &str = "apollonia-ingestor";
 
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
@@ -48,6 +50,8 @@ pub struct Session {
     pub connection: Connection,
     /// The channel.
     pub channel: Channel,
+    /// The address in use, its password masked.
+    pub at: String,
 }
 
 impl Session {
@@ -56,14 +60,12 @@ impl Session {
     /// # Errors
     /// [`Error::Broker`], with the next step for each cause that has one.
     pub async fn open(broker: &Broker) -> Result<Self, Error> {
-        let name = format!("{APP_ID} {} pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connection = answer(broker, Connection::connect_uri(broker.uri.clone(), properties)).await?;
-        let channel = answer(broker, connection.create_channel()).await?;
+        let (connection, at) = connect(broker).await?;
+        let channel = answer(&at, connection.create_channel()).await?;
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default());
-        answer(broker, declared).await?;
-        Ok(Self { connection, channel })
+        answer(&at, declared).await?;
+        Ok(Self { connection, channel, at })
     }
 
     /// Waits until no earlier connection of this publisher can bring the broker anything any more.
@@ -75,20 +77,20 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`], when the other connection does not end for one.
-    pub async fn supersede(&mut self, broker: &Broker, publisher: &str) -> Result<(), Error> {
+    pub async fn supersede(&mut self, publisher: &str) -> Result<(), Error> {
         let deadline = Instant::now() + SUPERSEDE_PATIENCE;
         let mut waiting = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             let declared = self.channel.queue_declare(publisher.into(), exclusive, FieldTable::default());
-            let refused = match answer_or_refusal(broker, declared).await? {
+            let refused = match answer_or_refusal(&self.at, declared).await? {
                 Ok(_) => return Ok(()),
                 Err(refused) => refused,
             };
             match soft_error(&refused) {
                 Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() >= deadline => {
                     return Err(Error::Broker {
-                        url: broker.shown.clone(),
+                        url: self.at.clone(),
                         cause: format!(
                             "another connection has published this directory's files for the last {} s (it holds the queue {publisher})",
                             SUPERSEDE_PATIENCE.as_secs()
@@ -109,10 +111,10 @@ impl Session {
                         "this user may not declare the queue {publisher}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
                     );
                 }
-                _ => return Err(failure(broker, &refused)),
+                _ => return Err(failure(&self.at, &refused)),
             }
             // The refusal has closed the channel.
-            self.channel = answer(broker, self.connection.create_channel()).await?;
+            self.channel = answer(&self.at, self.connection.create_channel()).await?;
             if soft_error(&refused) == Some(AMQPSoftError::ACCESSREFUSED) {
                 return Ok(());
             }
@@ -124,8 +126,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`].
-    pub async fn confirm_publishes(&self, broker: &Broker) -> Result<(), Error> {
-        answer(broker, self.channel.confirm_select(ConfirmSelectOptions::default())).await
+    pub async fn confirm_publishes(&self) -> Result<(), Error> {
+        answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 
     /// Closes the connection, within a limit. All that matters has been confirmed by then.
@@ -145,18 +147,22 @@ pub fn exchange() -> ShortString {
 ///
 /// # Errors
 /// [`Error::Broker`].
-pub async fn answer<T>(broker: &Broker, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
-    answer_or_refusal(broker, asked).await?.map_err(|error| failure(broker, &error))
+pub async fn answer<T>(at: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
+    answer_or_refusal(at, asked).await?.map_err(|error| failure(at, &error))
 }
 
-async fn answer_or_refusal<T>(
-    broker: &Broker,
+/// The same, but what the broker refuses is the caller's to judge.
+///
+/// # Errors
+/// [`Error::Broker`], when there is no answer.
+pub async fn answer_or_refusal<T>(
+    at: &str,
     asked: impl Future<Output = lapin::Result<T>>,
 ) -> Result<lapin::Result<T>, Error> {
     match tokio::time::timeout(ANSWER_PATIENCE, asked).await {
         Ok(answered) => Ok(answered),
         Err(_) => Err(Error::Broker {
-            url: broker.shown.clone(),
+            url: at.to_owned(),
             cause: format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()),
             next: "check that the broker works and that this is its AMQP port",
         }),
@@ -174,16 +180,16 @@ fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// What a client error means to the user.
+/// What a client error means to the user of the broker at this address.
 #[must_use]
-pub fn failure(broker: &Broker, error: &lapin::Error) -> Error {
+pub fn failure(at: &str, error: &lapin::Error) -> Error {
     let (cause, next) = match error.kind() {
         ErrorKind::IOError(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
             ("connection refused".to_owned(), "start the broker, or correct host and port in AMQP_CONNECTION_STRING")
         }
-        ErrorKind::IOError(io) => {
+        ErrorKind::IOError(io) => tls::explain(io).unwrap_or_else(|| {
             (io.to_string(), "check that the broker runs and can be reached from here, then start again")
-        }
+        }),
         ErrorKind::MissingHeartbeatError => {
             ("connection lost: no heartbeat".to_owned(), "check the broker and the network, then start again")
         }
@@ -206,7 +212,7 @@ pub fn failure(broker: &Broker, error: &lapin::Error) -> Error {
         }
         _ => (one_line(&error.to_string()), "check the broker and the network, then start again"),
     };
-    Error::Broker { url: broker.shown.clone(), cause, next }
+    Error::Broker { url: at.to_owned(), cause, next }
 }
 
 fn one_line(text: &str) -> String {

@@ -53,9 +53,9 @@ pub fn run(
         let opened = async {
             let mut session = Session::open(&settings.broker).await?;
             if let Some(publisher) = &settings.publisher {
-                session.supersede(&settings.broker, publisher).await?;
+                session.supersede(publisher).await?;
             }
-            session.confirm_publishes(&settings.broker).await?;
+            session.confirm_publishes().await?;
             Ok(session)
         };
         match opened.await {
@@ -63,7 +63,7 @@ pub fn run(
             Ok(session) => {
                 vitals.broker_is(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let ended = Window::new(settings, post, vitals).publish(&session, messages).await;
+                let ended = Window::new(settings, post, vitals, &session.at).publish(&session, messages).await;
                 vitals.broker_is(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
@@ -78,6 +78,8 @@ struct Window<'a> {
     settings: &'a PublishSettings,
     post: &'a Post,
     vitals: &'a Vitals,
+    /// The broker's address, its password masked.
+    at: &'a str,
     /// Not published yet, for want of room.
     waiting: VecDeque<Outgoing>,
     /// Confirmed, and not reported yet.
@@ -92,11 +94,12 @@ struct Window<'a> {
 type Answer = (Outgoing, lapin::Result<Confirmation>);
 
 impl<'a> Window<'a> {
-    fn new(settings: &'a PublishSettings, post: &'a Post, vitals: &'a Vitals) -> Self {
+    fn new(settings: &'a PublishSettings, post: &'a Post, vitals: &'a Vitals, at: &'a str) -> Self {
         Self {
             settings,
             post,
             vitals,
+            at,
             waiting: VecDeque::new(),
             confirmed: Vec::new(),
             rejected: Vec::new(),
@@ -148,7 +151,7 @@ impl<'a> Window<'a> {
     }
 
     fn take(&mut self, (message, answer): Answer) -> Result<(), Error> {
-        match answer.map_err(|error| failure(&self.settings.broker, &error))? {
+        match answer.map_err(|error| failure(self.at, &error))? {
             Confirmation::Ack(None) => self.pause = NACK_PAUSE_MIN,
             Confirmation::Ack(Some(_)) => self.unroutable()?,
             Confirmation::Nack(_) => {
@@ -196,7 +199,7 @@ impl<'a> Window<'a> {
                 self.vitals.broker_is(BrokerState::Connected);
                 tracing::info!("the broker takes messages again");
             }
-            Event::Error(error) => return Err(failure(&self.settings.broker, error)),
+            Event::Error(error) => return Err(failure(self.at, error)),
             _ => {}
         }
         Ok(())

@@ -1,8 +1,11 @@
 //! Messages go out: to the broker, to standard output, or nowhere; each job's end goes back to its source.
 
+pub mod address;
 pub mod broker;
 pub mod confirms;
+pub mod connect;
 pub mod local;
+pub mod tls;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
