@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
 use super::address::Broker;
 use super::connect::connect;
 use super::tls;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::pipeline::Outgoing;
 
 /// The exchange that messages go to.
@@ -188,7 +188,7 @@ pub fn failure(at: &str, error: &lapin::Error) -> Error {
             ("connection refused".to_owned(), "start the broker, or correct host and port in AMQP_CONNECTION_STRING")
         }
         ErrorKind::IOError(io) => tls::explain(io).unwrap_or_else(|| {
-            (io.to_string(), "check that the broker runs and can be reached from here, then start again")
+            (os_message(io), "check that the broker runs and can be reached from here, then start again")
         }),
         ErrorKind::MissingHeartbeatError => {
             ("connection lost: no heartbeat".to_owned(), "check the broker and the network, then start again")

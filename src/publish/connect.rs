@@ -1,14 +1,21 @@
 //! Getting into the broker: each host in its turn, by TLS where that was asked for, under a name that the broker shows.
 
+use std::io;
+
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::runtime::default_runtime;
 use lapin::tcp::RustlsConnector;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 
 use super::address::{Address, Broker};
 use super::broker::{APP_ID, answer_or_refusal, failure};
-use crate::error::Error;
+use super::tls;
+use crate::error::{Error, os_message};
+
+/// For a broker that hangs up on plain AMQP.
+const SPEAKS_TLS: &str =
+    "check that this is its AMQP port, and write amqps:// if it is the one for TLS (5671, by custom)";
 
 /// Connects to the first host that can be reached, and tells its address.
 ///
@@ -28,8 +35,8 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
                 }
                 return Ok((connection, address.shown.clone()));
             }
-            Ok(Err(error)) if is_verdict(&error) => return Err(failure(&address.shown, &error)),
-            Ok(Err(error)) => failure(&address.shown, &error),
+            Ok(Err(error)) if is_verdict(&error) => return Err(explained(broker, address, &error)),
+            Ok(Err(error)) => explained(broker, address, &error),
             Err(silent) => silent,
         };
         let Error::Broker { cause, next: cure, .. } = refused else { return Err(refused) };
@@ -81,4 +88,30 @@ fn is_verdict(error: &lapin::Error) -> bool {
         refusal.kind(),
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
     )
+}
+
+/// What a failed connection means: before the broker has said anything, it tells little of why it hangs up.
+fn explained(broker: &Broker, address: &Address, error: &lapin::Error) -> Error {
+    let told = |cause: String, next| Error::Broker { url: address.shown.clone(), cause, next };
+    let by_certificate = address.uri.query.auth_mechanism == Some(SASLMechanism::External);
+    match (error.kind(), &broker.tls) {
+        (ErrorKind::ProtocolError(refusal), _) if by_certificate && is_verdict(error) => told(
+            refusal.get_message().to_string(),
+            "set --amqp-client-cert and --amqp-client-key to a certificate whose name is a user of the broker, with its plugin rabbitmq_auth_mechanism_ssl",
+        ),
+        (ErrorKind::IOError(io), Some(tls)) if is_hang_up(io) => {
+            let (cause, next) = tls::hung_up(tls);
+            told(format!("{}: {cause}", os_message(io)), next)
+        }
+        (ErrorKind::IOError(io), None) if is_hang_up(io) => told(os_message(io), SPEAKS_TLS),
+        (ErrorKind::ParsingError(_), None) => told("it does not speak AMQP at this port".to_owned(), SPEAKS_TLS),
+        _ => failure(&address.shown, error),
+    }
+}
+
+/// The end of a connection that was there.
+fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>())
+        && matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

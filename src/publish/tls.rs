@@ -135,12 +135,24 @@ fn unfit(error: &rustls::Error) -> String {
     }
 }
 
+/// For a broker that wants to know us.
+const OURS: &str =
+    "set --amqp-client-cert and --amqp-client-key to a certificate that the broker's authorities have signed";
+
+/// What it means when the broker hangs up after a handshake that was good for us. TLS 1.3 looks at the client's certificate
+/// only then, and the alert that tells so is often lost with the connection.
+#[must_use]
+pub fn hung_up(config: &ClientConfig) -> (&'static str, &'static str) {
+    match config.client_auth_cert_resolver.has_certs() {
+        true => ("it may refuse the client certificate", OURS),
+        false => ("it may demand a client certificate", OURS),
+    }
+}
+
 /// What went wrong with TLS and what to do about it, if the error is TLS's.
 #[must_use]
 pub fn explain(error: &io::Error) -> Option<(String, &'static str)> {
     const RENEW: &str = "renew the broker's certificate, or set this host's clock right";
-    const OURS: &str =
-        "set --amqp-client-cert and --amqp-client-key to a certificate that the broker's authority has signed";
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidCertificate(flaw) => match flaw {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::certificates::Authority;
 use crate::consumer;
 
 /// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
@@ -29,6 +30,9 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
 /// Salted SHA-256 of the password `guest`, as `rabbitmqctl hash_password` prints it.
 const GUEST_PASSWORD_HASH: &str = "AQIDBEMMOXwY6PKx/JKP9PAqfsb4ozuD0Ta3pxxa9gEYBMmD";
+
+/// The user whose certificates log in without a password.
+pub const CERTIFIED: &str = "certified";
 
 /// Lives exactly as long as its standard input: at end of file, which comes even when the test
 /// process is killed with SIGKILL, it kills the node and removes the directory. Until then it takes
@@ -59,6 +63,9 @@ pub struct Broker {
     home: PathBuf,
     environment: Vec<(&'static str, String)>,
     port: u16,
+    tls_port: u16,
+    /// Has signed the node's certificate, and those of the clients that it knows.
+    pub authority: Authority,
     vhosts: usize,
     next_vhost: AtomicUsize,
     supervisor: Child,
@@ -81,12 +88,22 @@ impl Broker {
 
     /// With so many virtual hosts: each makes every boot of the node longer.
     pub fn start_with(vhosts: usize) -> Self {
+        Self::launch(vhosts, false)
+    }
+
+    /// A node of its own that speaks TLS only with whom shows a certificate.
+    pub fn start_demanding_certificates() -> Self {
+        Self::launch(1, true)
+    }
+
+    fn launch(vhosts: usize, demanding: bool) -> Self {
         let home = tempfile::Builder::new()
             .prefix("ingestor-suite-rabbitmq-")
             .tempdir()
             .expect("a directory for the broker")
             .keep();
-        let [port, dist_port, epmd_port] = free_ports();
+        let [port, tls_port, dist_port, epmd_port] = free_ports();
+        let authority = Authority::new("the node's authority");
         let at = |name: &str| home.join(name).to_str().expect("UTF-8 path").to_owned();
         let environment = vec![
             ("HOME", at("")),
@@ -104,7 +121,8 @@ impl Broker {
             // Idle schedulers that spin would take the cores from the service under test.
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".into()),
         ];
-        let owner = write_configuration(&home, vhosts).expect("the broker's configuration");
+        let owner = write_configuration(&home, vhosts, &tls_configuration(&home, tls_port, &authority, demanding))
+            .expect("the broker's configuration");
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR])
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -120,7 +138,8 @@ impl Broker {
         let lifeline = supervisor.stdin.take();
         let answers = supervisor.stdout.take().expect("piped");
         let next_vhost = AtomicUsize::new(0);
-        let broker = Self { home, environment, port, vhosts, next_vhost, supervisor, lifeline, answers };
+        let broker =
+            Self { home, environment, port, tls_port, authority, vhosts, next_vhost, supervisor, lifeline, answers };
         broker.wait_until_it_serves();
         broker
     }
@@ -138,6 +157,15 @@ impl Broker {
 
     pub fn url(&self, login: &str, vhost: &str) -> String {
         format!("amqp://{login}@127.0.0.1:{}/{vhost}", self.port)
+    }
+
+    /// By TLS: the node's certificate is for `localhost` alone.
+    pub fn tls_url(&self, login: &str, host: &str, vhost: &str) -> String {
+        format!("amqps://{login}@{host}:{}/{vhost}", self.tls_port)
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// Runs `rabbitmqctl` against this node and nothing else; fails the test when it fails.
@@ -216,19 +244,22 @@ impl Drop for Broker {
 /// Writes what the node reads at boot and gives it to the user that runs it. Returns the command
 /// prefix that becomes that user: RabbitMQ should not run as root, and where there is no such user
 /// or no right to change to it, it runs as whoever runs the tests.
-fn write_configuration(home: &Path, vhosts: usize) -> io::Result<String> {
+fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<String> {
     let vhosts: Vec<String> = (0..vhosts).map(|number| format!("t{number}")).collect();
-    let definitions = serde_json::json!({
-        "users": [{
-            "name": "guest",
+    let users = ["guest", CERTIFIED].map(|name| {
+        serde_json::json!({
+            "name": name,
             "password_hash": GUEST_PASSWORD_HASH,
             "hashing_algorithm": "rabbit_password_hashing_sha256",
             "tags": "administrator",
-        }],
+        })
+    });
+    let permission = |user: &str, vhost: &str| serde_json::json!({ "user": user, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" });
+    let of_both = |vhost: &String| ["guest", CERTIFIED].map(|user| permission(user, vhost));
+    let definitions = serde_json::json!({
+        "users": users,
         "vhosts": vhosts.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
-        "permissions": vhosts.iter().map(|name| serde_json::json!({
-            "user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*",
-        })).collect::<Vec<_>>(),
+        "permissions": vhosts.iter().flat_map(of_both).collect::<Vec<_>>(),
     });
     let definitions_file = home.join("definitions.json");
     fs::write(&definitions_file, definitions.to_string())?;
@@ -236,11 +267,11 @@ fn write_configuration(home: &Path, vhosts: usize) -> io::Result<String> {
         home.join("rabbitmq.conf"),
         format!(
             "load_definitions = {}\nloopback_users = none\nlog.console = false\n\
-             disk_free_limit.absolute = 1MB\n",
+             disk_free_limit.absolute = 1MB\n{tls}",
             definitions_file.display()
         ),
     )?;
-    fs::write(home.join("enabled_plugins"), "[].\n")?;
+    fs::write(home.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl].\n")?;
     fs::write(home.join("rabbitmq-env.conf"), "")?;
 
     let Some(uid) = rabbitmq_uid().filter(|_| rustix::process::geteuid().is_root()) else {
@@ -251,6 +282,21 @@ fn write_configuration(home: &Path, vhosts: usize) -> io::Result<String> {
         std::os::unix::fs::chown(entry?.path(), Some(uid), None)?;
     }
     Ok("setpriv --reuid rabbitmq --regid rabbitmq --clear-groups".into())
+}
+
+/// A TLS listener beside the plain one, and logging in by a certificate's common name.
+fn tls_configuration(home: &Path, port: u16, authority: &Authority, demanding: bool) -> String {
+    let authority_file = authority.file(home);
+    let [certificate, key] = authority.certify("node", &["localhost"]).files(home);
+    format!(
+        "listeners.ssl.1 = 127.0.0.1:{port}\n\
+         ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = {demanding}\n\
+         auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n",
+        authority_file.display(),
+        certificate.display(),
+        key.display()
+    )
 }
 
 fn rabbitmq_uid() -> Option<u32> {
@@ -265,21 +311,21 @@ fn script(name: &str) -> PathBuf {
     if behind_the_wrapper.exists() { behind_the_wrapper } else { PathBuf::from(name) }
 }
 
-/// Three ports that were free a moment ago, below the range that the kernel gives to outgoing
+/// Ports that were free a moment ago, below the range that the kernel gives to outgoing
 /// connections: there, a client that polls a port nobody serves yet can connect to itself.
-fn free_ports() -> [u16; 3] {
+fn free_ports() -> [u16; 4] {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     const FIRST: usize = 10_000;
     const SPAN: usize = 20_000;
     let start = std::process::id() as usize * 31;
     let mut held = Vec::new();
-    while held.len() < 3 {
+    while held.len() < 4 {
         let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % SPAN;
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port as u16)) {
             held.push(listener);
         }
     }
-    [0, 1, 2].map(|index| held[index].local_addr().expect("a bound socket").port())
+    [0, 1, 2, 3].map(|index| held[index].local_addr().expect("a bound socket").port())
 }
 
 /// The next line that another process writes into a pipe, which must come soon.

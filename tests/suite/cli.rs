@@ -50,6 +50,10 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "9464"),
         ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "localhost"),
         ("INGESTOR_STALL_SECONDS", "--stall-seconds", "1"),
+        ("INGESTOR_AMQP_HEARTBEAT", "--amqp-heartbeat", "0"),
+        ("INGESTOR_AMQP_HEARTBEAT", "--amqp-heartbeat", "65536"),
+        ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?heartbeat=0"),
+        ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://one,two:port/"),
     ];
     for (variable, flag, value) in cases {
         assert_refused(|it| it.env(variable, value), &[variable, flag]);

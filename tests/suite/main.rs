@@ -4,6 +4,7 @@
 //! `INGESTOR_TEST_BINARY` names another build of the binary to put to the same tests.
 
 mod broker;
+mod certificates;
 mod consumer;
 mod files;
 mod service;
@@ -22,6 +23,7 @@ mod events_links;
 mod events_writers;
 mod faults;
 mod hostile;
+mod hosts;
 mod ledger;
 mod memory;
 mod message;
@@ -32,3 +34,5 @@ mod overflow;
 mod pipeline_engines;
 mod scan_listen;
 mod stop;
+mod tls;
+mod tls_refusals;
