@@ -160,7 +160,6 @@ pub fn explain(error: &io::Error) -> Option<(String, &'static str)> {
                 "its certificate is signed by an authority that is not trusted here".to_owned(),
                 "set --amqp-ca-file to the certificate of the authority that signed it",
             ),
-            CertificateError::NotValidForName => other_name("another name", &[]),
             CertificateError::NotValidForNameContext { expected, presented } => {
                 other_name(&expected.to_str(), presented)
             }
@@ -202,9 +201,14 @@ pub fn explain(error: &io::Error) -> Option<(String, &'static str)> {
 }
 
 fn other_name(expected: &str, presented: &[String]) -> (String, &'static str) {
+    // Each as `DnsName("host")` or `IpAddress(1.2.3.4)`.
+    let bare = |name: &String| match name.split_once('(') {
+        Some((_, name)) => name.trim_matches([')', '"']).to_owned(),
+        None => name.clone(),
+    };
     let names = match presented {
         [] => "no name (it has no subjectAltName)".to_owned(),
-        names => names.join(", "),
+        names => names.iter().map(bare).collect::<Vec<_>>().join(", "),
     };
     (
         format!("its certificate is for {names}, not for {expected}"),

@@ -113,7 +113,7 @@ fn listed(broker: &Broker, service: &Service, columns: &[&str]) -> Vec<String> {
     let ours = format!("pid {}", service.id());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let list = broker.rabbitmqctl(&[&["-q", "list_connections", "user_provided_name"], columns].concat());
+        let list = broker.rabbitmqctl(&[&["-q", "list_connections"], columns].concat());
         if let Some(line) = list.lines().find(|line| line.contains(&ours)) {
             return line.split('\t').map(str::to_owned).collect();
         }
@@ -127,12 +127,12 @@ fn the_broker_s_own_list_tells_program_version_host_and_process() {
     let broker = broker::shared();
     let service = Setup::watch(&data, &broker.vhost()).spawn();
     service.wait_ready();
-    let listed = listed(broker, &service, &["client_properties"]);
+    let listed = &listed(broker, &service, &["client_properties"])[0];
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(listed[0], format!("apollonia-ingestor {version} on {} pid {}", host.trim(), service.id()));
-    for property in [format!("{{\"version\",\"{version}\"}}"), "{\"product\",\"apollonia-ingestor\"}".to_owned()] {
-        assert!(listed[1].contains(&property), "no {property} in {}", listed[1]);
+    let name = format!("apollonia-ingestor {version} on {} pid {}", host.trim(), service.id());
+    for (key, value) in [("connection_name", &name[..]), ("product", "apollonia-ingestor"), ("version", version)] {
+        assert!(listed.contains(&format!("{{\"{key}\",\"{value}\"}}")), "no {key} {value} in {listed}");
     }
     service.stop();
 }
@@ -153,7 +153,11 @@ fn the_heartbeat_is_the_flag_s_then_the_variable_s_then_the_url_s_then_ten() {
         let setup = flag.into_iter().fold(setup, |it, seconds| it.args(&["--amqp-heartbeat", seconds]));
         let service = setup.spawn();
         service.wait_ready();
-        assert_eq!(listed(broker, &service, &["timeout"])[1], wanted, "{flag:?} {variable:?} {query:?}");
+        assert_eq!(
+            listed(broker, &service, &["client_properties", "timeout"])[1],
+            wanted,
+            "{flag:?} {variable:?} {query:?}"
+        );
         service.stop();
     }
 }
