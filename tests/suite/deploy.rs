@@ -6,6 +6,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::control::get;
+use crate::service::Setup;
+use crate::world::directories;
+
 /// Every metric that a running service tells of, with the names of its labels.
 type Offered = BTreeMap<String, BTreeSet<String>>;
 
@@ -118,50 +122,10 @@ fn parse(text: &str) -> Offered {
     offered
 }
 
+/// What the running service tells.
 fn offered() -> Offered {
-    parse(FIXTURE)
+    let (_root, data, _) = directories();
+    let service = Setup::new(&["watch", "--output", "none"]).env("DATA_DIRECTORY", &data).spawn();
+    service.wait_ready();
+    parse(&get(&service.control_socket(), "/metrics").2)
 }
-
-/// Until the service answers `GET /metrics`.
-const FIXTURE: &str = r#"
-apollonia_info{version="0.1.0",engine="io_uring",output="amqp"} 1
-apollonia_start_time_seconds 1
-apollonia_events_total{kind="created"} 0
-apollonia_events_coalesced_total 0
-apollonia_overflows_total{queue="kernel"} 0
-apollonia_look_overs_total{cause="start"} 0
-apollonia_files_read_total 0
-apollonia_read_bytes_total 0
-apollonia_files_unchanged_total 0
-apollonia_failures_total{cause="gone"} 0
-apollonia_busy_total 0
-apollonia_messages_published_total 0
-apollonia_messages_confirmed_total 0
-apollonia_messages_nacked_total 0
-apollonia_messages_returned_total 0
-apollonia_pending_files 0
-apollonia_oldest_pending_seconds 0
-apollonia_in_flight_files 0
-apollonia_unconfirmed_messages 0
-apollonia_known_files 0
-apollonia_broker_connected 0
-apollonia_broker_blocked 0
-apollonia_ledger_rows 0
-apollonia_ledger_bytes 0
-apollonia_ledger_waiting_rows 0
-apollonia_ledger_failures_total 0
-apollonia_stage_stalled_seconds{stage="watch"} 0
-apollonia_read_seconds_bucket{le="0.1"} 0
-apollonia_read_seconds_sum 0
-apollonia_read_seconds_count 0
-apollonia_end_to_end_seconds_bucket{le="0.1"} 0
-apollonia_end_to_end_seconds_sum 0
-apollonia_end_to_end_seconds_count 0
-process_cpu_seconds_total 0
-process_open_fds 0
-process_max_fds 0
-process_resident_memory_bytes 0
-process_virtual_memory_bytes 0
-process_start_time_seconds 0
-process_threads 0
-"#;
