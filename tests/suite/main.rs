@@ -33,6 +33,7 @@ mod neighbors;
 mod overflow;
 mod pipeline_engines;
 mod scan_listen;
+mod seccomp;
 mod stop;
 mod tls;
 mod tls_refusals;

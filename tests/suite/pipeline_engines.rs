@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::consumer::Message;
 use crate::files::{noise, sha256};
-use crate::service::{Setup, skip};
+use crate::seccomp::without_io_uring;
+use crate::service::{Ended, Setup, skip};
 use crate::world::{World, directories};
 
 const SIZES: [usize; 16] = [
@@ -32,7 +33,7 @@ fn scan(directory: &Path, engine: &str, workers: &str) -> Vec<[String; 4]> {
 }
 
 /// Whether the kernel lets this process have a ring at all.
-fn io_uring_is_allowed() -> bool {
+pub fn io_uring_is_allowed() -> bool {
     const PARAMETERS: usize = 120;
     let mut parameters = [0u8; PARAMETERS];
     // SAFETY: `io_uring_setup` with a zeroed parameter block of its full size; the descriptor is ours.
@@ -40,6 +41,10 @@ fn io_uring_is_allowed() -> bool {
         let descriptor = libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr());
         descriptor >= 0 && libc::close(descriptor as i32) == 0
     }
+}
+
+pub fn warnings_of_io_uring(ended: &Ended) -> Vec<&str> {
+    ended.stderr.lines().filter(|it| it.contains("WARN") && it.contains("io_uring")).collect()
 }
 
 #[test]
@@ -78,8 +83,7 @@ fn auto_falls_back_with_one_warning_where_io_uring_is_denied() {
         let message = world.wait_for_one("file");
         assert_eq!(message.sha256(), sha256(&noise(1_000_000, 1)));
         let ended = world.stop_service();
-        let warnings: Vec<&str> =
-            ended.stderr.lines().filter(|it| it.contains("WARN") && it.contains("io_uring")).collect();
+        let warnings = warnings_of_io_uring(&ended);
         assert_eq!(warnings.len(), 1, "one WARN was due:\n{}", ended.stderr);
         let cause = io::Error::from_raw_os_error(errno).to_string();
         let cause = cause.split(" (os").next().unwrap();
@@ -112,31 +116,4 @@ fn io_uring_asked_for_by_name_and_denied_is_a_failure_in_one_line() {
         let ended = without_io_uring(setup, libc::EPERM).run().expect_code(1);
         crate::cli::assert_one_line(&ended, &["io_uring"]);
     }
-}
-
-/// The process gets `errno` for `io_uring_setup`, as under a container's seccomp profile.
-fn without_io_uring(setup: Setup, errno: i32) -> Setup {
-    // SAFETY: `deny_io_uring` calls prctl only and allocates nothing.
-    unsafe { setup.before_exec(move || deny_io_uring(errno)) }
-}
-
-fn deny_io_uring(errno: i32) -> io::Result<()> {
-    /// Where `struct seccomp_data` has the number of the system call.
-    const NUMBER: u32 = 0;
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let deny = libc::SECCOMP_RET_ERRNO | errno as u32;
-    let mut program = [
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, deny),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` and the program it points to live across both calls. The first is what lets
-    // a process without privileges install a filter.
-    let installed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) == 0
-    };
-    if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,250 @@
+//! `deploy/seccomp.json` as a container engine sets it, without the engine: compiled and set just before the program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::files::{noise, sha256};
+use crate::pipeline_engines::{io_uring_is_allowed, warnings_of_io_uring};
+use crate::service::{Setup, skip};
+use crate::world::{World, list};
+
+const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/seccomp.json");
+const ALLOW: &str = "SCMP_ACT_ALLOW";
+const ERRNO: &str = "SCMP_ACT_ERRNO";
+const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+/// What Docker's format and the OCI runtime's have in common. Kubernetes reads the latter: a field that only Docker knows
+/// (`archMap`, `includes`) would be passed over there, and is refused here.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Profile {
+    default_action: String,
+    default_errno_ret: u32,
+    architectures: Vec<String>,
+    syscalls: Vec<Rule>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Rule {
+    #[serde(rename = "comment")]
+    _comment: Option<String>,
+    names: Vec<String>,
+    action: String,
+    errno_ret: Option<u32>,
+    #[serde(default)]
+    args: Vec<Condition>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Condition {
+    index: u8,
+    value: u64,
+    value_two: Option<u64>,
+    op: String,
+}
+
+impl Profile {
+    fn shipped() -> Self {
+        serde_json::from_slice(&fs::read(PROFILE).expect(PROFILE)).expect("a profile that every runtime understands")
+    }
+
+    fn without(mut self, names: &[&str]) -> Self {
+        for rule in &mut self.syscalls {
+            rule.names.retain(|name| !names.contains(&name.as_str()));
+        }
+        self
+    }
+
+    /// The rules with this action, for what this architecture has of their system calls.
+    fn rules(&self, chosen: impl Fn(&Rule) -> bool) -> Vec<Value> {
+        let chosen = self.syscalls.iter().filter(|rule| chosen(rule));
+        let each_name = chosen.flat_map(|rule| rule.names.iter().map(move |name| (name, &rule.args)));
+        each_name.filter(|(name, _)| exists(name, here())).map(|(name, args)| rule_for(name, args)).collect()
+    }
+
+    /// One filter knows two answers only. The kernel takes the stricter of several filters, so each refusal with an error
+    /// of its own is a filter that lets everything else pass, and the last one allows what any rule names.
+    fn compile(&self) -> Vec<BpfProgram> {
+        assert_eq!(self.default_action, ERRNO);
+        assert!(self.syscalls.iter().all(|rule| rule.action == ALLOW || rule.action == ERRNO));
+        let refusals = self.syscalls.iter().filter(|rule| rule.action == ERRNO).map(|rule| {
+            let errno = rule.errno_ret.expect("a refusal names its error");
+            let rules = self.rules(|other| other.errno_ret == Some(errno));
+            compile(json!("allow"), json!({ "errno": errno }), &rules)
+        });
+        let allowed = compile(json!({ "errno": self.default_errno_ret }), json!("allow"), &self.rules(|_| true));
+        refusals.chain([allowed]).collect()
+    }
+}
+
+fn here() -> TargetArch {
+    std::env::consts::ARCH.try_into().expect("an architecture of the profile")
+}
+
+fn rule_for(name: &str, args: &[Condition]) -> Value {
+    let args: Vec<Value> = args
+        .iter()
+        .map(|it| match it.op.as_str() {
+            "SCMP_CMP_EQ" => json!({ "index": it.index, "type": "dword", "op": "eq", "val": it.value }),
+            // The mask comes first, what is left of the argument second.
+            "SCMP_CMP_MASKED_EQ" => json!({
+                "index": it.index, "type": "qword", "op": { "masked_eq": it.value },
+                "val": it.value_two.expect("a value behind the mask"),
+            }),
+            other => panic!("{other}: teach this test what it means"),
+        })
+        .collect();
+    if args.is_empty() { json!({ "syscall": name }) } else { json!({ "syscall": name, "args": args }) }
+}
+
+fn compile(otherwise: Value, on_match: Value, rules: &[Value]) -> BpfProgram {
+    let filter = json!({ "it": { "mismatch_action": otherwise, "match_action": on_match, "filter": rules } });
+    let mut compiled = seccompiler::compile_from_json(filter.to_string().as_bytes(), here()).expect("a filter");
+    compiled.remove("it").expect("the one that was asked for")
+}
+
+/// Whether the architecture has a system call of this name: `open` is none of aarch64's.
+fn exists(name: &str, architecture: TargetArch) -> bool {
+    let filter =
+        json!({ "it": { "mismatch_action": "trap", "match_action": "allow", "filter": [rule_for(name, &[])] } });
+    seccompiler::compile_from_json(filter.to_string().as_bytes(), architecture).is_ok()
+}
+
+/// The filters stand when the program begins.
+fn under(setup: Setup, filters: Vec<BpfProgram>) -> Setup {
+    // SAFETY: setting a filter is two system calls, and what they need was allocated before.
+    unsafe { setup.before_exec(move || set(&filters)) }
+}
+
+fn set(filters: &[BpfProgram]) -> io::Result<()> {
+    filters.iter().try_for_each(|it| seccompiler::apply_filter(it).map_err(|_| io::Error::last_os_error()))
+}
+
+/// The process gets `errno` for `io_uring_setup`, and everything else.
+pub fn without_io_uring(setup: Setup, errno: i32) -> Setup {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    let denial = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denial, here()).expect("a filter");
+    under(setup, vec![filter.try_into().expect("a program")])
+}
+
+#[test]
+fn the_whole_service_works_under_the_profile() {
+    if !io_uring_is_allowed() {
+        return skip("io_uring is not allowed here");
+    }
+    let filters = Profile::shipped().compile();
+    let mut world = World::without_service();
+    let state = world.outside.clone();
+    let launch = |world: &mut World| {
+        world.launch(|it| under(it.env("STATE_DIRECTORY", &state), filters.clone()));
+        world.service().stderr()
+    };
+    let log = launch(&mut world);
+    assert!(log.contains("io_uring engine") && !log.contains("WARN"), "{log}");
+    for (name, size) in [("empty", 0), ("small", 1_000), ("large", 5_000_000)] {
+        world.write(name, noise(size, 1));
+        assert_eq!(world.wait_for_one(name).sha256(), sha256(&noise(size, 1)), "{name}");
+    }
+    let ended = world.stop_service();
+    assert!(!ended.stderr.contains("WARN"), "{}", ended.stderr);
+
+    world.write("meanwhile", noise(70_000, 2));
+    launch(&mut world);
+    assert_eq!(world.wait_for_one("meanwhile").sha256(), sha256(&noise(70_000, 2)));
+    let messages = world.finish();
+    assert_eq!(messages.len(), 4, "the ledger knew three of the files:\n{}", list(&messages));
+}
+
+#[test]
+fn without_its_io_uring_calls_the_blocking_engine_reads_and_one_warning_names_the_cause() {
+    let filters = Profile::shipped().without(&IO_URING).compile();
+    let mut world = World::start_with(|it| under(it, filters));
+    world.write("file", noise(1_000_000, 1));
+    assert_eq!(world.wait_for_one("file").sha256(), sha256(&noise(1_000_000, 1)));
+    let ended = world.stop_service();
+    let warnings = warnings_of_io_uring(&ended);
+    assert_eq!(warnings.len(), 1, "one WARN was due:\n{}", ended.stderr);
+    let names_it = ["Operation not permitted", "seccomp"].iter().all(|it| warnings[0].contains(it));
+    assert!(names_it, "{}", warnings[0]);
+    assert!(ended.stderr.contains("blocking engine"), "{}", ended.stderr);
+}
+
+#[test]
+fn scan_and_listen_work_under_the_profile() {
+    let world = World::without_service();
+    world.write("file", noise(1_000_000, 1));
+    let filters = Profile::shipped().compile();
+    let listener =
+        under(Setup::new(&["listen", "--count", "1"]).env("AMQP_CONNECTION_STRING", &world.url), filters.clone());
+    let listener = listener.spawn();
+    listener.wait_log("listening", |line| line.contains("INFO"));
+    let scan = Setup::new(&["scan"]).arg(&world.data).env("AMQP_CONNECTION_STRING", &world.url);
+    under(scan, filters).run().expect_code(0);
+    let ended = listener.wait_exit().expect_code(0);
+    assert!(ended.stdout.contains(&sha256(&noise(1_000_000, 1))), "{}", ended.stdout);
+}
+
+#[test]
+fn what_the_service_has_no_business_with_is_refused() {
+    const CLONE_OF_A_NAMESPACE: i64 = (libc::CLONE_NEWUSER | libc::CLONE_THREAD) as i64;
+    // What each gets, and would get without the profile from any user: none of them that same error.
+    let calls = [
+        ("unshare", libc::SYS_unshare, [0, 0, 0], libc::EPERM),
+        ("ptrace", libc::SYS_ptrace, [0, 0, 0], libc::EPERM),
+        ("add_key", libc::SYS_add_key, [0, 0, 0], libc::EPERM),
+        ("execveat", libc::SYS_execveat, [-1, 0, 0], libc::EPERM),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [0, 0, 0], libc::EPERM),
+        ("memfd_create", libc::SYS_memfd_create, [0, 0, 0], libc::EPERM),
+        ("socket of a packet family", libc::SYS_socket, [i64::from(libc::AF_PACKET), -1, 0], libc::EPERM),
+        ("clone with a namespace", libc::SYS_clone, [CLONE_OF_A_NAMESPACE, 0, 0], libc::EPERM),
+        ("clone3", libc::SYS_clone3, [0, 0, 0], libc::ENOSYS),
+    ];
+    let filters = Profile::shipped().compile();
+    for (name, number, arguments, errno) in calls {
+        assert_eq!(answer(number, arguments, filters.clone()), errno, "{name}");
+        assert_ne!(answer(number, arguments, Vec::new()), errno, "{name}: refused without the profile, too");
+    }
+    // Not refused: the kernel itself finds fault with the arguments.
+    for (name, number) in
+        [("io_uring_setup", libc::SYS_io_uring_setup), ("inotify_add_watch", libc::SYS_inotify_add_watch)]
+    {
+        assert_ne!(answer(number, [-1, 0, 0], filters.clone()), libc::EPERM, "{name}");
+    }
+}
+
+/// The error of one system call, 0 for none, in a process of its own under these filters. A process that never becomes
+/// the program reports why, which carries the error home.
+fn answer(number: i64, [first, second, third]: [i64; 3], filters: Vec<BpfProgram>) -> i32 {
+    const NO_ERROR: i32 = libc::EXFULL;
+    let mut command = Command::new("true");
+    let attempt = move || {
+        set(&filters)?;
+        // SAFETY: none of the calls asked for here has a valid pointer to do harm with.
+        let result = unsafe { libc::syscall(number, first, second, third, 0, 0) };
+        Err(if result < 0 { io::Error::last_os_error() } else { io::Error::from_raw_os_error(NO_ERROR) })
+    };
+    // SAFETY: system calls only, no allocation.
+    unsafe { command.pre_exec(attempt) };
+    let errno = command.spawn().expect_err("it never becomes the program").raw_os_error();
+    errno.map(|it| if it == NO_ERROR { 0 } else { it }).expect("an error of the system")
+}
+
+#[test]
+fn each_name_in_the_profile_is_a_system_call_of_an_architecture_it_is_for() {
+    let profile = Profile::shipped();
+    assert_eq!(profile.architectures, ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]);
+    let named = profile.syscalls.iter().flat_map(|rule| &rule.names);
+    let unknown: Vec<&String> =
+        named.filter(|name| ![TargetArch::x86_64, TargetArch::aarch64].iter().any(|it| exists(name, *it))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
