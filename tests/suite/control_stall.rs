@@ -44,8 +44,8 @@ fn position(told: &[String], wanted: &str) -> Option<usize> {
 #[test]
 fn the_watchdog_is_fed_while_every_stage_gets_on_and_no_longer() {
     let mut broker = Broker::start_with(1);
-    // No heartbeat: with one, the connection would be given up before the stage counts as stalled.
-    let url = format!("{}?heartbeat=0", broker.vhost());
+    // A long heartbeat: with the default the connection would be given up before the stage counts as stalled.
+    let url = format!("{}?heartbeat=60", broker.vhost());
     let (_root, data, outside) = directories();
     let mut manager = Manager::listen(&outside.join("notify.sock"));
     let mut service = Setup::watch(&data, &url)
