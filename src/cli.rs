@@ -7,10 +7,12 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::error::Error;
 use crate::publish::address::Broker;
+use crate::watch::filter::{PARTIAL, patterns_of};
 
 /// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
 pub const WORKERS_MAX: u32 = 256;
@@ -80,6 +82,20 @@ pub struct Settings {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false"
     )]
     pub recursive: bool,
+    /// Publish only files that match one of these globs: without a / the name in any directory, with one the path below
+    /// the data directory; ** crosses directories, a / at the end names a directory and all below it. The flag repeats,
+    /// the variable takes commas [default: every file]
+    #[arg(long, env = "INGESTOR_INCLUDE", global = true, value_name = "GLOB")]
+    pub include: Vec<OsString>,
+    /// Publish no file that matches one of these globs, included or not [default: none]
+    #[arg(long, env = "INGESTOR_EXCLUDE", global = true, value_name = "GLOB")]
+    pub exclude: Vec<OsString>,
+    /// Leave out what is only half there.
+    #[arg(
+        long, env = "INGESTOR_IGNORE_PARTIAL", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", help = partial_help()
+    )]
+    pub ignore_partial: bool,
     /// Where the ledger of confirmed file versions lives, so that a restart publishes what changed meanwhile and
     /// nothing else [default: no ledger]
     #[arg(long, env = "STATE_DIRECTORY", global = true, value_name = "DIR")]
@@ -274,7 +290,8 @@ pub fn parse() -> Result<Option<Cli>, Error> {
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
     let command = without_empty_variables(Cli::command());
-    match command.clone().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let read = command.clone().try_get_matches_from(args);
+    match read.and_then(|matches| Ok(with_lists(Cli::from_arg_matches(&matches)?, &matches))) {
         Ok(cli) => Ok(Some(cli)),
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // A closed standard output is no reason to fail: the reader has seen what it wanted.
@@ -283,6 +300,22 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
         }
         Err(error) => Err(Error::Usage(one_line(&error, &command))),
     }
+}
+
+/// The help of --ignore-partial: what counts as partial has one home.
+fn partial_help() -> String {
+    let names: Vec<String> = PARTIAL.iter().map(|(pattern, writer)| format!("{pattern} ({writer})")).collect();
+    format!("Publish no file under a name that writers use until it is complete: {}", names.join(", "))
+}
+
+/// A flag is one glob, whatever is in it; a variable is a list of them, which clap would split at every comma.
+fn with_lists(mut cli: Cli, matches: &ArgMatches) -> Cli {
+    for (id, patterns) in [("include", &mut cli.settings.include), ("exclude", &mut cli.settings.exclude)] {
+        if matches.value_source(id) == Some(ValueSource::EnvVariable) {
+            *patterns = patterns.iter().flat_map(|list| patterns_of(list)).collect();
+        }
+    }
+    cli
 }
 
 /// An empty variable counts as unset, which clap has no setting for.

@@ -15,6 +15,7 @@ use crate::cli::{CatchUp, Command, LogFormat, LogLevel, Output, ReadEngine, Sett
 use crate::error::{Error, os_message};
 use crate::publish::address::Broker;
 use crate::read::stable::Root;
+use crate::watch::filter::Filter;
 
 /// What a command runs with.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub root: Option<Root>,
     /// Where the ledger lives, if there is one.
     pub state_dir: Option<PathBuf>,
+    /// Which files are published.
+    pub filter: Filter,
     /// Settings of the watch.
     pub watch: WatchSettings,
     /// Settings of the pipeline.
@@ -96,6 +99,7 @@ impl Config {
     /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
     pub fn new(settings: Settings, command: Option<&Command>) -> Result<Self, Error> {
         let broker = Broker::new(&settings.amqp)?;
+        let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
         let root = match command {
             Some(Command::Listen { .. } | Command::Health) => None,
             Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
@@ -135,6 +139,7 @@ impl Config {
             broker: broker.clone(),
             root,
             state_dir: settings.state_dir,
+            filter,
             watch: WatchSettings {
                 settle: Duration::from_millis(settings.settle_ms),
                 catch_up,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::read::stable::Root;
+use crate::watch::filter::Filter;
 use crate::watch::lookover::{list, look};
 
 /// The bar that log lines have to step around.
@@ -27,7 +28,7 @@ pub struct Progress {
 impl Progress {
     /// Shows a bar; what is ahead is counted beside the work, so that the work need not wait for it.
     #[must_use]
-    pub fn start(root: &Arc<Root>, recursive: bool) -> Self {
+    pub fn start(root: &Arc<Root>, filter: &Arc<Filter>, recursive: bool) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         if !io::stderr().is_terminal() {
             return Self { bar: None, files: 0, ended };
@@ -39,11 +40,11 @@ impl Progress {
         }
         bar.enable_steady_tick(TICK);
         let _ = BAR.set(bar.clone());
-        let (root, counted, told) = (Arc::clone(root), bar.clone(), Arc::clone(&ended));
+        let (root, filter, counted, told) = (Arc::clone(root), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
         // Without the thread there is a bar without an end, no more.
         let _ = thread::Builder::new()
             .name("count".to_owned())
-            .spawn(move || count_ahead(&root, recursive, &counted, &told));
+            .spawn(move || count_ahead(&root, &filter, recursive, &counted, &told));
         Self { bar: Some(bar), files: 0, ended }
     }
 
@@ -67,7 +68,7 @@ impl Progress {
     }
 }
 
-fn count_ahead(root: &Root, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
+fn count_ahead(root: &Root, filter: &Filter, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
     let mut directories = vec![Vec::new()];
     while let Some(below) = directories.pop() {
         let prefix = if below.is_empty() { Vec::new() } else { [&below[..], b"/"].concat() };
@@ -76,12 +77,17 @@ fn count_ahead(root: &Root, recursive: bool, bar: &ProgressBar, ended: &AtomicBo
             if ended.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some((version, true)) = look(root, &[&prefix, &found.name[..]].concat()) {
+            let below = [&prefix, &found.name[..]].concat();
+            if !filter.admits(&below) {
+                continue;
+            }
+            if let Some((version, true)) = look(root, &below) {
                 bar.inc_length(version.size);
             }
         }
         if recursive {
-            directories.extend(listing.directories.iter().map(|name| [&prefix, &name[..]].concat()));
+            let below = listing.directories.iter().map(|name| [&prefix, &name[..]].concat());
+            directories.extend(below.filter(|below| filter.enters(below)));
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
 use crate::service::{StopSignals, prepare};
 use crate::vitals::Vitals;
+use crate::watch::filter::Filter;
 use crate::watch::index::Directory;
 use crate::watch::lookover::{Found, list};
 use crate::watch::pending::BUSY_PAUSE_MIN;
@@ -36,9 +37,10 @@ pub fn run(config: Config) -> Result<(), Error> {
     let vitals = Arc::new(Vitals::default());
     let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root), Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
-    let progress = Progress::start(&root, config.recursive);
+    let filter = Arc::new(config.filter);
+    let progress = Progress::start(&root, &filter, config.recursive);
     let scan = Scan {
-        walk: Walk::new(Arc::clone(&root), config.recursive),
+        walk: Walk::new(Arc::clone(&root), filter, config.recursive),
         pipeline,
         vitals,
         lines: FileLines::all(),
@@ -161,6 +163,7 @@ impl Scan {
 /// The files of a directory, and of those below it, one directory's index in memory at a time.
 struct Walk {
     root: Arc<Root>,
+    filter: Arc<Filter>,
     recursive: bool,
     directories: Vec<Vec<u8>>,
     directory: Arc<Directory>,
@@ -169,10 +172,11 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(root: Arc<Root>, recursive: bool) -> Self {
+    fn new(root: Arc<Root>, filter: Arc<Filter>, recursive: bool) -> Self {
         let directory = Arc::new(Directory::new(b"", b""));
         Self {
             root,
+            filter,
             recursive,
             directories: vec![Vec::new()],
             directory,
@@ -184,6 +188,9 @@ impl Walk {
     fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
         loop {
             if let Some(found) = self.files.next() {
+                if !self.filter.admits(&self.directory.below(&found.name)) {
+                    continue;
+                }
                 return Some(Job {
                     directory: Arc::clone(&self.directory),
                     name: found.name,
@@ -198,7 +205,8 @@ impl Walk {
                 Ok(listing) => {
                     directory.update(|names| *names = listing.neighbors().collect());
                     if self.recursive {
-                        self.directories.extend(listing.directories.iter().map(|name| directory.below(name)));
+                        let below = listing.directories.iter().map(|name| directory.below(name));
+                        self.directories.extend(below.filter(|below| self.filter.enters(below)));
                     }
                     self.files = listing.files.into_iter();
                     self.seen_at = Stamp::now();

@@ -40,7 +40,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     let ready = format!("ready: watching {:?}, output {output}, {engine} engine, {workers} workers", root.path());
     let directories = vec![root.path().to_string_lossy().into_owned()];
     let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection: root.protection() });
-    let watcher = Watcher::new(Arc::clone(&root), watch, pipeline, store, config.watch, Arc::clone(&vitals))?;
+    let watcher =
+        Watcher::new(Arc::clone(&root), watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
     vitals.enter(Phase::Ready);
     notify::ready();
     tracing::info!("{ready}");

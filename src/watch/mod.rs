@@ -4,6 +4,7 @@
 //! queued, then what the pipeline reports, then hands out as large a batch as there is room for. A batch is
 //! whatever came in while the last one was being handled: one file when idle, more under load.
 
+pub mod filter;
 pub mod index;
 pub mod inotify;
 pub mod lookover;
@@ -25,6 +26,7 @@ use crate::notify;
 use crate::pipeline::{Job, Known, Letter, Outcome, Pipeline, Report, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp, Unread, Version};
 use crate::vitals::{Phase, Vitals};
+use filter::Filter;
 use index::{Directory, Name};
 use inotify::{Event, Watch};
 use lookover::{list, look};
@@ -67,10 +69,11 @@ impl Watcher {
         watch: Watch,
         pipeline: Pipeline,
         store: Option<Store>,
+        filter: Filter,
         settings: WatchSettings,
         vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
-        let mut books = Books::new(root, settings.settle, vitals);
+        let mut books = Books::new(root, filter, settings.settle, vitals);
         books.list()?;
         books.vitals.metrics.look_overs.start.inc();
         if let Some(store) = store {
@@ -203,6 +206,7 @@ impl Watcher {
 /// What the watch knows: pure but for looking at files and listing the directory.
 struct Books {
     root: Arc<Root>,
+    filter: Filter,
     directory: Arc<Directory>,
     pending: Pending,
     /// What was confirmed, or was there before us, by name.
@@ -265,7 +269,7 @@ impl LookOver {
 }
 
 impl Books {
-    fn new(root: Arc<Root>, settle: Duration, vitals: Arc<Vitals>) -> Self {
+    fn new(root: Arc<Root>, filter: Filter, settle: Duration, vitals: Arc<Vitals>) -> Self {
         let directory = Arc::new(Directory::new(root.path().as_os_str().as_encoded_bytes(), b""));
         let look_over = LookOver {
             needed: false,
@@ -278,6 +282,7 @@ impl Books {
         };
         Self {
             root,
+            filter,
             directory,
             pending: Pending::new(settle, PENDING_MAX),
             known: HashMap::new(),
@@ -355,6 +360,10 @@ impl Books {
     }
 
     fn wait(&mut self, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        if !self.filter.admits(&self.directory.below(name)) {
+            tracing::debug!(path = %String::from_utf8_lossy(name), "left out by the filter");
+            return;
+        }
         let announced = self.known.contains_key(name);
         let waiting = self.pending.len();
         if self.pending.event(name, hint, announced, seen_at, now) == Err(Full) {
@@ -495,7 +504,11 @@ impl Books {
         let seen_at = Stamp::now();
         for _ in 0..LOOKS_IN_A_ROW {
             let Some(name) = self.look_over.left.next() else { break };
-            let Some((version, _)) = look(&self.root, &self.directory.below(&name)) else { continue };
+            let below = self.directory.below(&name);
+            if !self.filter.admits(&below) {
+                continue;
+            }
+            let Some((version, _)) = look(&self.root, &below) else { continue };
             if self.known.get(&name).is_some_and(|known| known.version == version.fingerprint()) {
                 if !self.look_over.everything {
                     continue;
