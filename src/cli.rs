@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
@@ -12,7 +13,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 
 use crate::error::Error;
 use crate::publish::address::Broker;
-use crate::watch::filter::{PARTIAL, patterns_of};
+use crate::watch::filter::{PARTIAL, patterns_of, shown};
 
 /// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
 pub const WORKERS_MAX: u32 = 256;
@@ -290,9 +291,10 @@ pub fn parse() -> Result<Option<Cli>, Error> {
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
     let command = without_empty_variables(Cli::command());
-    let read = command.clone().try_get_matches_from(args);
-    match read.and_then(|matches| Ok(with_lists(Cli::from_arg_matches(&matches)?, &matches))) {
-        Ok(cli) => Ok(Some(cli)),
+    let args: Vec<OsString> = args.into_iter().collect();
+    let read = command.clone().try_get_matches_from(&args);
+    match read.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok((cli, matches)) => with_lists(cli, &matches, &args).map(Some),
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // A closed standard output is no reason to fail: the reader has seen what it wanted.
             let _ = shown.print();
@@ -304,18 +306,31 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
 
 /// The help of --ignore-partial: what counts as partial has one home.
 fn partial_help() -> String {
-    let names: Vec<String> = PARTIAL.iter().map(|(pattern, writer)| format!("{pattern} ({writer})")).collect();
+    let names: Vec<String> = PARTIAL.iter().map(|(pattern, writer)| format!("{} ({writer})", shown(pattern))).collect();
     format!("Publish no file under a name that writers use until it is complete: {}", names.join(", "))
 }
 
-/// A flag is one glob, whatever is in it; a variable is a list of them, which clap would split at every comma.
-fn with_lists(mut cli: Cli, matches: &ArgMatches) -> Cli {
+/// A flag is one glob, whatever is in it; a variable is a list of them, which clap would split at every comma. And what
+/// stands before the command is lost to clap where the same flag stands behind it.
+fn with_lists(mut cli: Cli, matches: &ArgMatches, args: &[OsString]) -> Result<Cli, Error> {
     for (id, patterns) in [("include", &mut cli.settings.include), ("exclude", &mut cli.settings.exclude)] {
         if matches.value_source(id) == Some(ValueSource::EnvVariable) {
             *patterns = patterns.iter().flat_map(|list| patterns_of(list)).collect();
+            continue;
+        }
+        let flag = format!("--{id}");
+        let mine = |arg: &&OsString| {
+            arg.as_bytes()
+                .strip_prefix(flag.as_bytes())
+                .is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'='))
+        };
+        if args.iter().take_while(|arg| *arg != "--").filter(mine).count() != patterns.len() {
+            return Err(Error::Usage(format!(
+                "{flag}: it stands before and behind the command; write all of them behind it"
+            )));
         }
     }
-    cli
+    Ok(cli)
 }
 
 /// An empty variable counts as unset, which clap has no setting for.
@@ -368,6 +383,17 @@ mod tests {
             let cli = parse_words(words).unwrap().unwrap();
             assert_eq!(cli.settings.workers, Some(3), "{words}");
         }
+    }
+
+    #[test]
+    fn a_flag_that_repeats_loses_none() {
+        for words in ["--exclude a --exclude=b,c scan /tmp", "scan /tmp --exclude a --exclude=b,c"] {
+            let cli = parse_words(words).unwrap().unwrap();
+            assert_eq!(cli.settings.exclude, ["a", "b,c"], "{words}");
+        }
+        let error = parse_words("--exclude a scan /tmp --exclude b").unwrap_err().to_string();
+        assert!(error.starts_with("--exclude: "), "{error}");
+        assert!(parse_words("scan --include=--exclude -- --exclude").unwrap().is_some());
     }
 
     #[test]

@@ -54,6 +54,11 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_AMQP_HEARTBEAT", "--amqp-heartbeat", "65536"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?heartbeat=0"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://one,two:port/"),
+        ("INGESTOR_INCLUDE", "--include", "[a"),
+        ("INGESTOR_INCLUDE", "--include", "!a"),
+        ("INGESTOR_EXCLUDE", "--exclude", "{a,b"),
+        ("INGESTOR_EXCLUDE", "--exclude", "../a"),
+        ("INGESTOR_EXCLUDE", "--exclude", "/"),
     ];
     for (variable, flag, value) in cases {
         assert_refused(|it| it.env(variable, value), &[variable, flag]);
@@ -61,6 +66,9 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
     }
     // As a variable only: what the flag takes is the command line's affair.
     assert_refused(|it| it.env("INGESTOR_RECURSIVE", "maybe"), &["INGESTOR_RECURSIVE", "--recursive"]);
+    assert_refused(|it| it.env("INGESTOR_IGNORE_PARTIAL", "perhaps"), &["INGESTOR_IGNORE_PARTIAL"]);
+    assert_refused(|it| it.env("INGESTOR_EXCLUDE", "*.good,*.{a,b},[bad"), &["\"[bad\""]);
+    assert_refused(|it| it.env("INGESTOR_EXCLUDE", "*.a,"), &["INGESTOR_EXCLUDE"]);
 }
 
 #[test]

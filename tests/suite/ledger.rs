@@ -12,13 +12,13 @@ use crate::service::{Ended, Setup, is_root, skip};
 use crate::world::{World, list};
 
 /// A world whose services keep their ledger in one directory beside the data.
-fn world() -> (World, PathBuf) {
+pub fn world() -> (World, PathBuf) {
     let world = World::without_service();
     let state = world.outside.join("state");
     (world, state)
 }
 
-fn with_ledger(state: &Path) -> impl FnOnce(Setup) -> Setup {
+pub fn with_ledger(state: &Path) -> impl FnOnce(Setup) -> Setup {
     move |setup| setup.env("STATE_DIRECTORY", state).args(&["--settle-ms", "100", "--log-level", "debug"])
 }
 
@@ -33,12 +33,12 @@ fn told(messages: &[Message]) -> Vec<(String, String, String)> {
     told
 }
 
-fn names_and_events(messages: &[Message]) -> Vec<(String, String)> {
+pub fn names_and_events(messages: &[Message]) -> Vec<(String, String)> {
     told(messages).into_iter().map(|(name, event, _)| (name, event)).collect()
 }
 
 /// What the ledger holds, by path.
-fn rows(state: &Path) -> Vec<String> {
+pub fn rows(state: &Path) -> Vec<String> {
     let ledger = rusqlite::Connection::open(state.join("ledger.sqlite")).unwrap();
     let mut select = ledger.prepare("SELECT path FROM confirmed ORDER BY path").unwrap();
     let paths = select.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
@@ -47,7 +47,7 @@ fn rows(state: &Path) -> Vec<String> {
 
 /// Everything that a service has to say of what it finds at its start.
 #[track_caller]
-fn one_run(world: &mut World, change: impl FnOnce(Setup) -> Setup) -> (Vec<Message>, Ended) {
+pub fn one_run(world: &mut World, change: impl FnOnce(Setup) -> Setup) -> (Vec<Message>, Ended) {
     let before = world.consumer.drain().len();
     world.launch(change);
     world.service().wait_log("the look-over's end", |line| line.contains("was looked over"));

@@ -22,6 +22,7 @@ mod events;
 mod events_links;
 mod events_writers;
 mod faults;
+mod filters;
 mod hostile;
 mod hosts;
 mod ledger;
