@@ -34,6 +34,7 @@ mod neighbors;
 mod overflow;
 mod pipeline_engines;
 mod scan_listen;
+mod schema;
 mod seccomp;
 mod stop;
 mod tls;
