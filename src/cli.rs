@@ -62,6 +62,12 @@ pub enum Command {
     },
     /// Ask the running service on this host whether it is alive and getting on; exit status 0 or 1
     Health,
+    /// Check all that the service needs here, and say of each what is wrong and how to mend it; changes nothing
+    Doctor {
+        /// One JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The settings. A flag wins over its variable; an empty variable counts as unset.

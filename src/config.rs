@@ -101,7 +101,7 @@ impl Config {
         let broker = Broker::new(&settings.amqp)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
         let root = match command {
-            Some(Command::Listen { .. } | Command::Health) => None,
+            Some(Command::Listen { .. } | Command::Health | Command::Doctor { .. }) => None,
             Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
             Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
         };
@@ -116,17 +116,7 @@ impl Config {
         {
             refuse_inside(state_dir, root)?;
         }
-        let catch_up = match (settings.catch_up, &settings.state_dir) {
-            (Some(CatchUp::Changed), None) => {
-                return Err(Error::Usage(
-                    "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with; set --state-dir (STATE_DIRECTORY)".into(),
-                ));
-            }
-            (Some(chosen), _) => chosen,
-            (None, Some(_)) => CatchUp::Changed,
-            (None, None) => CatchUp::None,
-        };
-        let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let (catch_up, workers, socket) = (catch_up(&settings)?, workers(&settings), control_socket(&settings));
         Ok(Self {
             log_level: match settings.log_level {
                 LogLevel::Trace => LevelFilter::TRACE,
@@ -146,7 +136,7 @@ impl Config {
                 rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
             },
             pipeline: PipelineSettings {
-                workers: settings.workers.map_or(cpus, |workers| workers as usize),
+                workers,
                 engine: settings.read_engine,
                 output: settings.output,
                 publish: PublishSettings {
@@ -158,7 +148,7 @@ impl Config {
             },
             control: ControlSettings {
                 socket_by_name: settings.control_socket.is_some(),
-                socket: settings.control_socket.unwrap_or_else(default_socket),
+                socket,
                 metrics_address: settings.metrics_address,
                 stall: Duration::from_secs(settings.stall_seconds.into()),
             },
@@ -167,7 +157,35 @@ impl Config {
     }
 }
 
-/// Where systemd gives the service a directory of its own (systemd.exec(5), RuntimeDirectory=), else one for each user.
+/// What happens to files that are there at start.
+///
+/// # Errors
+/// [`Error::Usage`]: `changed` without a ledger.
+pub fn catch_up(settings: &Settings) -> Result<CatchUp, Error> {
+    match (settings.catch_up, &settings.state_dir) {
+        (Some(CatchUp::Changed), None) => Err(Error::Usage(
+            "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with; set --state-dir (STATE_DIRECTORY)".into(),
+        )),
+        (Some(chosen), _) => Ok(chosen),
+        (None, Some(_)) => Ok(CatchUp::Changed),
+        (None, None) => Ok(CatchUp::None),
+    }
+}
+
+/// Hashing threads: as many as are asked for, else one for each CPU.
+#[must_use]
+pub fn workers(settings: &Settings) -> usize {
+    let cpus = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    settings.workers.map_or_else(cpus, |workers| workers as usize)
+}
+
+/// Where the control socket is: as it was asked for, or where systemd gives the service a directory of its own
+/// (systemd.exec(5), RuntimeDirectory=), else one for each user.
+#[must_use]
+pub fn control_socket(settings: &Settings) -> PathBuf {
+    settings.control_socket.clone().unwrap_or_else(default_socket)
+}
+
 fn default_socket() -> PathBuf {
     match std::env::var_os("RUNTIME_DIRECTORY").filter(|given| !given.is_empty()) {
         // More than one are separated by colons; the first is ours.
@@ -179,7 +197,11 @@ fn default_socket() -> PathBuf {
     }
 }
 
-fn open_root(path: &Path) -> Result<Root, Error> {
+/// Opens the data directory.
+///
+/// # Errors
+/// [`Error::DataDirectory`], naming what is wrong with it.
+pub fn open_root(path: &Path) -> Result<Root, Error> {
     let refuse = |cause: String, next| Error::DataDirectory { path: path.to_owned(), cause, next };
     let real = std::fs::canonicalize(path).map_err(|error| {
         let next = match error.kind() {
@@ -203,7 +225,10 @@ fn open_root(path: &Path) -> Result<Root, Error> {
 }
 
 /// A ledger among the files that it is about would change with each of its own changes.
-fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::StateDirectory`] when it would be.
+pub fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
     // It need not exist yet; what exists of its path tells where it will be.
     let absolute = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     match absolute.ancestors().find_map(|ancestor| std::fs::canonicalize(ancestor).ok()) {

@@ -116,6 +116,14 @@ pub enum Error {
     /// `health` was told that the service is not well, or not ready: the service's own words.
     #[error("{0}")]
     Unhealthy(String),
+    /// `doctor` has found what keeps the service from working; each was told.
+    #[error("{failed} of {total} checks failed; each says above how to mend it")]
+    Unfit {
+        /// Checks that failed.
+        failed: usize,
+        /// All of them.
+        total: usize,
+    },
     /// Standard output was closed or cannot be written.
     #[error("standard output: {0}; keep its reader running, or choose --output amqp")]
     Stdout(io::Error),

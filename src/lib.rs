@@ -21,7 +21,7 @@
 //!
 //! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`service`] and
 //! [`scan`] are its two sources of work; [`listen`] shows what arrives. Beside the line stands [`vitals`]: every stage
-//! writes there how it gets on, and [`control`] tells whoever asks ([`health`], Prometheus, the service manager).
+//! writes there how it gets on, and [`control`] tells whoever asks ([`health`], Prometheus, the service manager). [`doctor`] looks at all of it before it runs.
 //!
 //! One file is in flight under one path at a time, from the moment it is handed to a reader until the
 //! broker has confirmed its message. That rule is what keeps a path's messages in order.
@@ -52,6 +52,7 @@ pub mod publish;
 pub mod ledger;
 
 pub mod control;
+pub mod doctor;
 pub mod health;
 pub mod metrics;
 pub mod notify;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use apollonia_ingestor::cli::{self, Command};
 use apollonia_ingestor::config::Config;
 use apollonia_ingestor::error::Error;
-use apollonia_ingestor::{health, listen, logging, scan, service};
+use apollonia_ingestor::{doctor, health, listen, logging, scan, service};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
 #[global_allocator]
@@ -27,6 +27,9 @@ fn run() -> Result<(), Error> {
     let Some(cli) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };
+    if let Some(Command::Doctor { json }) = cli.command {
+        return doctor::run(&cli.settings, json); // before the settings are refused: it tells what is wrong with them
+    }
     let config = Config::new(cli.settings, cli.command.as_ref())?;
     logging::start(config.log_level, config.log_format);
     match cli.command.unwrap_or(Command::Watch) {
@@ -34,5 +37,6 @@ fn run() -> Result<(), Error> {
         Command::Scan { .. } => scan::run(config),
         Command::Listen { count, timeout } => listen::run(&config.broker, count, timeout),
         Command::Health => health::run(&config.control.socket),
+        Command::Doctor { .. } => Ok(()), // above
     }
 }

@@ -39,7 +39,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     let output = settings.output.describe(&config.broker).to_owned();
     let ready = format!("ready: watching {:?}, output {output}, {engine} engine, {workers} workers", root.path());
     let directories = vec![root.path().to_string_lossy().into_owned()];
-    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection: root.protection() });
+    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection: root.protection().to_string() });
     let watcher =
         Watcher::new(Arc::clone(&root), watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
     vitals.enter(Phase::Ready);

@@ -62,10 +62,31 @@ impl Session {
     pub async fn open(broker: &Broker) -> Result<Self, Error> {
         let (connection, at) = connect(broker).await?;
         let channel = answer(&at, connection.create_channel()).await?;
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default());
-        answer(&at, declared).await?;
+        answer(&at, declare(&channel)).await?;
         Ok(Self { connection, channel, at })
+    }
+
+    /// Connects and looks whether the exchange is there, as it has to be, and changes nothing. Tells the address and
+    /// whether it is there.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn look(broker: &Broker) -> Result<(String, bool), Error> {
+        let (connection, at) = connect(broker).await?;
+        let channel = answer(&at, connection.create_channel()).await?;
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, passive, FieldTable::default());
+        let there = match answer_or_refusal(&at, declared).await? {
+            Ok(()) => true,
+            Err(refused) if soft_error(&refused) == Some(AMQPSoftError::NOTFOUND) => false,
+            Err(refused) => return Err(failure(&at, &refused)),
+        };
+        if there {
+            // A passive declaration does not look at the type. This one makes nothing, for it is there.
+            answer(&at, declare(&channel)).await?;
+        }
+        Self { connection, channel, at: at.clone() }.close().await;
+        Ok((at, there))
     }
 
     /// Waits until no earlier connection of this publisher can bring the broker anything any more.
@@ -135,6 +156,11 @@ impl Session {
         let closed = tokio::time::timeout(CLOSE_PATIENCE, self.connection.close(200, "done".into())).await;
         tracing::debug!("connection closed: {closed:?}");
     }
+}
+
+async fn declare(channel: &Channel) -> lapin::Result<()> {
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default()).await
 }
 
 /// The exchange's name as the protocol wants it.

@@ -9,6 +9,7 @@
 //! CAP_LEASE, or a network file system), A equals B and the events that come later are all there is.
 
 use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -214,23 +215,28 @@ impl Root {
         Ok(self.open(&inside)?)
     }
 
-    /// In words: what tells a file that is complete from one that is being written.
+    /// What tells a file that is complete from one that is being written.
     #[must_use]
-    pub fn protection(&self) -> String {
-        const BY_STAT: &str = "stat before and after, and later events";
-        let remote = rustix::fs::fstatfs(&self.dir)
-            .is_ok_and(|found| REMOTE_FILE_SYSTEMS.contains(&(found.f_type as u64 & 0xffff_ffff)));
-        if remote {
-            return format!("{BY_STAT} (this file system gives no leases)");
+    pub fn protection(&self) -> Protection {
+        if self.is_remote() {
+            return Protection::Stat;
         }
-        let everywhere = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::LEASE));
-        if everywhere {
-            return "a read lease on every file, and stat before and after".to_owned();
+        match capabilities(None) {
+            Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
+            _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
         }
-        format!(
-            "a read lease on the files of user {}; for others {BY_STAT} (CAP_LEASE gives leases on all)",
-            rustix::process::geteuid().as_raw()
-        )
+    }
+
+    /// The kind of its file system, by the numbers of statfs(2).
+    #[must_use]
+    pub fn file_system(&self) -> Option<u64> {
+        rustix::fs::fstatfs(&self.dir).ok().map(|found| found.f_type as u64 & 0xffff_ffff)
+    }
+
+    /// Whether other hosts or programs may write there without this kernel's knowing.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.file_system().is_some_and(|kind| REMOTE_FILE_SYSTEMS.contains(&kind))
     }
 
     /// The descriptor, for opening through the ring.
@@ -309,6 +315,34 @@ pub fn version_of(stat: &Stat) -> Version {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: Stamp { seconds: stat.st_mtime, nanoseconds: nanoseconds(stat.st_mtime_nsec) },
         changed: Stamp { seconds: stat.st_ctime, nanoseconds: nanoseconds(stat.st_ctime_nsec) },
+    }
+}
+
+/// What tells a file that is complete from one that is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// The kernel says whether anybody writes.
+    Leases,
+    /// The same, for files of this user only.
+    OwnLeases {
+        /// Its number.
+        user: u32,
+    },
+    /// Nothing but stat, and the events that come later.
+    Stat,
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const BY_STAT: &str = "stat before and after, and later events";
+        match self {
+            Self::Leases => to.write_str("a read lease on every file, and stat before and after"),
+            Self::OwnLeases { user } => write!(
+                to,
+                "a read lease on the files of user {user}; for others {BY_STAT} (CAP_LEASE gives leases on all)"
+            ),
+            Self::Stat => write!(to, "{BY_STAT} (this file system gives no leases)"),
+        }
     }
 }
 

@@ -99,12 +99,27 @@ pub fn start(readers: &Readers) -> Result<io::Result<Vec<JoinHandle<()>>>, Error
     Ok(Ok(threads))
 }
 
+/// Locked memory that so many threads want, in KiB: their buffers, and 64 KiB for a ring.
+#[must_use]
+pub fn locked_kib(workers: usize) -> usize {
+    workers * (BUFFERS * CHUNK_BYTES / 1024 + 64)
+}
+
+/// Sets up a ring and its buffers as a thread does, and takes them down.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn probe() -> io::Result<()> {
+    let runtime = runtime()?;
+    runtime.block_on(async { register(BUFFERS).map(drop) })
+}
+
 /// What to do about a refusal.
 pub fn cure(cause: &io::Error, workers: usize) -> String {
     match cause.raw_os_error() {
         Some(libc::ENOMEM) => format!(
             "raise RLIMIT_MEMLOCK (LimitMEMLOCK in systemd, ulimit -l) to {} KiB, or lower --workers",
-            workers * (BUFFERS * CHUNK_BYTES / 1024 + 64)
+            locked_kib(workers)
         ),
         Some(libc::ENOSYS) => "use a kernel with io_uring, or allow io_uring_setup in the seccomp profile".to_owned(),
         _ => "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile, and set the sysctl kernel.io_uring_disabled to 0".to_owned(),

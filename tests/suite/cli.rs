@@ -147,7 +147,7 @@ fn what_is_not_a_command_or_a_flag_is_refused() {
 
 #[test]
 fn help_and_version_work_on_every_command() {
-    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &[]] {
+    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &["doctor"], &[]] {
         let help = Setup::new(command).arg("--help").run().expect_code(0);
         assert!(help.stdout.contains("AMQP_CONNECTION_STRING"), "{command:?}:\n{}", help.stdout);
         assert_eq!(help.stderr, "", "{command:?}");

@@ -18,6 +18,7 @@ mod cli_broker;
 mod control;
 mod control_stall;
 mod deploy;
+mod doctor;
 mod events;
 mod events_links;
 mod events_writers;

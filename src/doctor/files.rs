@@ -1,0 +1,215 @@
+//! The directories, and what inotify takes of them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
+
+use super::Check;
+use crate::cli::Settings;
+use crate::config::{open_root, refuse_inside};
+use crate::error::os_message;
+use crate::read::stable::{Protection, Root};
+use crate::watch::inotify::Watch;
+use crate::watch::lookover::list;
+
+/// The kernel's default: a burst of so many events on a directory is taken up without a look-over.
+const QUEUED_EVENTS_MIN: u64 = 16_384;
+
+/// A ledger of a million files takes some 150 MB.
+const FREE_BYTES_MIN: u64 = 256 << 20;
+
+/// statfs(2).
+const OVERLAYFS: u64 = 0x794c_7630;
+
+pub fn checks(settings: &Settings) -> Vec<Check> {
+    let root = open_root(&settings.data_dir);
+    let state = state_directory(settings, root.as_ref().ok());
+    let root = match root {
+        Ok(root) => root,
+        Err(error) => return vec![Check::refused(DATA, error), state],
+    };
+    vec![data_directory(&root, settings), leases(&root), watches(&root, settings), queued_events(), state]
+}
+
+const DATA: &str = "data directory";
+
+fn data_directory(root: &Root, settings: &Settings) -> Check {
+    let found = format!("{:?} can be read", root.path());
+    if root.is_remote() && settings.rescan_seconds == 0 {
+        return Check::warn(
+            DATA,
+            format!("{found}; its file system tells nothing of what other hosts write"),
+            "set --rescan-seconds (60, for one)",
+        );
+    }
+    if root.file_system() == Some(OVERLAYFS) {
+        return Check::warn(
+            DATA,
+            format!("{found}; it is an overlay (a container's own layer), which is lost with its container"),
+            "mount a volume or a directory of the host there",
+        );
+    }
+    Check::ok(DATA, found)
+}
+
+fn leases(root: &Root) -> Check {
+    const NAME: &str = "half-written files";
+    let protection = root.protection();
+    let found = format!("told by {protection}");
+    match protection {
+        Protection::Leases => Check::ok(NAME, found),
+        Protection::OwnLeases { .. } => Check::warn(
+            NAME,
+            found,
+            "give the binary or the unit CAP_LEASE (setcap cap_lease+p, AmbientCapabilities=CAP_LEASE), where files have other owners",
+        ),
+        Protection::Stat => {
+            Check::warn(NAME, found, "let writers use a partial name and rename, or write to a local file system")
+        }
+    }
+}
+
+/// The limit that a directory each counts against, and whether a watch can be had now.
+fn watches(root: &Root, settings: &Settings) -> Check {
+    const NAME: &str = "inotify watches";
+    if let Err(error) = Watch::new(root.path()) {
+        return Check::refused(NAME, error);
+    }
+    let limit = limit("max_user_watches");
+    // Not further than the limit: a tree that has more needs no exact number.
+    let most = limit.map_or(1 << 20, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let directories = if settings.recursive { count_directories(root, most) } else { 1 };
+    match limit {
+        Some(limit) if directories as u64 > limit => Check::warn(
+            NAME,
+            format!("at most {limit} for this user, and there are more directories"),
+            "raise the sysctl fs.inotify.max_user_watches",
+        ),
+        Some(limit) => Check::ok(NAME, format!("at most {limit} for this user; {directories} needed")),
+        None => Check::ok(NAME, "one can be had"),
+    }
+}
+
+/// Directories below the root and the root itself, one more than `most` at the most.
+fn count_directories(root: &Root, most: usize) -> usize {
+    let mut left = vec![Vec::new()];
+    let mut count = 0;
+    while let Some(below) = left.pop() {
+        count += 1;
+        if count > most {
+            break;
+        }
+        let prefix = if below.is_empty() { Vec::new() } else { [&below[..], b"/"].concat() };
+        if let Ok(listing) = list(root, &below) {
+            left.extend(listing.directories.iter().map(|name| [&prefix, &name[..]].concat()));
+        }
+    }
+    count
+}
+
+fn queued_events() -> Check {
+    const NAME: &str = "inotify queue";
+    match limit("max_queued_events") {
+        Some(limit) if limit < QUEUED_EVENTS_MIN => Check::warn(
+            NAME,
+            format!("{limit} events; a larger burst makes the directory be looked over"),
+            format!("raise the sysctl fs.inotify.max_queued_events to {QUEUED_EVENTS_MIN} or more"),
+        ),
+        Some(limit) => Check::ok(NAME, format!("{limit} events; a larger burst makes the directory be looked over")),
+        None => Check::ok(NAME, "not told by this kernel"),
+    }
+}
+
+fn limit(name: &str) -> Option<u64> {
+    fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?.trim().parse().ok()
+}
+
+fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
+    const NAME: &str = "state directory";
+    let Some(path) = &settings.state_dir else {
+        return Check::warn(
+            NAME,
+            "none: what lands while the service is down is not noticed",
+            "set --state-dir (STATE_DIRECTORY) to a directory outside of the data directory",
+        );
+    };
+    if let Some(error) = root.and_then(|root| refuse_inside(path, root).err()) {
+        return Check::refused(NAME, error);
+    }
+    // What exists of its path is where it will be made.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let Some(there) = absolute.ancestors().find(|ancestor| ancestor.exists()) else {
+        return Check::fail(NAME, format!("{path:?} leads nowhere"), "name another directory");
+    };
+    if !there.is_dir() {
+        return Check::fail(NAME, format!("{there:?} is no directory"), "name another directory");
+    }
+    if let Err(errno) = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        return Check::fail(
+            NAME,
+            format!("{there:?} cannot be written: {}", os_message(&errno.into())),
+            "give this user the right to write there, or name another directory",
+        );
+    }
+    let how = match (there == absolute, is_locked(there)) {
+        (false, _) => "will be made",
+        (true, true) => "is in use by a running service",
+        (true, false) => "can be used",
+    };
+    let found = format!("{path:?} {how}");
+    match statvfs(there).map(|found| found.f_bavail * found.f_frsize) {
+        Ok(free) if free < FREE_BYTES_MIN => Check::warn(
+            NAME,
+            format!("{found}; {} MB are free", free / 1_000_000),
+            "make room: a million files take some 150 MB",
+        ),
+        _ => Check::ok(NAME, found),
+    }
+}
+
+/// Whether a process holds a lock on it, as the kernel's own list tells: taking the lock to see could keep a service that
+/// just starts from having it.
+fn is_locked(directory: &Path) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    directory.metadata().is_ok_and(|there| {
+        let (major, minor) = (rustix::fs::major(there.dev()), rustix::fs::minor(there.dev()));
+        holds(&locks, &format!("{major:02x}:{minor:02x}:{}", there.ino()))
+    })
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF` (proc_locks(5)).
+fn holds(locks: &str, file: &str) -> bool {
+    locks.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        words.next() == Some("FLOCK") && words.nth(3) == Some(file)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_tells_who_is_locked() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF\n2: POSIX  ADVISORY  READ  12 fe:00:77 0 EOF\n";
+        assert!(holds(locks, "fe:00:123"));
+        assert!(!holds(locks, "fe:00:12") && !holds(locks, "fe:00:77"));
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_locked(dir.path()));
+        let held = fs::File::open(dir.path()).unwrap();
+        held.lock().unwrap();
+        assert!(is_locked(dir.path()), "{}", fs::read_to_string("/proc/locks").unwrap());
+    }
+
+    #[test]
+    fn directories_are_counted_no_further_than_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let root = open_root(dir.path()).unwrap();
+        assert_eq!(count_directories(&root, 100), 5);
+        assert_eq!(count_directories(&root, 2), 3);
+    }
+}

@@ -1,0 +1,213 @@
+//! `doctor`: each trouble is told as such with its cure, and nothing is changed by the looking.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use lapin::ExchangeKind;
+use lapin::options::ExchangeDeclareOptions;
+use lapin::types::FieldTable;
+use serde_json::Value;
+
+use crate::broker;
+use crate::consumer::{block_on, connect, declare_exchange};
+use crate::pipeline_engines::io_uring_is_allowed;
+use crate::seccomp::without_io_uring;
+use crate::service::{Ended, Setup, skip};
+use crate::world::directories;
+
+/// Nobody listens there.
+const NO_BROKER: &str = "amqp://someone:hunter2@127.0.0.1:1/";
+
+fn doctor(data: &Path, url: &str) -> Setup {
+    Setup::new(&["doctor"]).env("DATA_DIRECTORY", data).env("AMQP_CONNECTION_STRING", url)
+}
+
+/// Each check's verdict and its whole line, by its name.
+#[track_caller]
+fn verdicts(ended: &Ended) -> BTreeMap<String, (String, String)> {
+    let lines = ended.stdout.lines().map(|line| {
+        let (status, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no check: {line:?}"));
+        let (name, _) = rest.trim_start().split_once(": ").unwrap_or_else(|| panic!("no check: {line:?}"));
+        (name.to_owned(), (status.to_owned(), line.to_owned()))
+    });
+    lines.collect()
+}
+
+/// The check of this name has this verdict, and its line says all of that.
+#[track_caller]
+fn assert_told(ended: &Ended, name: &str, status: &str, words: &[&str]) {
+    let told = verdicts(ended);
+    let (found, line) = told.get(name).unwrap_or_else(|| panic!("{name} was not looked at: {}", ended.stdout));
+    assert_eq!(found, status, "{line}");
+    for word in words {
+        assert!(line.contains(word), "{word:?} is not in {line:?}");
+    }
+    assert!(!ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"), "a password: {ended:?}");
+}
+
+/// One check fails, and the line on standard error counts it.
+#[track_caller]
+fn assert_one_fails(ended: &Ended, name: &str, words: &[&str]) {
+    assert_told(ended, name, "fail", words);
+    assert_eq!(ended.stdout.matches("fail ").count(), 1, "{}", ended.stdout);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("1 of "), "{}", ended.stderr);
+}
+
+/// Every name below a directory, with what tells a change.
+fn state_of(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let mut state: Vec<_> = entries
+        .map(|entry| format!("{:?} {:?}", entry.path(), entry.metadata().unwrap().modified().unwrap()))
+        .collect();
+    state.sort();
+    state
+}
+
+fn exchange_is_there(url: &str) -> bool {
+    block_on(async {
+        let channel = connect(url).await.unwrap().create_channel().await.unwrap();
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare("apollonia".into(), ExchangeKind::Fanout, passive, FieldTable::default()).await.is_ok()
+    })
+}
+
+#[test]
+fn where_all_is_well_nothing_fails_and_nothing_is_changed() {
+    let url = broker::shared().vhost();
+    let (_root, data, outside) = directories();
+    fs::write(data.join("file"), "content").unwrap();
+    let state = outside.join("made/by/watch");
+    let before = (state_of(&data), state_of(&outside));
+    let ended = doctor(&data, &url).env("STATE_DIRECTORY", &state).run().expect_code(0);
+    assert_eq!(ended.stderr, "");
+    for name in ["settings", "kernel", "data directory", "inotify watches", "state directory", "broker"] {
+        assert_told(&ended, name, "ok", &[]);
+    }
+    assert_told(&ended, "broker", "ok", &["not there yet", "127.0.0.1"]);
+    assert_told(&ended, "state directory", "ok", &["will be made"]);
+    assert_eq!((state_of(&data), state_of(&outside)), before);
+    assert!(!exchange_is_there(&url), "the exchange was declared");
+}
+
+#[test]
+fn beside_a_running_service_it_tells_of_it() {
+    let url = broker::shared().vhost();
+    let (_root, data, outside) = directories();
+    let service = Setup::watch(&data, &url).env("STATE_DIRECTORY", &outside).spawn();
+    service.wait_ready();
+    let ended = doctor(&data, &url)
+        .env("STATE_DIRECTORY", &outside)
+        .env("INGESTOR_CONTROL_SOCKET", service.control_socket())
+        .run()
+        .expect_code(0);
+    assert_told(&ended, "service", "ok", &["healthy"]);
+    assert_told(&ended, "state directory", "ok", &["in use by a running service"]);
+    assert_told(&ended, "broker", "ok", &["`apollonia` is there"]);
+    service.stop();
+}
+
+#[test]
+fn json_says_the_same_as_the_lines() {
+    let (_root, data, _) = directories();
+    let lines = doctor(&data, NO_BROKER).run().expect_code(1);
+    let object = doctor(&data, NO_BROKER).arg("--json").run().expect_code(1);
+    let object: Value = serde_json::from_str(&object.stdout).expect("one JSON object");
+    assert_eq!(object["status"], "fail");
+    let told = verdicts(&lines);
+    let checks = object["checks"].as_array().expect("checks");
+    assert_eq!(checks.len(), told.len());
+    for check in checks {
+        let (status, line) = &told[check["name"].as_str().expect("a name")];
+        assert_eq!(check["status"], status.as_str(), "{line}");
+        assert_eq!(check["cure"].is_null(), status == "ok", "{check}");
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_used_fails_with_its_cure() {
+    let (_root, data, _) = directories();
+    let ended = doctor(&data, NO_BROKER).run().expect_code(1);
+    assert_one_fails(&ended, "broker", &["127.0.0.1:1", "connection refused", "start the broker"]);
+    let ended = doctor(&data, &broker::shared().url("guest:hunter2", "t0")).run().expect_code(1);
+    assert_one_fails(&ended, "broker", &["correct user, password"]);
+    let ended = doctor(&data, "amqp://someone:hunter2@host:port/").run().expect_code(1);
+    assert_one_fails(&ended, "broker", &["AMQP_CONNECTION_STRING"]);
+    doctor(&data, NO_BROKER).args(&["--output", "stdout"]).run().expect_code(0);
+}
+
+#[test]
+fn an_exchange_of_another_type_fails() {
+    let url = broker::shared().vhost();
+    block_on(async {
+        let connection = connect(&url).await.unwrap();
+        declare_exchange(&connection.create_channel().await.unwrap(), ExchangeKind::Direct).await;
+    });
+    let (_root, data, _) = directories();
+    let ended = doctor(&data, &url).run().expect_code(1);
+    assert_one_fails(&ended, "broker", &["apollonia", "fanout"]);
+}
+
+#[test]
+fn directories_that_the_service_would_refuse_fail() {
+    let (_root, data, outside) = directories();
+    let look = |data: &Path| doctor(data, NO_BROKER).args(&["--output", "none"]);
+    let missing = outside.join("missing");
+    assert_one_fails(&look(&missing).run().expect_code(1), "data directory", &["missing", "create it"]);
+    assert!(!missing.exists());
+    let file = outside.join("file");
+    fs::write(&file, "content").unwrap();
+    assert_one_fails(&look(&file).run().expect_code(1), "data directory", &["not a directory"]);
+    let inside = look(&data).env("STATE_DIRECTORY", data.join("state")).run().expect_code(1);
+    assert_one_fails(&inside, "state directory", &["lies in the data directory"]);
+    let on_a_file = look(&data).env("STATE_DIRECTORY", file.join("state")).run().expect_code(1);
+    assert_one_fails(&on_a_file, "state directory", &["is no directory"]);
+}
+
+#[test]
+fn settings_that_contradict_each_other_fail_and_what_cannot_be_read_is_refused() {
+    let (_root, data, _) = directories();
+    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    let ended = look().args(&["--catch-up", "changed"]).run().expect_code(1);
+    assert_one_fails(&ended, "settings", &["--catch-up", "--state-dir"]);
+    let ended = look().args(&["--include", "[a"]).run().expect_code(1);
+    assert_one_fails(&ended, "settings", &["--include"]);
+    look().args(&["--workers", "none"]).run().expect_code(2);
+}
+
+#[test]
+fn io_uring_that_is_denied_is_a_warning_or_where_it_is_asked_for_a_failure() {
+    if !io_uring_is_allowed() {
+        return skip("io_uring is denied here already");
+    }
+    let (_root, data, _) = directories();
+    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    assert_told(&look().run().expect_code(0), "io_uring", "ok", &[]);
+    let denied = || without_io_uring(look(), libc::EPERM);
+    let ended = denied().run().expect_code(0);
+    assert_told(&ended, "io_uring", "warn", &["Operation not permitted", "blocking engine", "seccomp profile"]);
+    assert_told(&ended, "seccomp", "ok", &["a filter"]);
+    let ended = denied().args(&["--read-engine", "io_uring"]).run().expect_code(1);
+    assert_one_fails(&ended, "io_uring", &["seccomp profile"]);
+    let ended = denied().args(&["--read-engine", "blocking"]).run().expect_code(0);
+    assert!(!ended.stdout.contains("io_uring"), "{}", ended.stdout);
+}
+
+#[test]
+fn locked_memory_that_is_too_little_is_told_with_the_sum() {
+    let (_root, data, _) = directories();
+    let setup = doctor(&data, NO_BROKER).args(&["--output", "none", "--workers", "2"]).by_nobody();
+    // SAFETY: setrlimit is async-signal-safe and the closure allocates nothing.
+    let setup = unsafe {
+        setup.before_exec(|| {
+            let little = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
+            match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const little) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+    let ended = setup.run().expect_code(0);
+    assert_told(&ended, "locked memory", "warn", &["64 KiB", "4224 KiB", "LimitMEMLOCK", "--workers"]);
+}
