@@ -189,6 +189,8 @@ fn holds(locks: &str, file: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
 
     #[test]
@@ -199,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!is_locked(dir.path()));
         let held = fs::File::open(dir.path()).unwrap();
-        held.lock().unwrap();
+        flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
         assert!(is_locked(dir.path()), "{}", fs::read_to_string("/proc/locks").unwrap());
     }
 
