@@ -91,6 +91,18 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
     Ok(listener)
 }
 
+/// Whether the socket may be made at this path.
+///
+/// # Errors
+/// Who or what is there.
+pub fn place_is_free(path: &Path) -> Result<(), String> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => Err("there is a file of that name".to_owned()),
+        Ok(_) if UnixStream::connect(path).is_ok() => Err("another process answers there".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 /// A socket in the file system that is ours: its path, and which file that was.
 struct OwnSocket {
     path: PathBuf,
@@ -101,11 +113,7 @@ impl OwnSocket {
     /// Binds under another name and renames: nobody sees it with the rights of the umask, and a socket that a killed
     /// process has left gives way without a moment in between.
     fn bind(path: &Path) -> Result<(Self, UnixListener), String> {
-        match fs::symlink_metadata(path) {
-            Ok(there) if !there.file_type().is_socket() => return Err("there is a file of that name".to_owned()),
-            Ok(_) if UnixStream::connect(path).is_ok() => return Err("another process answers there".to_owned()),
-            _ => {}
-        }
+        place_is_free(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);

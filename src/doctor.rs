@@ -8,12 +8,16 @@ mod kernel;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
 use crate::cli::{Output, Settings};
 use crate::config;
-use crate::error::Error;
+use crate::control;
+use crate::error::{Error, os_message};
 use crate::health;
 use crate::publish::address::Broker;
 use crate::publish::broker::{EXCHANGE, Session};
@@ -128,14 +132,34 @@ fn sound(settings: &Settings) -> Check {
     }
 }
 
-/// Does a service run here, and how is it?
+/// Does a service run here, and how is it? Where none does: could its control socket be made?
 fn service(settings: &Settings) -> Check {
     const NAME: &str = "service";
     let socket = config::control_socket(settings);
-    match health::ask(&socket) {
-        Ok(line) => Check::ok(NAME, format!("one runs here: {line}")),
-        Err(Error::Unhealthy(line)) => Check::warn(NAME, format!("one runs here: {line}"), "see its log"),
-        Err(_) => Check::ok(NAME, format!("none answers at {socket:?}")),
+    let cause = match health::ask(&socket) {
+        Ok(line) => return Check::ok(NAME, format!("one runs here: {line}")),
+        Err(Error::Unhealthy(line)) => return Check::warn(NAME, format!("one runs here: {line}"), "see its log"),
+        Err(Error::NoService { cause, .. }) => cause,
+        Err(error) => return Check::refused(NAME, error),
+    };
+    if UnixStream::connect(&socket).is_ok() {
+        let cure = "see the log of what runs there; where that is no apollonia-ingestor, name another --control-socket";
+        return Check::warn(NAME, format!("somebody listens at {socket:?}: {cause}"), cure);
+    }
+    let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let writable = || accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    let place = control::place_is_free(&socket)
+        .and_then(|()| writable().map_err(|errno| format!("{parent:?}: {}", os_message(&errno.into()))));
+    match place {
+        Ok(()) => Check::ok(NAME, format!("none answers at {socket:?}")),
+        Err(cause) if settings.control_socket.is_some() => {
+            Check::refused(NAME, Error::ControlSocket { path: socket, cause })
+        }
+        Err(cause) => Check::warn(
+            NAME,
+            format!("none answers at {socket:?}, and `health` could ask none there: {cause}"),
+            "set --control-socket (INGESTOR_CONTROL_SOCKET)",
+        ),
     }
 }
 

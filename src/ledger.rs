@@ -29,7 +29,7 @@ use crate::vitals::Vitals;
 use crate::watch::index::Name;
 
 /// The database in the state directory.
-const FILE: &str = "ledger.sqlite";
+pub const FILE: &str = "ledger.sqlite";
 
 /// Where a damaged one goes, in the place of an earlier damaged one.
 const DAMAGED: &str = "ledger.sqlite.damaged";

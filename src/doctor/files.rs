@@ -5,11 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
+use rustix::io::Errno;
 
 use super::Check;
 use crate::cli::Settings;
 use crate::config::{open_root, refuse_inside};
 use crate::error::os_message;
+use crate::ledger::FILE;
 use crate::read::stable::{Protection, Root};
 use crate::watch::inotify::Watch;
 use crate::watch::lookover::list;
@@ -19,6 +21,10 @@ const QUEUED_EVENTS_MIN: u64 = 16_384;
 
 /// A ledger of a million files takes some 150 MB.
 const FREE_BYTES_MIN: u64 = 256 << 20;
+
+/// Directories are counted no further: a minute's work on a cold disk, and more than the kernel's own choice of
+/// `max_user_watches` goes (inotify(7): 1,048,576 at the most).
+const COUNT_MAX: usize = 1 << 20;
 
 /// statfs(2).
 const OVERLAYFS: u64 = 0x794c_7630;
@@ -36,7 +42,10 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
 const DATA: &str = "data directory";
 
 fn data_directory(root: &Root, settings: &Settings) -> Check {
-    let found = format!("{:?} can be read", root.path());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let kind = root.look(b".").ok().and_then(|there| kind_of_mount(&mounts, &device(there.st_dev)));
+    let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
+    let found = format!("{:?}{kind} can be read", root.path());
     if root.is_remote() && settings.rescan_seconds == 0 {
         return Check::warn(
             DATA,
@@ -79,7 +88,7 @@ fn watches(root: &Root, settings: &Settings) -> Check {
     }
     let limit = limit("max_user_watches");
     // Not further than the limit: a tree that has more needs no exact number.
-    let most = limit.map_or(1 << 20, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let most = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(COUNT_MAX, |limit| limit.min(COUNT_MAX));
     let directories = if settings.recursive { count_directories(root, most) } else { 1 };
     match limit {
         Some(limit) if directories as u64 > limit => Check::warn(
@@ -87,7 +96,10 @@ fn watches(root: &Root, settings: &Settings) -> Check {
             format!("at most {limit} for this user, and there are more directories"),
             "raise the sysctl fs.inotify.max_user_watches",
         ),
-        Some(limit) => Check::ok(NAME, format!("at most {limit} for this user; {directories} needed")),
+        Some(limit) => {
+            let more = if directories > most { "more than " } else { "" };
+            Check::ok(NAME, format!("at most {limit} for this user; {more}{} needed", directories.min(most)))
+        }
         None => Check::ok(NAME, "one can be had"),
     }
 }
@@ -159,7 +171,18 @@ fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
         (true, false) => "can be used",
     };
     let found = format!("{path:?} {how}");
-    match statvfs(there).map(|found| found.f_bavail * found.f_frsize) {
+    let ledger = absolute.join(FILE);
+    match accessat(CWD, &ledger, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => {
+            return Check::warn(
+                NAME,
+                format!("{found}, but not {ledger:?}: {}; it would count as empty", os_message(&errno.into())),
+                "give this user the right to read and write it, or move it away",
+            );
+        }
+    }
+    match statvfs(there).map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
         Ok(free) if free < FREE_BYTES_MIN => Check::warn(
             NAME,
             format!("{found}; {} MB are free", free / 1_000_000),
@@ -177,6 +200,17 @@ fn is_locked(directory: &Path) -> bool {
         let (major, minor) = (rustix::fs::major(there.dev()), rustix::fs::minor(there.dev()));
         holds(&locks, &format!("{major:02x}:{minor:02x}:{}", there.ino()))
     })
+}
+
+/// A device as proc_pid_mountinfo(5) writes it.
+fn device(number: u64) -> String {
+    format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
+}
+
+/// The name of a file system's kind: the word behind the lone `-`. `36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw`
+fn kind_of_mount<'a>(mounts: &'a str, device: &str) -> Option<&'a str> {
+    let of_it = mounts.lines().find(|line| line.split(' ').nth(2) == Some(device))?;
+    of_it.split(' ').skip_while(|word| *word != "-").nth(1)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF` (proc_locks(5)).
@@ -203,6 +237,17 @@ mod tests {
         let held = fs::File::open(dir.path()).unwrap();
         flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
         assert!(is_locked(dir.path()), "{}", fs::read_to_string("/proc/locks").unwrap());
+    }
+
+    #[test]
+    fn the_kind_of_a_file_system_is_told_by_its_mount() {
+        let mounts = "22 1 254:0 / / rw,relatime - ext4 /dev/root rw\n36 35 0:53 /a\\040b /mnt rw master:1 shared:2 - fuse.sshfs x rw\n";
+        assert_eq!(kind_of_mount(mounts, "254:0"), Some("ext4"));
+        assert_eq!(kind_of_mount(mounts, "0:53"), Some("fuse.sshfs"));
+        assert_eq!(kind_of_mount(mounts, "0:5"), None);
+        let here = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let proc = fs::metadata("/proc").unwrap().dev();
+        assert_eq!(kind_of_mount(&here, &device(proc)), Some("proc"));
     }
 
     #[test]

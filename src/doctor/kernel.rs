@@ -1,6 +1,6 @@
 //! The kernel, its limits, and what a seccomp profile leaves of it.
 
-use std::fs;
+use std::{fs, io};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -8,6 +8,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::Check;
 use crate::cli::{ReadEngine, Settings};
 use crate::config::workers;
+use crate::error::os_message;
 use crate::read::uring;
 
 /// openat2(2).
@@ -25,9 +26,9 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let mut checks = vec![version(&release), seccomp(&status)];
     if settings.read_engine != ReadEngine::Blocking {
         checks.push(io_uring(settings, field(&status, "Seccomp") == Some("2")));
-        checks.push(locked_memory(workers(settings)));
+        checks.push(locked_memory(settings));
     }
-    checks.push(descriptors(workers(settings)));
+    checks.push(descriptors(workers(settings), settings.read_engine));
     checks
 }
 
@@ -68,55 +69,73 @@ fn seccomp(status: &str) -> Check {
 
 fn io_uring(settings: &Settings, filtered: bool) -> Check {
     const NAME: &str = "io_uring";
-    let Err(cause) = uring::probe() else {
-        return Check::ok(NAME, "a ring and its registered buffers can be had");
+    let cause = match uring::probe() {
+        Ok((buffers, all)) if buffers == all => {
+            return Check::ok(NAME, "a ring and its registered buffers can be had");
+        }
+        Ok((buffers, all)) => {
+            let cure = uring::cure(&io::Error::from_raw_os_error(libc::ENOMEM), workers(settings));
+            return Check::warn(NAME, format!("a ring can be had, with {buffers} of its {all} buffers"), cure);
+        }
+        Err(cause) => cause,
     };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    let cure = match (cause.raw_os_error(), disabled.trim()) {
-        (Some(libc::EPERM), "1" | "2") => "set the sysctl kernel.io_uring_disabled to 0".to_owned(),
-        (Some(libc::EPERM | libc::ENOSYS), _) if filtered => {
-            "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (deploy/seccomp.json does)"
-                .to_owned()
-        }
-        _ => uring::cure(&cause, workers(settings)),
-    };
-    let found = format!("refused: {}", crate::error::os_message(&cause));
+    let found = format!("refused: {}{}", os_message(&cause), by_whom(&cause, disabled.trim(), filtered));
+    let cure = uring::cure(&cause, workers(settings));
     match settings.read_engine {
         ReadEngine::IoUring => Check::fail(NAME, found, cure),
         _ => Check::warn(NAME, format!("{found}; the blocking engine reads"), cure),
     }
 }
 
-fn locked_memory(workers: usize) -> Check {
-    let unlimited = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    let limit = getrlimit(Resource::Memlock).current.filter(|_| !unlimited);
-    judge_locked_memory(workers, limit)
-}
-
-/// `limit` in bytes; nothing is no limit.
-fn judge_locked_memory(workers: usize, limit: Option<u64>) -> Check {
-    const NAME: &str = "locked memory";
-    let need = uring::locked_kib(workers) as u64;
-    match limit {
-        None => Check::ok(NAME, format!("no limit; {workers} workers lock {need} KiB")),
-        Some(limit) if limit / 1024 >= need => Check::ok(
-            NAME,
-            format!("{} KiB for all processes of this user; {workers} workers lock {need} KiB", limit / 1024),
-        ),
-        Some(limit) => Check::warn(
-            NAME,
-            format!(
-                "{} KiB, and {workers} workers lock {need} KiB: fewer buffers or the blocking engine",
-                limit / 1024
-            ),
-            format!("raise RLIMIT_MEMLOCK (LimitMEMLOCK in systemd, ulimit -l) to {need} KiB, or lower --workers"),
-        ),
+/// Who refuses, as far as can be told. `disabled` is the sysctl's value: 0, 1 (but for the privileged and one group) or 2.
+fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> &'static str {
+    match (cause.raw_os_error(), disabled) {
+        (Some(libc::EPERM), "2") => " (the sysctl kernel.io_uring_disabled is 2)",
+        (Some(libc::EPERM), "1") if filtered => {
+            " (the sysctl kernel.io_uring_disabled is 1, and a seccomp filter is in force)"
+        }
+        (Some(libc::EPERM), "1") => {
+            " (the sysctl kernel.io_uring_disabled is 1: for CAP_SYS_ADMIN and one group alone)"
+        }
+        (Some(libc::EPERM | libc::ENOSYS), _) if filtered => " (by the seccomp filter)",
+        (Some(libc::EPERM), _) => " (by a security module: no seccomp filter is in force, the sysctl allows it)",
+        (Some(libc::ENOSYS), _) => " (this kernel was built without it)",
+        _ => "",
     }
 }
 
-fn descriptors(workers: usize) -> Check {
+fn locked_memory(settings: &Settings) -> Check {
+    let unlimited = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let limit = getrlimit(Resource::Memlock).current.filter(|_| !unlimited);
+    judge_locked_memory(workers(settings), settings.read_engine, limit)
+}
+
+/// `limit` in bytes; nothing is no limit.
+fn judge_locked_memory(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
+    const NAME: &str = "locked memory";
+    let (need, least) = (uring::locked_kib(workers) as u64, uring::least_locked_kib(workers) as u64);
+    let Some(limit) = limit.map(|bytes| bytes / 1024) else {
+        return Check::ok(NAME, format!("no limit; {workers} workers lock {need} KiB"));
+    };
+    let cure = || uring::cure(&io::Error::from_raw_os_error(libc::ENOMEM), workers);
+    if limit >= need {
+        Check::ok(NAME, format!("{limit} KiB for all processes of this user; {workers} workers lock {need} KiB"))
+    } else if limit >= least {
+        Check::warn(NAME, format!("{limit} KiB, and {workers} workers lock {need} KiB: they get fewer buffers"), cure())
+    } else if engine == ReadEngine::IoUring {
+        Check::fail(NAME, format!("{limit} KiB, and {workers} workers lock {least} KiB at the least"), cure())
+    } else {
+        let found =
+            format!("{limit} KiB, and {workers} workers lock {least} KiB at the least: the blocking engine reads");
+        Check::warn(NAME, found, cure())
+    }
+}
+
+fn descriptors(workers: usize, engine: ReadEngine) -> Check {
     const NAME: &str = "open files";
-    let need = (workers * uring::FILES_IN_FLIGHT) as u64 + DESCRIPTORS_BESIDE;
+    let each = if engine == ReadEngine::Blocking { 1 } else { uring::FILES_IN_FLIGHT };
+    let need = (workers * each) as u64 + DESCRIPTORS_BESIDE;
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < need => Check::warn(
             NAME,
@@ -157,9 +176,25 @@ mod tests {
 
     #[test]
     fn locked_memory_is_for_all_workers() {
-        let limit = Some(8 << 20);
-        assert_eq!(judge_locked_memory(3, limit).status, Status::Ok);
-        assert_eq!(judge_locked_memory(4, limit).status, Status::Warn);
-        assert_eq!(judge_locked_memory(256, None).status, Status::Ok);
+        let judge = |workers, engine, kib: u64| judge_locked_memory(workers, engine, Some(kib << 10)).status;
+        assert_eq!(judge(3, ReadEngine::Auto, 8 << 10), Status::Ok);
+        assert_eq!(judge(4, ReadEngine::IoUring, 8 << 10), Status::Warn, "fewer buffers");
+        assert_eq!(judge(2, ReadEngine::Auto, 1023), Status::Warn);
+        assert_eq!(judge(2, ReadEngine::IoUring, 1023), Status::Fail);
+        assert_eq!(judge_locked_memory(256, ReadEngine::IoUring, None).status, Status::Ok);
+    }
+
+    #[test]
+    fn who_refuses_a_ring_is_told_as_far_as_it_can_be() {
+        let told = |errno, disabled, filtered| by_whom(&io::Error::from_raw_os_error(errno), disabled, filtered);
+        assert!(told(libc::EPERM, "2", true).contains("disabled is 2"));
+        assert!(told(libc::EPERM, "1", true).contains("and a seccomp filter"));
+        assert!(told(libc::EPERM, "1", false).contains("CAP_SYS_ADMIN"));
+        for (errno, disabled) in [(libc::EPERM, "0"), (libc::EPERM, ""), (libc::ENOSYS, "0")] {
+            assert!(told(errno, disabled, true).contains("by the seccomp filter"));
+        }
+        assert!(told(libc::EPERM, "0", false).contains("security module"));
+        assert!(told(libc::ENOSYS, "", false).contains("built without"));
+        assert_eq!(told(libc::ENOMEM, "0", true), "");
     }
 }

@@ -105,13 +105,19 @@ pub fn locked_kib(workers: usize) -> usize {
     workers * (BUFFERS * CHUNK_BYTES / 1024 + 64)
 }
 
-/// Sets up a ring and its buffers as a thread does, and takes them down.
+/// Locked memory in KiB without which so many threads cannot start: with the fewest buffers that a ring is worth having for.
+#[must_use]
+pub fn least_locked_kib(workers: usize) -> usize {
+    workers * BUFFERS_MIN * CHUNK_BYTES / 1024
+}
+
+/// Sets up a ring and its buffers as a thread does, and takes them down. Tells how many buffers it had, of how many.
 ///
 /// # Errors
 /// What the kernel refuses.
-pub fn probe() -> io::Result<()> {
-    let runtime = runtime()?;
-    runtime.block_on(async { register(BUFFERS).map(drop) })
+pub fn probe() -> io::Result<(usize, usize)> {
+    let runtime = patiently(runtime)?;
+    runtime.block_on(async { register_most().map(|(_, buffers)| (buffers, BUFFERS)) })
 }
 
 /// What to do about a refusal.
@@ -121,6 +127,8 @@ pub fn cure(cause: &io::Error, workers: usize) -> String {
             "raise RLIMIT_MEMLOCK (LimitMEMLOCK in systemd, ulimit -l) to {} KiB, or lower --workers",
             locked_kib(workers)
         ),
+        // The flags that the rings are set up with (io_uring_setup(2)).
+        Some(libc::EINVAL) => "use Linux 6.0 or newer".to_owned(),
         Some(libc::ENOSYS) => "use a kernel with io_uring, or allow io_uring_setup in the seccomp profile".to_owned(),
         _ => "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile, and set the sysctl kernel.io_uring_disabled to 0".to_owned(),
     }
@@ -133,10 +141,8 @@ fn run(readers: Readers, report: &std_mpsc::Sender<io::Result<()>>, told: &std_m
         Err(error) => return drop(report.send(Err(error))),
     };
     runtime.block_on(async {
-        let pool =
-            patiently(|| register(BUFFERS)).or_else(|_| register(BUFFERS / 2)).or_else(|_| register(BUFFERS_MIN));
-        let pool = match pool {
-            Ok(pool) => pool,
+        let pool = match register_most() {
+            Ok((pool, _)) => pool,
             Err(error) => return drop(report.send(Err(error))),
         };
         if report.send(Ok(())).is_ok() && told.recv().is_ok() {
@@ -151,6 +157,13 @@ fn runtime() -> io::Result<Runtime> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_coop_taskrun().setup_single_issuer();
     Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))
+}
+
+/// As many buffers as can be had, and their number.
+fn register_most() -> io::Result<(FixedBufPool<Chunk>, usize)> {
+    let fewer = |buffers| move |_| register(buffers).map(|pool| (pool, buffers));
+    let all = patiently(|| register(BUFFERS)).map(|pool| (pool, BUFFERS));
+    all.or_else(fewer(BUFFERS / 2)).or_else(fewer(BUFFERS_MIN))
 }
 
 fn register(buffers: usize) -> io::Result<FixedBufPool<Chunk>> {
