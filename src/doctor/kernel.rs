@@ -80,28 +80,37 @@ fn io_uring(settings: &Settings, filtered: bool) -> Check {
         Err(cause) => cause,
     };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    let found = format!("refused: {}{}", os_message(&cause), by_whom(&cause, disabled.trim(), filtered));
-    let cure = uring::cure(&cause, workers(settings));
+    let (whom, cure) = by_whom(&cause, disabled.trim(), filtered);
+    let found = format!("refused: {}{whom}", os_message(&cause));
+    let cure = cure.map_or_else(|| uring::cure(&cause, workers(settings)), str::to_owned);
     match settings.read_engine {
         ReadEngine::IoUring => Check::fail(NAME, found, cure),
         _ => Check::warn(NAME, format!("{found}; the blocking engine reads"), cure),
     }
 }
 
-/// Who refuses, as far as can be told. `disabled` is the sysctl's value: 0, 1 (but for the privileged and one group) or 2.
-fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> &'static str {
+/// Who refuses, and what to do about it where that is more than the engine itself knows. `disabled` is the sysctl's value:
+/// 0, 1 (but for the privileged and one group) or 2.
+fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> (&'static str, Option<&'static str>) {
+    const ALLOW: &str = "set the sysctl kernel.io_uring_disabled to 0";
+    const PROFILE: &str =
+        "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (deploy/seccomp.json does)";
     match (cause.raw_os_error(), disabled) {
-        (Some(libc::EPERM), "2") => " (the sysctl kernel.io_uring_disabled is 2)",
+        (Some(libc::EPERM), "2") => (" (the sysctl kernel.io_uring_disabled is 2)", Some(ALLOW)),
+        // Either may be it.
         (Some(libc::EPERM), "1") if filtered => {
-            " (the sysctl kernel.io_uring_disabled is 1, and a seccomp filter is in force)"
+            (" (the sysctl kernel.io_uring_disabled is 1, and a seccomp filter is in force)", None)
         }
         (Some(libc::EPERM), "1") => {
-            " (the sysctl kernel.io_uring_disabled is 1: for CAP_SYS_ADMIN and one group alone)"
+            (" (the sysctl kernel.io_uring_disabled is 1: for CAP_SYS_ADMIN and one group alone)", Some(ALLOW))
         }
-        (Some(libc::EPERM | libc::ENOSYS), _) if filtered => " (by the seccomp filter)",
-        (Some(libc::EPERM), _) => " (by a security module: no seccomp filter is in force, the sysctl allows it)",
-        (Some(libc::ENOSYS), _) => " (this kernel was built without it)",
-        _ => "",
+        (Some(libc::EPERM | libc::ENOSYS), _) if filtered => (" (by the seccomp filter)", Some(PROFILE)),
+        (Some(libc::EPERM), _) => (
+            " (no seccomp filter is in force, and the sysctl allows it: by a security module)",
+            Some("allow io_uring in the policy of the security module (SELinux, for one)"),
+        ),
+        (Some(libc::ENOSYS), _) => (" (this kernel was built without it)", Some("use a kernel with io_uring")),
+        _ => ("", None),
     }
 }
 
@@ -186,7 +195,7 @@ mod tests {
 
     #[test]
     fn who_refuses_a_ring_is_told_as_far_as_it_can_be() {
-        let told = |errno, disabled, filtered| by_whom(&io::Error::from_raw_os_error(errno), disabled, filtered);
+        let told = |errno, disabled, filtered| by_whom(&io::Error::from_raw_os_error(errno), disabled, filtered).0;
         assert!(told(libc::EPERM, "2", true).contains("disabled is 2"));
         assert!(told(libc::EPERM, "1", true).contains("and a seccomp filter"));
         assert!(told(libc::EPERM, "1", false).contains("CAP_SYS_ADMIN"));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use lapin::ExchangeKind;
@@ -13,7 +15,7 @@ use crate::broker;
 use crate::consumer::{block_on, connect, declare_exchange};
 use crate::pipeline_engines::io_uring_is_allowed;
 use crate::seccomp::without_io_uring;
-use crate::service::{Ended, Setup, skip};
+use crate::service::{Ended, Setup, is_root, skip};
 use crate::world::directories;
 
 /// Nobody listens there.
@@ -87,6 +89,7 @@ fn where_all_is_well_nothing_fails_and_nothing_is_changed() {
     }
     assert_told(&ended, "broker", "ok", &["not there yet", "127.0.0.1"]);
     assert_told(&ended, "state directory", "ok", &["will be made"]);
+    assert_told(&ended, "service", "ok", &["none answers"]);
     assert_eq!((state_of(&data), state_of(&outside)), before);
     assert!(!exchange_is_there(&url), "the exchange was declared");
 }
@@ -186,7 +189,8 @@ fn io_uring_that_is_denied_is_a_warning_or_where_it_is_asked_for_a_failure() {
     assert_told(&look().run().expect_code(0), "io_uring", "ok", &[]);
     let denied = || without_io_uring(look(), libc::EPERM);
     let ended = denied().run().expect_code(0);
-    assert_told(&ended, "io_uring", "warn", &["Operation not permitted", "blocking engine", "seccomp profile"]);
+    let words = ["Operation not permitted", "by the seccomp filter", "blocking engine", "seccomp profile"];
+    assert_told(&ended, "io_uring", "warn", &words);
     assert_told(&ended, "seccomp", "ok", &["a filter"]);
     let ended = denied().args(&["--read-engine", "io_uring"]).run().expect_code(1);
     assert_one_fails(&ended, "io_uring", &["seccomp profile"]);
@@ -197,17 +201,64 @@ fn io_uring_that_is_denied_is_a_warning_or_where_it_is_asked_for_a_failure() {
 #[test]
 fn locked_memory_that_is_too_little_is_told_with_the_sum() {
     let (_root, data, _) = directories();
-    let setup = doctor(&data, NO_BROKER).args(&["--output", "none", "--workers", "2"]).by_nobody();
-    // SAFETY: setrlimit is async-signal-safe and the closure allocates nothing.
-    let setup = unsafe {
-        setup.before_exec(|| {
-            let little = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
-            match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const little) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        })
+    let look = || {
+        let setup = doctor(&data, NO_BROKER).args(&["--output", "none", "--workers", "2"]).by_nobody();
+        // SAFETY: setrlimit is async-signal-safe and the closure allocates nothing.
+        unsafe {
+            setup.before_exec(|| {
+                let little = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
+                match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const little) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            })
+        }
     };
-    let ended = setup.run().expect_code(0);
-    assert_told(&ended, "locked memory", "warn", &["64 KiB", "4224 KiB", "LimitMEMLOCK", "--workers"]);
+    let words = ["64 KiB", "1024 KiB at the least", "4224 KiB", "LimitMEMLOCK", "--workers"];
+    assert_told(&look().run().expect_code(0), "locked memory", "warn", &words);
+    let ended = look().args(&["--read-engine", "io_uring"]).run().expect_code(1);
+    assert_told(&ended, "locked memory", "fail", &words);
+}
+
+#[test]
+fn whoever_listens_at_the_control_socket_and_says_nothing_of_itself_is_told() {
+    let (_root, data, _) = directories();
+    let other = doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    let listener = UnixListener::bind(other.control_socket()).unwrap();
+    std::thread::scope(|scope| {
+        // Whatever it is asked, it hangs up.
+        scope.spawn(|| listener.accept().map(drop));
+        assert_told(&other.run().expect_code(0), "service", "warn", &["somebody listens", "control.sock"]);
+    });
+}
+
+#[test]
+fn a_place_where_no_control_socket_can_be_made_fails_where_it_was_asked_for() {
+    let (_root, data, outside) = directories();
+    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    let ended = look().env("INGESTOR_CONTROL_SOCKET", outside.join("missing/s")).run().expect_code(1);
+    assert_one_fails(&ended, "service", &["INGESTOR_CONTROL_SOCKET", "missing", "name another path"]);
+    let file = outside.join("file");
+    fs::write(&file, "content").unwrap();
+    let ended = look().env("INGESTOR_CONTROL_SOCKET", &file).run().expect_code(1);
+    assert_one_fails(&ended, "service", &["a file of that name"]);
+    assert_eq!(fs::read(&file).unwrap(), b"content");
+    // Asked for by nobody, it is missed and no more.
+    let by_default = look().env("INGESTOR_CONTROL_SOCKET", "").env("RUNTIME_DIRECTORY", outside.join("missing"));
+    assert_told(&by_default.run().expect_code(0), "service", "warn", &["missing", "--control-socket"]);
+}
+
+#[test]
+fn a_ledger_of_another_user_is_a_warning() {
+    if !is_root() {
+        return skip("only root can make another user's file");
+    }
+    let (_root, data, outside) = directories();
+    let ledger = outside.join("ledger.sqlite");
+    fs::write(&ledger, "").unwrap();
+    fs::set_permissions(&ledger, PermissionsExt::from_mode(0o600)).unwrap();
+    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
+    let ended = look().by_nobody().run().expect_code(0);
+    assert_told(&ended, "state directory", "warn", &["ledger.sqlite", "Permission denied", "count as empty"]);
+    assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);
 }

@@ -195,6 +195,21 @@ fn scan_and_listen_work_under_the_profile() {
 }
 
 #[test]
+fn doctor_finds_nothing_to_fail_under_the_profile() {
+    if !io_uring_is_allowed() {
+        return skip("io_uring is not allowed here");
+    }
+    let world = World::without_service();
+    let doctor = Setup::new(&["doctor", "--read-engine", "io_uring"])
+        .env("DATA_DIRECTORY", &world.data)
+        .env("STATE_DIRECTORY", &world.outside)
+        .env("AMQP_CONNECTION_STRING", &world.url);
+    let ended = under(doctor, Profile::shipped().compile()).run().expect_code(0);
+    assert!(ended.stdout.contains("ok    seccomp: a filter is in force"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("is there"), "{}", ended.stdout);
+}
+
+#[test]
 fn what_the_service_has_no_business_with_is_refused() {
     const CLONE_OF_A_NAMESPACE: i64 = (libc::CLONE_NEWUSER | libc::CLONE_THREAD) as i64;
     // What each gets, and would get without the profile from any user: none of them that same error.
