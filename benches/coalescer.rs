@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apollonia_ingestor::read::stable::Stamp;
-use apollonia_ingestor::watch::index::Name;
+use apollonia_ingestor::watch::index::{Name, Place};
 use apollonia_ingestor::watch::pending::{Due, Hint, PENDING_MAX, Pending};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -36,7 +36,9 @@ impl Set {
     }
 
     fn event(&mut self, name: &Name, hint: Hint) {
-        self.pending.event(name, hint, false, SEEN, self.now).expect("there are fewer names than there is room");
+        self.pending
+            .event(Place::ROOT, name, hint, false, SEEN, self.now)
+            .expect("there are fewer names than there is room");
     }
 
     fn written(&mut self, name: &Name) {
@@ -53,7 +55,7 @@ impl Set {
 
     /// From the readers: its message is confirmed.
     fn done(&mut self, name: &Name) {
-        self.pending.done(name, self.now);
+        self.pending.done(Place::ROOT, name, self.now);
     }
 
     fn finish(&mut self) {

@@ -58,6 +58,8 @@ pub struct ControlSettings {
 /// Settings of the watch.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchSettings {
+    /// Whether sub-directories are watched too.
+    pub recursive: bool,
     /// How long a created file without a close must stay unchanged.
     pub settle: Duration,
     /// What happens to files that are there at start.
@@ -106,11 +108,6 @@ impl Config {
             Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
         };
         let watches = matches!(command, Some(Command::Watch) | None);
-        if settings.recursive && watches {
-            return Err(Error::Usage(
-                "--recursive (INGESTOR_RECURSIVE): only `scan` goes into sub-directories so far; run one watch a directory".into(),
-            ));
-        }
         if let (Some(state_dir), Some(root)) = (&settings.state_dir, &root)
             && watches
         {
@@ -131,6 +128,7 @@ impl Config {
             state_dir: settings.state_dir,
             filter,
             watch: WatchSettings {
+                recursive: settings.recursive,
                 settle: Duration::from_millis(settings.settle_ms),
                 catch_up,
                 rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),

@@ -8,7 +8,7 @@
 //! cut may take the last ones, for only checkpoints wait for the disk.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,6 @@ use crate::message::message_id;
 use crate::pipeline::Known;
 use crate::read::stable::{Stamp, Version};
 use crate::vitals::Vitals;
-use crate::watch::index::Name;
 
 /// The database in the state directory.
 pub const FILE: &str = "ledger.sqlite";
@@ -134,12 +133,14 @@ impl Store {
         Ok(store)
     }
 
-    /// What was confirmed for the names of one directory, whose absolute path ends in `/`. Rows of names that are
-    /// not there any more are removed.
+    /// Hands over what was confirmed for each path below a directory, whose absolute path ends in `/`; `take` tells
+    /// whether the file is there. Rows of files that are not there any more are removed. `false`: the ledger cannot be
+    /// read to its end, and nothing of it counts.
     #[must_use]
-    pub fn recall(&mut self, directory: &[u8], present: &HashSet<Name>) -> HashMap<Name, Known> {
-        let read = self.connect().and_then(|connection| recall(connection, directory, present));
-        let Recalled { rows, known, gone } = read.unwrap_or_else(|trouble| {
+    pub fn recall(&mut self, directory: &[u8], take: impl FnMut(&[u8], Known) -> bool) -> bool {
+        let read = self.connect().and_then(|connection| recall(connection, directory, take));
+        let whole = read.is_ok();
+        let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
             self.note_damage(&trouble);
             Recalled::default()
         });
@@ -149,7 +150,7 @@ impl Store {
             Ok(more) => self.rows += more,
             Err(trouble) => self.note_damage(&trouble),
         }
-        known
+        whole
     }
 
     /// Starts the thread that writes.
@@ -433,9 +434,7 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
 struct Recalled {
     /// All of them.
     rows: i64,
-    /// The names that are there.
-    known: HashMap<Name, Known>,
-    /// The paths that are not.
+    /// Paths that are there no more.
     gone: Vec<Box<[u8]>>,
 }
 
@@ -445,7 +444,11 @@ fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-fn recall(connection: &mut Connection, directory: &[u8], present: &HashSet<Name>) -> Result<Recalled, Trouble> {
+fn recall(
+    connection: &mut Connection,
+    directory: &[u8],
+    mut take: impl FnMut(&[u8], Known) -> bool,
+) -> Result<Recalled, Trouble> {
     let mut recalled = Recalled::default();
     // Every row, those of other directories too: a damaged path may have been one of this directory.
     let mut select = connection.prepare("SELECT * FROM confirmed")?;
@@ -454,12 +457,9 @@ fn recall(connection: &mut Connection, directory: &[u8], present: &HashSet<Name>
         let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
         let confirmed = decode(path, row)?;
         recalled.rows += 1;
-        let Some(name) = path.strip_prefix(directory) else { continue };
-        match present.get(name) {
-            Some(name) => {
-                recalled.known.insert(Arc::clone(name), Known::new(&confirmed.version, &confirmed.digests));
-            }
-            None => recalled.gone.push(path.into()),
+        let Some(below) = path.strip_prefix(directory) else { continue };
+        if !take(below, Known::new(&confirmed.version, &confirmed.digests)) {
+            recalled.gone.push(path.into());
         }
     }
     Ok(recalled)
@@ -563,8 +563,16 @@ mod tests {
     }
 
     fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows {
-        let present = names.into_iter().map(|name| Name::from(&*name)).collect();
-        store.recall(DIRECTORY, &present).into_iter().map(|(name, known)| (name.to_vec(), known)).collect()
+        let present: Vec<Vec<u8>> = names.into_iter().collect();
+        let mut rows = Rows::new();
+        let whole = store.recall(DIRECTORY, |name, known| {
+            let there = present.iter().any(|present| present == name);
+            if there {
+                rows.insert(name.to_vec(), known);
+            }
+            there
+        });
+        if whole { rows } else { Rows::new() }
     }
 
     /// The files of a ledger as a crash leaves them: copied while it is open.

@@ -219,9 +219,25 @@ fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<It
     }
 }
 
+/// A number for a directory that is watched, in place of its path: never another's while anything is kept under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place(u64);
+
+impl Place {
+    /// The data directory itself.
+    pub const ROOT: Self = Self(0);
+
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// One directory: where it is, and its index. The source of work changes it, the readers look at it.
 #[derive(Debug)]
 pub struct Directory {
+    place: Place,
     /// Below the root, with a `/` at its end; empty for the root itself.
     below: Box<[u8]>,
     /// The real path, with a `/` at its end.
@@ -239,7 +255,19 @@ impl Directory {
         };
         let below = with_slash(below);
         let absolute = [&with_slash(root), &below[..]].concat();
-        Self { below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+        Self { place: Place::ROOT, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+    }
+
+    /// The same, under a number of its own.
+    #[must_use]
+    pub fn at(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// The real path, with a `/` at its end.

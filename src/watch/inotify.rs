@@ -2,11 +2,13 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use inotify::{EventMask, Inotify, WatchMask};
+use rustix::fs::inotify::{WatchFlags, add_watch, remove_watch};
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -14,7 +16,24 @@ use crate::error::Error;
 /// comes in two of them.
 const READ_BYTES: usize = 512 * 1024;
 
-/// What happened in the watched directory.
+/// The three kinds that are published, and what keeps the index true. EXCL_UNLINK: closes of files that
+/// have lost their name would come under a name that is another file's by now, or under `#INODE`.
+const MASK: WatchMask = WatchMask::CREATE
+    .union(WatchMask::MOVED_TO)
+    .union(WatchMask::CLOSE_WRITE)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::MOVED_FROM)
+    .union(WatchMask::DELETE_SELF)
+    .union(WatchMask::MOVE_SELF)
+    .union(WatchMask::ONLYDIR)
+    .union(WatchMask::EXCL_UNLINK);
+
+/// The kernel's number for the watch of one directory: the same for the same directory whatever its path, and never
+/// another's (it counts on to 2^31 before it uses one again).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark(i32);
+
+/// What happened in a watched directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A name is new: made, linked, or renamed from elsewhere on another file system.
@@ -27,13 +46,20 @@ pub enum Event<'a> {
     Removed(&'a [u8]),
     /// The kernel's queue was full: events are lost.
     Overflow,
-    /// The directory itself is going away.
-    DirectoryGone(&'static str),
+    /// A directory was made.
+    DirectoryCreated(&'a [u8]),
+    /// A directory was renamed to this name.
+    DirectoryMovedTo(&'a [u8]),
+    /// The name of a directory was deleted, or renamed to another.
+    DirectoryRemoved(&'a [u8]),
+    /// The watched directory itself is going away.
+    Gone(&'static str),
 }
 
-/// A watch of one directory.
+/// The reading end of the kernel's queue, with a watch on one directory at least.
 pub struct Watch {
     inotify: Inotify,
+    root: Mark,
     buffer: Box<[u8]>,
 }
 
@@ -52,26 +78,30 @@ impl Watch {
             Error::Watch { path: directory.to_owned(), cause, next }
         };
         let inotify = Inotify::init().map_err(refuse)?;
-        // The three kinds that are published, and what keeps the index true. EXCL_UNLINK: closes of files that
-        // have lost their name would come under a name that is another file's by now, or under `#INODE`.
-        let mask = WatchMask::CREATE
-            | WatchMask::MOVED_TO
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::DELETE
-            | WatchMask::MOVED_FROM
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR
-            | WatchMask::EXCL_UNLINK;
-        inotify.watches().add(directory, mask).map_err(refuse)?;
-        Ok(Self { inotify, buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        let root = inotify.watches().add(directory, MASK).map_err(refuse)?.get_watch_descriptor_id();
+        Ok(Self { inotify, root: Mark(root), buffer: vec![0; READ_BYTES].into_boxed_slice() })
+    }
+
+    /// The first directory's watch.
+    #[must_use]
+    pub fn root(&self) -> Mark {
+        self.root
+    }
+
+    /// For further watches beside it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when no descriptor can be had.
+    pub fn watches(&self) -> Result<Watches, Error> {
+        let instance = self.inotify.as_fd().try_clone_to_owned();
+        instance.map(Watches).map_err(|error| Error::Internal(format!("a descriptor for watches: {error}")))
     }
 
     /// Hands on what one read brings; `false` when nothing was there.
     ///
     /// # Errors
     /// [`Error::Internal`] when the kernel refuses the read, which it has no reason to.
-    pub fn read(&mut self, mut hand_on: impl FnMut(Event<'_>)) -> Result<bool, Error> {
+    pub fn read(&mut self, mut hand_on: impl FnMut(Mark, Event<'_>)) -> Result<bool, Error> {
         let events = match self.inotify.read_events(&mut self.buffer) {
             Ok(events) => events,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -80,8 +110,9 @@ impl Watch {
             Err(error) => return Err(Error::Internal(format!("reading inotify events: {error}"))),
         };
         for event in events {
+            let event_mark = event.wd.get_watch_descriptor_id();
             if let Some(event) = typed(event.mask, event.name) {
-                hand_on(event);
+                hand_on(Mark(event_mark), event);
             }
         }
         Ok(true)
@@ -91,6 +122,26 @@ impl Watch {
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
+    }
+}
+
+/// Adds watches and removes them.
+pub struct Watches(OwnedFd);
+
+impl Watches {
+    /// Watches an open directory; where it is watched already, this tells by which watch.
+    ///
+    /// # Errors
+    /// What inotify_add_watch(2) says: ENOSPC at the user's limit.
+    pub fn add(&self, directory: BorrowedFd<'_>) -> Result<Mark, Errno> {
+        // By its descriptor: a path could lead elsewhere by now.
+        let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        add_watch(&self.0, path, WatchFlags::from_bits_retain(MASK.bits())).map(Mark)
+    }
+
+    /// Ends a watch; nothing happens where it has ended by itself.
+    pub fn remove(&self, mark: Mark) {
+        let _ = remove_watch(&self.0, mark.0);
     }
 }
 
@@ -106,10 +157,21 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
         (EventMask::IGNORED, "its watch was removed"),
     ] {
         if mask.contains(flag) {
-            return Some(Event::DirectoryGone(cause));
+            return Some(Event::Gone(cause));
         }
     }
-    let name = name.filter(|_| !mask.contains(EventMask::ISDIR))?.as_bytes();
+    let name = name?.as_bytes();
+    if mask.contains(EventMask::ISDIR) {
+        return if mask.contains(EventMask::CREATE) {
+            Some(Event::DirectoryCreated(name))
+        } else if mask.contains(EventMask::MOVED_TO) {
+            Some(Event::DirectoryMovedTo(name))
+        } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+            Some(Event::DirectoryRemoved(name))
+        } else {
+            None
+        };
+    }
     if mask.contains(EventMask::CREATE) {
         Some(Event::Created(name))
     } else if mask.contains(EventMask::MOVED_TO) {
@@ -131,12 +193,12 @@ mod tests {
 
     fn read_all(watch: &mut Watch) -> Vec<String> {
         let mut seen = Vec::new();
-        while watch.read(|event| seen.push(format!("{event:?}"))).unwrap() {}
+        while watch.read(|_, event| seen.push(format!("{event:?}"))).unwrap() {}
         seen.iter().map(|line| line.split_once('(').map_or(line.clone(), |(kind, _)| kind.to_owned())).collect()
     }
 
     #[test]
-    fn each_kind_comes_as_itself_and_directories_do_not_come() {
+    fn each_kind_comes_as_itself() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = Watch::new(dir.path()).unwrap();
         std::fs::write(dir.path().join("f"), "x").unwrap();
@@ -144,11 +206,14 @@ mod tests {
         std::fs::rename(dir.path().join("f"), dir.path().join("g")).unwrap();
         assert_eq!(read_all(&mut watch), ["Removed", "MovedTo"]);
         std::fs::create_dir(dir.path().join("sub")).unwrap();
-        assert!(read_all(&mut watch).is_empty());
+        std::fs::rename(dir.path().join("sub"), dir.path().join("sub2")).unwrap();
+        std::fs::remove_dir(dir.path().join("sub2")).unwrap();
+        let directories = ["DirectoryCreated", "DirectoryRemoved", "DirectoryMovedTo", "DirectoryRemoved"];
+        assert_eq!(read_all(&mut watch), directories);
         std::fs::remove_file(dir.path().join("g")).unwrap();
         assert_eq!(read_all(&mut watch), ["Removed"]);
         std::fs::remove_dir_all(dir.path()).unwrap();
-        assert_eq!(read_all(&mut watch), ["DirectoryGone", "DirectoryGone"]);
+        assert_eq!(read_all(&mut watch), ["Gone", "Gone"]);
     }
 
     #[test]
@@ -183,15 +248,15 @@ mod tests {
             let has = |bits: u32| self.mask & bits != 0;
             let about_the_directory = [
                 (libc::IN_Q_OVERFLOW, "Overflow"),
-                (libc::IN_DELETE_SELF, "DirectoryGone(\"it was removed\")"),
-                (libc::IN_MOVE_SELF, "DirectoryGone(\"it was renamed\")"),
-                (libc::IN_UNMOUNT, "DirectoryGone(\"its file system was unmounted\")"),
-                (libc::IN_IGNORED, "DirectoryGone(\"its watch was removed\")"),
+                (libc::IN_DELETE_SELF, "Gone(\"it was removed\")"),
+                (libc::IN_MOVE_SELF, "Gone(\"it was renamed\")"),
+                (libc::IN_UNMOUNT, "Gone(\"its file system was unmounted\")"),
+                (libc::IN_IGNORED, "Gone(\"its watch was removed\")"),
             ];
             if let Some((_, meaning)) = about_the_directory.iter().find(|(bit, _)| has(*bit)) {
                 return Some((*meaning).to_owned());
             }
-            if has(libc::IN_ISDIR) || self.name.is_empty() {
+            if self.name.is_empty() {
                 return None;
             }
             let about_a_name = [
@@ -201,7 +266,11 @@ mod tests {
                 (libc::IN_DELETE | libc::IN_MOVED_FROM, "Removed"),
             ];
             let (_, kind) = about_a_name.iter().find(|(bits, _)| has(*bits))?;
-            Some(format!("{kind}({:?})", self.name))
+            let directory = if has(libc::IN_ISDIR) { "Directory" } else { "" };
+            if has(libc::IN_ISDIR) && *kind == "Closed" {
+                return None;
+            }
+            Some(format!("{directory}{kind}({:?})", self.name))
         }
     }
 
@@ -234,17 +303,17 @@ mod tests {
         fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
             let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
             let buffer = vec![0; READ_BYTES].into_boxed_slice();
-            let mut watch = Watch { inotify: from_kernel.into(), buffer };
+            let mut watch = Watch { inotify: from_kernel.into(), root: Mark(1), buffer };
             for records in reads {
                 let mut bytes = Vec::new();
                 records.iter().for_each(|record| record.append_to(&mut bytes));
                 prop_assert_eq!(rustix::io::write(&kernel, &bytes).unwrap(), bytes.len());
                 let mut seen = Vec::new();
-                let any = watch.read(|event| seen.push(format!("{event:?}"))).unwrap();
+                let any = watch.read(|_, event| seen.push(format!("{event:?}"))).unwrap();
                 prop_assert!(any);
                 let expected: Vec<String> = records.iter().filter_map(Record::meaning).collect();
                 prop_assert_eq!(seen, expected);
-                let more = watch.read(|event| panic!("{event:?} out of nothing")).unwrap();
+                let more = watch.read(|_, event| panic!("{event:?} out of nothing")).unwrap();
                 prop_assert!(!more);
             }
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::Name;
+use super::index::{Name, Place};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 
@@ -47,6 +47,8 @@ pub enum Hint {
 pub enum Due {
     /// Hand it to the readers.
     Ready {
+        /// Its directory.
+        place: Place,
         /// Its name.
         name: Name,
         /// How its version came to be there.
@@ -56,6 +58,8 @@ pub enum Due {
     },
     /// It was created and not closed, and its settle time is over: is this still its version?
     Settled {
+        /// Its directory.
+        place: Place,
         /// Its name.
         name: Name,
         /// What its version looked like when the settle time began.
@@ -92,8 +96,11 @@ type Turn = (Instant, u64);
 /// See the module.
 #[derive(Debug)]
 pub struct Pending {
-    entries: HashMap<Name, Waiting>,
-    schedule: BTreeMap<Turn, Name>,
+    /// By directory, so that a directory's can be dropped with it. None of the inner maps is empty.
+    entries: HashMap<Place, HashMap<Name, Waiting>>,
+    /// Of all the inner maps.
+    len: usize,
+    schedule: BTreeMap<Turn, (Place, Name)>,
     turns: u64,
     settle: Duration,
     bound: usize,
@@ -103,19 +110,19 @@ impl Pending {
     /// An empty set with this settle time and bound.
     #[must_use]
     pub fn new(settle: Duration, bound: usize) -> Self {
-        Self { entries: HashMap::new(), schedule: BTreeMap::new(), turns: 0, settle, bound }
+        Self { entries: HashMap::new(), len: 0, schedule: BTreeMap::new(), turns: 0, settle, bound }
     }
 
     /// Paths in it, those with the readers included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     /// Whether nothing waits and nothing is with the readers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
     /// Takes an event in. `announced`: a message was confirmed for this path, or it was there before us.
@@ -124,26 +131,28 @@ impl Pending {
     /// [`Full`]: the path is new here and there is no room.
     pub fn event(
         &mut self,
+        place: Place,
         name: &Name,
         hint: Hint,
         announced: bool,
         seen_at: Stamp,
         now: Instant,
     ) -> Result<(), Full> {
-        let full = self.entries.len() >= self.bound;
+        let full = self.len >= self.bound;
         let turn = self.turn(now);
         let later = (now + self.settle, turn.1);
-        match self.entries.entry(Arc::clone(name)) {
-            MapEntry::Vacant(_) if full => Err(Full),
-            MapEntry::Vacant(vacant) => {
+        match entry(&mut self.entries, place, name) {
+            None if full => Err(Full),
+            None => {
                 let event = resolve(None, hint, announced);
                 let state = State::after(hint, turn, later);
-                self.schedule.insert(state.turn().unwrap_or(turn), Arc::clone(name));
-                vacant.insert(Waiting { event, seen_at, since: now, state });
+                self.schedule.insert(state.turn().unwrap_or(turn), (place, Arc::clone(name)));
+                let waiting = Waiting { event, seen_at, since: now, state };
+                self.entries.entry(place).or_default().insert(Arc::clone(name), waiting);
+                self.len += 1;
                 Ok(())
             }
-            MapEntry::Occupied(mut occupied) => {
-                let waiting = occupied.get_mut();
+            Some(waiting) => {
                 if let State::InFlight { again, .. } = &mut waiting.state {
                     // Renamed to this name and written then: by a rename all the same.
                     let renamed = matches!((*again, hint), (Some((Hint::MovedTo, _)), Hint::Closed));
@@ -159,7 +168,7 @@ impl Pending {
                     if let Some(old) = waiting.state.turn() {
                         self.schedule.remove(&old);
                     }
-                    self.schedule.insert(state.turn().unwrap_or(turn), Arc::clone(name));
+                    self.schedule.insert(state.turn().unwrap_or(turn), (place, Arc::clone(name)));
                     waiting.state = state;
                 }
                 Ok(())
@@ -169,9 +178,9 @@ impl Pending {
 
     /// The name was taken away. `replaced`: it stands there all the same, for two names were exchanged, or it was
     /// made again already; what is waited for is that file then.
-    pub fn gone(&mut self, name: &Name, replaced: bool) {
-        let MapEntry::Occupied(mut occupied) = self.entries.entry(Arc::clone(name)) else { return };
-        match &mut occupied.get_mut().state {
+    pub fn gone(&mut self, place: Place, name: &Name, replaced: bool) {
+        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
+        match &mut waiting.state {
             State::InFlight { again, deleted, .. } => {
                 *again = again.filter(|_| replaced);
                 *deleted = true;
@@ -181,15 +190,21 @@ impl Pending {
                 if let Some(turn) = state.turn() {
                     self.schedule.remove(&turn);
                 }
-                occupied.remove();
+                self.remove(place, name);
             }
         }
     }
 
+    /// A whole directory was taken away, with each name in it.
+    pub fn all_gone(&mut self, place: Place) {
+        let names = self.entries.get(&place).map(|names| names.keys().cloned().collect::<Vec<_>>());
+        names.into_iter().flatten().for_each(|name| self.gone(place, &name, false));
+    }
+
     /// A look-over found a path other than it is known. Tells whether the path is in the set: one that waits is
     /// read anyway; one that is with the readers is read once more, for they may have been there before the change.
-    pub fn look_again(&mut self, name: &Name, seen_at: Stamp) -> bool {
-        match self.entries.get_mut(name) {
+    pub fn look_again(&mut self, place: Place, name: &Name, seen_at: Stamp) -> bool {
+        match entry(&mut self.entries, place, name) {
             None => false,
             Some(waiting) => {
                 if let State::InFlight { again, .. } = &mut waiting.state {
@@ -203,78 +218,74 @@ impl Pending {
     /// The next path whose time has come. One that is [`Due::Ready`] is with the readers from now on.
     pub fn next_due(&mut self, now: Instant) -> Option<Due> {
         let first = self.schedule.first_entry().filter(|first| first.key().0 <= now)?;
-        let name = first.remove();
-        let waiting = self.entries.get_mut(&name)?;
+        let (place, name) = first.remove();
+        let waiting = entry(&mut self.entries, place, &name)?;
         match waiting.state {
-            State::Settling { version, .. } => Some(Due::Settled { name, version }),
+            State::Settling { version, .. } => Some(Due::Settled { place, name, version }),
             State::Ready { pause, .. } => {
                 waiting.state = State::InFlight { again: None, deleted: false, pause };
-                Some(Due::Ready { name, event: waiting.event, seen_at: waiting.seen_at })
+                Some(Due::Ready { place, name, event: waiting.event, seen_at: waiting.seen_at })
             }
             State::InFlight { .. } => None, // not in the schedule
         }
     }
 
     /// Answers [`Due::Settled`]: what its version looks like now, or nothing when there is none.
-    pub fn settled(&mut self, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
+    pub fn settled(&mut self, place: Place, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
         let turn = self.turn(now);
-        let Some(waiting) = self.entries.get_mut(name) else { return };
+        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
         match now_is {
-            None => {
-                self.entries.remove(name);
-            }
+            None => self.remove(place, name),
             Some(version) => {
                 waiting.state = if version == before {
                     State::Ready { at: turn, pause: BUSY_PAUSE_MIN }
                 } else {
                     State::Settling { at: (now + self.settle, turn.1), version }
                 };
-                self.schedule.insert(waiting.state.turn().unwrap_or(turn), Arc::clone(name));
+                self.schedule.insert(waiting.state.turn().unwrap_or(turn), (place, Arc::clone(name)));
             }
         }
     }
 
     /// The readers (or the broker) are done with a path: there was a message, or there is nothing to say.
     /// Tells whether the name was gone from the directory before that.
-    pub fn done(&mut self, name: &Name, now: Instant) -> bool {
-        self.returned(name, true, now)
+    pub fn done(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+        self.returned(place, name, true, now)
     }
 
     /// The file could not be read. Its next event brings it again, as what it was.
     /// Tells whether the name was gone from the directory before that.
-    pub fn failed(&mut self, name: &Name, now: Instant) -> bool {
-        self.returned(name, false, now)
+    pub fn failed(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+        self.returned(place, name, false, now)
     }
 
     /// Somebody is writing the file: look again after a pause, or at its next event.
-    pub fn busy(&mut self, name: &Name, now: Instant) {
+    pub fn busy(&mut self, place: Place, name: &Name, now: Instant) {
         let turn = self.turn(now);
-        let Some(waiting) = self.entries.get_mut(name) else { return };
+        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
         let State::InFlight { again, deleted, pause } = waiting.state else { return };
         if again.is_none() && !deleted {
             waiting.state = State::Ready { at: (now + pause, turn.1), pause: (pause * 2).min(BUSY_PAUSE_MAX) };
-            self.schedule.insert((now + pause, turn.1), Arc::clone(name));
+            self.schedule.insert((now + pause, turn.1), (place, Arc::clone(name)));
         } else {
-            self.returned(name, false, now);
+            self.returned(place, name, false, now);
         }
     }
 
-    fn returned(&mut self, name: &Name, announced: bool, now: Instant) -> bool {
+    fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> bool {
         let turn = self.turn(now);
         let later = (now + self.settle, turn.1);
-        let Some(waiting) = self.entries.get_mut(name) else { return false };
+        let Some(waiting) = entry(&mut self.entries, place, name) else { return false };
         let State::InFlight { again, deleted, .. } = waiting.state else { return false };
         match again {
-            None => {
-                self.entries.remove(name);
-            }
+            None => self.remove(place, name),
             Some((hint, seen_at)) => {
                 let before = (!announced && !deleted).then_some(waiting.event);
                 waiting.event = resolve(before, hint, announced && !deleted);
                 waiting.seen_at = seen_at;
                 waiting.since = now;
                 waiting.state = State::after(hint, turn, later);
-                self.schedule.insert(waiting.state.turn().unwrap_or(turn), Arc::clone(name));
+                self.schedule.insert(waiting.state.turn().unwrap_or(turn), (place, Arc::clone(name)));
             }
         }
         deleted
@@ -283,8 +294,13 @@ impl Pending {
     /// Drops all that waits; what is with the readers stays. A look-over finds the rest again.
     pub fn drop_waiting(&mut self) {
         self.schedule.clear();
-        self.entries.retain(|_, waiting| matches!(waiting.state, State::InFlight { .. }));
+        self.entries.retain(|_, names| {
+            names.retain(|_, waiting| matches!(waiting.state, State::InFlight { .. }));
+            names.shrink_to_fit();
+            !names.is_empty()
+        });
         self.entries.shrink_to_fit();
+        self.len = self.entries.values().map(HashMap::len).sum();
     }
 
     /// When the next path's time comes.
@@ -296,13 +312,29 @@ impl Pending {
     /// When the first event of the path that waits longest came in. It looks at each: for once a second.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
-        self.entries.values().map(|waiting| waiting.since).min()
+        self.entries.values().flat_map(HashMap::values).map(|waiting| waiting.since).min()
+    }
+
+    fn remove(&mut self, place: Place, name: &Name) {
+        let MapEntry::Occupied(mut names) = self.entries.entry(place) else { return };
+        self.len -= usize::from(names.get_mut().remove(name).is_some());
+        if names.get().is_empty() {
+            names.remove();
+        }
     }
 
     fn turn(&mut self, now: Instant) -> Turn {
         self.turns += 1;
         (now, self.turns)
     }
+}
+
+fn entry<'a>(
+    entries: &'a mut HashMap<Place, HashMap<Name, Waiting>>,
+    place: Place,
+    name: &Name,
+) -> Option<&'a mut Waiting> {
+    entries.get_mut(&place)?.get_mut(name)
 }
 
 impl State {
@@ -341,6 +373,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const HERE: Place = Place::ROOT;
     const SETTLE: Duration = Duration::from_secs(1);
     const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
 
@@ -362,9 +395,9 @@ mod tests {
     #[test]
     fn created_and_closed_is_one_creation_at_once() {
         let (mut pending, now) = set();
-        pending.event(&name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         assert_eq!(pending.next_due(now), None);
-        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::Create)));
         assert_eq!(pending.next_due(now + SETTLE * 2), None);
     }
@@ -372,14 +405,14 @@ mod tests {
     #[test]
     fn created_and_never_closed_settles_once_it_stays_the_same() {
         let (mut pending, now) = set();
-        pending.event(&name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         let later = now + SETTLE;
-        assert_eq!(pending.next_due(later), Some(Due::Settled { name: name("a"), version: 1 }));
-        pending.settled(&name("a"), 1, Some(2), later);
+        assert_eq!(pending.next_due(later), Some(Due::Settled { place: HERE, name: name("a"), version: 1 }));
+        pending.settled(HERE, &name("a"), 1, Some(2), later);
         assert_eq!(pending.next_due(later), None);
         let later = later + SETTLE;
-        assert_eq!(pending.next_due(later), Some(Due::Settled { name: name("a"), version: 2 }));
-        pending.settled(&name("a"), 2, Some(2), later);
+        assert_eq!(pending.next_due(later), Some(Due::Settled { place: HERE, name: name("a"), version: 2 }));
+        pending.settled(HERE, &name("a"), 2, Some(2), later);
         assert_eq!(ready(&mut pending, later), Some((name("a"), EventType::Create)));
     }
 
@@ -387,14 +420,14 @@ mod tests {
     fn what_happens_meanwhile_is_handed_out_afterwards_and_never_beside() {
         let (mut pending, now) = set();
         let a = name("a");
-        pending.event(&a, Hint::MovedTo, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::MovedTo, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::MovedTo)));
-        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         assert_eq!(pending.next_due(now), None);
-        assert!(!pending.done(&a, now));
+        assert!(!pending.done(HERE, &a, now));
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
-        pending.failed(&a, now);
+        pending.failed(HERE, &a, now);
         assert!(pending.is_empty());
     }
 
@@ -402,12 +435,12 @@ mod tests {
     fn a_name_deleted_and_made_again_meanwhile_is_new() {
         let (mut pending, now) = set();
         let a = name("a");
-        pending.event(&a, Hint::Closed, true, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, true, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
-        pending.gone(&a, false);
-        pending.event(&a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
-        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
-        assert!(pending.done(&a, now));
+        pending.gone(HERE, &a, false);
+        pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        assert!(pending.done(HERE, &a, now));
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
     }
 
@@ -415,27 +448,27 @@ mod tests {
     fn a_busy_file_comes_again_with_growing_pauses_or_with_its_next_event() {
         let (mut pending, mut now) = set();
         let a = name("a");
-        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         let mut pause = BUSY_PAUSE_MIN;
         for _ in 0..12 {
             assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
-            pending.busy(&a, now);
+            pending.busy(HERE, &a, now);
             assert_eq!(pending.next_time(), Some(now + pause));
             now += pause;
             pause = (pause * 2).min(BUSY_PAUSE_MAX);
         }
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
-        pending.busy(&a, now);
-        pending.event(&a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.busy(HERE, &a, now);
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a, EventType::Create)));
     }
 
     #[test]
     fn a_path_that_waits_keeps_its_turn() {
         let (mut pending, now) = set();
-        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(&name("a"), Hint::Closed, false, SEEN, now + SETTLE).unwrap();
+        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now + SETTLE).unwrap();
         assert_eq!(ready(&mut pending, now + SETTLE).map(|(name, _)| name), Some(name("a")));
     }
 
@@ -443,14 +476,14 @@ mod tests {
     fn the_bound_holds_and_what_is_with_the_readers_outlives_the_drop() {
         let mut pending = Pending::new(SETTLE, 2);
         let now = Instant::now();
-        pending.event(&name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
         assert!(ready(&mut pending, now).is_some());
-        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
-        assert_eq!(pending.event(&name("c"), Hint::Closed, false, SEEN, now), Err(Full));
-        pending.event(&name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(pending.event(HERE, &name("c"), Hint::Closed, false, SEEN, now), Err(Full));
+        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
         pending.drop_waiting();
-        assert!(pending.entries.contains_key(&name("a")) && !pending.entries.contains_key(&name("b")));
-        pending.done(&name("a"), now);
+        assert!(pending.entries[&HERE].keys().eq(&[name("a")]));
+        pending.done(HERE, &name("a"), now);
         assert!(pending.is_empty());
     }
 
@@ -495,7 +528,7 @@ mod tests {
             let take = |pending: &mut Pending, now: Instant, out: &mut [bool; 3], owed: &mut [bool; 3]| {
                 while let Some(due) = pending.next_due(now) {
                     match due {
-                        Due::Settled { name, version } => pending.settled(&name, version, Some(version), now),
+                        Due::Settled { name, version, .. } => pending.settled(HERE, &name, version, Some(version), now),
                         Due::Ready { name, .. } => {
                             let path = names.iter().position(|known| *known == name).unwrap();
                             assert!(!out[path], "out twice");
@@ -508,11 +541,11 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Event(path, hint) => {
-                        pending.event(&names[usize::from(path)], hint, false, SEEN, now).unwrap();
+                        pending.event(HERE, &names[usize::from(path)], hint, false, SEEN, now).unwrap();
                         owed[usize::from(path)] = true;
                     }
                     Step::Gone(path, replaced) => {
-                        pending.gone(&names[usize::from(path)], replaced);
+                        pending.gone(HERE, &names[usize::from(path)], replaced);
                         owed[usize::from(path)] &= replaced;
                     }
                     Step::Take => take(&mut pending, now, &mut out, &mut owed),
@@ -520,21 +553,21 @@ mod tests {
                         let (path, name) = (usize::from(path), &names[usize::from(path)]);
                         out[path] = false;
                         match how {
-                            0 => { pending.done(name, now); }
-                            1 => { pending.failed(name, now); }
+                            0 => { pending.done(HERE, name, now); }
+                            1 => { pending.failed(HERE, name, now); }
                             _ => {
-                                pending.busy(name, now);
-                                owed[path] |= pending.entries.contains_key(name);
+                                pending.busy(HERE, name, now);
+                                owed[path] |= entry(&mut pending.entries, HERE, name).is_some();
                             }
                         }
                     }
                     Step::Return(..) => {}
                     Step::Wait(millis) => now += Duration::from_millis(millis),
                 }
-                let waiting = pending.entries.values().filter(|waiting| waiting.state.turn().is_some()).count();
+                let waiting = pending.entries.values().flat_map(HashMap::values).filter(|waiting| waiting.state.turn().is_some()).count();
                 prop_assert_eq!(pending.schedule.len(), waiting);
-                for (turn, name) in &pending.schedule {
-                    prop_assert_eq!(pending.entries[name].state.turn(), Some(*turn));
+                for (turn, (place, name)) in &pending.schedule {
+                    prop_assert_eq!(pending.entries[place][name].state.turn(), Some(*turn));
                 }
             }
             for _ in 0..4 {
@@ -542,7 +575,7 @@ mod tests {
                 take(&mut pending, now, &mut out, &mut owed);
                 for path in 0..3 {
                     if std::mem::take(&mut out[path]) {
-                        pending.done(&names[path], now);
+                        pending.done(HERE, &names[path], now);
                     }
                 }
             }

@@ -40,3 +40,4 @@ mod seccomp;
 mod stop;
 mod tls;
 mod tls_refusals;
+mod trees;

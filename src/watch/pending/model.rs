@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::index::Name;
+use super::super::index::{Name, Place};
 use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 
+const HERE: Place = Place::ROOT;
 const SETTLE: Duration = Duration::from_secs(1);
 const PATHS: usize = 3;
 
@@ -170,7 +171,7 @@ impl Model {
         if stands == Stands::Nothing {
             (path.owed, path.arrival, path.rests_from) = (false, None, None);
         }
-        self.pending.gone(&self.names[number], stands == Stands::Unannounced);
+        self.pending.gone(HERE, &self.names[number], stands == Stands::Unannounced);
     }
 
     fn look_over(&mut self, number: usize, rests: bool) {
@@ -180,7 +181,7 @@ impl Model {
         if path.known == Some(path.version) {
             return;
         }
-        let inside = self.pending.look_again(&self.names[number], seen_at);
+        let inside = self.pending.look_again(HERE, &self.names[number], seen_at);
         assert_eq!(inside, path.owed || path.out.is_some(), "path {number} is waited for, or it is not");
         if !inside {
             self.tell(number, if rests { Hint::Closed } else { Hint::Changed { version: self.paths[number].version } });
@@ -194,7 +195,7 @@ impl Model {
         let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
         let announced = self.paths[number].known.is_some();
         self.paths[number].given_up = false;
-        if self.pending.event(&self.names[number], hint, announced, seen_at, self.now) == Err(Full) {
+        if self.pending.event(HERE, &self.names[number], hint, announced, seen_at, self.now) == Err(Full) {
             return self.drop_waiting();
         }
         let path = &mut self.paths[number];
@@ -221,15 +222,15 @@ impl Model {
         for _ in 0..most {
             match self.pending.next_due(self.now) {
                 None => return,
-                Some(Due::Settled { name, version }) => {
+                Some(Due::Settled { name, version, .. }) => {
                     let path = &mut self.paths[usize::from(name[0] - b'a')];
                     let early = path.rests_from.is_some_and(|from| self.now < from + SETTLE);
                     assert!(!early, "it counts as settled too early: {path:?}");
                     let stands = (path.stands != Stands::Nothing).then_some(path.version);
                     path.rests_from = (stands != Some(version)).then_some(self.now);
-                    self.pending.settled(&name, version, stands, self.now);
+                    self.pending.settled(HERE, &name, version, stands, self.now);
                 }
-                Some(Due::Ready { name, event, seen_at }) => {
+                Some(Due::Ready { name, event, seen_at, .. }) => {
                     let number = usize::from(name[0] - b'a');
                     self.check(number, event, seen_at);
                     let path = &mut self.paths[number];
@@ -264,7 +265,7 @@ impl Model {
         let name = &self.names[number];
         match answer {
             Answer::Confirmed => {
-                let taken_away = self.pending.done(name, self.now);
+                let taken_away = self.pending.done(HERE, name, self.now);
                 assert_eq!(taken_away, out.taken_away, "path {number}");
                 // As the watch does: a message of what was there before says nothing of what is there now.
                 if !taken_away {
@@ -274,10 +275,10 @@ impl Model {
             Answer::Busy | Answer::Failed => {
                 let again = path.owed;
                 if matches!(answer, Answer::Busy) {
-                    self.pending.busy(name, self.now);
+                    self.pending.busy(HERE, name, self.now);
                     path.owed |= !out.taken_away;
                 } else {
-                    self.pending.failed(name, self.now);
+                    self.pending.failed(HERE, name, self.now);
                     path.given_up = !again;
                 }
                 if path.owed && !out.taken_away {

@@ -1,0 +1,339 @@
+//! What the watch knows: pure but for looking at files and listing directories.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::filter::Filter;
+use super::index::{Name, Place};
+use super::inotify::{Event, Mark};
+use super::lookover::{LookOver, look};
+use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
+use super::tree::{Arrival, Left, Node, Stands, Tree};
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::logging::FileLines;
+use crate::pipeline::{Job, Known, Outcome, Report};
+use crate::read::stable::{Root, Stamp, Unread, Version};
+use crate::vitals::Vitals;
+
+/// How often directories without a watch are looked over, unless `--rescan-seconds` says it for all.
+const UNWATCHED_RESCAN: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Books {
+    pub(super) root: Arc<Root>,
+    pub(super) pending: Pending,
+    pub(super) look_over: LookOver,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) lines: FileLines,
+    pub(super) filter: Filter,
+    pub(super) tree: Tree,
+    pub(super) recursive: bool,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) settle: Duration,
+    /// When directories without a watch are looked over next.
+    unwatched_at: Option<Instant>,
+}
+
+impl Books {
+    pub(super) fn new(
+        root: Arc<Root>,
+        tree: Tree,
+        filter: Filter,
+        recursive: bool,
+        settle: Duration,
+        vitals: Arc<Vitals>,
+    ) -> Self {
+        Self {
+            root,
+            pending: Pending::new(settle, PENDING_MAX),
+            look_over: LookOver::new(),
+            vitals,
+            lines: FileLines::limited(),
+            filter,
+            tree,
+            recursive,
+            ledger: None,
+            settle,
+            unwatched_at: None,
+        }
+    }
+
+    pub(super) fn gone(&self, cause: &'static str) -> Error {
+        Error::DirectoryGone { path: self.root.path().to_owned(), cause }
+    }
+
+    /// Takes one event in; the cause, when it is that the data directory is going away.
+    pub(super) fn take(&mut self, mark: Mark, event: Event<'_>, seen_at: Stamp, now: Instant) -> Option<&'static str> {
+        if event == Event::Overflow {
+            self.overflow(now);
+            return None;
+        }
+        // Of a directory that has been given up: whatever it was, where it stands now it has been looked over since.
+        let place = self.tree.of(mark)?;
+        let events = &self.vitals.metrics.events;
+        match event {
+            Event::Created(name) => {
+                events.created.inc();
+                let name = Name::from(name);
+                match self.admit(place, &name) {
+                    Some((version, regular)) => {
+                        self.forget_other(place, &name, &version);
+                        // Nothing closes a link: it is as complete as it will be.
+                        let hint =
+                            if regular { Hint::Created { version: version.fingerprint() } } else { Hint::Closed };
+                        self.wait(place, &name, hint, seen_at, now);
+                    }
+                    None => self.forget(place, &name),
+                }
+            }
+            Event::MovedTo(name) => {
+                events.moved_to.inc();
+                let name = Name::from(name);
+                match self.admit(place, &name) {
+                    Some((version, _)) => {
+                        self.forget_other(place, &name, &version);
+                        self.wait(place, &name, Hint::MovedTo, seen_at, now);
+                    }
+                    None => self.forget(place, &name),
+                }
+            }
+            Event::Closed(name) => {
+                events.closed.inc();
+                let name = Name::from(name);
+                let listed = self.tree.get(place)?.directory.update(|names| names.contains(&name));
+                if listed || self.admit(place, &name).is_some() {
+                    self.wait(place, &name, Hint::Closed, seen_at, now);
+                }
+            }
+            Event::Removed(name) => {
+                events.removed.inc();
+                let name = Name::from(name);
+                self.forget(place, &name);
+                self.tree.get(place)?.directory.update(|names| names.remove(&name));
+                let replaced = self.admit(place, &name).is_some();
+                self.pending.gone(place, &name, replaced);
+            }
+            Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
+                self.resolve(place, &name.into(), Arrival::Found, false, now);
+            }
+            Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
+            Event::Gone(cause) => match self.tree.parent(place) {
+                None => return Some(cause),
+                Some((parent, name)) => self.resolve(parent, &name, Arrival::Found, false, now),
+            },
+            Event::Overflow => {}
+        }
+        None
+    }
+
+    fn overflow(&mut self, now: Instant) {
+        self.vitals.metrics.overflows_kernel.inc();
+        if !self.look_over.needed {
+            self.vitals.metrics.look_overs.asked.inc();
+            tracing::warn!(
+                "the kernel's event queue was full and events were lost: the directory is looked over; if this repeats, raise the sysctl fs.inotify.max_queued_events"
+            );
+        }
+        self.look_over.ask(now);
+    }
+
+    /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
+    fn admit(&mut self, place: Place, name: &Name) -> Option<(Version, bool)> {
+        let directory = &self.tree.get(place)?.directory;
+        let (version, regular) = look(&self.root, &directory.below(name))?;
+        if regular {
+            directory.update(|names| names.insert(name));
+        }
+        Some((version, regular))
+    }
+
+    pub(super) fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        let Some(node) = self.tree.get(place) else { return };
+        if !self.filter.admits(&node.directory.below(name)) {
+            tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+            return;
+        }
+        let announced = node.known.contains_key(name);
+        let waiting = self.pending.len();
+        if self.pending.event(place, name, hint, announced, seen_at, now) == Err(Full) {
+            self.vitals.metrics.overflows_pending.inc();
+            if !self.look_over.needed {
+                self.vitals.metrics.look_overs.asked.inc();
+                tracing::warn!(
+                    "more than {PENDING_MAX} files wait: the list is dropped and the directory looked over when there is room"
+                );
+            }
+            self.pending.drop_waiting();
+            self.look_over.ask(now);
+        } else if self.pending.len() == waiting {
+            self.vitals.metrics.events_coalesced.inc();
+        }
+    }
+
+    /// Looks at what directory stands at a name. What is new there is listed next; `deep`: and what is not.
+    pub(super) fn resolve(&mut self, parent: Place, name: &Name, arrival: Arrival, deep: bool, now: Instant) {
+        let enters = |node: &Node| self.filter.enters(&node.directory.below(name));
+        if !self.recursive || !self.tree.get(parent).is_some_and(enters) {
+            return;
+        }
+        let mut left = Vec::new();
+        let stands = self.tree.resolve(parent, name, arrival, &mut left);
+        left.into_iter().for_each(|left| self.give_up(left));
+        match stands {
+            Stands::New(place) => self.look_over.to_list.push_back((place, deep)),
+            Stands::Same { place, again } if again || deep => self.list_again(place, deep),
+            Stands::Same { .. } | Stands::Nothing => {}
+            Stands::Refused(errno) => self.refused(parent, name, errno, now),
+        }
+        self.heed_limit(now);
+    }
+
+    fn list_again(&mut self, place: Place, deep: bool) {
+        if let Some(node) = self.tree.get_mut(place) {
+            node.listed = false;
+            self.look_over.to_list.push_back((place, deep));
+        }
+    }
+
+    /// Forgets what was kept for a directory that stands there no more.
+    fn give_up(&mut self, Left { place, directory, known }: Left) {
+        self.pending.all_gone(place);
+        if let Some(ledger) = &self.ledger {
+            known.keys().for_each(|name| ledger.forget(directory.absolute(name)));
+        }
+    }
+
+    pub(super) fn refused(&mut self, parent: Place, name: &Name, errno: Errno, now: Instant) {
+        let Some(node) = self.tree.get(parent) else { return };
+        let path = String::from_utf8_lossy(&node.directory.absolute(name)).into_owned();
+        tracing::warn!("{path:?} cannot be watched: {errno}; the files in it are not published");
+        if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) {
+            self.look_over.ask(now);
+        }
+    }
+
+    /// Says once that there are directories without a watch, and sees to their look-overs.
+    fn heed_limit(&mut self, now: Instant) {
+        let unwatched = self.tree.unwatched().len();
+        match (unwatched, self.unwatched_at) {
+            (1.., None) => {
+                tracing::warn!(
+                    "no more than {} directories can be watched; those without a watch are looked over every {} s, or as --rescan-seconds says; raise the sysctl fs.inotify.max_user_watches",
+                    self.tree.watched(),
+                    UNWATCHED_RESCAN.as_secs()
+                );
+                self.unwatched_at = Some(now + UNWATCHED_RESCAN);
+            }
+            (0, Some(_)) => {
+                tracing::info!("every directory is watched again");
+                self.unwatched_at = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// When directories without a watch have to be looked over, if there are any.
+    pub(super) fn unwatched_at(&self) -> Option<Instant> {
+        self.unwatched_at
+    }
+
+    /// The time has come: every directory without a watch is listed, and given one where that can be had now.
+    pub(super) fn look_over_unwatched(&mut self, now: Instant) {
+        if self.unwatched_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.unwatched_at = Some(now + UNWATCHED_RESCAN);
+        if self.look_over.running() {
+            return; // not faster than it can be done
+        }
+        let unwatched: Vec<Place> = self.tree.unwatched().iter().copied().collect();
+        unwatched.into_iter().for_each(|place| self.list_again(place, false));
+    }
+
+    /// A batch of at most so many jobs.
+    ///
+    /// # Errors
+    /// [`Error::DataDirectory`] when it cannot be listed.
+    pub(super) fn batch(&mut self, most: usize, now: Instant) -> Result<Vec<Job>, Error> {
+        let mut batch = Vec::new();
+        while batch.len() < most {
+            match self.pending.next_due(now) {
+                None => break,
+                Some(Due::Settled { place, name, version }) => {
+                    let version_now = self.tree.get(place).and_then(|node| {
+                        let (version, _) = look(&self.root, &node.directory.below(&name))?;
+                        Some(version.fingerprint())
+                    });
+                    self.pending.settled(place, &name, version, version_now, now);
+                }
+                Some(Due::Ready { place, name, event, seen_at }) => {
+                    if self.tree.get(place).is_some_and(|node| !node.listed) {
+                        self.list(place, false, now)?; // its neighbors are to be complete
+                    }
+                    let Some(node) = self.tree.get(place) else {
+                        self.pending.failed(place, &name, now);
+                        continue;
+                    };
+                    let known = node.known.get(&name).copied();
+                    batch.push(Job { directory: Arc::clone(&node.directory), name, event, seen_at, known });
+                    self.tree.handed_out(place);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Takes a job's end in.
+    pub(super) fn settle(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
+        self.vitals.metrics.count(&report, time_of_day);
+        self.lines.tell(&report, now);
+        let Job { directory, name, .. } = &report.job;
+        let place = directory.place();
+        self.tree.returned(place);
+        match report.outcome {
+            Outcome::Confirmed { version, digests } => {
+                let deleted = self.pending.done(place, name, now);
+                if !deleted && let Some(node) = self.tree.get_mut(place) {
+                    node.known.insert(Arc::clone(name), Known::new(&version, &digests));
+                    if let Some(ledger) = &self.ledger {
+                        ledger.confirm(directory.absolute(name), version, digests);
+                    }
+                }
+            }
+            Outcome::Unchanged => drop(self.pending.done(place, name, now)),
+            Outcome::Unread(Unread::Busy) => self.pending.busy(place, name, now),
+            Outcome::Unread(_) => drop(self.pending.failed(place, name, now)),
+        }
+    }
+
+    /// Tells how much there is to do: once a second, for whoever asks.
+    pub(super) fn tell(&mut self, now: Instant) {
+        let metrics = &self.vitals.metrics;
+        metrics.pending_files.set(self.pending.len() as i64);
+        metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
+        let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
+        metrics.oldest_pending_seconds.set(oldest);
+        self.lines.overdue(now);
+    }
+
+    /// The name is gone, or another file's from now on.
+    pub(super) fn forget(&mut self, place: Place, name: &Name) {
+        if let Some(node) = self.tree.get_mut(place)
+            && node.known.remove(name).is_some()
+            && let Some(ledger) = &self.ledger
+        {
+            ledger.forget(node.directory.absolute(name));
+        }
+    }
+
+    /// The same, unless what stands there is what was confirmed: a look-over saw it before its event was read.
+    fn forget_other(&mut self, place: Place, name: &Name, version: &Version) {
+        let known = self.tree.get(place).and_then(|node| node.known.get(name));
+        if known.is_some_and(|known| known.version != version.fingerprint()) {
+            self.forget(place, name);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Look-overs of what the books are about: at start, of a directory that is new, after lost events, and on a timer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::books::Books;
+use super::index::{Name, Place};
+use super::lookover::{Compare, list, look};
+use super::pending::{Hint, PENDING_MAX};
+use super::tree::Arrival;
+use crate::error::Error;
+use crate::ledger::Store;
+use crate::pipeline::Known;
+use crate::read::stable::{Stamp, Version};
+
+/// Files that a look-over compares before the rest of the loop has its turn.
+const LOOKS_IN_A_ROW: usize = 1024;
+
+/// What listing a directory counts for among them.
+const LOOKS_FOR_A_LISTING: usize = 16;
+
+impl Books {
+    /// Watches and lists the whole tree; its files are left to be compared.
+    pub(super) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+        self.look_over.begin(now);
+        while let Some((place, deep)) = self.look_over.to_list.pop_front() {
+            self.list(place, deep, now)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what the ledger knows of the listed files.
+    pub(super) fn recall(&mut self, mut store: Store) -> Result<(), Error> {
+        let mut present: HashMap<Vec<u8>, (Place, HashSet<Name>)> = HashMap::new();
+        let mut files = 0;
+        for compare in &self.look_over.to_compare {
+            let Some(node) = self.tree.get(compare.place) else { continue };
+            let names: HashSet<Name> = compare.left.as_slice().iter().cloned().collect();
+            files += names.len();
+            present.insert(node.directory.below(b""), (compare.place, names));
+        }
+        let mut recalled = 0;
+        let whole = store.recall(&self.tree.root_directory().absolute(b""), |below, known| {
+            let (directory, name) = below.split_at(below.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
+            let Some((place, names)) = present.get(directory) else { return false };
+            let (Some(name), Some(node)) = (names.get(name), self.tree.get_mut(*place)) else { return false };
+            node.known.insert(Arc::clone(name), known);
+            recalled += 1;
+            true
+        });
+        if !whole {
+            recalled = 0;
+            self.tree.iter_mut().for_each(|node| node.known.clear());
+        }
+        tracing::info!("the ledger holds {recalled} of {files} files");
+        self.ledger = Some(store.serve(Arc::clone(&self.vitals))?);
+        Ok(())
+    }
+
+    /// Takes the listed files as they are now for known: they were there before us.
+    pub(super) fn take_as_seen(&mut self) {
+        for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
+            let Some(node) = self.tree.get_mut(place) else { continue };
+            for name in left {
+                if let Some((version, _)) = look(&self.root, &node.directory.below(&name)) {
+                    let seen = Known::seen(&version);
+                    let known = node.known.entry(name).or_insert(seen);
+                    if known.version != seen.version {
+                        *known = seen;
+                    }
+                }
+            }
+        }
+        self.look_over.whole = false;
+    }
+
+    /// Whether a look-over can go on at once.
+    pub(super) fn looks_now(&self, now: Instant) -> bool {
+        let room = self.pending.len() < PENDING_MAX / 2;
+        let begins = self.look_over.next_time().is_some_and(|time| time <= now);
+        room && (self.look_over.running() || self.look_over.whole || begins)
+    }
+
+    /// Begins the look-over that is needed, or goes on with those that run.
+    pub(super) fn look_over(&mut self, now: Instant) -> Result<(), Error> {
+        if !self.looks_now(now) {
+            return Ok(());
+        }
+        if self.look_over.next_time().is_some_and(|time| time <= now) {
+            self.look_over.begin(now);
+        }
+        let seen_at = Stamp::now();
+        let mut looks = LOOKS_IN_A_ROW;
+        while looks > 0 {
+            if let Some(Compare { place, left, arrival }) = self.look_over.to_compare.front_mut() {
+                match (left.next(), *place, *arrival) {
+                    (Some(name), place, arrival) => self.compare(place, &name, arrival, seen_at, now),
+                    (None, ..) => drop(self.look_over.to_compare.pop_front()),
+                }
+                looks -= 1;
+            } else if let Some((place, deep)) = self.look_over.to_list.pop_front() {
+                // It may have been listed before its turn, for the sake of a file in it.
+                if deep || self.tree.get(place).is_some_and(|node| !node.listed) {
+                    self.list(place, deep, now)?;
+                    looks = looks.saturating_sub(LOOKS_FOR_A_LISTING);
+                }
+            } else {
+                break;
+            }
+        }
+        if self.look_over.whole && !self.look_over.running() {
+            self.look_over.whole = false;
+            match self.look_over.found {
+                0 => tracing::debug!("the directory was looked over: nothing new"),
+                found => tracing::info!("the directory was looked over: {found} files to be read"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a directory: the index is exactly this from now on, and every file in it is to be compared; what is new of
+    /// its sub-directories is watched and listed next. `deep`: and what is not.
+    ///
+    /// In one go, so that no event comes in between: what is missing here is gone, or its event is still queued.
+    pub(super) fn list(&mut self, place: Place, deep: bool, now: Instant) -> Result<(), Error> {
+        let Some(node) = self.tree.get(place) else { return Ok(()) };
+        let listing = match (list(&self.root, &node.directory.below(b"")), self.tree.parent(place)) {
+            (Ok(listing), _) => listing,
+            (Err(errno), None) => {
+                return Err(Error::DataDirectory {
+                    path: self.root.path().to_owned(),
+                    cause: format!("it cannot be listed: {errno}"),
+                    next: "give this user the right to read it",
+                });
+            }
+            (Err(errno), Some((parent, name))) => {
+                match errno {
+                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => {
+                        self.resolve(parent, &name, Arrival::Found, false, now);
+                    }
+                    errno => self.refused(parent, &name, errno, now),
+                }
+                return Ok(());
+            }
+        };
+        let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
+        node.listed = true;
+        let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
+        node.directory.update(|names| *names = listing.neighbors().collect());
+        if !node.known.is_empty() {
+            let present: HashSet<&Name> = listing.files.iter().map(|found| &found.name).collect();
+            let gone: Vec<Name> = node.known.keys().filter(|name| !present.contains(name)).cloned().collect();
+            node.known.shrink_to_fit();
+            gone.iter().for_each(|name| self.forget(place, name));
+        }
+        let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
+        self.look_over.to_compare.push_back(Compare { place, left, arrival });
+        self.list_children(place, &listing.directories, arrival, deep, now);
+        Ok(())
+    }
+
+    fn list_children(&mut self, place: Place, listed: &[Name], arrival: Arrival, deep: bool, now: Instant) {
+        if !self.recursive {
+            return;
+        }
+        let known: HashSet<Name> = self.tree.children(place).into_iter().collect();
+        let unseen = deep || self.tree.unwatched().contains(&place);
+        for name in listed.iter().filter(|name| unseen || !known.contains(*name)) {
+            self.resolve(place, name, arrival, deep, now);
+        }
+        if known.is_empty() {
+            return;
+        }
+        let listed: HashSet<&Name> = listed.iter().collect();
+        for name in known.iter().filter(|name| !listed.contains(name)) {
+            self.resolve(place, name, Arrival::Found, deep, now);
+        }
+    }
+
+    fn compare(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
+        let Some(node) = self.tree.get_mut(place) else { return };
+        let below = node.directory.below(name);
+        if !self.filter.admits(&below) {
+            return;
+        }
+        let Some((version, _)) = look(&self.root, &below) else { return };
+        if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
+            if !self.look_over.everything {
+                return;
+            }
+            node.known.remove(name);
+        }
+        self.look_over.found += 1;
+        if !self.pending.look_again(place, name, seen_at) {
+            let hint = match arrival {
+                Arrival::MovedTo => Hint::MovedTo,
+                Arrival::Found if self.rests(&version, seen_at) => Hint::Closed,
+                Arrival::Found => Hint::Changed { version: version.fingerprint() },
+            };
+            self.wait(place, name, hint, seen_at, now);
+        }
+    }
+
+    /// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
+    fn rests(&self, version: &Version, now: Stamp) -> bool {
+        let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
+        now.seconds.saturating_sub(version.changed.seconds) > settle
+    }
+}

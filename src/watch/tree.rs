@@ -1,0 +1,328 @@
+//! The directories that are watched: which watch is whose, what is kept for each, and what stands where.
+//!
+//! A directory's name is looked at again whenever an event, a listing or the end of a watch says something of it, and
+//! the watch itself tells which directory stands there: the kernel gives one directory one watch, whatever its path.
+//! So it makes no difference in which order renames are heard of, or how many of them: the last event of a name comes
+//! after its last change. What was kept for a directory that stands elsewhere, or nowhere, is given up; where it
+//! stands now it is one that has just arrived.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+
+use super::index::{Directory, Name, Place};
+use super::inotify::{Mark, Watches};
+use crate::pipeline::Known;
+use crate::read::stable::Root;
+
+/// How a directory came to be looked at: what is in it came the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was made, or a listing shows it.
+    Found,
+    /// It was renamed to its path, or is below one that was.
+    MovedTo,
+}
+
+/// What is kept for one directory.
+pub struct Node {
+    /// Its path and its index.
+    pub directory: Arc<Directory>,
+    /// What was confirmed, or was there before us, by name.
+    pub known: HashMap<Name, Known>,
+    /// Whether its index is complete.
+    pub listed: bool,
+    /// How it came here.
+    pub arrival: Arrival,
+    /// Nothing where no watch could be had.
+    mark: Option<Mark>,
+    inode: u64,
+    /// Nothing for the root.
+    parent: Option<(Place, Name)>,
+    children: HashMap<Name, Place>,
+    /// Its files that are with the readers.
+    in_flight: usize,
+    /// Given up, and kept only until the readers return the last file.
+    left: bool,
+}
+
+/// What was kept for a directory that was given up.
+pub struct Left {
+    /// Its number.
+    pub place: Place,
+    /// Its path.
+    pub directory: Arc<Directory>,
+    /// See [`Node::known`].
+    pub known: HashMap<Name, Known>,
+}
+
+/// What a look at a directory's name shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// The directory that we know there; `again`: it had no watch before.
+    Same {
+        /// Its number.
+        place: Place,
+        /// What happened in it until now went unseen.
+        again: bool,
+    },
+    /// Another, or the first.
+    New(Place),
+    /// None, or none to enter: a link, or another file system's.
+    Nothing,
+    /// One that cannot be opened.
+    Refused(Errno),
+}
+
+/// See the module.
+pub struct Tree {
+    root: Arc<Root>,
+    watches: Watches,
+    nodes: HashMap<Place, Node>,
+    marks: HashMap<Mark, Place>,
+    unwatched: HashSet<Place>,
+    /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
+    /// number, so that messages of one path stay in order.
+    lingering: HashMap<Vec<u8>, Place>,
+    last: Place,
+}
+
+impl Tree {
+    /// Of the data directory alone, which is watched already.
+    #[must_use]
+    pub fn new(root: Arc<Root>, mark: Mark, watches: Watches) -> Self {
+        let directory = Arc::new(Directory::new(root.path().as_os_str().as_encoded_bytes(), b""));
+        let node = Node::new(directory, Some(mark), 0, None, Arrival::Found);
+        Self {
+            root,
+            watches,
+            nodes: HashMap::from([(Place::ROOT, node)]),
+            marks: HashMap::from([(mark, Place::ROOT)]),
+            unwatched: HashSet::new(),
+            lingering: HashMap::new(),
+            last: Place::ROOT,
+        }
+    }
+
+    /// Whose watch it is, if it still is one's.
+    #[must_use]
+    pub fn of(&self, mark: Mark) -> Option<Place> {
+        self.marks.get(&mark).copied()
+    }
+
+    /// What is kept for a directory, while it is in the tree.
+    #[must_use]
+    pub fn get(&self, place: Place) -> Option<&Node> {
+        self.nodes.get(&place).filter(|node| !node.left)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, place: Place) -> Option<&mut Node> {
+        self.nodes.get_mut(&place).filter(|node| !node.left)
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn root_directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.nodes[&Place::ROOT].directory)
+    }
+
+    /// The directories in the tree.
+    pub fn iter(&self) -> impl Iterator<Item = (Place, &Node)> {
+        self.nodes.iter().filter(|(_, node)| !node.left).map(|(place, node)| (*place, node))
+    }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.values_mut().filter(|node| !node.left)
+    }
+
+    /// Directories without a watch.
+    #[must_use]
+    pub fn unwatched(&self) -> &HashSet<Place> {
+        &self.unwatched
+    }
+
+    /// How many are watched.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// The parent and the name of a directory below the root.
+    #[must_use]
+    pub fn parent(&self, place: Place) -> Option<(Place, Name)> {
+        self.get(place)?.parent.clone()
+    }
+
+    /// The names of its sub-directories that are in the tree.
+    #[must_use]
+    pub fn children(&self, place: Place) -> Vec<Name> {
+        self.get(place).map(|node| node.children.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A file of it goes to the readers.
+    pub fn handed_out(&mut self, place: Place) {
+        if let Some(node) = self.nodes.get_mut(&place) {
+            node.in_flight += 1;
+        }
+    }
+
+    /// A file of it came back.
+    pub fn returned(&mut self, place: Place) {
+        let Some(node) = self.nodes.get_mut(&place) else { return };
+        node.in_flight -= 1;
+        if node.left && node.in_flight == 0 {
+            self.lingering.remove(&node.directory.below(b""));
+            self.nodes.remove(&place);
+        }
+    }
+
+    /// Looks at what stands at a name: it is watched from then on. What is given up for it is added to `left`.
+    pub fn resolve(&mut self, parent: Place, name: &Name, arrival: Arrival, left: &mut Vec<Left>) -> Stands {
+        let Some(node) = self.get(parent) else { return Stands::Nothing };
+        let existing = node.children.get(name).copied();
+        let below = node.directory.below(name);
+        let dir = match self.root.open_directory(&below) {
+            Ok(dir) => dir,
+            Err(errno) => {
+                existing.into_iter().for_each(|place| self.leave(place, left));
+                return match errno {
+                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Stands::Nothing,
+                    errno => Stands::Refused(errno),
+                };
+            }
+        };
+        let inode = fstat(&dir).map_or(0, |stat| stat.st_ino);
+        // At the limit a directory that is watched still tells its watch.
+        let mark = self.watches.add(dir.as_fd()).ok();
+        // Before anything is given up, for that ends watches: this one is the new directory's.
+        let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
+        if elsewhere == Some(Place::ROOT) {
+            return Stands::Nothing; // a path through a directory that has been moved since
+        }
+        if let Some(place) = elsewhere {
+            self.unmark(place);
+        }
+        let same = existing.filter(|place| match (self.nodes[place].mark, mark) {
+            (Some(before), now) => Some(before) == now,
+            (None, _) => self.nodes[place].inode == inode,
+        });
+        if same.is_none() {
+            existing.into_iter().for_each(|place| self.leave(place, left));
+        }
+        elsewhere.into_iter().for_each(|place| self.leave(place, left));
+        // What was given up may have held the parent, or what was known here.
+        if self.get(parent).is_none() {
+            mark.into_iter().for_each(|mark| self.watches.remove(mark));
+            return Stands::Nothing;
+        }
+        match same {
+            Some(place) => Stands::Same { place, again: self.mark(place, mark) },
+            None => {
+                let place = self.enter(parent, name, &below, inode, arrival);
+                self.mark(place, mark);
+                Stands::New(place)
+            }
+        }
+    }
+
+    /// Gives up a directory, and those below it.
+    pub fn leave(&mut self, place: Place, left: &mut Vec<Left>) {
+        let Some((parent, name)) = self.parent(place) else { return };
+        if let Some(parent) = self.nodes.get_mut(&parent) {
+            parent.children.remove(&name);
+        }
+        let mut places = vec![place];
+        while let Some(place) = places.pop() {
+            if let Some(mark) = self.unmark(place) {
+                self.watches.remove(mark);
+            }
+            self.unwatched.remove(&place);
+            let Some(node) = self.nodes.get_mut(&place) else { continue };
+            places.extend(node.children.drain().map(|(_, child)| child));
+            let directory = Arc::clone(&node.directory);
+            left.push(Left { place, directory, known: std::mem::take(&mut node.known) });
+            if node.in_flight == 0 {
+                self.nodes.remove(&place);
+            } else {
+                node.left = true;
+                node.directory.update(|names| *names = super::index::Names::default());
+                self.lingering.insert(node.directory.below(b""), place);
+            }
+        }
+    }
+
+    fn enter(&mut self, parent: Place, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
+        let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), below);
+        let up = Some((parent, Arc::clone(name)));
+        let place = match self.lingering.remove(&directory.below(b"")) {
+            Some(place) => {
+                if let Some(node) = self.nodes.get_mut(&place) {
+                    (node.left, node.listed, node.arrival, node.inode) = (false, false, arrival, inode);
+                    node.parent = up;
+                }
+                place
+            }
+            None => {
+                self.last = self.last.next();
+                let directory = Arc::new(directory.at(self.last));
+                self.nodes.insert(self.last, Node::new(directory, None, inode, up, arrival));
+                self.last
+            }
+        };
+        if let Some(parent) = self.nodes.get_mut(&parent) {
+            parent.children.insert(Arc::clone(name), place);
+        }
+        place
+    }
+
+    /// Whether a directory without a watch has one now.
+    fn mark(&mut self, place: Place, mark: Option<Mark>) -> bool {
+        let Some(node) = self.nodes.get_mut(&place) else { return false };
+        match mark {
+            Some(mark) => {
+                let new = node.mark.replace(mark) != Some(mark);
+                self.marks.insert(mark, place);
+                self.unwatched.remove(&place);
+                new
+            }
+            None => {
+                self.unwatched.insert(place);
+                false
+            }
+        }
+    }
+
+    fn unmark(&mut self, place: Place) -> Option<Mark> {
+        let mark = self.nodes.get_mut(&place)?.mark.take()?;
+        self.marks.remove(&mark);
+        Some(mark)
+    }
+}
+
+impl Node {
+    fn new(
+        directory: Arc<Directory>,
+        mark: Option<Mark>,
+        inode: u64,
+        parent: Option<(Place, Name)>,
+        arrival: Arrival,
+    ) -> Self {
+        Self {
+            directory,
+            known: HashMap::new(),
+            listed: false,
+            arrival,
+            mark,
+            inode,
+            parent,
+            children: HashMap::new(),
+            in_flight: 0,
+            left: false,
+        }
+    }
+}
