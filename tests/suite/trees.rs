@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::process::Signal;
 
 use crate::consumer::Message;
 use crate::files::sha256;
@@ -132,4 +136,183 @@ fn a_renamed_directory_tells_its_files_new_paths_and_goes_on_being_watched() {
         ("before/sub/file", "IN_CREATE"),
     ];
     assert_each_once(&data, &messages, &expected);
+}
+
+/// Watches that the service holds.
+fn watches(world: &mut World) -> usize {
+    let id = world.service().id();
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{id}/fdinfo")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        count = count.max(text.lines().filter(|line| line.starts_with("inotify ")).count());
+    }
+    count
+}
+
+#[test]
+fn a_directory_moved_out_or_removed_frees_its_watches_and_tells_nothing_more() {
+    let mut world = start();
+    for name in ["out", "removed"] {
+        fs::create_dir_all(world.path(&format!("{name}/sub"))).unwrap();
+        world.write(&format!("{name}/sub/file"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    assert_eq!(watches(&mut world), 5);
+    fs::rename(world.path("out"), world.outside.join("out")).unwrap();
+    fs::remove_dir_all(world.path("removed")).unwrap();
+    world.pass_sentinel();
+    assert_eq!(watches(&mut world), 1);
+    fs::write(world.outside.join("out/sub/later"), "outside").unwrap();
+    // Back again: its files are new here, and so is what was written outside.
+    fs::rename(world.outside.join("out"), world.path("out")).unwrap();
+    world.wait_until("what came back", |messages| messages.len() >= 5);
+    let data = world.data.clone();
+    let messages = world.finish();
+    let expected = [
+        ("out/sub/file", "IN_CREATE"),
+        ("removed/sub/file", "IN_CREATE"),
+        ("out/sub/file", "IN_MOVED_TO"),
+        ("out/sub/later", "IN_MOVED_TO"),
+    ];
+    assert_each_once(&data, &messages, &expected);
+}
+
+#[test]
+fn a_directory_removed_and_made_again_is_watched_again() {
+    const ROUNDS: usize = 50;
+    let mut world = start();
+    for round in 0..ROUNDS {
+        fs::create_dir_all(world.path("again/sub")).unwrap();
+        world.write("again/sub/file", format!("round {round}"));
+        if round % 3 == 0 {
+            world.wait_for_content("again/sub/file", format!("round {round}").as_bytes());
+        }
+        if round + 1 < ROUNDS {
+            fs::remove_dir_all(world.path("again")).unwrap();
+        }
+    }
+    world.wait_for_content("again/sub/file", format!("round {}", ROUNDS - 1).as_bytes());
+    assert_eq!(watches(&mut world), 3);
+    world.write("again/sub/later", "later");
+    world.wait_for_one("again/sub/later");
+}
+
+#[test]
+fn two_directories_that_are_exchanged_have_each_others_files() {
+    let mut world = start();
+    for name in ["one", "two"] {
+        fs::create_dir(world.path(name)).unwrap();
+        world.write(&format!("{name}/file"), name);
+        world.write(&format!("{name}/only-{name}"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 4);
+    let (one, two) = (world.path("one"), world.path("two"));
+    rustix::fs::renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
+    world.wait_until("all of them under the other name", |messages| messages.len() >= 8);
+    world.write("one/later", "later");
+    world.wait_for_one("one/later");
+    let data = world.data.clone();
+    let messages = world.finish();
+    assert_eq!(messages.len(), 9, "{}", list(&messages));
+    let found = by_path(&data, &messages);
+    let last = |path: &str| found[path].last().unwrap().sha256().to_owned();
+    assert_eq!((last("one/file"), last("two/file")), (sha256(b"two"), sha256(b"one")));
+    assert_eq!((last("one/only-two"), last("two/only-one")), (sha256(b"two"), sha256(b"one")));
+}
+
+#[test]
+fn renames_that_nobody_could_follow_end_with_every_file_where_it_is() {
+    let mut world = start();
+    for name in ["a", "b", "c", "d"] {
+        fs::create_dir_all(world.path(&format!("{name}/sub"))).unwrap();
+        world.write(&format!("{name}/sub/{name}"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 4);
+    world.service().signal(Signal::STOP);
+    let rename = |from: &str, to: &str| fs::rename(world.path(from), world.path(to)).unwrap();
+    rename("a", "x"); // twice in a row
+    rename("x", "y");
+    rename("b", "a"); // to a name that was another's
+    fs::create_dir(world.path("empty")).unwrap();
+    rename("c", "empty"); // over an empty one
+    rename("d", "y/sub/d"); // into one that was moved
+    rename("y/sub", "top"); // and out of it, to the top
+    fs::create_dir_all(world.path("d/sub")).unwrap();
+    world.write("d/sub/d", "another");
+    fs::create_dir(world.path("c")).unwrap();
+    world.service().signal(Signal::CONT);
+    let expected =
+        [("top/a", "a"), ("a/sub/b", "b"), ("empty/sub/c", "c"), ("top/d/sub/d", "d"), ("d/sub/d", "another")];
+    for (path, content) in expected {
+        world.wait_for_content(world.path(path).to_str().unwrap(), content.as_bytes());
+    }
+    // data, y, top, top/d, top/d/sub, a, a/sub, empty, empty/sub, d, d/sub, c
+    world.pass_sentinel();
+    assert_eq!(watches(&mut world), 12);
+    for (number, directory) in ["y", "top", "top/d/sub", "a/sub", "empty/sub", "d/sub", "c"].iter().enumerate() {
+        world.write(&format!("{directory}/later-{number}"), "later");
+        world.wait_for_one(&format!("{directory}/later-{number}"));
+    }
+    let data = world.data.clone();
+    let messages = world.finish();
+    let found = by_path(&data, &messages);
+    assert_eq!(found.values().map(Vec::len).sum::<usize>(), 4 + 5 + 7, "{}", list(&messages));
+}
+
+#[test]
+fn links_to_directories_are_not_entered_and_mounts_neither() {
+    let mut world = World::without_service();
+    fs::create_dir_all(world.path("real")).unwrap();
+    symlink(&world.data, world.path("real/loop")).unwrap();
+    symlink(&world.outside, world.path("real/outside")).unwrap();
+    world.launch(recursive);
+    fs::create_dir(world.path("made")).unwrap();
+    symlink("..", world.path("made/up")).unwrap();
+    world.write("real/file", "once");
+    fs::write(world.outside.join("file"), "outside").unwrap();
+    world.wait_for_one("real/file");
+    assert_eq!(watches(&mut world), 3);
+    let messages = world.finish();
+    assert_eq!(messages.len(), 1, "{}", list(&messages));
+}
+
+#[test]
+fn neighbors_are_of_the_files_own_directory() {
+    let mut world = World::without_service();
+    fs::create_dir(world.path("one")).unwrap();
+    fs::create_dir(world.path("two")).unwrap();
+    for path in ["song.txt", "one/song.cue", "one/readme", "two/song.log"] {
+        world.write(path, path);
+    }
+    world.launch(recursive);
+    world.write("one/song.flac", "flac");
+    let message = world.wait_for_one("one/song.flac");
+    let expected = ["one/song.cue", "one/readme"].map(|path| world.path(path).to_str().unwrap().to_owned());
+    assert_eq!(message.neighbors(), expected);
+}
+
+#[test]
+fn the_ledger_knows_the_whole_tree_and_forgets_what_is_gone_from_it() {
+    let state = tempfile::tempdir().unwrap();
+    let with_ledger = |setup: Setup| recursive(setup).env("STATE_DIRECTORY", state.path());
+    let mut world = World::start_with(with_ledger);
+    for path in ["kept/deep", "renamed", "removed"] {
+        fs::create_dir_all(world.path(path)).unwrap();
+    }
+    for path in ["kept/deep/same", "kept/deep/changed", "renamed/file", "removed/file"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 4);
+    world.stop_service();
+    world.write("kept/deep/changed", "otherwise");
+    world.write("kept/new", "new");
+    fs::rename(world.path("renamed"), world.path("name")).unwrap();
+    fs::remove_dir_all(world.path("removed")).unwrap();
+    world.launch(with_ledger);
+    world.service().wait_log("what the ledger holds", |line| line.contains("holds 2 of 4 files"));
+    world.wait_until("what changed", |messages| messages.len() >= 7);
+    let data = world.data.clone();
+    let messages = world.finish();
+    let expected = [("kept/deep/changed", "IN_CLOSE_WRITE"), ("kept/new", "IN_CREATE"), ("name/file", "IN_CREATE")];
+    assert_each_once(&data, &messages[4..], &expected);
 }
