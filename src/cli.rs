@@ -83,7 +83,7 @@ pub struct Settings {
     /// Where messages go: the broker, standard output (one JSON object a line), or nowhere, for measuring
     #[arg(long, env = "INGESTOR_OUTPUT", global = true, value_enum, default_value_t = Output::Amqp)]
     pub output: Output,
-    /// Go into sub-directories too (scan only, so far)
+    /// Go into sub-directories too; watch: those made or moved in later included
     #[arg(
         long, env = "INGESTOR_RECURSIVE", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new(),
         num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false"

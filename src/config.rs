@@ -38,7 +38,7 @@ pub struct Config {
     pub pipeline: PipelineSettings,
     /// Settings of the control socket.
     pub control: ControlSettings,
-    /// `scan` goes into sub-directories.
+    /// Whether `scan` goes into sub-directories.
     pub recursive: bool,
 }
 

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -54,6 +55,7 @@ const REPEATS_TIME: Duration = Duration::from_secs(60);
 pub struct FileLines {
     failed: Repeats,
     refused: Repeats,
+    unwatched: Repeats,
 }
 
 /// How often one kind of line has been told lately.
@@ -85,6 +87,7 @@ impl FileLines {
         Self {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
+            unwatched: repeats("directories that cannot be watched"),
         }
     }
 
@@ -108,9 +111,19 @@ impl FileLines {
         }
     }
 
+    /// Says that a directory cannot be opened.
+    pub fn unwatched(&mut self, path: &[u8], cause: Errno, now: Instant) {
+        let path = String::from_utf8_lossy(path);
+        if self.unwatched.admits(now) {
+            tracing::warn!("{path:?} cannot be watched: {cause}; the files in it are not published");
+        } else {
+            tracing::debug!("{path:?} cannot be watched: {cause}");
+        }
+    }
+
     /// Says how many lines were held back, once their minute is over.
     pub fn overdue(&mut self, now: Instant) {
-        for repeats in [&mut self.failed, &mut self.refused] {
+        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched] {
             if repeats.since.is_some_and(|since| now.saturating_duration_since(since) >= REPEATS_TIME) {
                 repeats.rest();
             }
@@ -121,6 +134,7 @@ impl FileLines {
     pub fn rest(&mut self) {
         self.failed.rest();
         self.refused.rest();
+        self.unwatched.rest();
     }
 }
 

@@ -11,6 +11,7 @@ use super::inotify::{Event, Mark};
 use super::lookover::{LookOver, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
 use super::tree::{Arrival, Left, Node, Stands, Tree};
+use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::logging::FileLines;
@@ -33,7 +34,9 @@ pub(super) struct Books {
     pub(super) recursive: bool,
     pub(super) ledger: Option<Ledger>,
     pub(super) settle: Duration,
-    /// When directories without a watch are looked over next.
+    /// How often directories without a watch are looked over.
+    unwatched_every: Duration,
+    /// When that is due, while there are any.
     unwatched_at: Option<Instant>,
 }
 
@@ -42,10 +45,10 @@ impl Books {
         root: Arc<Root>,
         tree: Tree,
         filter: Filter,
-        recursive: bool,
-        settle: Duration,
+        settings: &WatchSettings,
         vitals: Arc<Vitals>,
     ) -> Self {
+        let settle = settings.settle;
         Self {
             root,
             pending: Pending::new(settle, PENDING_MAX),
@@ -54,9 +57,10 @@ impl Books {
             lines: FileLines::limited(),
             filter,
             tree,
-            recursive,
+            recursive: settings.recursive,
             ledger: None,
             settle,
+            unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
             unwatched_at: None,
         }
     }
@@ -208,8 +212,7 @@ impl Books {
 
     pub(super) fn refused(&mut self, parent: Place, name: &Name, errno: Errno, now: Instant) {
         let Some(node) = self.tree.get(parent) else { return };
-        let path = String::from_utf8_lossy(&node.directory.absolute(name)).into_owned();
-        tracing::warn!("{path:?} cannot be watched: {errno}; the files in it are not published");
+        self.lines.unwatched(&node.directory.absolute(name), errno, now);
         if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) {
             self.look_over.ask(now);
         }
@@ -221,14 +224,14 @@ impl Books {
         match (unwatched, self.unwatched_at) {
             (1.., None) => {
                 tracing::warn!(
-                    "no more than {} directories can be watched; those without a watch are looked over every {} s, or as --rescan-seconds says; raise the sysctl fs.inotify.max_user_watches",
+                    "no more than {} directories can be watched: the others are looked over every {} s instead; raise the sysctl fs.inotify.max_user_watches",
                     self.tree.watched(),
-                    UNWATCHED_RESCAN.as_secs()
+                    self.unwatched_every.as_secs()
                 );
-                self.unwatched_at = Some(now + UNWATCHED_RESCAN);
+                self.unwatched_at = Some(now + self.unwatched_every);
             }
             (0, Some(_)) => {
-                tracing::info!("every directory is watched again");
+                tracing::info!("none is without a watch any more: {} directories are watched", self.tree.watched());
                 self.unwatched_at = None;
             }
             _ => {}
@@ -245,12 +248,17 @@ impl Books {
         if self.unwatched_at.is_none_or(|at| now < at) {
             return;
         }
-        self.unwatched_at = Some(now + UNWATCHED_RESCAN);
+        self.unwatched_at = Some(now + self.unwatched_every);
         if self.look_over.running() {
             return; // not faster than it can be done
         }
         let unwatched: Vec<Place> = self.tree.unwatched().iter().copied().collect();
-        unwatched.into_iter().for_each(|place| self.list_again(place, false));
+        for place in unwatched {
+            if let Some((parent, name)) = self.tree.parent(place) {
+                self.resolve(parent, &name, Arrival::Found, false, now);
+                self.list_again(place, false);
+            }
+        }
     }
 
     /// A batch of at most so many jobs.

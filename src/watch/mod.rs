@@ -64,7 +64,7 @@ impl Watcher {
         vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
         let tree = Tree::new(Arc::clone(&root), watch.root(), watch.watches()?);
-        let mut books = Books::new(root, tree, filter, settings.recursive, settings.settle, vitals);
+        let mut books = Books::new(root, tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
         if let Some(store) = store {

@@ -1,16 +1,20 @@
 //! Whole trees: `--recursive`, with directories that are made, moved, exchanged and removed while they are watched.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::process::Signal;
 
 use crate::consumer::Message;
 use crate::files::sha256;
-use crate::service::Setup;
+use crate::service::{Setup, skip};
 use crate::world::{World, list};
 
 fn recursive(setup: Setup) -> Setup {
@@ -315,4 +319,188 @@ fn the_ledger_knows_the_whole_tree_and_forgets_what_is_gone_from_it() {
     let messages = world.finish();
     let expected = [("kept/deep/changed", "IN_CLOSE_WRITE"), ("kept/new", "IN_CREATE"), ("name/file", "IN_CREATE")];
     assert_each_once(&data, &messages[4..], &expected);
+}
+
+/// How long the service waits between two looks at what has no watch, and something for a busy machine.
+const UNWATCHED_PATIENCE: Duration = Duration::from_secs(90);
+
+/// The limit of a user namespace of the service's own: the machine's stays as it is.
+fn with_so_many_watches(setup: Setup, most: usize) -> Setup {
+    let map = format!("0 {} 1", rustix::process::geteuid().as_raw());
+    let most = most.to_string();
+    let write = |path: &CStr, text: &str| {
+        let file = rustix::fs::open(path, OFlags::WRONLY, Mode::empty())?;
+        rustix::io::write(&file, text.as_bytes())
+    };
+    let restrict = move || {
+        // SAFETY: the new process is a copy of one thread, and gets a namespace of its own.
+        if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        write(c"/proc/self/uid_map", &map)?;
+        write(c"/proc/sys/user/max_inotify_watches", &most)?;
+        Ok(())
+    };
+    // SAFETY: system calls alone, on strings that were made before.
+    unsafe { setup.before_exec(restrict) }
+}
+
+#[test]
+fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
+    let allowed = Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| status.success());
+    if !allowed {
+        return skip("no user namespaces here");
+    }
+    let mut world = World::without_service();
+    fs::create_dir_all(world.path("1/2/3/4/5")).unwrap();
+    fs::create_dir(world.path("room")).unwrap();
+    world.launch(|setup| with_so_many_watches(recursive(setup), 4));
+    world.service().wait_log("a WARN of the limit", |line| {
+        line.contains("WARN")
+            && line.contains("no more than 4 directories")
+            && line.contains("fs.inotify.max_user_watches")
+    });
+    let files = ["file", "1/2/3/file", "1/2/3/4/file", "1/2/3/4/5/file", "1/2/3/4/new/file"];
+    fs::create_dir(world.path("1/2/3/4/new")).unwrap();
+    for path in files {
+        world.write(path, path);
+    }
+    world.wait_until_within(UNWATCHED_PATIENCE, "all of them", |messages| messages.len() >= files.len());
+    // Of those that were watched one goes, and the last that was not gets its watch.
+    for path in ["room", "1/2/3/4"] {
+        fs::remove_dir_all(world.path(path)).unwrap();
+    }
+    let service = world.service();
+    service.wait_log_within(UNWATCHED_PATIENCE, "that the limit is no more felt", |line| {
+        line.contains("none is without a watch")
+    });
+    world.write("1/2/3/later", "later");
+    world.wait_for_one("1/2/3/later");
+    let data = world.data.clone();
+    let messages = world.finish();
+    let expected: Vec<_> = files.into_iter().chain(["1/2/3/later"]).map(|path| (path, "IN_CREATE")).collect();
+    assert_each_once(&data, &messages, &expected);
+}
+
+/// A small generator of our own: the same deeds each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+}
+
+/// Every directory below, the top included.
+fn directories(top: &Path) -> Vec<PathBuf> {
+    let mut found = vec![top.to_owned()];
+    let mut at = 0;
+    while at < found.len() {
+        let entries = fs::read_dir(&found[at]).unwrap().map(|entry| entry.unwrap());
+        let below: Vec<PathBuf> =
+            entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect();
+        found.extend(below);
+        at += 1;
+    }
+    found
+}
+
+/// Directories are made, filled, renamed, moved in and out, exchanged and removed; then all rests. What is there has its
+/// content as the last message of its path, and as many watches are held as there are directories.
+fn any_deeds_end_with_every_file_told(seed: u64, deeds: usize, with_pauses: bool) {
+    let mut world = start();
+    let mut dice = Dice(seed);
+    for deed in 0..deeds {
+        let all = directories(&world.data);
+        let inside = directories(&world.outside);
+        let one = all[dice.roll(all.len())].clone();
+        let other = all[dice.roll(all.len())].clone();
+        let name = format!("d{}", dice.roll(4));
+        // What cannot be done (a directory into itself, over one that is not empty) is not done.
+        match dice.roll(10) {
+            0 | 1 => drop(fs::create_dir_all(one.join(name).join("x"))),
+            2..=5 => drop(fs::write(one.join(format!("f{}", dice.roll(3))), format!("{seed} {deed}"))),
+            6 if one != world.data => drop(fs::rename(&one, other.join(name))),
+            7 if one != world.data => drop(fs::rename(&one, world.outside.join(format!("o{deed}")))),
+            7 | 8 if inside.len() > 1 => drop(fs::rename(&inside[1 + dice.roll(inside.len() - 1)], one.join(name))),
+            8 if one != world.data && other != world.data => {
+                let _ = rustix::fs::renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE);
+            }
+            9 if one != world.data && one.components().count() > world.data.components().count() + 1 => {
+                drop(fs::remove_dir_all(&one));
+            }
+            _ => {}
+        }
+        if with_pauses && dice.roll(20) == 0 {
+            world.pass_sentinel();
+        }
+    }
+    let mut expected: HashMap<String, String> = HashMap::new();
+    let all = directories(&world.data);
+    for directory in &all {
+        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap()) {
+            if entry.file_type().unwrap().is_file() {
+                let content = sha256(&fs::read(entry.path()).unwrap());
+                expected.insert(entry.path().to_str().unwrap().to_owned(), content);
+            }
+        }
+    }
+    world.wait_until(&format!("seed {seed}: the last of each of {} files", expected.len()), |messages| {
+        let mut last: HashMap<&str, &str> = HashMap::new();
+        last.extend(messages.iter().map(|message| (message.path(), message.sha256())));
+        expected.iter().all(|(path, content)| last.get(&**path) == Some(&&**content))
+    });
+    world.pass_sentinel();
+    assert_eq!(watches(&mut world), all.len(), "seed {seed}");
+    world.finish();
+}
+
+#[test]
+fn any_deeds_with_directories_end_with_every_file_told() {
+    (1..=8).for_each(|seed| any_deeds_end_with_every_file_told(seed, 600, true));
+}
+
+#[test]
+fn deeds_faster_than_they_are_read_end_with_every_file_told() {
+    (101..=108).for_each(|seed| any_deeds_end_with_every_file_told(seed, 600, false));
+}
+
+#[test]
+fn an_overflow_in_a_tree_is_followed_by_a_look_over_of_all_of_it() {
+    let queue: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+    if queue > 100_000 {
+        return skip("fs.inotify.max_queued_events is too large to be filled");
+    }
+    let mut world = start();
+    for name in ["kept", "renamed", "removed", "again"] {
+        fs::create_dir_all(world.path(&format!("{name}/sub"))).unwrap();
+        world.write(&format!("{name}/sub/file"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 4);
+    world.service().signal(Signal::STOP);
+    // Neither published nor kept, but each two events.
+    for _ in 0..queue / 2 + 500 {
+        fs::create_dir(world.path("kept/noise")).unwrap();
+        fs::remove_dir(world.path("kept/noise")).unwrap();
+    }
+    fs::rename(world.path("renamed"), world.path("name")).unwrap();
+    fs::remove_dir_all(world.path("removed")).unwrap();
+    fs::remove_dir_all(world.path("again")).unwrap();
+    fs::create_dir_all(world.path("again/sub")).unwrap();
+    world.write("again/sub/file", "once more");
+    fs::create_dir_all(world.path("new/sub")).unwrap();
+    world.write("new/sub/file", "new");
+    world.write("kept/sub/file", "rewritten");
+    world.service().signal(Signal::CONT);
+    world.service().wait_log("a WARN of the overflow", |line| line.contains("WARN") && line.contains("queue"));
+    world.wait_until("what was missed", |messages| messages.len() >= 8);
+    world.pass_sentinel();
+    assert_eq!(watches(&mut world), 9);
+    let data = world.data.clone();
+    let messages = world.finish();
+    let mut paths: Vec<&str> = by_path(&data, &messages[4..]).into_keys().collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["again/sub/file", "kept/sub/file", "name/sub/file", "new/sub/file"]);
+    assert_eq!(messages.len(), 8, "{}", list(&messages));
 }
