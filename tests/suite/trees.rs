@@ -264,7 +264,7 @@ fn renames_that_nobody_could_follow_end_with_every_file_where_it_is() {
 }
 
 #[test]
-fn links_to_directories_are_not_entered_and_mounts_neither() {
+fn links_to_directories_are_not_entered() {
     let mut world = World::without_service();
     fs::create_dir_all(world.path("real")).unwrap();
     symlink(&world.data, world.path("real/loop")).unwrap();
