@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Hands over what was confirmed for each path below a directory, whose absolute path ends in `/`; `take` tells
-    /// whether the file is there. Rows of files that are not there any more are removed. `false`: the ledger cannot be
+    /// whether the row stays: those of files that are not there any more are removed. `false`: the ledger cannot be
     /// read to its end, and nothing of it counts.
     #[must_use]
     pub fn recall(&mut self, directory: &[u8], take: impl FnMut(&[u8], Known) -> bool) -> bool {

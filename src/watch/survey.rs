@@ -42,10 +42,13 @@ impl Books {
             files += names.len();
             present.insert(node.directory.below(b""), (compare.place, names));
         }
-        let mut recalled = 0;
+        let (mut recalled, recursive) = (0, self.recursive);
         let whole = store.recall(&self.tree.root_directory().absolute(b""), |below, known| {
             let (directory, name) = below.split_at(below.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
-            let Some((place, names)) = present.get(directory) else { return false };
+            let Some((place, names)) = present.get(directory) else {
+                // Without sub-directories nothing is known of what is in them.
+                return !recursive && !directory.is_empty();
+            };
             let (Some(name), Some(node)) = (names.get(name), self.tree.get_mut(*place)) else { return false };
             node.known.insert(Arc::clone(name), known);
             recalled += 1;

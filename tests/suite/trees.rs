@@ -1,13 +1,13 @@
 //! Whole trees: `--recursive`, with directories that are made, moved, exchanged and removed while they are watched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::process::Signal;
@@ -199,6 +199,31 @@ fn a_directory_removed_and_made_again_is_watched_again() {
     assert_eq!(watches(&mut world), 3);
     world.write("again/sub/later", "later");
     world.wait_for_one("again/sub/later");
+}
+
+#[test]
+fn a_directory_renamed_away_and_back_loses_no_file_that_was_just_being_read() {
+    const DIRECTORIES: usize = 1000;
+    let mut world = World::without_service();
+    let directory = |number: usize| world.data.join(format!("d{number}"));
+    (0..DIRECTORIES).for_each(|number| fs::create_dir(directory(number)).unwrap());
+    let away = world.path("away");
+    let paths: Vec<PathBuf> = (0..DIRECTORIES).map(directory).collect();
+    world.launch(recursive);
+    for (number, path) in paths.iter().enumerate() {
+        fs::write(path.join("file"), number.to_string()).unwrap();
+        // So that the readers come at every moment of what follows.
+        let until = Instant::now() + Duration::from_micros(7 * (number as u64 % 100));
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        fs::rename(path, &away).unwrap();
+        fs::rename(&away, path).unwrap();
+    }
+    world.wait_until("a message for every file where it is", |messages| {
+        let told: HashSet<&str> = messages.iter().map(Message::path).collect();
+        paths.iter().all(|path| told.contains(path.join("file").to_str().unwrap()))
+    });
 }
 
 #[test]
