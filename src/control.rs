@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
 use crate::config::ControlSettings;
@@ -85,10 +86,29 @@ impl Control {
 }
 
 fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
-    let refuse = |error: io::Error| Error::MetricsAddress { address, cause: os_message(&error) };
+    let refuse = |error| refuse_address(address, &error);
     let listener = TcpListener::bind(address).map_err(refuse)?;
     listener.set_nonblocking(true).map_err(refuse)?;
     Ok(listener)
+}
+
+fn refuse_address(address: SocketAddr, error: &io::Error) -> Error {
+    Error::MetricsAddress { address, cause: os_message(error) }
+}
+
+/// Whether metrics may be served at this address. It is bound for a moment and listens to nobody, which keeps it from
+/// no service that starts meanwhile.
+///
+/// # Errors
+/// [`Error::MetricsAddress`].
+pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    socket
+        .and_then(|socket| {
+            socket.set_reuseaddr(true)?; // as TcpListener::bind does
+            socket.bind(address)
+        })
+        .map_err(|error| refuse_address(address, &error))
 }
 
 /// Whether the socket may be made at this path.
@@ -231,6 +251,16 @@ mod tests {
         fs::write(&path, "a file").unwrap();
         assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("a file")));
         assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+
+    #[test]
+    fn an_address_is_free_until_somebody_listens_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(matches!(address_is_free(address), Err(Error::MetricsAddress { .. })));
+        drop(listener);
+        address_is_free(address).unwrap();
+        TcpListener::bind(address).unwrap();
     }
 
     #[test]

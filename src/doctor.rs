@@ -3,24 +3,20 @@
 //! It changes nothing: no exchange is declared, no directory made, no lock taken. A setting that the service would refuse
 //! is a finding here, by the same rules ([`crate::config`]).
 
+mod broker;
 mod files;
 mod kernel;
+mod mounts;
+mod service;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
-use crate::cli::{Output, Settings};
+use crate::cli::Settings;
 use crate::config;
-use crate::control;
-use crate::error::{Error, os_message};
-use crate::health;
-use crate::publish::address::Broker;
-use crate::publish::broker::{EXCHANGE, Session};
+use crate::error::Error;
 use crate::read::stable;
 use crate::watch::filter::Filter;
 
@@ -107,8 +103,8 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     let mut checks = vec![sound(settings)];
     checks.extend(kernel::checks(settings));
     checks.extend(files::checks(settings));
-    checks.push(service(settings));
-    checks.push(broker(settings));
+    checks.extend(service::checks(settings));
+    checks.push(broker::check(settings));
     let (failed, total) = (checks.iter().filter(|check| check.status == Status::Fail).count(), checks.len());
     let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     let told = if json {
@@ -129,60 +125,5 @@ fn sound(settings: &Settings) -> Check {
     match filter.and_then(|_| config::catch_up(settings)) {
         Ok(_) => Check::ok("settings", "they can be used"),
         Err(error) => Check::refused("settings", error),
-    }
-}
-
-/// Does a service run here, and how is it? Where none does: could its control socket be made?
-fn service(settings: &Settings) -> Check {
-    const NAME: &str = "service";
-    let socket = config::control_socket(settings);
-    let cause = match health::ask(&socket) {
-        Ok(line) => return Check::ok(NAME, format!("one runs here: {line}")),
-        Err(Error::Unhealthy(line)) => return Check::warn(NAME, format!("one runs here: {line}"), "see its log"),
-        Err(Error::NoService { cause, .. }) => cause,
-        Err(error) => return Check::refused(NAME, error),
-    };
-    if UnixStream::connect(&socket).is_ok() {
-        let cure = "see the log of what runs there; where that is no apollonia-ingestor, name another --control-socket";
-        return Check::warn(NAME, format!("somebody listens at {socket:?}: {cause}"), cure);
-    }
-    let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let writable = || accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
-    let place = control::place_is_free(&socket)
-        .and_then(|()| writable().map_err(|errno| format!("{parent:?}: {}", os_message(&errno.into()))));
-    match place {
-        Ok(()) => Check::ok(NAME, format!("none answers at {socket:?}")),
-        Err(cause) if settings.control_socket.is_some() => {
-            Check::refused(NAME, Error::ControlSocket { path: socket, cause })
-        }
-        Err(cause) => Check::warn(
-            NAME,
-            format!("none answers at {socket:?}, and `health` could ask none there: {cause}"),
-            "set --control-socket (INGESTOR_CONTROL_SOCKET)",
-        ),
-    }
-}
-
-/// Address, network, TLS, login, virtual host, and the exchange.
-fn broker(settings: &Settings) -> Check {
-    const NAME: &str = "broker";
-    let broker = match Broker::new(&settings.amqp) {
-        Ok(broker) => broker,
-        Err(error) => return Check::refused(NAME, error),
-    };
-    if settings.output != Output::Amqp {
-        return Check::ok(NAME, "not looked at: the output is another");
-    }
-    let looked = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {error}")))
-        .and_then(|runtime| runtime.block_on(Session::look(&broker)));
-    match looked {
-        Ok((at, true)) => Check::ok(NAME, format!("{at}: logged in; the exchange `{EXCHANGE}` is there")),
-        Ok((at, false)) => {
-            Check::ok(NAME, format!("{at}: logged in; the exchange `{EXCHANGE}` is not there yet, `watch` declares it"))
-        }
-        Err(error) => Check::refused(NAME, error),
     }
 }

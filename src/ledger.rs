@@ -9,6 +9,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -38,6 +40,12 @@ const SIDE_FILES: [&str; 3] = ["", "-wal", "-shm"];
 
 /// The table's form, in `user_version`.
 const FORM: i64 = 1;
+
+/// How every database begins (sqlite.org/fileformat2.html, 1.3).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Where `user_version` stands in a database's header, big-endian.
+const FORM_AT: usize = 60;
 
 /// Rows wait this long for others to share their transaction.
 const GROUP_TIME: Duration = Duration::from_millis(250);
@@ -123,9 +131,7 @@ impl Store {
         let mut store = Self { directory: directory.to_owned(), connection: None, rows: 0, _lock: dir };
         match store.connect_or_set_aside() {
             Ok(_) => {}
-            Err(Trouble::Newer) => {
-                return Err(refuse(Trouble::Newer.to_string(), "upgrade, or name another directory"));
-            }
+            Err(Trouble::Newer) => return Err(newer(directory)),
             Err(trouble) => tracing::warn!(
                 "the ledger in {directory:?} cannot be opened: {trouble}; it counts as empty and is tried again later"
             ),
@@ -384,6 +390,33 @@ impl Writer {
     }
 }
 
+fn newer(directory: &Path) -> Error {
+    Error::StateDirectory {
+        path: directory.to_owned(),
+        cause: Trouble::Newer.to_string(),
+        next: "upgrade, or name another directory",
+    }
+}
+
+/// Whether what stands there as a ledger may be one, by its first bytes: SQLite would write beside it. A start looks at
+/// all of it.
+///
+/// # Errors
+/// [`Error::StateDirectory`] when a newer version wrote it.
+pub fn looks_sound(directory: &Path) -> Result<bool, Error> {
+    let mut header = Vec::with_capacity(FORM_AT + 4);
+    let read =
+        File::open(directory.join(FILE)).and_then(|file| file.take(header.capacity() as u64).read_to_end(&mut header));
+    if read.is_err() || header.is_empty() {
+        return Ok(true); // none, or all of it stands in its log
+    }
+    let form = header.get(FORM_AT..).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    match form.filter(|_| header.starts_with(MAGIC)) {
+        Some(form) if i64::from(form) > FORM => Err(newer(directory)),
+        form => Ok(form.is_some_and(|form| form >= 0)),
+    }
+}
+
 fn connect(file: &Path) -> Result<Connection, Trouble> {
     let connection = Connection::open(file)?;
     // Exclusive: no file of shared memory beside it, which a full disk would refuse.
@@ -622,8 +655,10 @@ mod tests {
     fn a_ledger_of_a_newer_version_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
+        assert!(looks_sound(dir.path()).unwrap());
         store.connect().unwrap().pragma_update(None, "user_version", FORM + 1).unwrap();
         drop(store);
+        assert!(matches!(looks_sound(dir.path()), Err(Error::StateDirectory { .. })));
         assert!(matches!(Store::open(dir.path()), Err(Error::StateDirectory { .. })));
         assert!(!dir.path().join(DAMAGED).exists());
     }
@@ -632,6 +667,7 @@ mod tests {
     fn a_file_that_is_no_ledger_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), [b'x'; 5000]).unwrap();
+        assert!(!looks_sound(dir.path()).unwrap());
         let mut store = Store::open(dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join(DAMAGED)).unwrap(), [b'x'; 5000]);
         put(&mut store, &[(b"a".to_vec(), Some(1))]);

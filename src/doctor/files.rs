@@ -8,10 +8,11 @@ use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
 use rustix::io::Errno;
 
 use super::Check;
+use super::mounts::Mounts;
 use crate::cli::Settings;
 use crate::config::{open_root, refuse_inside};
 use crate::error::os_message;
-use crate::ledger::FILE;
+use crate::ledger::{FILE, looks_sound};
 use crate::read::stable::{Protection, Root};
 use crate::watch::inotify::Watch;
 use crate::watch::lookover::list;
@@ -42,8 +43,8 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
 const DATA: &str = "data directory";
 
 fn data_directory(root: &Root, settings: &Settings) -> Check {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let kind = root.look(b".").ok().and_then(|there| kind_of_mount(&mounts, &device(there.st_dev)));
+    let mounts = Mounts::read();
+    let kind = root.look(b".").ok().and_then(|there| mounts.kind(there.st_dev));
     let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
     let found = format!("{:?}{kind} can be read", root.path());
     if root.is_remote() && settings.rescan_seconds == 0 {
@@ -58,6 +59,15 @@ fn data_directory(root: &Root, settings: &Settings) -> Check {
             DATA,
             format!("{found}; it is an overlay (a container's own layer), which is lost with its container"),
             "mount a volume or a directory of the host there",
+        );
+    }
+    let nested = if settings.recursive { mounts.below(root.path()) } else { Vec::new() };
+    if let Some((first, others)) = nested.split_first() {
+        let more = if others.is_empty() { String::new() } else { format!(" and at {} more places", others.len()) };
+        return Check::warn(
+            DATA,
+            format!("{found}; something is mounted at {first:?}{more}, which is not gone into"),
+            "run a service for each of these directories, too",
         );
     }
     Check::ok(DATA, found)
@@ -158,14 +168,17 @@ fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
     if !there.is_dir() {
         return Check::fail(NAME, format!("{there:?} is no directory"), "name another directory");
     }
-    if let Err(errno) = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+    let exists = there == absolute;
+    // What is there is opened; what is made is ours.
+    let read = if exists { Access::READ_OK } else { Access::empty() };
+    if let Err(errno) = accessat(CWD, there, read | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
         return Check::fail(
             NAME,
-            format!("{there:?} cannot be written: {}", os_message(&errno.into())),
+            format!("{there:?} cannot be read and written: {}", os_message(&errno.into())),
             "give this user the right to write there, or name another directory",
         );
     }
-    let how = match (there == absolute, is_locked(there)) {
+    let how = match (exists, is_locked(there)) {
         (false, _) => "will be made",
         (true, true) => "is in use by a running service",
         (true, false) => "can be used",
@@ -181,6 +194,19 @@ fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
                 "give this user the right to read and write it, or move it away",
             );
         }
+    }
+    match looks_sound(path) {
+        Ok(true) => {}
+        Ok(false) => {
+            return Check::warn(
+                NAME,
+                format!(
+                    "{found}, but {ledger:?} is damaged, or no ledger: a start sets it aside, and files that it held may be published again"
+                ),
+                "put a copy from before in its place, or leave it so",
+            );
+        }
+        Err(error) => return Check::refused(NAME, error),
     }
     match statvfs(there).map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
         Ok(free) if free < FREE_BYTES_MIN => Check::warn(
@@ -201,17 +227,6 @@ fn is_locked(directory: &Path) -> bool {
         let (major, minor) = (rustix::fs::major(there.dev()), rustix::fs::minor(there.dev()));
         holds(&locks, &format!("{major:02x}:{minor:02x}:{}", there.ino()))
     })
-}
-
-/// A device as proc_pid_mountinfo(5) writes it.
-fn device(number: u64) -> String {
-    format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
-}
-
-/// The name of a file system's kind: the word behind the lone `-`. `36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw`
-fn kind_of_mount<'a>(mounts: &'a str, device: &str) -> Option<&'a str> {
-    let of_it = mounts.lines().find(|line| line.split(' ').nth(2) == Some(device))?;
-    of_it.split(' ').skip_while(|word| *word != "-").nth(1)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF` (proc_locks(5)).
@@ -238,17 +253,6 @@ mod tests {
         let held = fs::File::open(dir.path()).unwrap();
         flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
         assert!(is_locked(dir.path()), "{}", fs::read_to_string("/proc/locks").unwrap());
-    }
-
-    #[test]
-    fn the_kind_of_a_file_system_is_told_by_its_mount() {
-        let mounts = "22 1 254:0 / / rw,relatime - ext4 /dev/root rw\n36 35 0:53 /a\\040b /mnt rw master:1 shared:2 - fuse.sshfs x rw\n";
-        assert_eq!(kind_of_mount(mounts, "254:0"), Some("ext4"));
-        assert_eq!(kind_of_mount(mounts, "0:53"), Some("fuse.sshfs"));
-        assert_eq!(kind_of_mount(mounts, "0:5"), None);
-        let here = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let proc = fs::metadata("/proc").unwrap().dev();
-        assert_eq!(kind_of_mount(&here, &device(proc)), Some("proc"));
     }
 
     #[test]

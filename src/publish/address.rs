@@ -59,6 +59,15 @@ impl Broker {
         Ok(broker)
     }
 
+    /// Each host alone.
+    pub fn each(&self) -> impl Iterator<Item = Self> {
+        self.addresses.iter().map(|address| Self {
+            addresses: vec![address.clone()],
+            shown: address.shown.clone(),
+            tls: self.tls.clone(),
+        })
+    }
+
     fn parse(typed: &str, heartbeat: Option<u16>) -> Result<Self, Error> {
         let shown = mask_password(typed);
         let refuse = |cause: &str| {

@@ -1,10 +1,14 @@
 //! `doctor`: each trouble is told as such with its cure, and nothing is changed by the looking.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
@@ -164,6 +168,12 @@ fn directories_that_the_service_would_refuse_fail() {
     assert_one_fails(&look(&file).run().expect_code(1), "data directory", &["not a directory"]);
     let inside = look(&data).env("STATE_DIRECTORY", data.join("state")).run().expect_code(1);
     assert_one_fails(&inside, "state directory", &["lies in the data directory"]);
+    let unreadable = outside.join("unreadable");
+    fs::create_dir(&unreadable).unwrap();
+    fs::set_permissions(&unreadable, PermissionsExt::from_mode(0o333)).unwrap();
+    let setup = look(&data).env("STATE_DIRECTORY", &unreadable);
+    let setup = if is_root() { setup.by_nobody() } else { setup };
+    assert_one_fails(&setup.run().expect_code(1), "state directory", &["unreadable", "Permission denied"]);
     let on_a_file = look(&data).env("STATE_DIRECTORY", file.join("state")).run().expect_code(1);
     assert_one_fails(&on_a_file, "state directory", &["is no directory"]);
 }
@@ -261,4 +271,85 @@ fn a_ledger_of_another_user_is_a_warning() {
     let ended = look().by_nobody().run().expect_code(0);
     assert_told(&ended, "state directory", "warn", &["ledger.sqlite", "Permission denied", "count as empty"]);
     assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);
+}
+
+#[test]
+fn a_ledger_that_the_service_would_refuse_or_set_aside_is_told() {
+    let (_root, data, outside) = directories();
+    let ledger = outside.join("ledger.sqlite");
+    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
+    let service = Setup::watch(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside).spawn();
+    service.wait_ready();
+    service.stop();
+    assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);
+
+    let sound = fs::read(&ledger).unwrap();
+    let mut newer = sound.clone();
+    newer[63] = 99; // the end of the version number in its header
+    fs::write(&ledger, &newer).unwrap();
+    assert_one_fails(&look().run().expect_code(1), "state directory", &["newer version", "upgrade"]);
+    fs::write(&ledger, &sound[1..]).unwrap();
+    assert_told(&look().run().expect_code(0), "state directory", "warn", &["damaged", "sets it aside"]);
+    assert_eq!(fs::read(&ledger).unwrap(), sound[1..]);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "something was left beside it");
+}
+
+#[test]
+fn a_metrics_address_that_another_has_fails_unless_it_is_the_service() {
+    let (_root, data, _) = directories();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let with = |setup: Setup| setup.args(&["--output", "none", "--metrics-address", &address]);
+    let look = || with(doctor(&data, NO_BROKER));
+    let ended = look().run().expect_code(1);
+    assert_one_fails(&ended, "metrics address", &[&address, "in use", "name another"]);
+    drop(other);
+    assert_told(&look().run().expect_code(0), "metrics address", "ok", &["can be had"]);
+
+    let service = with(Setup::watch(&data, NO_BROKER)).spawn();
+    service.wait_ready();
+    let ended = look().env("INGESTOR_CONTROL_SOCKET", service.control_socket()).run().expect_code(0);
+    assert_told(&ended, "metrics address", "ok", &["in use", "the service that runs here"]);
+    service.stop();
+}
+
+#[test]
+fn a_dead_host_beside_a_good_one_is_a_warning() {
+    let (_root, data, _) = directories();
+    let url = broker::shared().vhost();
+    for hosts in [url.replace('@', "@127.0.0.1:1,"), url.replace("/t", ",127.0.0.1:1/t")] {
+        let ended = doctor(&data, &hosts).run().expect_code(0);
+        assert_told(&ended, "broker", "warn", &["logged in", "127.0.0.1:1/", "connection refused", "start the broker"]);
+        assert!(!ended.stdout.contains(":guest@"), "a password: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn what_is_mounted_in_the_tree_is_told_where_it_is_gone_into() {
+    let (_root, data, _) = directories();
+    let mounted = data.join("mounted here");
+    fs::create_dir(&mounted).unwrap();
+    let at = CString::new(mounted.to_str().unwrap()).unwrap();
+    let mount = move || {
+        let step = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+        let none = std::ptr::null();
+        // SAFETY: system calls on constants and on strings that the closure owns; none of them allocates.
+        unsafe {
+            step(libc::unshare(libc::CLONE_NEWNS))?;
+            step(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+            step(libc::mount(c"tmpfs".as_ptr(), at.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))
+        }
+    };
+    // SAFETY: it needs nothing from another thread.
+    let probe = unsafe { Command::new("true").pre_exec(mount.clone()).status() };
+    if !probe.is_ok_and(|status| status.success()) {
+        return skip("this user may not mount");
+    }
+    let look = |words: &[&str]| {
+        let setup = doctor(&data, NO_BROKER).args(&["--output", "none"]).args(words);
+        // SAFETY: as above.
+        unsafe { setup.before_exec(mount.clone()) }.run().expect_code(0)
+    };
+    assert_told(&look(&["--recursive"]), "data directory", "warn", &["mounted here", "not gone into"]);
+    assert_told(&look(&[]), "data directory", "ok", &[]);
 }
