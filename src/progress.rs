@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::read::stable::Root;
 use crate::watch::filter::Filter;
-use crate::watch::lookover::{list, look};
+use crate::watch::lookover::{list, look, path_in};
 
 /// The bar that log lines have to step around.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -71,23 +71,22 @@ impl Progress {
 fn count_ahead(root: &Root, filter: &Filter, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
     let mut directories = vec![Vec::new()];
     while let Some(below) = directories.pop() {
-        let prefix = if below.is_empty() { Vec::new() } else { [&below[..], b"/"].concat() };
         let Ok(listing) = list(root, &below) else { continue };
         for found in listing.files {
             if ended.load(Ordering::Relaxed) {
                 return;
             }
-            let below = [&prefix, &found.name[..]].concat();
-            if !filter.admits(&below) {
+            let file = path_in(&below, &found.name);
+            if !filter.admits(&file) {
                 continue;
             }
-            if let Some((version, true)) = look(root, &below) {
+            if let Some((version, true)) = look(root, &file) {
                 bar.inc_length(version.size);
             }
         }
         if recursive {
-            let below = listing.directories.iter().map(|name| [&prefix, &name[..]].concat());
-            directories.extend(below.filter(|below| filter.enters(below)));
+            let further = listing.directories.iter().map(|name| path_in(&below, name));
+            directories.extend(further.filter(|directory| filter.enters(directory)));
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::os_message;
 use crate::ledger::{FILE, looks_sound};
 use crate::read::stable::{Protection, Root};
 use crate::watch::inotify::Watch;
-use crate::watch::lookover::list;
+use crate::watch::lookover::{list, path_in};
 
 /// The kernel's default: a burst of so many events on a directory is taken up without a look-over.
 const QUEUED_EVENTS_MIN: u64 = 16_384;
@@ -123,9 +123,8 @@ fn count_directories(root: &Root, most: usize) -> usize {
         if count > most {
             break;
         }
-        let prefix = if below.is_empty() { Vec::new() } else { [&below[..], b"/"].concat() };
         if let Ok(listing) = list(root, &below) {
-            left.extend(listing.directories.iter().map(|name| [&prefix, &name[..]].concat()));
+            left.extend(listing.directories.iter().map(|name| path_in(&below, name)));
         }
     }
     count

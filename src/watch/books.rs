@@ -81,28 +81,11 @@ impl Books {
         match event {
             Event::Created(name) => {
                 events.created.inc();
-                let name = Name::from(name);
-                match self.admit(place, &name) {
-                    Some((version, regular)) => {
-                        self.forget_other(place, &name, &version);
-                        // Nothing closes a link: it is as complete as it will be.
-                        let hint =
-                            if regular { Hint::Created { version: version.fingerprint() } } else { Hint::Closed };
-                        self.wait(place, &name, hint, seen_at, now);
-                    }
-                    None => self.forget(place, &name),
-                }
+                self.arrived(place, &name.into(), Arrival::Found, seen_at, now);
             }
             Event::MovedTo(name) => {
                 events.moved_to.inc();
-                let name = Name::from(name);
-                match self.admit(place, &name) {
-                    Some((version, _)) => {
-                        self.forget_other(place, &name, &version);
-                        self.wait(place, &name, Hint::MovedTo, seen_at, now);
-                    }
-                    None => self.forget(place, &name),
-                }
+                self.arrived(place, &name.into(), Arrival::MovedTo, seen_at, now);
             }
             Event::Closed(name) => {
                 events.closed.inc();
@@ -135,13 +118,33 @@ impl Books {
 
     fn overflow(&mut self, now: Instant) {
         self.vitals.metrics.overflows_kernel.inc();
-        if !self.look_over.needed {
-            self.vitals.metrics.look_overs.asked.inc();
+        self.ask_for_look_over(now, || {
             tracing::warn!(
                 "the kernel's event queue was full and events were lost: the directory is looked over; if this repeats, raise the sysctl fs.inotify.max_queued_events"
             );
+        });
+    }
+
+    /// Counts and tells of a look-over that becomes needed; one that is needed already makes up for this loss, too.
+    fn ask_for_look_over(&mut self, now: Instant, tell: impl FnOnce()) {
+        if !self.look_over.needed {
+            self.vitals.metrics.look_overs.asked.inc();
+            tell();
         }
         self.look_over.ask(now);
+    }
+
+    /// A name is new, or another file's.
+    fn arrived(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
+        let Some((version, regular)) = self.admit(place, name) else { return self.forget(place, name) };
+        self.forget_other(place, name, &version);
+        let hint = match arrival {
+            Arrival::MovedTo => Hint::MovedTo,
+            Arrival::Found if regular => Hint::Created { version: version.fingerprint() },
+            // Nothing closes a link: it is as complete as it will be.
+            Arrival::Found => Hint::Closed,
+        };
+        self.wait(place, name, hint, seen_at, now);
     }
 
     /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
@@ -154,24 +157,27 @@ impl Books {
         Some((version, regular))
     }
 
-    pub(super) fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+    fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let Some(node) = self.tree.get(place) else { return };
-        if !self.filter.admits(&node.directory.below(name)) {
+        if self.filter.admits(&node.directory.below(name)) {
+            self.wait_admitted(place, name, hint, seen_at, now);
+        } else {
             tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
-            return;
         }
-        let announced = node.known.contains_key(name);
+    }
+
+    /// Puts a file that the filter admits into the pending set.
+    pub(super) fn wait_admitted(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        let announced = self.tree.get(place).is_some_and(|node| node.known.contains_key(name));
         let waiting = self.pending.len();
         if self.pending.event(place, name, hint, announced, seen_at, now) == Err(Full) {
             self.vitals.metrics.overflows_pending.inc();
-            if !self.look_over.needed {
-                self.vitals.metrics.look_overs.asked.inc();
+            self.pending.drop_waiting();
+            self.ask_for_look_over(now, || {
                 tracing::warn!(
                     "more than {PENDING_MAX} files wait: the list is dropped and the directory looked over when there is room"
                 );
-            }
-            self.pending.drop_waiting();
-            self.look_over.ask(now);
+            });
         } else if self.pending.len() == waiting {
             self.vitals.metrics.events_coalesced.inc();
         }

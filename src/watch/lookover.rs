@@ -141,6 +141,13 @@ impl Listing {
     }
 }
 
+/// The path below the root of a name in a directory below it (empty for the root itself).
+#[must_use]
+pub fn path_in(below: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if below.is_empty() || below.ends_with(b"/") { b"" } else { b"/" };
+    [below, slash, name].concat()
+}
+
 /// Lists a directory below the root (empty for the root itself).
 ///
 /// # Errors
@@ -148,7 +155,6 @@ impl Listing {
 pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
     let mut listing = Listing::default();
     let mut entries = Dir::new(root.open_directory(below)?)?;
-    let prefix = if below.is_empty() || below.ends_with(b"/") { below.to_vec() } else { [below, b"/"].concat() };
     while let Some(entry) = entries.read() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
@@ -157,7 +163,7 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
         }
         let kind = match entry.file_type() {
             // Some file systems do not tell in the listing.
-            FileType::Unknown => match root.look(&[&prefix[..], name].concat()) {
+            FileType::Unknown => match root.look(&path_in(below, name)) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno),

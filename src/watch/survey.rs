@@ -4,13 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::io::Errno;
-
 use super::books::Books;
 use super::index::{Name, Place};
 use super::lookover::{Compare, list, look};
 use super::pending::{Hint, PENDING_MAX};
-use super::tree::Arrival;
+use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
 use crate::ledger::Store;
 use crate::pipeline::Known;
@@ -140,11 +138,10 @@ impl Books {
                 });
             }
             (Err(errno), Some((parent, name))) => {
-                match errno {
-                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => {
-                        self.resolve(parent, &name, Arrival::Found, false, now);
-                    }
-                    errno => self.refused(parent, &name, errno, now),
+                if nothing_to_enter(errno) {
+                    self.resolve(parent, &name, Arrival::Found, false, now);
+                } else {
+                    self.refused(parent, &name, errno, now);
                 }
                 return Ok(());
             }
@@ -203,7 +200,7 @@ impl Books {
                 Arrival::Found if self.rests(&version, seen_at) => Hint::Closed,
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
-            self.wait(place, name, hint, seen_at, now);
+            self.wait_admitted(place, name, hint, seen_at, now);
         }
     }
 

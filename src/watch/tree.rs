@@ -77,6 +77,13 @@ pub enum Stands {
     Refused(Errno),
 }
 
+/// Whether a refusal to open a directory says that there is none to enter: it is gone, another kind of file, a link, or
+/// another file system's.
+#[must_use]
+pub fn nothing_to_enter(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
+}
+
 /// See the module.
 pub struct Tree {
     root: Arc<Root>,
@@ -190,10 +197,7 @@ impl Tree {
             Ok(dir) => dir,
             Err(errno) => {
                 existing.into_iter().for_each(|place| self.leave(place, left));
-                return match errno {
-                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Stands::Nothing,
-                    errno => Stands::Refused(errno),
-                };
+                return if nothing_to_enter(errno) { Stands::Nothing } else { Stands::Refused(errno) };
             }
         };
         let inode = fstat(&dir).map_or(0, |stat| stat.st_ino);
