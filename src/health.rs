@@ -1,6 +1,7 @@
 //! `health`: is the service on this host alive and getting on? What it says of itself, and the command that asks.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -135,17 +136,16 @@ struct Answer {
 /// Asks the service behind this socket, and prints its line when it is healthy.
 ///
 /// # Errors
-/// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line.
+/// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].
 pub fn run(socket: &Path) -> Result<(), Error> {
     let line = ask(socket)?;
-    println!("{line}");
-    Ok(())
+    writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
 }
 
 /// The line of a service that is healthy.
 ///
 /// # Errors
-/// As [`run`].
+/// [`Error::NoService`] and [`Error::Unhealthy`].
 pub fn ask(socket: &Path) -> Result<String, Error> {
     let refuse = |cause: String| Error::NoService { socket: socket.to_owned(), cause };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -98,6 +98,16 @@ fn a_service_that_is_ready_says_that_it_is_healthy() {
 }
 
 #[test]
+fn a_probe_that_nobody_listens_to_fails_in_one_line() {
+    let mut world = World::start();
+    let socket = world.service().control_socket();
+    let ended = Setup::new(&["health"]).env("INGESTOR_CONTROL_SOCKET", &socket).spawn_unread().wait_exit();
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.expect_code(1).stderr.contains("standard output"));
+}
+
+#[test]
 fn nobody_there_is_one_line_and_status_1() {
     let (_root, data, _) = directories();
     let ended = ask_by_command(&data.join("nobody.sock")).expect_code(1);
