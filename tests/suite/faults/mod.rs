@@ -1,8 +1,11 @@
 //! Nothing lost, nothing wrong, whatever happens: a seeded workload and a seeded fault schedule beside
 //! each other, and an oracle at the end. `scripts/soak` runs many seeds of it.
 
+mod directories;
 mod disk;
+mod journal;
 mod life;
+mod name;
 mod node;
 mod oracle;
 mod pace;
@@ -22,6 +25,7 @@ use crate::files::{Random, sha256};
 use crate::world::directories;
 use disk::StateDirectory;
 use life::{Life, Settings};
+use name::Side;
 use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
 use pace::{Ending, Pace};
@@ -32,13 +36,38 @@ use tree::Tree;
 use workload::Workload;
 
 /// Between them they have every fault.
-const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
+const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=20;
 /// `FIRST..=LAST`, both run: the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
+/// Runs those of one kind alone, by its name.
+const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
 /// For the last message of every file, once all faults are over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Written when all is over; its message says that the service reads events again.
+/// Written into each directory when all is over: its message says that the service reads events again, and
+/// that it still knows the directory.
 const SENTINEL: &str = "zz-sentinel";
+
+/// What the service watches, and the workload works in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One directory.
+    Flat,
+    /// A tree of directories that come and go as files do.
+    Recursive,
+}
+
+impl Kind {
+    fn of(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::Flat } else { Self::Recursive }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "flat",
+            Self::Recursive => "recursive",
+        }
+    }
+}
 
 #[test]
 fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
@@ -46,9 +75,11 @@ fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
         Ok(range) => parse(&range).unwrap_or_else(|| panic!("{SEEDS_VARIABLE} is not FIRST..=LAST but {range:?}")),
         Err(_) => SHORT_FORM,
     };
+    let kind = std::env::var(KIND_VARIABLE).ok();
+    let wanted = |seed: &u64| kind.as_ref().is_none_or(|kind| kind == Kind::of(*seed).name());
     let mut node = None;
     let mut failed = Vec::new();
-    for seed in seeds {
+    for seed in seeds.filter(wanted) {
         let run = catch_unwind(AssertUnwindSafe(|| run(seed, node.get_or_insert_with(Node::start))));
         match run {
             Ok(true) => {}
@@ -73,20 +104,26 @@ fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
 /// One seed: says what happened, and whether all held.
 fn run(seed: u64, node: &mut Node) -> bool {
     let begun = Instant::now();
+    let kind = Kind::of(seed);
+    // What is dealt out in turn is dealt out to both kinds.
+    let turn = seed / 2;
     let mut random = Random::new(seed);
     let (root, data, staging) = directories();
     let state_path = root.path().canonicalize().expect("its real path").join("state");
     let small_disk = random.below(3) == 0;
     let state =
         if small_disk { StateDirectory::on_a_small_disk(&state_path) } else { StateDirectory::new(&state_path) };
-    let costly = match seed % 6 {
+    let costly = match turn % 6 {
         1 => Costly::KillsBroker,
         2 => Costly::Heartbeat,
         _ => Costly::None,
     };
-    let finale = [Finale::Overflow, Finale::Alarm, Finale::Refusal, Finale::None][(seed % 4) as usize];
+    let finale = [Finale::Overflow, Finale::Alarm, Finale::Refusal, Finale::None][(turn % 4) as usize];
     let writes_linked = random.below(8) == 0;
     let mut arguments = vec!["--settle-ms".to_owned(), ["1", "200", "1000"][random.below(3)].to_owned()];
+    if kind == Kind::Recursive {
+        arguments.push("--recursive".to_owned());
+    }
     if writes_linked {
         arguments.extend(["--rescan-seconds", "1"].map(str::to_owned));
     }
@@ -101,7 +138,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         arguments,
         short_heartbeat: costly == Costly::Heartbeat,
     };
-    let workload = Workload::new(random.next(), Tree::new(&data, &staging), writes_linked);
+    let workload = Workload::new(kind, random.next(), Tree::new(&data, &staging), writes_linked);
     let mut stage = Stage {
         node,
         vhost,
@@ -127,8 +164,13 @@ fn run(seed: u64, node: &mut Node) -> bool {
         writer.join().expect("the workload")
     });
     stage.lift_all();
-    let finals = add_what_never_changes(workload.tree.finals());
-    std::fs::write(data.join(SENTINEL), SENTINEL).expect("a sentinel");
+    let mut finals = workload.tree.finals();
+    add_what_never_changes(&mut finals);
+    for directory in workload.tree.directories(Side::Data) {
+        let sentinel = directory.child(SENTINEL);
+        std::fs::write(workload.tree.path(&sentinel), SENTINEL).expect("a sentinel");
+        finals.insert(sentinel.below().to_owned(), unchanging(SENTINEL));
+    }
 
     let mut reader = Reader::open(&url);
     let mut last = Last::default();
@@ -137,7 +179,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
     loop {
         entries = reader.read(Duration::from_millis(200));
         last.take(entries, &data);
-        if (last.has(SENTINEL) && last.missing(&finals).is_empty()) || Instant::now() > deadline {
+        if last.missing(&finals).is_empty() || Instant::now() > deadline {
             break;
         }
         stage.life.check();
@@ -147,7 +189,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
     let entries = reader.drain(&url);
     record::end(&url);
     let verdict = judge(&entries, &data, &finals, &workload.tree.journal);
-    let line = report(seed, workload.tree.operation, finals.len(), &stage.counts, &verdict, begun.elapsed());
+    let line = report(seed, &workload, finals.len(), &stage.counts, &verdict, begun.elapsed());
     if verdict.is_clean() {
         eprintln!("{line}");
         return true;
@@ -168,16 +210,17 @@ fn run(seed: u64, node: &mut Node) -> bool {
 }
 
 /// The files that the workload does not know of, and that have one content all the time.
-fn add_what_never_changes(mut finals: Finals) -> Finals {
-    for name in [FLOOD[0], FLOOD[1], SENTINEL] {
-        finals.insert(name.to_owned(), (sha256(name.as_bytes()), name.len() as u64));
-    }
-    finals
+fn add_what_never_changes(finals: &mut Finals) {
+    finals.extend(FLOOD.map(|name| (name.to_owned(), unchanging(name))));
+}
+
+fn unchanging(content: &str) -> (String, u64) {
+    (sha256(content.as_bytes()), content.len() as u64)
 }
 
 fn report(
     seed: u64,
-    operations: usize,
+    workload: &Workload,
     files: usize,
     counts: &BTreeMap<&'static str, usize>,
     verdict: &Verdict,
@@ -185,8 +228,11 @@ fn report(
 ) -> String {
     let faults: String = counts.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
     format!(
-        "seed {seed}: operations={operations} files={files} messages={} repeats={} losses={} wrong={} broken={} \
-         seconds={:.1}{faults}",
+        "seed {seed}: {} operations={} on-directories={} files={files} messages={} repeats={} losses={} wrong={} \
+         broken={} seconds={:.1}{faults}",
+        Kind::of(seed).name(),
+        workload.tree.journal.operation,
+        workload.on_directories,
         verdict.messages,
         verdict.repeats,
         verdict.losses.len(),

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::journal::Journal;
 use super::record::Entry;
-use super::tree::Journal;
 use crate::message::FIELDS;
 
-/// Name, hash and size.
+/// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
 
 /// The last message for each name, kept up to date while messages come.
@@ -28,10 +28,6 @@ impl Last {
             }
         }
         self.seen = entries.len();
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
     }
 
     /// The names whose last message is not their final content, or that have none.

@@ -1,26 +1,26 @@
 //! A directory, the one beside it, and a model of both that is always right: every change goes through
 //! here. The model keeps, for each path in the watched directory, every content that may be published.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::journal::Journal;
+use super::name::{Name, Side};
 use crate::files::{Mapping, exchange, give_name, nameless, sha256};
 
-/// One of a few names, so that histories cross.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
-    /// In the watched directory.
-    Data(usize),
-    /// Beside it.
-    Staging(usize),
-}
-
-/// Of the watched names; other files there are not the workload's.
-const PREFIX: &str = "file-";
+/// How the workload's names begin; what else is in the watched directory is not its own.
+pub const FILE: &str = "file-";
+pub const DIRECTORY: &str = "dir-";
 
 type Id = usize;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    File(Id),
+    Directory,
+}
 
 struct Inode {
     content: Vec<u8>,
@@ -45,78 +45,89 @@ pub enum Open {
     At(usize),
 }
 
-/// Contents that each path had while nobody was writing them: the only ones that may be published.
-#[derive(Default)]
-pub struct Journal {
-    legal: HashMap<String, HashMap<String, usize>>,
-    history: Vec<(usize, String)>,
-}
-
-impl Journal {
-    pub fn allows(&self, name: &str, hash: &str) -> bool {
-        self.legal.get(name).is_some_and(|hashes| hashes.contains_key(hash))
-    }
-
-    /// What was done to a name, and which of its contents were legal since when.
-    pub fn story(&self, name: &str) -> String {
-        let mentioned = |text: &str| text.split(' ').any(|word| word == name);
-        let done = self.history.iter().filter(|(_, what)| mentioned(what));
-        done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()
-    }
-}
-
 pub struct Tree {
     data: PathBuf,
     staging: PathBuf,
     inodes: Vec<Inode>,
-    names: BTreeMap<Name, Id>,
+    /// Both directories themselves are in it.
+    entries: BTreeMap<Name, Entry>,
     pub journal: Journal,
-    /// The number of the operation that is being done.
-    pub operation: usize,
 }
 
 impl Tree {
     pub fn new(data: &Path, staging: &Path) -> Self {
+        let tops = [Side::Data, Side::Staging].map(|side| (Name::top(side), Entry::Directory));
         Self {
             data: data.to_owned(),
             staging: staging.to_owned(),
             inodes: Vec::new(),
-            names: BTreeMap::new(),
+            entries: BTreeMap::from(tops),
             journal: Journal::default(),
-            operation: 0,
         }
     }
 
-    pub fn path(&self, name: Name) -> PathBuf {
-        match name {
-            Name::Data(_) => self.data.join(text(name)),
-            Name::Staging(_) => self.staging.join(text(name)),
+    pub fn path(&self, name: &Name) -> PathBuf {
+        match name.side() {
+            Side::Data => self.data.join(name.below()),
+            Side::Staging => self.staging.join(name.below()),
         }
     }
 
-    pub fn exists(&self, name: Name) -> bool {
-        self.names.contains_key(&name)
+    pub fn is_free(&self, name: &Name) -> bool {
+        !self.entries.contains_key(name)
     }
 
-    pub fn length(&self, name: Name) -> usize {
-        self.inodes[self.names[&name]].content.len()
+    pub fn is_file(&self, name: &Name) -> bool {
+        self.file(name).is_some()
+    }
+
+    pub fn is_directory(&self, name: &Name) -> bool {
+        self.entries.get(name) == Some(&Entry::Directory)
+    }
+
+    /// The side's own among them.
+    pub fn directories(&self, side: Side) -> Vec<Name> {
+        let all = self.entries.iter().filter(|(name, entry)| name.side() == side && **entry == Entry::Directory);
+        all.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A directory with nothing in it.
+    pub fn is_empty(&self, name: &Name) -> bool {
+        self.is_directory(name) && !self.entries.keys().any(|other| other != name && other.within(name))
+    }
+
+    /// How many levels of directories there are in a directory, itself not counted.
+    pub fn height(&self, name: &Name) -> usize {
+        let inside = self.directories(name.side()).into_iter().filter(|other| other.within(name));
+        inside.map(|other| other.depth() - name.depth()).max().unwrap_or(0)
+    }
+
+    pub fn length(&self, name: &Name) -> usize {
+        self.file(name).map_or(0, |id| self.inodes[id].content.len())
     }
 
     /// Whether the file has another name.
-    pub fn linked(&self, name: Name) -> bool {
-        let id = self.names.get(&name);
-        self.names.values().filter(|it| Some(*it) == id).count() > 1
+    pub fn linked(&self, name: &Name) -> bool {
+        let entry = self.entries.get(name).filter(|entry| **entry != Entry::Directory);
+        entry.is_some_and(|entry| self.entries.values().filter(|it| *it == entry).count() > 1)
     }
 
-    pub fn open(&mut self, name: Name, how: &Open) -> Handle {
+    fn file(&self, name: &Name) -> Option<Id> {
+        match self.entries.get(name) {
+            Some(Entry::File(id)) => Some(*id),
+            _ => None,
+        }
+    }
+
+    pub fn open(&mut self, name: &Name, how: &Open) -> Handle {
         let mut options = File::options();
         options.read(true).write(true);
         if let Open::Emptied = how {
             options.create(true).truncate(true);
         }
         let file = options.open(self.path(name)).expect("a file of the workload opens");
-        let id = self.names.get(&name).copied().unwrap_or_else(|| self.inode());
-        self.names.insert(name, id);
+        let id = self.file(name).unwrap_or_else(|| self.inode());
+        self.entries.insert(name.clone(), Entry::File(id));
         self.inodes[id].writers += 1;
         let length = self.inodes[id].content.len();
         let (offset, what) = match how {
@@ -127,21 +138,21 @@ impl Tree {
             Open::Append => (length, "opened at its end"),
             Open::At(offset) => (*offset, "opened in its middle"),
         };
-        self.tell(format!("{} {what}", text(name)));
+        self.journal.tell(format!("{name} {what}"));
         Handle { file, id, offset }
     }
 
-    pub fn nameless(&mut self, beside: Name) -> Handle {
-        let file = nameless(self.path(beside).parent().expect("a directory"));
+    pub fn nameless(&mut self, beside: &Name) -> Handle {
+        let file = nameless(&self.path(&beside.parent()));
         let id = self.inode();
         self.inodes[id].writers += 1;
         Handle { file, id, offset: 0 }
     }
 
-    pub fn give_name(&mut self, handle: &Handle, name: Name) {
+    pub fn give_name(&mut self, handle: &Handle, name: &Name) {
         give_name(&handle.file, &self.path(name));
-        self.tell(format!("{} linked from an unnamed file", text(name)));
-        self.names.insert(name, handle.id);
+        self.journal.tell(format!("{name} linked from an unnamed file"));
+        self.entries.insert(name.clone(), Entry::File(handle.id));
         self.note(handle.id);
     }
 
@@ -187,70 +198,130 @@ impl Tree {
         self.note(id);
     }
 
-    pub fn rename(&mut self, from: Name, to: Name) {
+    /// A file, over another one or none; or a directory, over an empty one or none.
+    pub fn rename(&mut self, from: &Name, to: &Name) {
         fs::rename(self.path(from), self.path(to)).expect("rename");
-        let id = self.names[&from];
+        self.journal.tell(format!("{from} renamed to {to}"));
         // Two names of one file: rename(2) does nothing then.
-        if self.names.get(&to) != Some(&id) {
-            self.names.remove(&from);
-            self.names.insert(to, id);
+        if self.is_file(from) && self.file(from) == self.file(to) {
+            return;
         }
-        self.tell(format!("{} renamed to {}", text(from), text(to)));
-        self.note(id);
+        self.entries.remove(to);
+        let moved = self.take(from);
+        self.put(moved, from, to);
     }
 
-    pub fn exchange(&mut self, one: Name, other: Name) {
+    /// Whatever they are, unless one of them is in the other.
+    pub fn exchange(&mut self, one: &Name, other: &Name) {
         exchange(&self.path(one), &self.path(other));
-        let (of_one, of_other) = (self.names[&one], self.names[&other]);
-        self.names.insert(one, of_other);
-        self.names.insert(other, of_one);
-        self.tell(format!("{} exchanged with {}", text(one), text(other)));
-        self.note(of_one);
-        self.note(of_other);
+        self.journal.tell(format!("{one} exchanged with {other}"));
+        if one == other {
+            return;
+        }
+        let (of_one, of_other) = (self.take(one), self.take(other));
+        self.put(of_one, one, other);
+        self.put(of_other, other, one);
     }
 
-    pub fn remove(&mut self, name: Name) {
+    fn take(&mut self, top: &Name) -> Vec<(Name, Entry)> {
+        let names: Vec<Name> = self.entries.keys().filter(|name| name.within(top)).cloned().collect();
+        names.into_iter().filter_map(|name| self.entries.remove_entry(&name)).collect()
+    }
+
+    fn put(&mut self, moved: Vec<(Name, Entry)>, from: &Name, to: &Name) {
+        for (name, entry) in moved {
+            let now = name.moved(from, to);
+            if name != *from {
+                self.journal.tell(format!("{name} came to {now} with its directory"));
+            }
+            self.entries.insert(now, entry);
+            if let Entry::File(id) = entry {
+                self.note(id);
+            }
+        }
+    }
+
+    pub fn remove(&mut self, name: &Name) {
         fs::remove_file(self.path(name)).expect("unlink");
-        self.names.remove(&name);
-        self.tell(format!("{} removed", text(name)));
+        self.entries.remove(name);
+        self.journal.tell(format!("{name} removed"));
     }
 
-    pub fn link(&mut self, from: Name, to: Name) {
+    pub fn make_directory(&mut self, name: &Name) {
+        fs::create_dir(self.path(name)).expect("mkdir");
+        self.entries.insert(name.clone(), Entry::Directory);
+        self.journal.tell(format!("{name} made, a directory"));
+    }
+
+    /// An empty one.
+    pub fn remove_directory(&mut self, name: &Name) {
+        fs::remove_dir(self.path(name)).expect("rmdir");
+        self.entries.remove(name);
+        self.journal.tell(format!("{name} removed, an empty directory"));
+    }
+
+    /// A directory with all that is in it.
+    pub fn remove_tree(&mut self, name: &Name) {
+        fs::remove_dir_all(self.path(name)).expect("rm -r");
+        for (name, _) in self.take(name) {
+            self.journal.tell(format!("{name} removed with the whole tree"));
+        }
+    }
+
+    pub fn link(&mut self, from: &Name, to: &Name) {
         fs::hard_link(self.path(from), self.path(to)).expect("link");
-        let id = self.names[&from];
-        self.names.insert(to, id);
-        self.tell(format!("{} linked to {}", text(from), text(to)));
+        let id = self.file(from).expect("a file");
+        self.entries.insert(to.clone(), Entry::File(id));
+        self.journal.tell(format!("{from} linked to {to}"));
         self.note(id);
     }
 
     /// What changes a file's version and not its content.
-    pub fn retouch(&mut self, name: Name, what: &str, change: impl FnOnce(&Path)) {
+    pub fn retouch(&mut self, name: &Name, what: &str, change: impl FnOnce(&Path)) {
         change(&self.path(name));
-        self.tell(format!("{} {what}", text(name)));
+        self.journal.tell(format!("{name} {what}"));
     }
 
-    /// Name, hash and size of every file in the watched directory, from the disk; and the model's
-    /// proof that it is right.
+    /// Path, hash and size of every file in the watched directory, from the disk; and the model's proof that it is
+    /// right.
     pub fn finals(&mut self) -> BTreeMap<String, (String, u64)> {
-        let mut finals = BTreeMap::new();
-        for entry in fs::read_dir(&self.data).expect("the watched directory") {
-            let entry = entry.expect("an entry");
-            let content = fs::read(entry.path()).expect("a file of the workload");
-            let name = entry.file_name().into_string().expect("a plain name");
-            if !name.starts_with(PREFIX) {
-                continue;
+        let (mut finals, mut directories) = (BTreeMap::new(), BTreeSet::from([Name::top(Side::Data)]));
+        let mut to_list = vec![Name::top(Side::Data)];
+        while let Some(directory) = to_list.pop() {
+            for entry in fs::read_dir(self.path(&directory)).expect("a watched directory") {
+                let entry = entry.expect("an entry");
+                let last = entry.file_name().into_string().expect("a plain name");
+                if !last.starts_with(FILE) && !last.starts_with(DIRECTORY) {
+                    continue;
+                }
+                let name = directory.child(&last);
+                if entry.file_type().expect("its kind").is_dir() {
+                    directories.insert(name.clone());
+                    to_list.push(name);
+                } else {
+                    let content = fs::read(entry.path()).expect("a file of the workload");
+                    finals.insert(name.below().to_owned(), (sha256(&content), content.len() as u64));
+                }
             }
-            finals.insert(name, (sha256(&content), content.len() as u64));
         }
-        let names: Vec<Name> = self.names.keys().copied().filter(|it| matches!(it, Name::Data(_))).collect();
-        assert_eq!(names.len(), finals.len(), "the test's own model lost count");
-        for name in names {
-            let (id, on_disk) = (self.names[&name], &finals[&text(name)].0);
+        assert!(self.directories(Side::Data).into_iter().eq(directories), "the test's own model lost a directory");
+        let files: Vec<(Name, Id)> = self.files().filter(|(name, _)| name.side() == Side::Data).collect();
+        assert_eq!(files.len(), finals.len(), "the test's own model lost count");
+        for (name, id) in files {
+            let on_disk = &finals[name.below()].0;
             assert_eq!(self.inodes[id].writers, 0, "a writer was left open");
-            assert!(self.journal.allows(&text(name), on_disk), "the test's own model is wrong about {}", text(name));
-            assert_eq!(self.hash(id), on_disk, "the test's own model is wrong about {}", text(name));
+            assert!(self.journal.allows(name.below(), on_disk), "the test's own model is wrong about {name}");
+            assert_eq!(self.hash(id), on_disk, "the test's own model is wrong about {name}");
         }
         finals
+    }
+
+    fn files(&self) -> impl Iterator<Item = (Name, Id)> {
+        let entries = self.entries.iter();
+        entries.filter_map(|(name, entry)| match entry {
+            Entry::File(id) => Some((name.clone(), *id)),
+            Entry::Directory => None,
+        })
     }
 
     fn inode(&mut self) -> Id {
@@ -273,25 +344,8 @@ impl Tree {
         if self.inodes[id].writers > 0 {
             return;
         }
-        let names: Vec<Name> = self.names.iter().filter(|(_, it)| **it == id).map(|(name, _)| *name).collect();
-        let hash = self.hash(id).to_owned();
-        for name in names.into_iter().filter(|it| matches!(it, Name::Data(_))) {
-            let known = self.journal.legal.entry(text(name)).or_default();
-            if known.insert(hash.clone(), self.operation).is_none() {
-                let length = self.inodes[id].content.len();
-                self.tell(format!("{} is complete: {length} bytes, {}", text(name), &hash[..12]));
-            }
-        }
-    }
-
-    fn tell(&mut self, what: String) {
-        self.journal.history.push((self.operation, what));
-    }
-}
-
-fn text(name: Name) -> String {
-    match name {
-        Name::Data(number) => format!("{PREFIX}{number:02}"),
-        Name::Staging(number) => format!("staged-{number:02}"),
+        let names: Vec<Name> = self.files().filter(|(_, it)| *it == id).map(|(name, _)| name).collect();
+        let (hash, length) = (self.hash(id).to_owned(), self.inodes[id].content.len());
+        names.iter().for_each(|name| self.journal.allow(name, &hash, length));
     }
 }

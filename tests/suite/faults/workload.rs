@@ -1,5 +1,5 @@
 //! The writer: a seeded sequence of everything that users do to files, over so few names that their
-//! histories cross.
+//! histories cross. What they do to directories stands in `directories`.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,18 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
 
+use super::Kind;
+use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
-use super::tree::{Handle, Name, Open, Tree};
+use super::tree::{FILE, Handle, Open, Tree};
 use crate::files::{Random, noise};
 
 const DATA_NAMES: usize = 40;
+/// In each of several directories.
+const NAMES_EACH: usize = 7;
 const STAGING_NAMES: usize = 6;
+/// One of so many operations is one on directories.
+const ONE_ON_DIRECTORIES: usize = 5;
 /// Writers that stay open across operations.
 const SLOW_MAX: usize = 3;
 /// Between two operations; without any pause they come in bursts.
@@ -28,7 +34,8 @@ struct Slow {
 }
 
 pub struct Workload {
-    random: Random,
+    pub(super) random: Random,
+    kind: Kind,
     seed: u64,
     contents: u64,
     slow: Vec<Slow>,
@@ -36,11 +43,14 @@ pub struct Workload {
     /// only a look-over finds it.
     writes_linked: bool,
     pub tree: Tree,
+    /// Operations on directories so far.
+    pub on_directories: usize,
 }
 
 impl Workload {
-    pub fn new(seed: u64, tree: Tree, writes_linked: bool) -> Self {
-        Self { random: Random::new(seed), seed, contents: 0, slow: Vec::new(), writes_linked, tree }
+    pub fn new(kind: Kind, seed: u64, tree: Tree, writes_linked: bool) -> Self {
+        let random = Random::new(seed);
+        Self { random, kind, seed, contents: 0, slow: Vec::new(), writes_linked, tree, on_directories: 0 }
     }
 
     /// Works until the pace ends, then closes what is open.
@@ -59,12 +69,23 @@ impl Workload {
     }
 
     fn operate(&mut self) {
-        self.tree.operation += 1;
+        self.tree.journal.operation += 1;
         if !self.slow.is_empty() && self.random.below(4) == 0 {
             return self.go_on_writing();
         }
+        if self.kind == Kind::Recursive && self.random.below(ONE_ON_DIRECTORIES) == 0 {
+            self.on_directories += 1;
+            return self.operate_on_directories();
+        }
         let (name, other) = (self.data(), self.data());
-        if !self.tree.exists(name) {
+        self.operate_on(&name, &other);
+    }
+
+    pub(super) fn operate_on(&mut self, name: &Name, other: &Name) {
+        if self.tree.is_directory(name) || self.tree.is_directory(other) {
+            return self.move_directory(name, other);
+        }
+        if self.tree.is_free(name) {
             return self.make(name, other);
         }
         let writable = self.writes_linked || !self.tree.linked(name);
@@ -84,16 +105,16 @@ impl Workload {
             38..43 if writable && self.tree.length(name) > 0 => self.overwrite_mapped(name),
             43..52 => self.save(name),
             52..62 => self.tree.rename(name, other),
-            62..66 if self.tree.exists(other) => self.tree.exchange(name, other),
+            62..66 if self.tree.is_file(other) => self.tree.exchange(name, other),
             66..72 => self.tree.remove(name),
             72..76 => {
                 self.tree.remove(name);
                 self.rewrite(name);
             }
-            76..82 if !self.tree.exists(other) => self.tree.link(name, other),
+            76..82 if self.tree.is_free(other) => self.tree.link(name, other),
             82..86 => {
                 let staged = self.staged();
-                self.tree.rename(name, staged);
+                self.tree.rename(name, &staged);
             }
             86..92 => self.retouch(name),
             92..95 if writable => self.open_and_close(name),
@@ -102,25 +123,25 @@ impl Workload {
     }
 
     /// One of the ways in which a name can appear.
-    fn make(&mut self, name: Name, other: Name) {
+    fn make(&mut self, name: &Name, other: &Name) {
         match self.random.below(10) {
             0..4 => self.rewrite(name),
             4 if self.slow.len() < SLOW_MAX => self.begin_slow(name, &Open::Emptied),
             5 => self.save(name),
-            6 if self.tree.exists(other) => self.tree.link(other, name),
+            6 if self.tree.is_file(other) => self.tree.link(other, name),
             7 => self.appear_from_nameless(name),
             _ => self.move_in(name),
         }
     }
 
-    fn rewrite(&mut self, name: Name) {
+    pub(super) fn rewrite(&mut self, name: &Name) {
         let bytes = self.content();
         let mut handle = self.tree.open(name, &Open::Emptied);
         self.tree.write(&mut handle, &bytes);
         self.tree.close(handle);
     }
 
-    fn append(&mut self, name: Name) {
+    fn append(&mut self, name: &Name) {
         let bytes = self.content();
         let mut handle = self.tree.open(name, &Open::Append);
         self.tree.write(&mut handle, &bytes);
@@ -128,7 +149,7 @@ impl Workload {
     }
 
     /// The same length as before: no size tells the versions apart.
-    fn overwrite(&mut self, name: Name) {
+    fn overwrite(&mut self, name: &Name) {
         let length = self.tree.length(name);
         let start = self.random.below(length + 1);
         let bytes = self.bytes((length - start).min(100_000));
@@ -140,14 +161,14 @@ impl Workload {
         }
     }
 
-    fn overwrite_mapped(&mut self, name: Name) {
+    fn overwrite_mapped(&mut self, name: &Name) {
         let bytes = self.bytes(self.tree.length(name));
         let handle = self.tree.open(name, &Open::At(0));
         let outlive = self.random.below(2) == 0;
         self.tree.write_mapped(handle, &bytes, outlive);
     }
 
-    fn begin_slow(&mut self, name: Name, how: &Open) {
+    fn begin_slow(&mut self, name: &Name, how: &Open) {
         let handle = self.tree.open(name, how);
         let parts = 1 + self.random.below(4);
         self.slow.push(Slow { handle, parts });
@@ -166,23 +187,23 @@ impl Workload {
     }
 
     /// As editors do: under another name first, then over the old one.
-    fn save(&mut self, name: Name) {
+    fn save(&mut self, name: &Name) {
         let temporary = if self.random.below(2) == 0 { self.staged() } else { self.data() };
-        if temporary == name || (self.tree.exists(temporary) && self.tree.linked(temporary)) {
+        if temporary == *name || self.tree.is_directory(&temporary) || self.tree.linked(&temporary) {
             return self.rewrite_unlinked(name);
         }
-        self.rewrite(temporary);
-        self.tree.rename(temporary, name);
+        self.rewrite(&temporary);
+        self.tree.rename(&temporary, name);
     }
 
-    fn rewrite_unlinked(&mut self, name: Name) {
-        if self.tree.exists(name) {
+    fn rewrite_unlinked(&mut self, name: &Name) {
+        if self.tree.is_file(name) {
             self.tree.remove(name);
         }
         self.rewrite(name);
     }
 
-    fn appear_from_nameless(&mut self, name: Name) {
+    fn appear_from_nameless(&mut self, name: &Name) {
         let bytes = self.content();
         let mut handle = self.tree.nameless(name);
         let written_before = self.random.below(2) == 0;
@@ -196,15 +217,15 @@ impl Workload {
         self.tree.close(handle);
     }
 
-    fn move_in(&mut self, name: Name) {
+    fn move_in(&mut self, name: &Name) {
         let staged = self.staged();
-        if !self.tree.exists(staged) {
-            self.rewrite(staged);
+        if self.tree.is_free(&staged) {
+            self.rewrite(&staged);
         }
-        self.tree.rename(staged, name);
+        self.tree.rename(&staged, name);
     }
 
-    fn retouch(&mut self, name: Name) {
+    fn retouch(&mut self, name: &Name) {
         match self.random.below(3) {
             0 => self.tree.retouch(name, "has another mode", |path| {
                 let mode = if path.metadata().expect("stat").permissions().mode() & 0o100 == 0 { 0o755 } else { 0o644 };
@@ -216,21 +237,32 @@ impl Workload {
     }
 
     /// Equal times for many versions of many files.
-    fn set_back(&mut self, name: Name) {
+    fn set_back(&mut self, name: &Name) {
         self.tree.retouch(name, "set back", |path| set_modified(path, Some(LONG_AGO)));
     }
 
-    fn open_and_close(&mut self, name: Name) {
+    fn open_and_close(&mut self, name: &Name) {
         let handle = self.tree.open(name, &Open::Append);
         self.tree.close(handle);
     }
 
-    fn data(&mut self) -> Name {
-        Name::Data(self.random.below(DATA_NAMES))
+    pub(super) fn data(&mut self) -> Name {
+        let directories = self.tree.directories(Side::Data);
+        let directory = &directories[self.random.below(directories.len())];
+        let names = if self.kind == Kind::Recursive { NAMES_EACH } else { DATA_NAMES };
+        self.file_in(directory, names)
     }
 
     fn staged(&mut self) -> Name {
-        Name::Staging(self.random.below(STAGING_NAMES))
+        self.file_in(&Name::top(Side::Staging), STAGING_NAMES)
+    }
+
+    pub(super) fn file_of(&mut self, directory: &Name) -> Name {
+        self.file_in(directory, NAMES_EACH)
+    }
+
+    fn file_in(&mut self, directory: &Name, names: usize) -> Name {
+        directory.child(&format!("{FILE}{:02}", self.random.below(names)))
     }
 
     /// Mostly small, sometimes nothing, sometimes long enough for a fault to hit its reading.

@@ -1,0 +1,205 @@
+//! What users do to directories, over so few names that their histories cross, too: a name is now a file's,
+//! now a directory's.
+
+use super::name::{Name, Side};
+use super::tree::DIRECTORY;
+use super::workload::Workload;
+
+/// On both sides together.
+const DIRECTORIES_MAX: usize = 16;
+/// In each directory.
+const NAMES_EACH: usize = 4;
+/// Levels of directories on either side.
+const DEPTH_MAX: usize = 6;
+/// Names that are tried when a free one is wanted.
+const TRIES: usize = 8;
+
+impl Workload {
+    pub(super) fn operate_on_directories(&mut self) {
+        let Some(directory) = self.directory(Side::Data) else { return self.make_directories() };
+        match self.random.below(100) {
+            0..20 => self.make_directories(),
+            20..26 => self.remove_an_empty_one(),
+            26..35 => {
+                let directory = self.the_lesser(directory);
+                self.tree.remove_tree(&directory);
+                if self.random.below(3) > 0 {
+                    self.make_again(&directory);
+                }
+            }
+            35..52 => {
+                let place = self.place(Side::Data);
+                self.move_directory(&directory, &place);
+            }
+            52..58 => {
+                if let Some(empty) = self.free_place(Side::Data, &directory).filter(|_| self.room()) {
+                    self.tree.make_directory(&empty);
+                    self.tree.rename(&directory, &empty);
+                }
+            }
+            58..66 => self.move_there_and_back(&directory, Side::Data),
+            66..74 => {
+                let other = self.directory(Side::Data).unwrap_or_else(|| directory.clone());
+                self.move_directory(&directory, &other);
+                if self.random.below(3) == 0 {
+                    self.move_directory(&directory, &other);
+                }
+            }
+            74..80 => {
+                let directory = self.the_lesser(directory);
+                if let Some(staged) = self.free_place(Side::Staging, &directory) {
+                    self.tree.rename(&directory, &staged);
+                }
+            }
+            80..90 => self.move_one_in(),
+            90..94 => self.move_there_and_back(&directory, Side::Staging),
+            _ => match self.directory(Side::Staging) {
+                Some(staged) => self.work_in(&staged),
+                None => self.move_one_in(),
+            },
+        }
+    }
+
+    /// One takes the place of the other in the way that the kernel has for what stands there, if it has any.
+    pub(super) fn move_directory(&mut self, from: &Name, to: &Name) {
+        if from.within(to) || to.within(from) {
+            return;
+        }
+        let (from, to) = if self.tree.is_free(from) { (to, from) } else { (from, to) };
+        if !self.fits(from, to) {
+            return;
+        }
+        let renamed = self.tree.is_free(to) || (self.tree.is_directory(from) && self.tree.is_empty(to));
+        if renamed && self.tree.is_directory(from) {
+            self.tree.rename(from, to);
+        } else if self.fits(to, from) {
+            self.tree.exchange(from, to);
+        }
+    }
+
+    /// One in another, with files coming into them at once.
+    fn make_directories(&mut self) {
+        let mut name = self.place(Side::Data);
+        for _ in 0..=self.random.below(3) {
+            if !self.room() || name.depth() > DEPTH_MAX || self.tree.is_directory(&name) {
+                break;
+            }
+            if self.tree.is_file(&name) {
+                self.tree.remove(&name);
+            }
+            self.tree.make_directory(&name);
+            if self.random.below(2) == 0 {
+                self.work_in(&name);
+            }
+            if !self.tree.is_directory(&name) {
+                break;
+            }
+            name = self.directory_in(&name);
+        }
+    }
+
+    fn make_again(&mut self, name: &Name) {
+        if self.random.below(5) == 0 {
+            return self.rewrite(name);
+        }
+        self.tree.make_directory(name);
+        self.work_in(name);
+    }
+
+    fn remove_an_empty_one(&mut self) {
+        let all = self.tree.directories(Side::Data).into_iter();
+        let mut empty: Vec<Name> = all.filter(|name| !name.is_top() && self.tree.is_empty(name)).collect();
+        if empty.is_empty() {
+            let name = self.place(Side::Data);
+            if !self.tree.is_free(&name) {
+                return;
+            }
+            self.tree.make_directory(&name);
+            empty.push(name);
+        }
+        self.tree.remove_directory(&empty[self.random.below(empty.len())]);
+    }
+
+    /// Sometimes to another name than it had.
+    fn move_there_and_back(&mut self, directory: &Name, side: Side) {
+        let Some(there) = self.free_place(side, directory) else { return };
+        self.tree.rename(directory, &there);
+        if self.random.below(2) == 0 {
+            self.work_in(&there);
+        }
+        let back = if self.random.below(4) == 0 { self.place(Side::Data) } else { directory.clone() };
+        // Work in it may have moved what it was in.
+        if self.tree.is_directory(&back.parent()) && self.tree.is_directory(&there) {
+            self.move_directory(&there, &back);
+        }
+    }
+
+    /// With files and directories in it, and writers that are not done yet.
+    fn move_one_in(&mut self) {
+        let staged = match self.directory(Side::Staging) {
+            Some(staged) => staged,
+            None => {
+                let staged = self.directory_in(&Name::top(Side::Staging));
+                self.tree.make_directory(&staged);
+                let inner = self.directory_in(&staged);
+                self.tree.make_directory(&inner);
+                for _ in 0..2 + self.random.below(4) {
+                    let directory = if self.random.below(2) == 0 { &staged } else { &inner };
+                    self.work_in(directory);
+                }
+                staged
+            }
+        };
+        let place = self.place(Side::Data);
+        self.move_directory(&staged, &place);
+    }
+
+    /// Something is done to a file in it.
+    fn work_in(&mut self, directory: &Name) {
+        if self.tree.is_directory(directory) {
+            let (name, other) = (self.file_of(directory), self.data());
+            self.operate_on(&name, &other);
+        }
+    }
+
+    /// Not the side's own.
+    fn directory(&mut self, side: Side) -> Option<Name> {
+        let mut all = self.tree.directories(side);
+        all.retain(|name| !name.is_top());
+        if all.is_empty() { None } else { Some(all.swap_remove(self.random.below(all.len()))) }
+    }
+
+    /// That one or another, so that not too much goes away at once.
+    fn the_lesser(&mut self, directory: Name) -> Name {
+        let other = self.directory(directory.side()).unwrap_or_else(|| directory.clone());
+        if self.tree.height(&other) < self.tree.height(&directory) { other } else { directory }
+    }
+
+    /// A name for a directory, whatever stands there.
+    fn place(&mut self, side: Side) -> Name {
+        let mut all = self.tree.directories(side);
+        let parent = all.swap_remove(self.random.below(all.len()));
+        self.directory_in(&parent)
+    }
+
+    /// One to which that directory can be renamed.
+    fn free_place(&mut self, side: Side, directory: &Name) -> Option<Name> {
+        let tries = (0..TRIES).map(|_| self.place(side)).collect::<Vec<_>>().into_iter();
+        let mut free = tries.filter(|name| self.tree.is_free(name) && !name.within(directory));
+        free.find(|name| self.fits(directory, name))
+    }
+
+    fn directory_in(&mut self, parent: &Name) -> Name {
+        parent.child(&format!("{DIRECTORY}{}", self.random.below(NAMES_EACH)))
+    }
+
+    /// Not too deep.
+    fn fits(&self, directory: &Name, place: &Name) -> bool {
+        place.depth() + self.tree.height(directory) <= DEPTH_MAX
+    }
+
+    fn room(&self) -> bool {
+        let all = [Side::Data, Side::Staging].map(|side| self.tree.directories(side).len() - 1);
+        all.iter().sum::<usize>() < DIRECTORIES_MAX
+    }
+}

@@ -1,0 +1,43 @@
+//! What was done, and what may be published for it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::name::{Name, Side};
+
+/// Contents that each path had while nobody was writing them: the only ones that may be published.
+#[derive(Default)]
+pub struct Journal {
+    legal: HashMap<String, HashSet<String>>,
+    history: Vec<(usize, String)>,
+    /// The number of the operation that is being done.
+    pub operation: usize,
+}
+
+impl Journal {
+    pub fn tell(&mut self, what: String) {
+        self.history.push((self.operation, what));
+    }
+
+    /// From now on this content may be published for this path.
+    pub fn allow(&mut self, name: &Name, hash: &str, length: usize) {
+        if name.side() != Side::Data {
+            return;
+        }
+        let known = self.legal.entry(name.below().to_owned()).or_default();
+        if known.insert(hash.to_owned()) {
+            self.tell(format!("{name} is complete: {length} bytes, {}", &hash[..12]));
+        }
+    }
+
+    /// By its path below the watched directory.
+    pub fn allows(&self, below: &str, hash: &str) -> bool {
+        self.legal.get(below).is_some_and(|hashes| hashes.contains(hash))
+    }
+
+    /// What was done to a name, and which of its contents were legal since when.
+    pub fn story(&self, name: &str) -> String {
+        let mentioned = |text: &str| text.split(' ').any(|word| word == name);
+        let done = self.history.iter().filter(|(_, what)| mentioned(what));
+        done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()
+    }
+}
