@@ -25,7 +25,7 @@ use crate::files::{Random, sha256};
 use crate::world::directories;
 use disk::StateDirectory;
 use life::{Life, Settings};
-use name::Side;
+use name::{Name, Side};
 use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
 use pace::{Ending, Pace};
@@ -43,8 +43,8 @@ const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
 /// For the last message of every file, once all faults are over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Written into each directory when all is over: its message says that the service reads events again, and
-/// that it still knows the directory.
+/// Written into each directory when all is over: its message says that the service reads events again, and that
+/// it still knows the directory.
 const SENTINEL: &str = "zz-sentinel";
 
 /// What the service watches, and the workload works in.
@@ -166,24 +166,18 @@ fn run(seed: u64, node: &mut Node) -> bool {
     stage.lift_all();
     let mut finals = workload.tree.finals();
     add_what_never_changes(&mut finals);
-    for directory in workload.tree.directories(Side::Data) {
-        let sentinel = directory.child(SENTINEL);
-        std::fs::write(workload.tree.path(&sentinel), SENTINEL).expect("a sentinel");
-        finals.insert(sentinel.below().to_owned(), unchanging(SENTINEL));
-    }
-
     let mut reader = Reader::open(&url);
     let mut last = Last::default();
-    let deadline = Instant::now() + PATIENCE;
-    let mut entries;
-    loop {
-        entries = reader.read(Duration::from_millis(200));
-        last.take(entries, &data);
-        if last.missing(&finals).is_empty() || Instant::now() > deadline {
+    let (top, below): (Vec<_>, Vec<_>) = workload.tree.directories(Side::Data).into_iter().partition(Name::is_top);
+    // A file that comes into a directory may have it listed: until all else is told, none does.
+    for directories in [top, below] {
+        for sentinel in directories.iter().map(|directory| directory.child(SENTINEL)) {
+            std::fs::write(workload.tree.path(&sentinel), SENTINEL).expect("a sentinel");
+            finals.insert(sentinel.below().to_owned(), unchanging(SENTINEL));
+        }
+        if !all_come(&finals, &mut reader, &mut last, &mut stage) {
             break;
         }
-        stage.life.check();
-        stage.life.start_if_down();
     }
     stage.life.stop();
     let entries = reader.drain(&url);
@@ -206,6 +200,20 @@ fn run(seed: u64, node: &mut Node) -> bool {
         );
     }
     eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
+    false
+}
+
+/// Whether the last message of each of them comes.
+fn all_come(finals: &Finals, reader: &mut Reader, last: &mut Last, stage: &mut Stage) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        last.take(reader.read(Duration::from_millis(200)), &stage.data);
+        if last.missing(finals).is_empty() {
+            return true;
+        }
+        stage.life.check();
+        stage.life.start_if_down();
+    }
     false
 }
 
