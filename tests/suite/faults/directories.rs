@@ -2,57 +2,61 @@
 //! now a directory's.
 
 use super::name::{Name, Side};
-use super::tree::DIRECTORY;
 use super::workload::Workload;
 
-/// On both sides together.
-const DIRECTORIES_MAX: usize = 16;
+/// Beyond these none is made there, or moved there, until there are fewer.
+const DATA_DIRECTORIES: usize = 12;
+const STAGING_DIRECTORIES: usize = 5;
 /// In each directory.
 const NAMES_EACH: usize = 4;
 /// Levels of directories on either side.
 const DEPTH_MAX: usize = 6;
 /// Names that are tried when a free one is wanted.
 const TRIES: usize = 8;
+/// For being undone.
+const MOVES_REMEMBERED: usize = 8;
 
 impl Workload {
     pub(super) fn operate_on_directories(&mut self) {
         let Some(directory) = self.directory(Side::Data) else { return self.make_directories() };
+        if self.random.below(2) == 0 {
+            // So that something in it is being read.
+            self.work_in(&directory);
+        }
         match self.random.below(100) {
-            0..20 => self.make_directories(),
-            20..26 => self.remove_an_empty_one(),
-            26..35 => {
+            0..18 => self.make_directories(),
+            18..22 => self.remove_an_empty_one(),
+            22..30 => {
                 let directory = self.the_lesser(directory);
                 self.tree.remove_tree(&directory);
                 if self.random.below(3) > 0 {
                     self.make_again(&directory);
                 }
             }
-            35..52 => {
+            30..44 => {
                 let place = self.place(Side::Data);
                 self.move_directory(&directory, &place);
             }
-            52..58 => {
-                if let Some(empty) = self.free_place(Side::Data, &directory).filter(|_| self.room()) {
+            44..49 => {
+                if let Some(empty) = self.free_place(Side::Data, &directory).filter(|_| self.room(Side::Data)) {
                     self.tree.make_directory(&empty);
-                    self.tree.rename(&directory, &empty);
+                    self.rename(&directory, &empty);
                 }
             }
-            58..66 => self.move_there_and_back(&directory, Side::Data),
-            66..74 => {
+            49..56 => self.move_there_and_back(&directory, Side::Data),
+            56..64 => {
                 let other = self.directory(Side::Data).unwrap_or_else(|| directory.clone());
                 self.move_directory(&directory, &other);
-                if self.random.below(3) == 0 {
-                    self.move_directory(&directory, &other);
-                }
             }
-            74..80 => {
+            64..70 if self.room(Side::Staging) => {
                 let directory = self.the_lesser(directory);
                 if let Some(staged) = self.free_place(Side::Staging, &directory) {
-                    self.tree.rename(&directory, &staged);
+                    self.rename(&directory, &staged);
                 }
             }
-            80..90 => self.move_one_in(),
-            90..94 => self.move_there_and_back(&directory, Side::Staging),
+            64..79 => self.move_one_in(),
+            79..83 => self.move_there_and_back(&directory, Side::Staging),
+            83..95 => self.undo_a_move(),
             _ => match self.directory(Side::Staging) {
                 Some(staged) => self.work_in(&staged),
                 None => self.move_one_in(),
@@ -70,10 +74,33 @@ impl Workload {
             return;
         }
         let renamed = self.tree.is_free(to) || (self.tree.is_directory(from) && self.tree.is_empty(to));
-        if renamed && self.tree.is_directory(from) {
-            self.tree.rename(from, to);
+        if renamed {
+            self.rename(from, to);
         } else if self.fits(to, from) {
             self.tree.exchange(from, to);
+            self.remember(from, to);
+        }
+    }
+
+    fn rename(&mut self, from: &Name, to: &Name) {
+        self.tree.rename(from, to);
+        self.remember(from, to);
+    }
+
+    fn remember(&mut self, from: &Name, to: &Name) {
+        if self.moves.len() == MOVES_REMEMBERED {
+            self.moves.pop_front();
+        }
+        self.moves.push_back((from.clone(), to.clone()));
+    }
+
+    /// The same files are back at paths where others were meanwhile, their times as they were.
+    fn undo_a_move(&mut self) {
+        if let Some((from, to)) = self.moves.pop_back()
+            && !self.tree.is_free(&to)
+            && self.tree.is_directory(&from.parent())
+        {
+            self.move_directory(&to, &from);
         }
     }
 
@@ -81,13 +108,10 @@ impl Workload {
     fn make_directories(&mut self) {
         let mut name = self.place(Side::Data);
         for _ in 0..=self.random.below(3) {
-            if !self.room() || name.depth() > DEPTH_MAX || self.tree.is_directory(&name) {
+            if !self.room(Side::Data) || name.depth() > DEPTH_MAX || self.tree.is_directory(&name) {
                 break;
             }
-            if self.tree.is_file(&name) {
-                self.tree.remove(&name);
-            }
-            self.tree.make_directory(&name);
+            self.make_directory(&name);
             if self.random.below(2) == 0 {
                 self.work_in(&name);
             }
@@ -96,6 +120,14 @@ impl Workload {
             }
             name = self.directory_in(&name);
         }
+    }
+
+    /// In the place of a file, if one stands there.
+    fn make_directory(&mut self, name: &Name) {
+        if self.tree.is_file(name) {
+            self.tree.remove(name);
+        }
+        self.tree.make_directory(name);
     }
 
     fn make_again(&mut self, name: &Name) {
@@ -123,7 +155,7 @@ impl Workload {
     /// Sometimes to another name than it had.
     fn move_there_and_back(&mut self, directory: &Name, side: Side) {
         let Some(there) = self.free_place(side, directory) else { return };
-        self.tree.rename(directory, &there);
+        self.rename(directory, &there);
         if self.random.below(2) == 0 {
             self.work_in(&there);
         }
@@ -140,7 +172,7 @@ impl Workload {
             Some(staged) => staged,
             None => {
                 let staged = self.directory_in(&Name::top(Side::Staging));
-                self.tree.make_directory(&staged);
+                self.make_directory(&staged);
                 let inner = self.directory_in(&staged);
                 self.tree.make_directory(&inner);
                 for _ in 0..2 + self.random.below(4) {
@@ -190,7 +222,7 @@ impl Workload {
     }
 
     fn directory_in(&mut self, parent: &Name) -> Name {
-        parent.child(&format!("{DIRECTORY}{}", self.random.below(NAMES_EACH)))
+        parent.child(&format!("dir-{}", self.random.below(NAMES_EACH)))
     }
 
     /// Not too deep.
@@ -198,8 +230,8 @@ impl Workload {
         place.depth() + self.tree.height(directory) <= DEPTH_MAX
     }
 
-    fn room(&self) -> bool {
-        let all = [Side::Data, Side::Staging].map(|side| self.tree.directories(side).len() - 1);
-        all.iter().sum::<usize>() < DIRECTORIES_MAX
+    fn room(&self, side: Side) -> bool {
+        let most = if side == Side::Data { DATA_DIRECTORIES } else { STAGING_DIRECTORIES };
+        self.tree.directories(side).len() <= most
     }
 }

@@ -21,7 +21,7 @@ pub struct Settings {
 }
 
 pub struct Life {
-    settings: Settings,
+    pub settings: Settings,
     service: Option<Service>,
     /// What the earlier lives said.
     log: String,

@@ -21,30 +21,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::files::{Random, sha256};
+use tempfile::TempDir;
+
+use crate::files::Random;
 use crate::world::directories;
 use disk::StateDirectory;
 use life::{Life, Settings};
 use name::{Name, Side};
 use node::Node;
 use oracle::{Finals, Last, Verdict, judge};
-use pace::{Ending, Pace};
-use queue::{FLOOD, make_flood_files};
+use pace::Ending;
+use queue::FLOOD;
 use record::Reader;
 use schedule::{Costly, Finale, Stage};
 use tree::Tree;
 use workload::Workload;
 
 /// Between them they have every fault.
-const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=20;
+const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
 /// `FIRST..=LAST`, both run: the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// Runs those of one kind alone, by its name.
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
+/// Of one seed: each ends with no fault left and every file told.
+const ROUNDS: usize = 3;
 /// For the last message of every file, once all faults are over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Written into each directory when all is over: its message says that the service reads events again, and that
-/// it still knows the directory.
+/// Its message says that the service reads events again. When all is over, one comes into each directory, and
+/// says that the service still knows it.
 const SENTINEL: &str = "zz-sentinel";
 
 /// What the service watches, and the workload works in.
@@ -104,21 +108,62 @@ fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
 /// One seed: says what happened, and whether all held.
 fn run(seed: u64, node: &mut Node) -> bool {
     let begun = Instant::now();
+    let (_root, mut stage, mut workload) = prepare(seed, node);
+    stage.life.start();
+    let mut round = 0;
+    let (finals, reader) = loop {
+        workload = play(&mut stage, workload, Finale::of(seed / 2, round));
+        round += 1;
+        let (tree, top) = (&mut workload.tree, Name::top(Side::Data));
+        tree.save(&top.child(SENTINEL), format!("{SENTINEL} {round}").as_bytes());
+        let mut reader = Reader::open(&stage.url);
+        let finals = tree.finals();
+        if !all_come(&finals, &mut reader, &mut stage) {
+            break (finals, reader);
+        }
+        if round == ROUNDS {
+            // A file that comes into a directory may have it listed: until all else is told, none does.
+            for directory in tree.directories(Side::Data) {
+                tree.save(&directory.child(SENTINEL), SENTINEL.as_bytes());
+            }
+            let finals = tree.finals();
+            all_come(&finals, &mut reader, &mut stage);
+            break (finals, reader);
+        }
+    };
+    stage.life.stop();
+    let entries = reader.drain(&stage.url);
+    record::end(&stage.url);
+    let verdict = judge(&entries, &stage.data, &finals, &workload.tree.journal);
+    let line = report(seed, &workload, finals.len(), &stage.counts, &verdict, begun.elapsed());
+    if verdict.is_clean() {
+        eprintln!("{line}");
+        return true;
+    }
+    let log = stage.life.log();
+    let mut story = String::new();
+    for (name, what) in verdict.faults() {
+        let done = workload.tree.journal.story(name);
+        let said = life::about(&log, &stage.data, name);
+        let _ = write!(
+            story,
+            "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
+            oracle::list(&entries, &stage.data, name)
+        );
+    }
+    eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
+    false
+}
+
+fn prepare(seed: u64, node: &mut Node) -> (TempDir, Stage<'_>, Workload) {
     let kind = Kind::of(seed);
-    // What is dealt out in turn is dealt out to both kinds.
-    let turn = seed / 2;
     let mut random = Random::new(seed);
     let (root, data, staging) = directories();
     let state_path = root.path().canonicalize().expect("its real path").join("state");
     let small_disk = random.below(3) == 0;
     let state =
         if small_disk { StateDirectory::on_a_small_disk(&state_path) } else { StateDirectory::new(&state_path) };
-    let costly = match turn % 6 {
-        1 => Costly::KillsBroker,
-        2 => Costly::Heartbeat,
-        _ => Costly::None,
-    };
-    let finale = [Finale::Overflow, Finale::Alarm, Finale::Refusal, Finale::None][(turn % 4) as usize];
+    let costly = Costly::of(seed / 2);
     let writes_linked = random.below(8) == 0;
     let mut arguments = vec!["--settle-ms".to_owned(), ["1", "200", "1000"][random.below(3)].to_owned()];
     if kind == Kind::Recursive {
@@ -129,82 +174,33 @@ fn run(seed: u64, node: &mut Node) -> bool {
     }
     let (vhost, url) = node.vhost();
     record::begin(&url);
-    make_flood_files(&data);
-    let pace = Pace::default();
-    let settings = Settings {
-        data: data.clone(),
-        state: state.path().to_owned(),
-        url: url.clone(),
-        arguments,
-        short_heartbeat: costly == Costly::Heartbeat,
-    };
-    let workload = Workload::new(kind, random.next(), Tree::new(&data, &staging), writes_linked);
-    let mut stage = Stage {
-        node,
-        vhost,
-        url: url.clone(),
-        life: Life::new(settings),
-        state,
-        data: data.clone(),
-        pace: &pace,
-        random,
-        costly,
-        finale,
-        counts: BTreeMap::new(),
-        at: 0,
-        alarm: false,
-        refusing: false,
-        full: false,
-    };
-    stage.life.start();
-    let mut workload = thread::scope(|scope| {
+    let mut tree = Tree::new(&data, &staging);
+    for name in FLOOD {
+        tree.save(&Name::top(Side::Data).child(name), name.as_bytes());
+    }
+    let workload = Workload::new(kind, random.next(), tree, writes_linked);
+    let state_directory = state.path().to_owned();
+    let short_heartbeat = costly == Costly::Heartbeat;
+    let life = Life::new(Settings { data, state: state_directory, url, arguments, short_heartbeat });
+    (root, Stage::new(node, vhost, life, state, random, costly), workload)
+}
+
+/// One round of the workload beside the faults; after it none is left.
+fn play(stage: &mut Stage, workload: Workload, finale: Finale) -> Workload {
+    let pace = stage.next_round();
+    let workload = thread::scope(|scope| {
         let writer = scope.spawn(|| workload.run(&pace));
         let _ending = Ending(&pace);
-        stage.play();
+        stage.play(finale);
         writer.join().expect("the workload")
     });
     stage.lift_all();
-    let mut finals = workload.tree.finals();
-    add_what_never_changes(&mut finals);
-    let mut reader = Reader::open(&url);
-    let mut last = Last::default();
-    let (top, below): (Vec<_>, Vec<_>) = workload.tree.directories(Side::Data).into_iter().partition(Name::is_top);
-    // A file that comes into a directory may have it listed: until all else is told, none does.
-    for directories in [top, below] {
-        for sentinel in directories.iter().map(|directory| directory.child(SENTINEL)) {
-            std::fs::write(workload.tree.path(&sentinel), SENTINEL).expect("a sentinel");
-            finals.insert(sentinel.below().to_owned(), unchanging(SENTINEL));
-        }
-        if !all_come(&finals, &mut reader, &mut last, &mut stage) {
-            break;
-        }
-    }
-    stage.life.stop();
-    let entries = reader.drain(&url);
-    record::end(&url);
-    let verdict = judge(&entries, &data, &finals, &workload.tree.journal);
-    let line = report(seed, &workload, finals.len(), &stage.counts, &verdict, begun.elapsed());
-    if verdict.is_clean() {
-        eprintln!("{line}");
-        return true;
-    }
-    let log = stage.life.log();
-    let mut story = String::new();
-    for (name, what) in verdict.faults() {
-        let done = workload.tree.journal.story(name);
-        let said = life::about(&log, &data, name);
-        let _ = write!(
-            story,
-            "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
-            oracle::list(&entries, &data, name)
-        );
-    }
-    eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
-    false
+    workload
 }
 
 /// Whether the last message of each of them comes.
-fn all_come(finals: &Finals, reader: &mut Reader, last: &mut Last, stage: &mut Stage) -> bool {
+fn all_come(finals: &Finals, reader: &mut Reader, stage: &mut Stage) -> bool {
+    let mut last = Last::default();
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         last.take(reader.read(Duration::from_millis(200)), &stage.data);
@@ -215,15 +211,6 @@ fn all_come(finals: &Finals, reader: &mut Reader, last: &mut Last, stage: &mut S
         stage.life.start_if_down();
     }
     false
-}
-
-/// The files that the workload does not know of, and that have one content all the time.
-fn add_what_never_changes(finals: &mut Finals) {
-    finals.extend(FLOOD.map(|name| (name.to_owned(), unchanging(name))));
-}
-
-fn unchanging(content: &str) -> (String, u64) {
-    (sha256(content.as_bytes()), content.len() as u64)
 }
 
 fn report(

@@ -11,7 +11,7 @@ const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
 /// another's.
 const USUAL_VARIABLE: &str = "INGESTOR_FAULT_QUEUE";
 
-/// Written by turns, for the kernel merges equal events in a row.
+/// Opened for writing by turns, for the kernel merges equal events in a row. Their content never changes.
 pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
 
 /// The usual length, where it may be changed.
@@ -37,13 +37,6 @@ impl Drop for Shortened {
         if let Some(usual) = usual() {
             fs::write(LIMIT, usual.to_string()).expect("the usual length is put back");
         }
-    }
-}
-
-/// The flood's files, whose content never changes.
-pub fn make_flood_files(data: &Path) {
-    for name in FLOOD {
-        fs::write(data.join(name), name).expect("a file");
     }
 }
 

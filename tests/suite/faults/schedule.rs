@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::disk::StateDirectory;
 use super::life::Life;
@@ -12,8 +13,8 @@ use super::{queue, record};
 use crate::files::Random;
 use crate::service::skip;
 
-/// Steps of one seed.
-const STEPS: usize = 12;
+/// Of one round.
+const STEPS: usize = 4;
 /// Operations between two steps, at least and at most.
 const OPERATIONS: (usize, usize) = (10, 70);
 /// How far the workload may be ahead of the schedule: what goes on while a step is made.
@@ -24,7 +25,7 @@ const FLOOD_MAX: usize = 200_000;
 /// Events that a shortened queue holds.
 const QUEUE: usize = 8;
 
-/// Faults that cost seconds, dealt out to some seeds.
+/// Faults that cost seconds, dealt out to some seeds, once each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Costly {
     None,
@@ -32,60 +33,113 @@ pub enum Costly {
     Heartbeat,
 }
 
-/// Dealt out to the seeds in turn.
+impl Costly {
+    pub fn of(turn: u64) -> Self {
+        match turn % 6 {
+            1 => Self::KillsBroker,
+            2 => Self::Heartbeat,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Dealt out to the rounds in turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Finale {
     Overflow,
+    Kill,
     Alarm,
     Refusal,
     None,
 }
 
-pub struct Stage<'a> {
-    pub node: &'a mut Node,
-    pub vhost: String,
-    pub url: String,
-    pub life: Life,
-    pub state: StateDirectory,
-    pub data: PathBuf,
-    pub pace: &'a Pace,
-    pub random: Random,
-    pub costly: Costly,
-    pub finale: Finale,
-    /// By kind, for the report.
-    pub counts: BTreeMap<&'static str, usize>,
-    pub at: usize,
-    pub alarm: bool,
-    pub refusing: bool,
-    pub full: bool,
+impl Finale {
+    pub fn of(turn: u64, round: usize) -> Self {
+        let all = [Self::Overflow, Self::Kill, Self::Alarm, Self::None, Self::Refusal];
+        all[(turn as usize + round) % all.len()]
+    }
 }
 
-impl Stage<'_> {
-    pub fn play(&mut self) {
-        let costly_at = 1 + self.random.below(STEPS - 2);
-        for step in 0..STEPS {
+pub struct Stage<'a> {
+    node: &'a mut Node,
+    vhost: String,
+    pub url: String,
+    pub data: PathBuf,
+    pub life: Life,
+    state: StateDirectory,
+    random: Random,
+    /// By kind, for the report.
+    pub counts: BTreeMap<&'static str, usize>,
+    pace: Arc<Pace>,
+    at: usize,
+    costly: Costly,
+    /// Steps until then.
+    costly_in: usize,
+    alarm: bool,
+    refusing: bool,
+    full: bool,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(
+        node: &'a mut Node,
+        vhost: String,
+        life: Life,
+        state: StateDirectory,
+        mut random: Random,
+        costly: Costly,
+    ) -> Self {
+        Self {
+            node,
+            vhost,
+            url: life.settings.url.clone(),
+            data: life.settings.data.clone(),
+            life,
+            state,
+            costly,
+            costly_in: 1 + random.below(2 * STEPS),
+            random,
+            counts: BTreeMap::new(),
+            pace: Arc::default(),
+            at: 0,
+            alarm: false,
+            refusing: false,
+            full: false,
+        }
+    }
+
+    pub fn next_round(&mut self) -> Arc<Pace> {
+        (self.pace, self.at) = (Arc::default(), 0);
+        Arc::clone(&self.pace)
+    }
+
+    pub fn play(&mut self, finale: Finale) {
+        for _ in 0..STEPS {
             let (least, most) = OPERATIONS;
             let operations = least + self.random.below(most - least);
             self.advance(operations);
             self.life.check();
             self.lift_some();
+            self.costly_in = self.costly_in.saturating_sub(1);
             match self.costly {
-                Costly::KillsBroker if step == costly_at => self.kill_the_broker(),
-                Costly::Heartbeat if step == costly_at => self.freeze_for_long(),
-                _ => self.fault(),
+                Costly::None => self.fault(),
+                _ if self.costly_in > 0 => self.fault(),
+                Costly::KillsBroker => self.kill_the_broker(),
+                Costly::Heartbeat => self.freeze_for_long(),
             }
         }
         self.life.check();
         self.lift_all();
-        self.finale();
+        self.finale(finale);
         self.pace.end();
     }
 
-    /// The last fault is one that the service gets over by itself: a restart would look over the
-    /// directory and make good whatever it had missed.
-    fn finale(&mut self) {
-        match self.finale {
+    /// The last fault is mostly one that the service gets over by itself: a restart would look over the
+    /// directory and make good whatever it had missed. What only a ledger can be wrong about needs one.
+    fn finale(&mut self, finale: Finale) {
+        match finale {
             Finale::Overflow => self.flood(),
+            Finale::Kill => self.kill(),
             Finale::Alarm => self.raise_alarm_only(),
             Finale::Refusal => self.refuse(),
             Finale::None => {}
@@ -186,6 +240,7 @@ impl Stage<'_> {
     }
 
     fn kill_the_broker(&mut self) {
+        self.costly = Costly::None;
         self.node.kill();
         self.life.expect_lost();
         self.some_operations();
@@ -219,6 +274,7 @@ impl Stage<'_> {
 
     /// The heartbeat tells.
     fn freeze_for_long(&mut self) {
+        self.costly = Costly::None;
         self.life.start_if_down();
         self.node.freeze();
         self.some_operations();

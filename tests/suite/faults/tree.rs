@@ -10,10 +10,6 @@ use super::journal::Journal;
 use super::name::{Name, Side};
 use crate::files::{Mapping, exchange, give_name, nameless, sha256};
 
-/// How the workload's names begin; what else is in the watched directory is not its own.
-pub const FILE: &str = "file-";
-pub const DIRECTORY: &str = "dir-";
-
 type Id = usize;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,6 +184,13 @@ impl Tree {
         }
     }
 
+    /// Written and closed at once.
+    pub fn save(&mut self, name: &Name, content: &[u8]) {
+        let mut handle = self.open(name, &Open::Emptied);
+        self.write(&mut handle, content);
+        self.close(handle);
+    }
+
     pub fn close(&mut self, handle: Handle) {
         drop(handle.file);
         self.closed(handle.id);
@@ -290,11 +293,7 @@ impl Tree {
         while let Some(directory) = to_list.pop() {
             for entry in fs::read_dir(self.path(&directory)).expect("a watched directory") {
                 let entry = entry.expect("an entry");
-                let last = entry.file_name().into_string().expect("a plain name");
-                if !last.starts_with(FILE) && !last.starts_with(DIRECTORY) {
-                    continue;
-                }
-                let name = directory.child(&last);
+                let name = directory.child(entry.file_name().to_str().expect("a plain name"));
                 if entry.file_type().expect("its kind").is_dir() {
                     directories.insert(name.clone());
                     to_list.push(name);

@@ -1,6 +1,7 @@
 //! The writer: a seeded sequence of everything that users do to files, over so few names that their
 //! histories cross. What they do to directories stands in `directories`.
 
+use std::collections::VecDeque;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utim
 use super::Kind;
 use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
-use super::tree::{FILE, Handle, Open, Tree};
+use super::tree::{Handle, Open, Tree};
 use crate::files::{Random, noise};
 
 const DATA_NAMES: usize = 40;
@@ -45,12 +46,23 @@ pub struct Workload {
     pub tree: Tree,
     /// Operations on directories so far.
     pub on_directories: usize,
+    /// The last ones of directories: from where to where.
+    pub(super) moves: VecDeque<(Name, Name)>,
 }
 
 impl Workload {
     pub fn new(kind: Kind, seed: u64, tree: Tree, writes_linked: bool) -> Self {
-        let random = Random::new(seed);
-        Self { random, kind, seed, contents: 0, slow: Vec::new(), writes_linked, tree, on_directories: 0 }
+        Self {
+            random: Random::new(seed),
+            kind,
+            seed,
+            contents: 0,
+            slow: Vec::new(),
+            writes_linked,
+            tree,
+            on_directories: 0,
+            moves: VecDeque::new(),
+        }
     }
 
     /// Works until the pace ends, then closes what is open.
@@ -136,9 +148,7 @@ impl Workload {
 
     pub(super) fn rewrite(&mut self, name: &Name) {
         let bytes = self.content();
-        let mut handle = self.tree.open(name, &Open::Emptied);
-        self.tree.write(&mut handle, &bytes);
-        self.tree.close(handle);
+        self.tree.save(name, &bytes);
     }
 
     fn append(&mut self, name: &Name) {
@@ -262,7 +272,7 @@ impl Workload {
     }
 
     fn file_in(&mut self, directory: &Name, names: usize) -> Name {
-        directory.child(&format!("{FILE}{:02}", self.random.below(names)))
+        directory.child(&format!("file-{:02}", self.random.below(names)))
     }
 
     /// Mostly small, sometimes nothing, sometimes long enough for a fault to hit its reading.
