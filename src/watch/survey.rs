@@ -189,6 +189,8 @@ impl Books {
         let Some((version, _)) = look(&self.root, &below) else { return };
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
+                // The readers may have met another file, whose directory stood here for a moment.
+                self.pending.look_again(place, name, seen_at);
                 return;
             }
             node.known.remove(name);
@@ -208,5 +210,65 @@ impl Books {
     fn rests(&self, version: &Version, now: Stamp) -> bool {
         let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
         now.seconds.saturating_sub(version.changed.seconds) > settle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+    use crate::cli::CatchUp;
+    use crate::config::WatchSettings;
+    use crate::hash::Digests;
+    use crate::pipeline::{Outcome, Report};
+    use crate::read::stable::Root;
+    use crate::watch::filter::Filter;
+    use crate::watch::inotify::Watch;
+    use crate::watch::tree::Tree;
+
+    /// The reader came while the other of two directories stood there, and by the time of the events that tell so they
+    /// had been exchanged again.
+    #[test]
+    fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
+        let top = tempfile::tempdir().unwrap();
+        let (one, two) = (top.path().join("one"), top.path().join("two"));
+        for directory in [&one, &two] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("file"), directory.to_str().unwrap()).unwrap();
+        }
+        let dir = File::open(top.path()).unwrap();
+        let root = Arc::new(Root::new(dir.into(), top.path().as_os_str().as_encoded_bytes()));
+        let mut watch = Watch::new(top.path()).unwrap();
+        let tree = Tree::new(Arc::clone(&root), watch.root(), watch.watches().unwrap());
+        let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
+        let mut books = Books::new(Arc::clone(&root), tree, Filter::default(), &settings, Arc::default());
+        let (now, seen_at) = (Instant::now(), Stamp::now());
+        books.list_all(now).unwrap();
+        books.take_as_seen();
+
+        let mut read_events = |books: &mut Books| {
+            while watch.read(|mark, event| assert_eq!(books.take(mark, event, seen_at, now), None)).unwrap() {}
+        };
+        drop(File::options().append(true).open(one.join("file")).unwrap());
+        read_events(&mut books);
+        let job = books.batch(2, now).unwrap().pop().unwrap();
+        let exchange = || renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
+        exchange();
+        let (version, _) = look(&root, b"one/file").unwrap();
+        exchange();
+        read_events(&mut books);
+        while books.looks_now(now) {
+            books.look_over(now).unwrap();
+        }
+        let outcome = Outcome::Confirmed { version, digests: Digests::of(b"two") };
+        books.settle(Report { job, outcome }, now, seen_at);
+
+        let again = books.batch(2, now).unwrap();
+        assert_eq!(again.iter().map(|job| &*job.name).collect::<Vec<_>>(), [b"file"]);
+        assert_eq!(again[0].directory.below(b""), b"one/");
     }
 }
