@@ -194,8 +194,14 @@ impl Books {
         left.into_iter().for_each(|left| self.give_up(left));
         match stands {
             Stands::New(place) => self.look_over.to_list.push_back((place, deep)),
-            // Renamed away and back: readers that came meanwhile have found nothing.
-            Stands::Same { place, .. } if arrival == Arrival::MovedTo => self.list_again(place, true),
+            Stands::Same { place, .. } if arrival == Arrival::MovedTo => {
+                // The event of the name that was taken away comes first, and has shown it already.
+                if let Some(node) = self.tree.get_mut(place).filter(|node| !node.listed) {
+                    node.arrival = arrival;
+                }
+                // Renamed away and back: readers that came meanwhile have found nothing.
+                self.list_again(place, true);
+            }
             Stands::Same { place, again } if again || deep => self.list_again(place, deep),
             Stands::Same { .. } | Stands::Nothing => {}
             Stands::Refused(errno) => self.refused(parent, name, errno, now),

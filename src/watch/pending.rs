@@ -203,12 +203,14 @@ impl Pending {
 
     /// A look-over found a path other than it is known. Tells whether the path is in the set: one that waits is
     /// read anyway; one that is with the readers is read once more, for they may have been there before the change.
-    pub fn look_again(&mut self, place: Place, name: &Name, seen_at: Stamp) -> bool {
+    /// `renamed`: it came there by a rename.
+    pub fn look_again(&mut self, place: Place, name: &Name, renamed: bool, seen_at: Stamp) -> bool {
         match entry(&mut self.entries, place, name) {
             None => false,
             Some(waiting) => {
                 if let State::InFlight { again, .. } = &mut waiting.state {
-                    again.get_or_insert((Hint::Closed, seen_at));
+                    let hint = if renamed { Hint::MovedTo } else { Hint::Closed };
+                    again.get_or_insert((hint, seen_at));
                 }
                 true
             }

@@ -190,13 +190,13 @@ impl Books {
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
                 // The readers may have met another file, whose directory stood here for a moment.
-                self.pending.look_again(place, name, seen_at);
+                self.pending.look_again(place, name, false, seen_at);
                 return;
             }
             node.known.remove(name);
         }
         self.look_over.found += 1;
-        if !self.pending.look_again(place, name, seen_at) {
+        if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
                 Arrival::Found if self.rests(&version, seen_at) => Hint::Closed,

@@ -247,6 +247,8 @@ fn two_directories_that_are_exchanged_have_each_others_files() {
     let last = |path: &str| found[path].last().unwrap().sha256().to_owned();
     assert_eq!((last("one/file"), last("two/file")), (sha256(b"two"), sha256(b"one")));
     assert_eq!((last("one/only-two"), last("two/only-one")), (sha256(b"two"), sha256(b"one")));
+    let events: Vec<&str> = messages[4..8].iter().map(Message::event).collect();
+    assert_eq!(events, ["IN_MOVED_TO"; 4], "{}", list(&messages));
 }
 
 #[test]

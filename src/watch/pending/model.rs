@@ -181,7 +181,7 @@ impl Model {
         if path.known == Some(path.version) {
             return;
         }
-        let inside = self.pending.look_again(HERE, &self.names[number], seen_at);
+        let inside = self.pending.look_again(HERE, &self.names[number], false, seen_at);
         assert_eq!(inside, path.owed || path.out.is_some(), "path {number} is waited for, or it is not");
         if !inside {
             self.tell(number, if rests { Hint::Closed } else { Hint::Changed { version: self.paths[number].version } });
