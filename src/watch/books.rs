@@ -75,8 +75,13 @@ impl Books {
             self.overflow(now);
             return None;
         }
-        // Of a directory that has been given up: whatever it was, where it stands now it has been looked over since.
-        let place = self.tree.of(mark)?;
+        let Some(place) = self.tree.of(mark) else {
+            // Of a directory that has been given up: whatever it was, where it stands now it is looked over since.
+            if let Event::Gone(_) = event {
+                self.tree.ended(mark);
+            }
+            return None;
+        };
         let events = &self.vitals.metrics.events;
         match event {
             Event::Created(name) => {
@@ -107,9 +112,10 @@ impl Books {
                 self.resolve(place, &name.into(), Arrival::Found, false, now);
             }
             Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
-            Event::Gone(cause) => match self.tree.parent(place) {
-                None => return Some(cause),
-                Some((parent, name)) => self.resolve(parent, &name, Arrival::Found, false, now),
+            Event::Renamed | Event::Gone(_) => match (self.tree.parent(place), event) {
+                (Some((parent, name)), _) => self.resolve(parent, &name, Arrival::Found, false, now),
+                (None, Event::Gone(cause)) => return Some(cause),
+                (None, _) => return Some("it was renamed"),
             },
             Event::Overflow => {}
         }

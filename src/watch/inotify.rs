@@ -52,7 +52,9 @@ pub enum Event<'a> {
     DirectoryMovedTo(&'a [u8]),
     /// The name of a directory was deleted, or renamed to another.
     DirectoryRemoved(&'a [u8]),
-    /// The watched directory itself is going away.
+    /// The watched directory itself was renamed; its watch goes with it.
+    Renamed,
+    /// The watched directory itself is going away, and its watch ends.
     Gone(&'static str),
 }
 
@@ -150,14 +152,14 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     if mask.contains(EventMask::Q_OVERFLOW) {
         return Some(Event::Overflow);
     }
-    for (flag, cause) in [
-        (EventMask::DELETE_SELF, "it was removed"),
-        (EventMask::MOVE_SELF, "it was renamed"),
-        (EventMask::UNMOUNT, "its file system was unmounted"),
-        (EventMask::IGNORED, "its watch was removed"),
+    for (flag, event) in [
+        (EventMask::DELETE_SELF, Event::Gone("it was removed")),
+        (EventMask::MOVE_SELF, Event::Renamed),
+        (EventMask::UNMOUNT, Event::Gone("its file system was unmounted")),
+        (EventMask::IGNORED, Event::Gone("its watch was removed")),
     ] {
         if mask.contains(flag) {
-            return Some(Event::Gone(cause));
+            return Some(event);
         }
     }
     let name = name?.as_bytes();
@@ -249,7 +251,7 @@ mod tests {
             let about_the_directory = [
                 (libc::IN_Q_OVERFLOW, "Overflow"),
                 (libc::IN_DELETE_SELF, "Gone(\"it was removed\")"),
-                (libc::IN_MOVE_SELF, "Gone(\"it was renamed\")"),
+                (libc::IN_MOVE_SELF, "Renamed"),
                 (libc::IN_UNMOUNT, "Gone(\"its file system was unmounted\")"),
                 (libc::IN_IGNORED, "Gone(\"its watch was removed\")"),
             ];

@@ -37,6 +37,9 @@ const BATCH_MAX: usize = 1024;
 /// Reads of the kernel's queue in a row before the rest of the loop has its turn.
 const READS_IN_A_ROW: usize = 8;
 
+/// Watches ended in a row. Each end is an event in the kernel's queue, which holds 16,384 by default.
+const ENDS_IN_A_ROW: usize = 4096;
+
 /// How often the path is compared with the directory that is watched: it can be replaced or covered by a
 /// mount without any event.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
@@ -128,6 +131,9 @@ impl Watcher {
             let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now)?;
             let handed_out = batch.len();
             self.pipeline.submit(batch.into_iter());
+            if !more && !self.books.look_over.running() {
+                self.books.tree.end_adrift(ENDS_IN_A_ROW);
+            }
             if more || handed_out == BATCH_MAX || self.books.looks_now(now) {
                 continue;
             }

@@ -4,10 +4,11 @@
 //! the watch itself tells which directory stands there: the kernel gives one directory one watch, whatever its path.
 //! So it makes no difference in which order renames are heard of, or how many of them: the last event of a name comes
 //! after its last change. What was kept for a directory that stands elsewhere, or nowhere, is given up; where it
-//! stands now it is one that has just arrived.
+//! stands now it is one that has just arrived. Only its watch is kept for a while, adrift: a renamed tree is watched
+//! by the watches that it had, and the ends of many, which are events too, don't fill the kernel's queue.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::fstat;
@@ -91,6 +92,8 @@ pub struct Tree {
     nodes: HashMap<Place, Node>,
     marks: HashMap<Mark, Place>,
     unwatched: HashSet<Place>,
+    /// Watches of directories that were given up, and that may turn up elsewhere.
+    adrift: HashSet<Mark>,
     /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
     /// number, so that messages of one path stay in order.
     lingering: HashMap<Vec<u8>, Place>,
@@ -109,6 +112,7 @@ impl Tree {
             nodes: HashMap::from([(Place::ROOT, node)]),
             marks: HashMap::from([(mark, Place::ROOT)]),
             unwatched: HashSet::new(),
+            adrift: HashSet::new(),
             lingering: HashMap::new(),
             last: Place::ROOT,
         }
@@ -201,9 +205,8 @@ impl Tree {
             }
         };
         let inode = fstat(&dir).map_or(0, |stat| stat.st_ino);
-        // At the limit a directory that is watched still tells its watch.
-        let mark = self.watches.add(dir.as_fd()).ok();
-        // Before anything is given up, for that ends watches: this one is the new directory's.
+        let mark = self.watch(dir.as_fd());
+        // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
         if elsewhere == Some(Place::ROOT) {
             return Stands::Nothing; // a path through a directory that has been moved since
@@ -221,7 +224,7 @@ impl Tree {
         elsewhere.into_iter().for_each(|place| self.leave(place, left));
         // What was given up may have held the parent, or what was known here.
         if self.get(parent).is_none() {
-            mark.into_iter().for_each(|mark| self.watches.remove(mark));
+            self.adrift.extend(mark);
             return Stands::Nothing;
         }
         match same {
@@ -242,9 +245,8 @@ impl Tree {
         }
         let mut places = vec![place];
         while let Some(place) = places.pop() {
-            if let Some(mark) = self.unmark(place) {
-                self.watches.remove(mark);
-            }
+            let mark = self.unmark(place);
+            self.adrift.extend(mark);
             self.unwatched.remove(&place);
             let Some(node) = self.nodes.get_mut(&place) else { continue };
             places.extend(node.children.drain().map(|(_, child)| child));
@@ -258,6 +260,37 @@ impl Tree {
                 self.lingering.insert(node.directory.below(b""), place);
             }
         }
+    }
+
+    /// Ends watches adrift, so many at the most.
+    pub fn end_adrift(&mut self, most: usize) {
+        let ended: Vec<Mark> = self.adrift.iter().take(most).copied().collect();
+        for mark in ended {
+            self.adrift.remove(&mark);
+            self.watches.remove(mark);
+        }
+        if self.adrift.is_empty() {
+            self.adrift = HashSet::new(); // a large one's memory goes with it
+        }
+    }
+
+    /// A watch has ended by itself.
+    pub fn ended(&mut self, mark: Mark) {
+        self.adrift.remove(&mark);
+    }
+
+    /// At the limit one adrift makes room; a directory that is watched still tells its watch.
+    fn watch(&mut self, directory: BorrowedFd<'_>) -> Option<Mark> {
+        let added = self.watches.add(directory).or_else(|errno| {
+            if self.adrift.is_empty() {
+                return Err(errno);
+            }
+            self.end_adrift(1);
+            self.watches.add(directory)
+        });
+        let mark = added.ok()?;
+        self.adrift.remove(&mark);
+        Some(mark)
     }
 
     fn enter(&mut self, parent: Place, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
