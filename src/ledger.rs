@@ -139,12 +139,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Hands over what was confirmed for each path below a directory, whose absolute path ends in `/`; `take` tells
-    /// whether the row stays: those of files that are not there any more are removed. `false`: the ledger cannot be
+    /// Hands over what was confirmed for each absolute path; `take` tells whether the row stays: those of files that
+    /// are not there any more are removed. `false`: the ledger cannot be
     /// read to its end, and nothing of it counts.
     #[must_use]
-    pub fn recall(&mut self, directory: &[u8], take: impl FnMut(&[u8], Known) -> bool) -> bool {
-        let read = self.connect().and_then(|connection| recall(connection, directory, take));
+    pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
+        let read = self.connect().and_then(|connection| recall(connection, take));
         let whole = read.is_ok();
         let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
             self.note_damage(&trouble);
@@ -477,21 +477,15 @@ fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-fn recall(
-    connection: &mut Connection,
-    directory: &[u8],
-    mut take: impl FnMut(&[u8], Known) -> bool,
-) -> Result<Recalled, Trouble> {
+fn recall(connection: &mut Connection, mut take: impl FnMut(&[u8], Known) -> bool) -> Result<Recalled, Trouble> {
     let mut recalled = Recalled::default();
-    // Every row, those of other directories too: a damaged path may have been one of this directory.
     let mut select = connection.prepare("SELECT * FROM confirmed")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
         let confirmed = decode(path, row)?;
         recalled.rows += 1;
-        let Some(below) = path.strip_prefix(directory) else { continue };
-        if !take(below, Known::new(&confirmed.version, &confirmed.digests)) {
+        if !take(path, Known::new(&confirmed.version, &confirmed.digests)) {
             recalled.gone.push(path.into());
         }
     }
@@ -598,7 +592,8 @@ mod tests {
     fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows {
         let present: Vec<Vec<u8>> = names.into_iter().collect();
         let mut rows = Rows::new();
-        let whole = store.recall(DIRECTORY, |name, known| {
+        let whole = store.recall(|path, known| {
+            let Some(name) = path.strip_prefix(DIRECTORY) else { return true };
             let there = present.iter().any(|present| present == name);
             if there {
                 rows.insert(name.to_vec(), known);

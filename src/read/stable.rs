@@ -134,7 +134,7 @@ impl From<Errno> for Unread {
     }
 }
 
-/// The data directory: an open descriptor, and its real path for messages.
+/// A data directory: an open descriptor, and its real path for messages.
 #[derive(Debug)]
 pub struct Root {
     dir: OwnedFd,
@@ -152,6 +152,15 @@ impl Root {
     #[must_use]
     pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// Whether both are one directory, by whatever paths: a bind mount is another path, and no other directory.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (fstat(&self.dir), fstat(&other.dir)) {
+            (Ok(this), Ok(other)) => this.st_dev == other.st_dev && this.st_ino == other.st_ino,
+            _ => false,
+        }
     }
 
     /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.

@@ -24,7 +24,6 @@ const UNWATCHED_RESCAN: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(super) struct Books {
-    pub(super) root: Arc<Root>,
     pub(super) pending: Pending,
     pub(super) look_over: LookOver,
     pub(super) vitals: Arc<Vitals>,
@@ -41,16 +40,9 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(
-        root: Arc<Root>,
-        tree: Tree,
-        filter: Filter,
-        settings: &WatchSettings,
-        vitals: Arc<Vitals>,
-    ) -> Self {
+    pub(super) fn new(tree: Tree, filter: Filter, settings: &WatchSettings, vitals: Arc<Vitals>) -> Self {
         let settle = settings.settle;
         Self {
-            root,
             pending: Pending::new(settle, PENDING_MAX),
             look_over: LookOver::new(),
             vitals,
@@ -65,12 +57,20 @@ impl Books {
         }
     }
 
-    pub(super) fn gone(&self, cause: &'static str) -> Error {
-        Error::DirectoryGone { path: self.root.path().to_owned(), cause }
+    /// Compares each data directory with what its path leads to.
+    ///
+    /// # Errors
+    /// [`Error::DirectoryGone`].
+    pub(super) fn check_roots(&self) -> Result<(), Error> {
+        let roots = self.tree.roots().iter().filter_map(|&place| self.tree.get(place));
+        match roots.map(|node| node.directory.root()).find(|root| !root.still_there()) {
+            Some(root) => Err(gone(root, "its path leads elsewhere")),
+            None => Ok(()),
+        }
     }
 
-    /// Takes one event in; the cause, when it is that the data directory is going away.
-    pub(super) fn take(&mut self, mark: Mark, event: Event<'_>, seen_at: Stamp, now: Instant) -> Option<&'static str> {
+    /// Takes one event in; an error, when it is that a data directory is going away.
+    pub(super) fn take(&mut self, mark: Mark, event: Event<'_>, seen_at: Stamp, now: Instant) -> Option<Error> {
         if event == Event::Overflow {
             self.overflow(now);
             return None;
@@ -114,8 +114,8 @@ impl Books {
             Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
             Event::Renamed | Event::Gone(_) => match (self.tree.parent(place), event) {
                 (Some((parent, name)), _) => self.resolve(parent, &name, Arrival::Found, false, now),
-                (None, Event::Gone(cause)) => return Some(cause),
-                (None, _) => return Some("it was renamed"),
+                (None, Event::Gone(cause)) => return Some(gone(self.tree.get(place)?.directory.root(), cause)),
+                (None, _) => return Some(gone(self.tree.get(place)?.directory.root(), "it was renamed")),
             },
             Event::Overflow => {}
         }
@@ -156,7 +156,7 @@ impl Books {
     /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
     fn admit(&mut self, place: Place, name: &Name) -> Option<(Version, bool)> {
         let directory = &self.tree.get(place)?.directory;
-        let (version, regular) = look(&self.root, &directory.below(name))?;
+        let (version, regular) = look(directory.root(), &directory.below(name))?;
         if regular {
             directory.update(|names| names.insert(name));
         }
@@ -286,7 +286,7 @@ impl Books {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
                     let version_now = self.tree.get(place).and_then(|node| {
-                        let (version, _) = look(&self.root, &node.directory.below(&name))?;
+                        let (version, _) = look(node.directory.root(), &node.directory.below(&name))?;
                         Some(version.fingerprint())
                     });
                     self.pending.settled(place, &name, version, version_now, now);
@@ -358,4 +358,8 @@ impl Books {
             self.forget(place, name);
         }
     }
+}
+
+fn gone(root: &Root, cause: &'static str) -> Error {
+    Error::DirectoryGone { path: root.path().to_owned(), cause }
 }

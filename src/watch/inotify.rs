@@ -58,20 +58,20 @@ pub enum Event<'a> {
     Gone(&'static str),
 }
 
-/// The reading end of the kernel's queue, with a watch on one directory at least.
+/// The reading end of the kernel's queue, with a watch on each data directory.
 pub struct Watch {
     inotify: Inotify,
-    root: Mark,
+    roots: Vec<Mark>,
     buffer: Box<[u8]>,
 }
 
 impl Watch {
-    /// Sets the watch up; events queue in the kernel from here on.
+    /// Sets the watches up; events queue in the kernel from here on.
     ///
     /// # Errors
     /// [`Error::Watch`], with the limit to raise where it was a limit.
-    pub fn new(directory: &Path) -> Result<Self, Error> {
-        let refuse = |cause: io::Error| {
+    pub fn new(directories: &[&Path]) -> Result<Self, Error> {
+        let refuse = |directory: &Path, cause: io::Error| {
             let next = match cause.raw_os_error() {
                 Some(libc::ENOSPC) => "raise the sysctl fs.inotify.max_user_watches",
                 Some(libc::EMFILE) => "raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
@@ -79,15 +79,20 @@ impl Watch {
             };
             Error::Watch { path: directory.to_owned(), cause, next }
         };
-        let inotify = Inotify::init().map_err(refuse)?;
-        let root = inotify.watches().add(directory, MASK).map_err(refuse)?.get_watch_descriptor_id();
-        Ok(Self { inotify, root: Mark(root), buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        let first = directories.first().copied().unwrap_or(Path::new("."));
+        let inotify = Inotify::init().map_err(|cause| refuse(first, cause))?;
+        let add = |directory: &&Path| {
+            let added = inotify.watches().add(directory, MASK).map_err(|cause| refuse(directory, cause))?;
+            Ok(Mark(added.get_watch_descriptor_id()))
+        };
+        let roots = directories.iter().map(add).collect::<Result<_, _>>()?;
+        Ok(Self { inotify, roots, buffer: vec![0; READ_BYTES].into_boxed_slice() })
     }
 
-    /// The first directory's watch.
+    /// The directories' watches, in their order.
     #[must_use]
-    pub fn root(&self) -> Mark {
-        self.root
+    pub fn roots(&self) -> &[Mark] {
+        &self.roots
     }
 
     /// For further watches beside it.
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn each_kind_comes_as_itself() {
         let dir = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new(dir.path()).unwrap();
+        let mut watch = Watch::new(&[dir.path()]).unwrap();
         std::fs::write(dir.path().join("f"), "x").unwrap();
         assert_eq!(read_all(&mut watch), ["Created", "Closed"]);
         std::fs::rename(dir.path().join("f"), dir.path().join("g")).unwrap();
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn a_file_is_no_directory_to_watch() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(Watch::new(file.path()), Err(Error::Watch { .. })));
+        assert!(matches!(Watch::new(&[file.path()]), Err(Error::Watch { .. })));
     }
 
     /// A record as the kernel makes it: inotify(7), `struct inotify_event`.
@@ -304,7 +309,7 @@ mod tests {
         fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
             let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
             let buffer = vec![0; READ_BYTES].into_boxed_slice();
-            let mut watch = Watch { inotify: from_kernel.into(), root: Mark(1), buffer };
+            let mut watch = Watch { inotify: from_kernel.into(), roots: vec![Mark(1)], buffer };
             for records in reads {
                 let mut bytes = Vec::new();
                 records.iter().for_each(|record| record.append_to(&mut bytes));

@@ -101,10 +101,10 @@ impl LookOver {
     }
 
     /// That of the whole tree begins.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn begin(&mut self, roots: &[Place], now: Instant) {
         (self.needed, self.whole, self.everything, self.found) = (false, true, false, 0);
         self.began = Some(now);
-        self.to_list.push_back((Place::ROOT, true));
+        self.to_list.extend(roots.iter().map(|&root| (root, true)));
     }
 }
 

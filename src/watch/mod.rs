@@ -53,12 +53,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Sets the watch up first and looks over the directory then: what lands in between is seen by both.
+    /// The watch was set up first, and the directories are looked over now: what lands in between is seen by both.
     ///
     /// # Errors
     /// [`Error::Watch`], or [`Error::DataDirectory`] when it cannot be listed.
     pub fn new(
-        root: Arc<Root>,
+        roots: &[Arc<Root>],
         watch: Watch,
         pipeline: Pipeline,
         store: Option<Store>,
@@ -66,8 +66,8 @@ impl Watcher {
         settings: WatchSettings,
         vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
-        let tree = Tree::new(Arc::clone(&root), watch.root(), watch.watches()?);
-        let mut books = Books::new(root, tree, filter, &settings, vitals);
+        let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
+        let mut books = Books::new(tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
         if let Some(store) = store {
@@ -115,9 +115,7 @@ impl Watcher {
             }
             let now = Instant::now();
             if now >= root_check {
-                if !self.books.root.still_there() {
-                    return Err(self.books.gone("its path leads elsewhere"));
-                }
+                self.books.check_roots()?;
                 root_check = now + ROOT_CHECK;
                 self.books.tell(now);
             }
@@ -153,9 +151,10 @@ impl Watcher {
             let (now, seen_at) = (Instant::now(), Stamp::now());
             let mut gone = None;
             let books = &mut self.books;
-            let any = self.watch.read(|mark, event| gone = gone.or(books.take(mark, event, seen_at, now)))?;
-            if let Some(cause) = gone {
-                return Err(self.books.gone(cause));
+            let any =
+                self.watch.read(|mark, event| gone = gone.take().or_else(|| books.take(mark, event, seen_at, now)))?;
+            if let Some(error) = gone {
+                return Err(error);
             }
             if !any {
                 return Ok(false);

@@ -41,7 +41,7 @@ pub struct Node {
     /// Nothing where no watch could be had.
     mark: Option<Mark>,
     inode: u64,
-    /// Nothing for the root.
+    /// Nothing for a root.
     parent: Option<(Place, Name)>,
     children: HashMap<Name, Place>,
     /// Its files that are with the readers.
@@ -87,7 +87,8 @@ pub fn nothing_to_enter(errno: Errno) -> bool {
 
 /// See the module.
 pub struct Tree {
-    root: Arc<Root>,
+    /// The data directories.
+    roots: Vec<Place>,
     watches: Watches,
     nodes: HashMap<Place, Node>,
     marks: HashMap<Mark, Place>,
@@ -97,25 +98,37 @@ pub struct Tree {
     /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
     /// number, so that messages of one path stay in order.
     lingering: HashMap<Vec<u8>, Place>,
-    last: Place,
+    next: Place,
 }
 
 impl Tree {
-    /// Of the data directory alone, which is watched already.
+    /// Of the data directories alone, which are watched already.
     #[must_use]
-    pub fn new(root: Arc<Root>, mark: Mark, watches: Watches) -> Self {
-        let directory = Arc::new(Directory::new(root.path().as_os_str().as_encoded_bytes(), b""));
-        let node = Node::new(directory, Some(mark), 0, None, Arrival::Found);
-        Self {
-            root,
+    pub fn new<'a>(roots: impl IntoIterator<Item = (&'a Arc<Root>, &'a Mark)>, watches: Watches) -> Self {
+        let mut tree = Self {
+            roots: Vec::new(),
             watches,
-            nodes: HashMap::from([(Place::ROOT, node)]),
-            marks: HashMap::from([(mark, Place::ROOT)]),
+            nodes: HashMap::new(),
+            marks: HashMap::new(),
             unwatched: HashSet::new(),
             adrift: HashSet::new(),
             lingering: HashMap::new(),
-            last: Place::ROOT,
+            next: Place::FIRST,
+        };
+        for (root, &mark) in roots {
+            let place = tree.number();
+            let directory = Arc::new(Directory::new(root, b"").at(place));
+            tree.roots.push(place);
+            tree.nodes.insert(place, Node::new(directory, Some(mark), 0, None, Arrival::Found));
+            tree.marks.insert(mark, place);
         }
+        tree
+    }
+
+    fn number(&mut self) -> Place {
+        let place = self.next;
+        self.next = place.next();
+        place
     }
 
     /// Whose watch it is, if it still is one's.
@@ -135,10 +148,10 @@ impl Tree {
         self.nodes.get_mut(&place).filter(|node| !node.left)
     }
 
-    /// The data directory.
+    /// The data directories.
     #[must_use]
-    pub fn root_directory(&self) -> Arc<Directory> {
-        Arc::clone(&self.nodes[&Place::ROOT].directory)
+    pub fn roots(&self) -> &[Place] {
+        &self.roots
     }
 
     /// The directories in the tree.
@@ -163,7 +176,7 @@ impl Tree {
         self.marks.len()
     }
 
-    /// The parent and the name of a directory below the root.
+    /// The parent and the name of a directory below a root.
     #[must_use]
     pub fn parent(&self, place: Place) -> Option<(Place, Name)> {
         self.get(place)?.parent.clone()
@@ -187,7 +200,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&place) else { return };
         node.in_flight -= 1;
         if node.left && node.in_flight == 0 {
-            self.lingering.remove(&node.directory.below(b""));
+            self.lingering.remove(node.directory.prefix());
             self.nodes.remove(&place);
         }
     }
@@ -196,8 +209,8 @@ impl Tree {
     pub fn resolve(&mut self, parent: Place, name: &Name, arrival: Arrival, left: &mut Vec<Left>) -> Stands {
         let Some(node) = self.get(parent) else { return Stands::Nothing };
         let existing = node.children.get(name).copied();
-        let below = node.directory.below(name);
-        let dir = match self.root.open_directory(&below) {
+        let (above, below) = (Arc::clone(&node.directory), node.directory.below(name));
+        let dir = match above.root().open_directory(&below) {
             Ok(dir) => dir,
             Err(errno) => {
                 existing.into_iter().for_each(|place| self.leave(place, left));
@@ -208,7 +221,7 @@ impl Tree {
         let mark = self.watch(dir.as_fd());
         // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
-        if elsewhere == Some(Place::ROOT) {
+        if elsewhere.is_some_and(|place| self.roots.contains(&place)) {
             return Stands::Nothing; // a path through a directory that has been moved since
         }
         if let Some(place) = elsewhere {
@@ -230,7 +243,7 @@ impl Tree {
         match same {
             Some(place) => Stands::Same { place, again: self.mark(place, mark) },
             None => {
-                let place = self.enter(parent, name, &below, inode, arrival);
+                let place = self.enter(&above, name, &below, inode, arrival);
                 self.mark(place, mark);
                 Stands::New(place)
             }
@@ -257,7 +270,7 @@ impl Tree {
             } else {
                 node.left = true;
                 node.directory.update(|names| *names = super::index::Names::default());
-                self.lingering.insert(node.directory.below(b""), place);
+                self.lingering.insert(node.directory.prefix().to_vec(), place);
             }
         }
     }
@@ -293,10 +306,10 @@ impl Tree {
         Some(mark)
     }
 
-    fn enter(&mut self, parent: Place, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
-        let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), below);
-        let up = Some((parent, Arc::clone(name)));
-        let place = match self.lingering.remove(&directory.below(b"")) {
+    fn enter(&mut self, above: &Directory, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
+        let directory = above.deeper(below);
+        let up = Some((above.place(), Arc::clone(name)));
+        let place = match self.lingering.remove(directory.prefix()) {
             Some(place) => {
                 if let Some(node) = self.nodes.get_mut(&place) {
                     (node.left, node.listed, node.arrival, node.inode) = (false, false, arrival, inode);
@@ -305,13 +318,12 @@ impl Tree {
                 place
             }
             None => {
-                self.last = self.last.next();
-                let directory = Arc::new(directory.at(self.last));
-                self.nodes.insert(self.last, Node::new(directory, None, inode, up, arrival));
-                self.last
+                let place = self.number();
+                self.nodes.insert(place, Node::new(Arc::new(directory.at(place)), None, inode, up, arrival));
+                place
             }
         };
-        if let Some(parent) = self.nodes.get_mut(&parent) {
+        if let Some(parent) = self.nodes.get_mut(&above.place()) {
             parent.children.insert(Arc::clone(name), place);
         }
         place

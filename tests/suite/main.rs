@@ -17,6 +17,7 @@ mod cli;
 mod cli_broker;
 mod control;
 mod control_stall;
+mod data_directories;
 mod deploy;
 mod doctor;
 mod events;
