@@ -355,8 +355,9 @@ impl fmt::Display for Protection {
     }
 }
 
-/// Network and user-space file systems, by the numbers of statfs(2): a lease there says nothing of other hosts.
-const REMOTE_FILE_SYSTEMS: [u64; 7] = [
+/// Network, cluster and user-space file systems, by the numbers of statfs(2), which stand in linux/magic.h and, those of
+/// modules from elsewhere, in stat.c of GNU coreutils: a lease there says nothing of other hosts.
+const REMOTE_FILE_SYSTEMS: [u64; 19] = [
     0x6969,      // NFS
     0xff53_4d42, // CIFS
     0xfe53_4d42, // SMB2
@@ -364,6 +365,18 @@ const REMOTE_FILE_SYSTEMS: [u64; 7] = [
     0x0102_1997, // 9P
     0x00c3_6400, // Ceph
     0x6573_5546, // FUSE
+    0x5346_414f, // AFS
+    0x6b41_4653, // kAFS
+    0x7375_7245, // Coda
+    0x0bd0_0bd0, // Lustre
+    0x0116_1970, // GFS2
+    0x7461_636f, // OCFS2
+    0x4750_4653, // GPFS
+    0x1983_0326, // BeeGFS
+    0x2003_0528, // OrangeFS
+    0x786f_4256, // VirtualBox shared folders
+    0xbacb_acbc, // VMware shared folders
+    0x7c7c_6673, // Parallels shared folders
 ];
 
 /// Makes CAP_LEASE effective where the binary was given it (`setcap cap_lease+p`). To be called while there is

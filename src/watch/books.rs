@@ -336,6 +336,8 @@ impl Books {
         let metrics = &self.vitals.metrics;
         metrics.pending_files.set(self.pending.len() as i64);
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
+        metrics.watched_directories.set(self.tree.watched() as i64);
+        metrics.unwatched_directories.set(self.tree.unwatched().len() as i64);
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);
         self.lines.overdue(now);

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::io::Errno;
+
 use super::books::Books;
 use super::index::{Directory, Name, Place};
 use super::lookover::{Compare, list, look};
@@ -140,7 +142,13 @@ impl Books {
                 return Err(Error::DataDirectory {
                     path: node.directory.root().path().to_owned(),
                     cause: format!("it cannot be listed: {errno}"),
-                    next: "give this user the right to read it",
+                    next: match errno {
+                        // Want of rights is EACCES. These are seccomp's: a profile's own, and that of systemd.
+                        Errno::PERM | Errno::NOSYS => {
+                            "allow openat2 in the seccomp filter (systemd: without RestrictSUIDSGID=)"
+                        }
+                        _ => "give this user the right to read it",
+                    },
                 });
             }
             (Err(errno), Some((parent, name))) => {

@@ -1,6 +1,6 @@
 //! Whole trees: `--recursive`, with directories that are made, moved, exchanged and removed while they are watched.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::process::Signal;
 
 use crate::consumer::Message;
+use crate::control::wait_for_metrics;
 use crate::files::sha256;
 use crate::ledger::rows;
 use crate::service::{Setup, skip};
@@ -470,6 +471,11 @@ fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
             && line.contains("no more than 4 directories")
             && line.contains("fs.inotify.max_user_watches")
     });
+    let socket = world.service().control_socket();
+    let directories = |seen: &BTreeMap<String, f64>| {
+        ["watched", "unwatched"].map(|which| seen[&format!("apollonia_{which}_directories")])
+    };
+    wait_for_metrics(&socket, "both kinds of directories", |seen| directories(seen) == [4.0, 3.0]);
     let files = ["file", "1/2/3/file", "1/2/3/4/file", "1/2/3/4/5/file", "1/2/3/4/new/file"];
     fs::create_dir(world.path("1/2/3/4/new")).unwrap();
     for path in files {
@@ -484,6 +490,7 @@ fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
     service.wait_log_within(UNWATCHED_PATIENCE, "that the limit is no more felt", |line| {
         line.contains("none is without a watch")
     });
+    wait_for_metrics(&socket, "none without a watch", |seen| directories(seen) == [4.0, 0.0]);
     world.write("1/2/3/later", "later");
     world.wait_for_one("1/2/3/later");
     let data = world.data.clone();
