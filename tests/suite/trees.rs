@@ -1,7 +1,7 @@
 //! Whole trees: `--recursive`, with directories that are made, moved, exchanged and removed while they are watched.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -411,25 +411,110 @@ fn a_start_without_sub_directories_leaves_their_rows_in_the_ledger() {
 /// How long the service waits between two looks at what has no watch, and something for a busy machine.
 const UNWATCHED_PATIENCE: Duration = Duration::from_secs(90);
 
-/// The limit of a user namespace of the service's own: the machine's stays as it is.
-fn with_so_many_watches(setup: Setup, most: usize) -> Setup {
+fn write_text(path: &CStr, text: &str) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::WRONLY, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes())?;
+    Ok(())
+}
+
+/// Runs the service in user and mount namespaces of its own: the machine stays as it is.
+///
+/// # Safety
+/// `prepare` runs in the new process and must be async-signal-safe.
+unsafe fn in_namespaces(setup: Setup, prepare: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Setup {
     let map = format!("0 {} 1", rustix::process::geteuid().as_raw());
-    let most = most.to_string();
-    let write = |path: &CStr, text: &str| {
-        let file = rustix::fs::open(path, OFlags::WRONLY, Mode::empty())?;
-        rustix::io::write(&file, text.as_bytes())
-    };
-    let restrict = move || {
-        // SAFETY: the new process is a copy of one thread, and gets a namespace of its own.
-        if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+    let enter = move || {
+        // SAFETY: the new process is a copy of one thread, and gets namespaces of its own.
+        if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        write(c"/proc/self/uid_map", &map)?;
-        write(c"/proc/sys/user/max_inotify_watches", &most)?;
+        write_text(c"/proc/self/uid_map", &map)?;
+        prepare()
+    };
+    // SAFETY: system calls alone, on strings that were made before, and the caller's promise.
+    unsafe { setup.before_exec(enter) }
+}
+
+/// With a limit of its own.
+fn with_so_many_watches(setup: Setup, most: usize) -> Setup {
+    let most = most.to_string();
+    // SAFETY: system calls alone, on a string that was made before.
+    unsafe { in_namespaces(setup, move || write_text(c"/proc/sys/user/max_inotify_watches", &most)) }
+}
+
+/// With directories mounted on others.
+fn with_bind_mounts(setup: Setup, mounts: &[(&Path, &Path)]) -> Setup {
+    let text = |path: &Path| CString::new(path.to_str().unwrap()).unwrap();
+    let mounts: Vec<(CString, CString)> = mounts.iter().map(|(from, at)| (text(from), text(at))).collect();
+    let mount = move || {
+        for (from, at) in &mounts {
+            let (kind, flags, more) = (std::ptr::null(), libc::MS_BIND, std::ptr::null());
+            // SAFETY: two strings that end in NUL; a bind mount has no kind and takes nothing more.
+            if unsafe { libc::mount(from.as_ptr(), at.as_ptr(), kind, flags, more) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         Ok(())
     };
     // SAFETY: system calls alone, on strings that were made before.
-    unsafe { setup.before_exec(restrict) }
+    unsafe { in_namespaces(setup, mount) }
+}
+
+#[test]
+fn bind_mounts_are_not_entered_and_trap_nothing() {
+    if !namespaces_allowed() {
+        return skip("no user namespaces here");
+    }
+    let mut world = World::without_service();
+    for name in ["real/deep", "loop", "twin", "beside"] {
+        fs::create_dir_all(world.path(name)).unwrap();
+    }
+    let (data, outside, real) = (world.data.clone(), world.outside.clone(), world.path("real"));
+    let at = ["loop", "twin", "beside"].map(|name| world.path(name));
+    world.launch(|setup| with_bind_mounts(recursive(setup), &[(&data, &at[0]), (&real, &at[1]), (&outside, &at[2])]));
+    fs::write(outside.join("file"), "outside").unwrap();
+    world.write("real/deep/file", "once");
+    world.write("real/file", "once");
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    assert_eq!(watches(&mut world), 3, "the root, real and real/deep");
+    let messages = world.finish();
+    assert_each_once(&data, &messages, &[("real/deep/file", "IN_CREATE"), ("real/file", "IN_CREATE")]);
+}
+
+#[test]
+fn excluded_directories_have_no_watch_and_renames_bring_them_in_and_others_out() {
+    let mut world = World::without_service();
+    for name in ["demo/sub", "album/demo"] {
+        fs::create_dir_all(world.path(name)).unwrap();
+    }
+    world.launch(|setup| recursive(setup).args(&["--include", "*.flac", "--exclude", "demo/"]));
+    assert_eq!(watches(&mut world), 2, "the root and album");
+    for path in ["demo/sub/a.flac", "album/demo/b.flac", "album/c.flac", "album/c.txt"] {
+        world.write(path, path);
+    }
+    world.wait_for_one("album/c.flac");
+    fs::rename(world.path("demo"), world.path("real")).unwrap();
+    world.wait_for_one("real/sub/a.flac");
+    wait_for_watches(&mut world, 4);
+    fs::rename(world.path("album"), world.path("real/demo")).unwrap();
+    world.write("real/demo/d.flac", "d");
+    fs::create_dir_all(world.path("new/demo")).unwrap();
+    world.write("new/demo/e.flac", "e");
+    world.write("new/f.flac", "f");
+    world.wait_for_one("new/f.flac");
+    wait_for_watches(&mut world, 4);
+    world.write("sentinel.flac", "this one is admitted");
+    world.wait_for_one("sentinel.flac");
+    let data = world.data.clone();
+    world.stop_service();
+    let messages = world.consumer.drain();
+    let expected = [
+        ("album/c.flac", "IN_CREATE"),
+        ("real/sub/a.flac", "IN_MOVED_TO"),
+        ("new/f.flac", "IN_CREATE"),
+        ("sentinel.flac", "IN_CREATE"),
+    ];
+    assert_each_once(&data, &messages, &expected);
 }
 
 fn namespaces_allowed() -> bool {
