@@ -10,7 +10,7 @@ use super::index::{Name, Place};
 use super::inotify::{Event, Mark};
 use super::lookover::{LookOver, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
-use super::tree::{Arrival, Left, Node, Stands, Tree};
+use super::tree::{Arrival, Left, Node, Stands, Tree, passes};
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -227,7 +227,7 @@ impl Books {
     pub(super) fn refused(&mut self, parent: Place, name: &Name, errno: Errno, now: Instant) {
         let Some(node) = self.tree.get(parent) else { return };
         self.lines.unwatched(&node.directory.absolute(name), errno, now);
-        if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) {
+        if passes(errno) {
             self.look_over.ask(now);
         }
     }

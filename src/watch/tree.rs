@@ -85,6 +85,12 @@ pub fn nothing_to_enter(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
 }
 
+/// Whether a refusal says nothing of the directory, and may be over the next time.
+#[must_use]
+pub fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR)
+}
+
 /// See the module.
 pub struct Tree {
     /// The data directories.
@@ -212,6 +218,7 @@ impl Tree {
         let (above, below) = (Arc::clone(&node.directory), node.directory.below(name));
         let dir = match above.root().open_directory(&below) {
             Ok(dir) => dir,
+            Err(errno) if passes(errno) => return Stands::Refused(errno),
             Err(errno) => {
                 existing.into_iter().for_each(|place| self.leave(place, left));
                 return if nothing_to_enter(errno) { Stands::Nothing } else { Stands::Refused(errno) };

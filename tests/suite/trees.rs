@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::consumer::Message;
 use crate::control::wait_for_metrics;
@@ -326,6 +326,30 @@ fn renames_that_nobody_could_follow_end_with_every_file_where_it_is() {
     let messages = world.finish();
     let found = by_path(&data, &messages);
     assert_eq!(found.values().map(Vec::len).sum::<usize>(), 4 + 5 + 7, "{}", list(&messages));
+}
+
+#[test]
+fn want_of_descriptors_makes_nobody_forget_a_directory() {
+    let mut world = start();
+    fs::create_dir_all(world.path("kept/deep")).unwrap();
+    for path in ["kept/file", "kept/deep/file"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    let service = Pid::from_raw(world.service().id().cast_signed()).unwrap();
+    let none = Rlimit { current: Some(3), ..getrlimit(Resource::Nofile) };
+    let before = prlimit(Some(service), Resource::Nofile, none).unwrap();
+    fs::rename(world.path("kept"), world.path("away")).unwrap();
+    fs::rename(world.path("away"), world.path("kept")).unwrap();
+    world.service().wait_log("why it could not look", |line| line.contains("WARN") && line.contains("kept"));
+    prlimit(Some(service), Resource::Nofile, before).unwrap();
+    world.pass_sentinel();
+    world.write("kept/deep/later", "later");
+    world.wait_for_one("kept/deep/later");
+    let data = world.data.clone();
+    let messages = world.finish();
+    let expected = [("kept/file", "IN_CREATE"), ("kept/deep/file", "IN_CREATE"), ("kept/deep/later", "IN_CREATE")];
+    assert_each_once(&data, &messages, &expected);
 }
 
 #[test]
