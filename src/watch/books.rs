@@ -219,8 +219,10 @@ impl Books {
     /// Forgets what was kept for a directory that stands there no more.
     fn give_up(&mut self, Left { place, directory, known }: Left) {
         self.pending.all_gone(place);
-        if let Some(ledger) = &self.ledger {
-            known.keys().for_each(|name| ledger.forget(directory.absolute(name)));
+        if let Some(ledger) = &self.ledger
+            && !known.is_empty()
+        {
+            ledger.forget_below(directory.prefix());
         }
     }
 
