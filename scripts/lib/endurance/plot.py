@@ -9,7 +9,7 @@ COLORS = "#1f6f8b", "#d08c3f"
 
 
 def draw(path, minutes, panels):
-    """A panel is a title and its lines: name -> values, nothing where there is none."""
+    """A panel is a title, its lines (name -> values, nothing where there is none) and whether it is logarithmic."""
     height = TOP + len(panels) * (PANEL + GAP) - GAP + BOTTOM
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
@@ -18,9 +18,9 @@ def draw(path, minutes, panels):
     ]
     longest = max([*minutes, 1e-9])
     every = step(longest, 8)
-    for number, (title, lines) in enumerate(panels):
+    for number, (title, lines, logarithmic) in enumerate(panels):
         top = TOP + number * (PANEL + GAP)
-        svg += panel(top, title, minutes, longest, every, lines)
+        svg += panel(top, title, minutes, longest, every, lines, decades if logarithmic else marks)
     for mark in range(int(longest / every) + 1):
         x = LEFT + mark * every / longest * (WIDTH - LEFT - RIGHT)
         svg.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{mark * every:g}</text>')
@@ -30,24 +30,40 @@ def draw(path, minutes, panels):
         file.write("\n".join(svg) + "\n")
 
 
-def panel(top, title, minutes, longest, every, lines):
-    inner = WIDTH - LEFT - RIGHT
-    values = [value for line in lines.values() for value in line if drawn(value)]
+def marks(values):
+    """Where the lines of the grid are, and how far up the panel a value is (0 to 1)."""
     unit = step(max([*values, 0]) or 1, 4)
-    highest = unit * math.ceil(max([*values, unit]) / unit)
+    highest = max(math.ceil(max([*values, 0]) / unit), 1)
+    return [mark * unit for mark in range(highest + 1)], lambda value: value / (highest * unit)
+
+
+def decades(values):
+    values = [value for value in values if value > 0] or [1]
+    lowest = math.floor(math.log10(min(values)))
+    highest = max(math.ceil(math.log10(max(values))), lowest + 1)
+
+    def share(value):
+        return (math.log10(value) - lowest) / (highest - lowest) if value > 0 else 0
+
+    return [10.0**power for power in range(lowest, highest + 1)], share
+
+
+def panel(top, title, minutes, longest, every, lines, scale):
+    inner = WIDTH - LEFT - RIGHT
+    grid, share = scale([value for line in lines.values() for value in line if drawn(value)])
     bottom = top + PANEL
 
     def x(minute):
         return LEFT + minute / longest * inner
 
     def y(value):
-        return bottom - value / highest * PANEL
+        return bottom - share(value) * PANEL
 
     svg = [f'<text x="{LEFT}" y="{top - 8}" font-size="12">{title}</text>']
-    for mark in range(round(highest / unit) + 1):
-        at = y(mark * unit)
+    for mark in grid:
+        at = y(mark)
         svg.append(f'<line x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}" stroke="{GRID}"/>')
-        svg.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{mark * unit:,g}</text>')
+        svg.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{mark:,g}</text>')
     for mark in range(int(longest / every) + 1):
         at = x(mark * every)
         svg.append(f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{bottom}" stroke="{GRID}"/>')
