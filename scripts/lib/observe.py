@@ -142,13 +142,13 @@ class Observed(Service):
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def watches(self):
-        """The kernel's list of its inotify watches."""
-        count = 0
+        """How many inotify watches the kernel lists. Descriptors that are copies of one another list the same."""
+        found = set()
         for name in os.listdir(f"/proc/{self.pid}/fdinfo"):
             # A file that is being read is closed meanwhile.
             with contextlib.suppress(FileNotFoundError), open(f"/proc/{self.pid}/fdinfo/{name}") as info:
-                count += sum(line.startswith("inotify wd:") for line in info)
-        return count
+                found.update(line for line in info if line.startswith("inotify wd:"))
+        return len(found)
 
 
 def overflows(metrics):
