@@ -1,5 +1,6 @@
 """For scripts/endurance and scripts/scale: the service as it is seen from outside, by /proc, its metrics and its log."""
 
+import argparse
 import calendar
 import contextlib
 import http.client
@@ -194,8 +195,5 @@ def in_bytes(count):
 def positive(text):
     """For argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
-
-
-positive.__name__ = "number of at least 1"

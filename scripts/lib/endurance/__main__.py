@@ -3,11 +3,9 @@
 import argparse
 import contextlib
 import csv
-import math
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,7 @@ import time
 
 import observe
 import plot
+import verdict
 from broker import Broker
 from measure import Failure, environment, wait_until
 from observe import Observed, in_bytes, positive, say
@@ -25,8 +24,6 @@ from writer import Writer
 SAMPLE_SECONDS = 5
 # Looks at the number of descriptors in one sample.
 LOOKS = 10
-# The last tenth's memory against the second's.
-MEMORY_MAY_GROW = 1.15
 # After lost events a look-over may be put off for so long, src/watch/lookover.rs has it.
 LOOK_OVER_PAUSE = 30
 REST_SECONDS = 3
@@ -103,6 +100,8 @@ class Run:
         self.samples = []
         self.complaints = {}
         self.failures = []
+        # Messages of the second start, once it has come to an end.
+        self.restarted = None
 
     def service(self, *more):
         recursive = [] if self.options.flat else ["--recursive"]
@@ -181,8 +180,8 @@ class Run:
                 now = self.samples[-1]
                 say(
                     f"{now['seconds'] / 60:.0f} min: {in_bytes(now['rss_bytes'])}, {now['descriptors']} descriptors, "
-                    f"{now['messages_per_second']:,.0f} messages/s, p50 {milliseconds(now['p50_seconds'])}, "
-                    f"p99 {milliseconds(now['p99_seconds'])}"
+                    f"{now['messages_per_second']:,.0f} messages/s, p50 {verdict.milliseconds(now['p50_seconds'])}, "
+                    f"p99 {verdict.milliseconds(now['p99_seconds'])}"
                 )
 
     def alive(self, service, consumer, writer):
@@ -264,76 +263,6 @@ class Run:
             ],
         )
 
-    def tenth(self, number, name):
-        count = len(self.samples)
-        part = self.samples[count * (number - 1) // 10 : count * number // 10]
-        return [sample[name] for sample in part if sample[name] is not None]
-
-    def table(self):
-        """Rows of name, second tenth, last tenth, ratio, most."""
-        for title, name, written, most in (
-            ("resident memory", "rss_bytes", in_bytes, "rss_bytes"),
-            ("descriptors", "descriptors", whole, "descriptors_most"),
-            ("threads", "threads", whole, "threads"),
-            ("p50, event to confirm", "p50_seconds", milliseconds, "p50_seconds"),
-            ("p99, event to confirm", "p99_seconds", milliseconds, "p99_seconds"),
-            ("messages/s", "messages_per_second", whole, "messages_per_second"),
-        ):
-            early, late = (self.tenth(number, name) for number in (2, 10))
-            before, after = (statistics.median(values) if values else None for values in (early, late))
-            ratio = f"{after / before:.2f}" if before and after is not None else ""
-            highest = max((sample[most] for sample in self.samples if sample[most] is not None), default=None)
-            yield title, written(before), written(after), ratio, written(highest)
-
-    def judge(self):
-        least = [min(self.tenth(number, "descriptors")) for number in (2, 10)]
-        if least[1] > least[0]:
-            self.failures.append(f"descriptors grew from {least[0]} to {least[1]}, the least of each tenth")
-        memory_then, memory_now = (statistics.median(self.tenth(number, "rss_bytes")) for number in (2, 10))
-        if memory_now > MEMORY_MAY_GROW * memory_then:
-            self.failures.append(f"memory grew from {in_bytes(memory_then)} to {in_bytes(memory_now)}")
-
-    def report(self):
-        rows = [("", "second tenth", "last tenth", "ratio", "most"), *self.table()]
-        widths = [max(len(row[place]) for row in rows) for place in range(5)]
-        for row in rows:
-            cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-            print("  ".join(cells))
-
-    def totals(self):
-        end, written = self.end, self.written
-        count = {name: int(end[f"apollonia_{name}_total"]) for name in ("messages_confirmed", "files_unchanged", "busy")}
-        print(
-            f"written: {written['versions']:,} versions ({written['files_made']:,} files made, "
-            f"{written['files_rewritten']:,} rewritten, {written['files_renamed']:,} renamed; "
-            f"{written['directories_renamed']:,} directories renamed with their files), "
-            f"{written['files_deleted']:,} files deleted, {written['directories_made']:,} directories made, "
-            f"{written['directories_removed']:,} removed"
-        )
-        print(
-            f"seen: {count['messages_confirmed']:,} messages, all of them at the consumer, {count['files_unchanged']:,} "
-            f"files read again without a change, {count['busy']:,} looks at files being written, "
-            f"{int(end[failures('gone')]):,} gone before they could be read, {observe.overflows(end)} overflows; "
-            f"peak memory {in_bytes(self.peak)}, {self.samples[-1]['cpu_seconds']:.0f} s of processor time"
-        )
-        print(f"started again with the ledger of {self.files:,} files: {self.restarted} messages")
-        if written["seconds_dropped"]:
-            print(f"note: the writer could not keep the rate and left out {written['seconds_dropped']} s of it")
-
-
-def failures(cause):
-    return f'apollonia_failures_total{{cause="{cause}"}}'
-
-
-def whole(number):
-    return "" if number is None else f"{number:,.0f}"
-
-
-def milliseconds(seconds):
-    if seconds is None:
-        return ""
-    return "over 600 s" if math.isinf(seconds) else f"{seconds * 1e3:,.2f} ms"
-
 
 def arguments():
     parser = argparse.ArgumentParser(
@@ -373,11 +302,12 @@ def main():
             run.whole()
         except Failure as failure:
             run.failures.append(str(failure))
-    if len(run.samples) >= 10:
-        run.report()
-        run.judge()
-    if hasattr(run, "restarted"):
-        run.totals()
+    if len(run.samples) >= verdict.SAMPLES_MIN:
+        verdict.table(run.samples)
+        run.failures += verdict.grown(run.samples)
+    if run.restarted is not None:
+        verdict.totals(run.written, run.end, run.peak, run.samples[-1]["cpu_seconds"])
+        print(f"started again with the ledger of {run.files:,} files: {run.restarted} messages")
     for (level, kind), count in sorted(run.complaints.items()):
         print(f"{level}, {count} times: {kind}")
         if level == "ERROR":
