@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 import time
 
 # Bytes: most files are between the first two, evenly by their logarithm; one in so many is up to the third.
@@ -247,6 +248,8 @@ class Tree:
 
 
 def write(root, rate, directories, equivalent, writer):
+    # Ctrl-C is for the parent, who ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     tree = Tree(root, directories, equivalent * FILES_PER_DIRECTORY)
     tree.fill()
