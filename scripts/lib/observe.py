@@ -26,7 +26,7 @@ def say(text):
 
 
 def target():
-    return os.environ.get("CARGO_TARGET_DIR") or f"{ROOT}/target"
+    return os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR") or "target")
 
 
 def binary():

@@ -23,10 +23,12 @@ PARTS = ("flat", "tree", "renames", "levels")
 QUEUE_LENGTH = 20_000
 # After lost events a look-over may be put off for so long, src/watch/lookover.rs has it; and then it takes its time.
 LOOK_OVER_PAUSE = 30
+LOOK_OVER_PATIENCE = 15
 RENAMED_DIRECTORIES = 5_000
 # Files moved out before the service is waited for: their events must not fill the kernel's queue.
 MOVED_AT_ONCE = 4_000
-LEVELS_MAX = 1_000
+# Deeper ones Python does not remove.
+LEVELS_MAX = 400
 
 
 class Scale:
@@ -79,7 +81,7 @@ class Scale:
 
     def rest(self, service, lost, patience):
         """Nothing is left to do, the look-over after lost events included."""
-        service.come_to_rest(LOOK_OVER_PAUSE + 5 if lost else 2, patience)
+        service.come_to_rest(LOOK_OVER_PAUSE + LOOK_OVER_PATIENCE if lost else 2, patience)
 
     def move_out(self, service, corpus, numbers, patience):
         def removed():
@@ -186,7 +188,7 @@ def arguments():
     parser.add_argument("--directory")
     options = parser.parse_args()
     if options.levels > LEVELS_MAX:
-        parser.error(f"--levels must be at most {LEVELS_MAX}: longer paths cannot be told to the kernel")
+        parser.error(f"--levels must be at most {LEVELS_MAX}")
     if options.directory and not os.path.isdir(options.directory):
         parser.error(f"--directory: {options.directory} is not a directory")
     return options
