@@ -411,6 +411,34 @@ fn the_ledger_knows_the_whole_tree_and_forgets_what_is_gone_from_it() {
 }
 
 #[test]
+fn a_directory_renamed_back_while_nobody_watches_has_its_files_told_again() {
+    let state = tempfile::tempdir().unwrap();
+    let with_ledger = |setup: Setup| recursive(setup).env("STATE_DIRECTORY", state.path());
+    let mut world = World::start_with(with_ledger);
+    for path in ["one/deep", "one0"] {
+        fs::create_dir_all(world.path(path)).unwrap();
+    }
+    for path in ["one/deep/file", "one/file", "one0/file"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 3);
+    fs::rename(world.path("one"), world.path("two")).unwrap();
+    world.wait_until("their new paths", |messages| messages.len() >= 5);
+    world.stop_service();
+    let data = world.data.clone();
+    let paths =
+        |names: &[&str]| -> Vec<String> { names.iter().map(|it| data.join(it).to_str().unwrap().to_owned()).collect() };
+    assert_eq!(rows(state.path()), paths(&["one0/file", "two/deep/file", "two/file"]));
+    // Of these versions the ledger has known the paths before.
+    fs::rename(world.path("two"), world.path("one")).unwrap();
+    world.launch(with_ledger);
+    world.wait_until("their old paths", |messages| messages.len() >= 7);
+    let messages = world.finish();
+    assert_each_once(&data, &messages[5..], &[("one/deep/file", "IN_CREATE"), ("one/file", "IN_CREATE")]);
+    assert_eq!(rows(state.path()).len(), 4, "a sentinel's, too: {:?}", rows(state.path()));
+}
+
+#[test]
 fn a_start_without_sub_directories_leaves_their_rows_in_the_ledger() {
     let state = tempfile::tempdir().unwrap();
     let flat = |setup: Setup| setup.env("STATE_DIRECTORY", state.path());
