@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::read::stable::Root;
 use crate::watch::filter::Filter;
-use crate::watch::lookover::{list, look, path_in};
+use crate::watch::lookover::{Sight, list, look, path_in};
 
 /// The bar that log lines have to step around.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -80,7 +80,7 @@ fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &Prog
             if !filter.admits(&file) {
                 continue;
             }
-            if let Some((version, true)) = look(root, &file) {
+            if let Some(Sight { version, regular: true, .. }) = look(root, &file) {
                 bar.inc_length(version.size);
             }
         }

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
 use rustix::io::Errno;
@@ -139,13 +140,15 @@ impl From<Errno> for Unread {
 pub struct Root {
     dir: OwnedFd,
     path: Box<[u8]>,
+    /// Once it was asked for: it stays.
+    protection: OnceLock<Protection>,
 }
 
 impl Root {
     /// Of an open directory and its real path.
     #[must_use]
     pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
-        Self { dir, path: path.into() }
+        Self { dir, path: path.into(), protection: OnceLock::new() }
     }
 
     /// The real path.
@@ -224,15 +227,28 @@ impl Root {
         Ok(self.open(&inside)?)
     }
 
-    /// What tells a file that is complete from one that is being written.
+    /// What tells a file that is complete from one that is being written. To be asked for first when this process has
+    /// its rights.
     #[must_use]
     pub fn protection(&self) -> Protection {
-        if self.is_remote() {
-            return Protection::Stat;
-        }
-        match capabilities(None) {
-            Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
-            _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
+        *self.protection.get_or_init(|| {
+            if self.is_remote() {
+                return Protection::Stat;
+            }
+            match capabilities(None) {
+                Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
+                _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
+            }
+        })
+    }
+
+    /// Whether the kernel tells of the writers of a file with this owner.
+    #[must_use]
+    pub fn grants_lease(&self, owner: u32) -> bool {
+        match self.protection() {
+            Protection::Leases => true,
+            Protection::OwnLeases { user } => user == owner,
+            Protection::Stat => false,
         }
     }
 

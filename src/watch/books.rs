@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::filter::Filter;
 use super::index::{Name, Place};
 use super::inotify::{Event, Mark};
-use super::lookover::{LookOver, look};
+use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
 use super::tree::{Arrival, Left, Node, Stands, Tree, passes};
 use crate::config::WatchSettings;
@@ -156,7 +156,7 @@ impl Books {
     /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
     fn admit(&mut self, place: Place, name: &Name) -> Option<(Version, bool)> {
         let directory = &self.tree.get(place)?.directory;
-        let (version, regular) = look(directory.root(), &directory.below(name))?;
+        let Sight { version, regular, .. } = look(directory.root(), &directory.below(name))?;
         if regular {
             directory.update(|names| names.insert(name));
         }
@@ -288,8 +288,8 @@ impl Books {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
                     let version_now = self.tree.get(place).and_then(|node| {
-                        let (version, _) = look(node.directory.root(), &node.directory.below(&name))?;
-                        Some(version.fingerprint())
+                        let sight = look(node.directory.root(), &node.directory.below(&name))?;
+                        Some(sight.version.fingerprint())
                     });
                     self.pending.settled(place, &name, version, version_now, now);
                 }

@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::books::Books;
 use super::index::{Directory, Name, Place};
-use super::lookover::{Compare, list, look};
+use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
@@ -74,7 +74,7 @@ impl Books {
         for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
             for name in left {
-                if let Some((version, _)) = look(node.directory.root(), &node.directory.below(&name)) {
+                if let Some(Sight { version, .. }) = look(node.directory.root(), &node.directory.below(&name)) {
                     let seen = Known::seen(&version);
                     let known = node.known.entry(name).or_insert(seen);
                     if known.version != seen.version {
@@ -200,7 +200,10 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let Some((version, _)) = look(node.directory.root(), &below) else { return };
+        let root = node.directory.root();
+        let Some(Sight { version, owner, .. }) = look(root, &below) else { return };
+        // Complete as it stands, or the lease will tell that it is not.
+        let complete = root.grants_lease(owner) || rests(&version, self.settle, seen_at);
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
                 return;
@@ -211,16 +214,16 @@ impl Books {
         if !self.pending.look_again(place, name, seen_at) {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
-                Arrival::Found if self.rests(&version, seen_at) => Hint::Closed,
+                Arrival::Found if complete => Hint::Closed,
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
             self.wait_admitted(place, name, hint, seen_at, now);
         }
     }
+}
 
-    /// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
-    fn rests(&self, version: &Version, now: Stamp) -> bool {
-        let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
-        now.seconds.saturating_sub(version.changed.seconds) > settle
-    }
+/// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
+fn rests(version: &Version, settle: Duration, now: Stamp) -> bool {
+    let settle = i64::try_from(settle.as_secs() + 1).unwrap_or(i64::MAX);
+    now.seconds.saturating_sub(version.changed.seconds) > settle
 }

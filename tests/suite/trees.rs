@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -264,6 +264,30 @@ fn more_directories_than_the_kernels_queue_is_long_are_renamed_and_moved_out_wit
     let data = world.data.clone();
     let messages = world.finish();
     assert_each_once(&data, &messages, &[("after/7/7/file", "IN_MOVED_TO"), ("back/7/7/file", "IN_MOVED_TO")]);
+}
+
+#[test]
+fn what_a_new_directory_holds_is_told_as_soon_as_nobody_writes_it() {
+    // So long does a file wait of whose writers the kernel tells nothing.
+    let mut world = World::start_with(|setup| recursive(setup).args(&["--settle-ms", "3600000"]));
+    let log = world.service().stderr();
+    if !log.contains("a read lease") {
+        return skip("no leases here");
+    }
+    world.service().signal(Signal::STOP);
+    fs::create_dir_all(world.path("new/deep")).unwrap();
+    world.write("new/deep/closed", "closed before there was a watch");
+    let mut open = File::create(world.path("new/deep/open")).unwrap();
+    open.write_all(b"first").unwrap();
+    world.service().signal(Signal::CONT);
+    world.wait_for_one("new/deep/closed");
+    world.pass_sentinel();
+    open.write_all(b" and last").unwrap();
+    drop(open);
+    assert_eq!(world.wait_for_one("new/deep/open").sha256(), sha256(b"first and last"));
+    let data = world.data.clone();
+    let messages = world.finish();
+    assert_each_once(&data, &messages, &[("new/deep/closed", "IN_CREATE"), ("new/deep/open", "IN_CREATE")]);
 }
 
 #[test]
