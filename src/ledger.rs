@@ -140,8 +140,7 @@ impl Store {
     }
 
     /// Hands over what was confirmed for each absolute path; `take` tells whether the row stays: those of files that
-    /// are not there any more are removed. `false`: the ledger cannot be
-    /// read to its end, and nothing of it counts.
+    /// are not there any more are removed. `false`: the ledger cannot be read to its end, and nothing of it counts.
     #[must_use]
     pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
         let read = self.connect().and_then(|connection| recall(connection, take));
@@ -319,7 +318,8 @@ impl Ledger {
     pub fn forget_below(&self, directory: &[u8]) {
         let mut waiting = self.shared.lock();
         let first = waiting.is_empty();
-        if waiting.len() < WAITING_MAX {
+        // Room of its own: it stands for rows that may have found none.
+        if waiting.below.len() < WAITING_MAX {
             waiting.below.push(directory.into());
             self.shared.vitals.ledger.take_on(1);
         }
@@ -330,7 +330,7 @@ impl Ledger {
 
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
         let mut waiting = self.shared.lock();
-        let (first, full) = (waiting.is_empty(), waiting.len() >= WAITING_MAX);
+        let (first, full) = (waiting.is_empty(), waiting.rows.len() >= WAITING_MAX);
         let waits = Waits { row, since: waiting.below.len() };
         match waiting.rows.entry(path.into()) {
             Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
@@ -427,7 +427,7 @@ impl Writer {
         let waiting = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let waited = changed.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if self.group.len() < WAITING_MAX {
+        if self.group.rows.len() < WAITING_MAX && self.group.below.len() < WAITING_MAX {
             let separate = self.group.len() + waiting.len();
             self.group.add(&mut waiting);
             self.shared.vitals.ledger.done(separate - self.group.len());
