@@ -2,8 +2,7 @@
 
 open_port() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Starts one whose files are below the directory; sets broker_port and broker_environment, which rabbitmqctl needs to
-# find it. It takes some 10 s more until it answers.
+# Starts one whose files are below the directory; sets broker_port. It takes some 10 s more until it answers.
 start_rabbitmq() { # DIRECTORY [PLUGIN]
     local work=$1 plugin=${2:-} home=$1/rabbitmq epmd_port=4379 dist_port=25673 as_user=()
     broker_port=5673
@@ -23,8 +22,7 @@ start_rabbitmq() { # DIRECTORY [PLUGIN]
     export ERL_EPMD_PORT=$epmd_port
     epmd -port "$epmd_port" -address 127.0.0.1 </dev/null >"$work/epmd.log" 2>&1 &
     epmd=$!
-    broker_environment=(HOME="$home" RABBITMQ_NODENAME="private$broker_port@localhost")
-    (cd "$home" && exec env "${broker_environment[@]}" \
+    (cd "$home" && exec env HOME="$home" RABBITMQ_NODENAME="private$broker_port@localhost" \
         RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT="$broker_port" RABBITMQ_DIST_PORT="$dist_port" \
         RABBITMQ_MNESIA_BASE="$home/mnesia" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_PID_FILE="$home/pid" \
         RABBITMQ_CONFIG_FILE="$home/rabbitmq" RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" \
