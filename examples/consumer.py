@@ -38,7 +38,7 @@ import pika
 EXCHANGE = "apollonia"
 # Messages here without an acknowledgement, at most: enough to keep the connection busy.
 PREFETCH = 200
-# Some 15 MB of ids: more than an ingestor with a ledger repeats after a crash. `--catch-up all` repeats everything.
+# Some 20 MB of ids: more than an ingestor with a ledger repeats after a crash. `--catch-up all` repeats everything.
 REMEMBERED = 100_000
 
 

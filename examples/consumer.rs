@@ -40,7 +40,7 @@ use tokio::time::timeout;
 const EXCHANGE: &str = "apollonia";
 /// Messages here without an acknowledgement, at most: enough to keep the connection busy.
 const PREFETCH: u16 = 200;
-/// Some 15 MB of ids: more than an ingestor with a ledger repeats after a crash. `--catch-up all` repeats everything.
+/// Some 20 MB of ids: more than an ingestor with a ledger repeats after a crash. `--catch-up all` repeats everything.
 const REMEMBERED: usize = 100_000;
 /// A broker that is frozen takes a connection and says nothing.
 const ANSWER: Duration = Duration::from_secs(10);

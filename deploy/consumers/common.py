@@ -13,7 +13,7 @@ import pika
 EXCHANGE = "apollonia"
 # Messages here without an acknowledgement, at most: enough to keep the connection busy.
 PREFETCH = 200
-# Some 15 MB of ids. They are forgotten at the end: examples/consumer.py says what remembers longer.
+# Some 20 MB of ids. They are forgotten at the end: examples/consumer.py says what remembers longer.
 REMEMBERED = 100_000
 
 
