@@ -23,6 +23,7 @@ mod doctor;
 mod events;
 mod events_links;
 mod events_writers;
+mod examples;
 mod faults;
 mod filters;
 mod hostile;
