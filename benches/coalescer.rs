@@ -37,7 +37,7 @@ impl Set {
 
     fn event(&mut self, name: &Name, hint: Hint) {
         self.pending
-            .event(Place::ROOT, name, hint, false, SEEN, self.now)
+            .event(Place::FIRST, name, hint, false, SEEN, self.now)
             .expect("there are fewer names than there is room");
     }
 
@@ -55,7 +55,7 @@ impl Set {
 
     /// From the readers: its message is confirmed.
     fn done(&mut self, name: &Name) {
-        self.pending.done(Place::ROOT, name, self.now);
+        self.pending.done(Place::FIRST, name, self.now);
     }
 
     fn finish(&mut self) {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
@@ -48,8 +48,9 @@ pub enum Command {
     Watch,
     /// Hash the files that exist now, emit one message each, exit
     Scan {
-        /// The directory, instead of --data-dir
-        dir: Option<PathBuf>,
+        /// The directories, instead of --data-dir
+        #[arg(value_name = "DIR")]
+        dirs: Vec<PathBuf>,
     },
     /// Print the messages that arrive at the exchange, one JSON object a line
     Listen {
@@ -77,9 +78,17 @@ pub struct Settings {
     /// The broker.
     #[command(flatten)]
     pub amqp: AmqpSettings,
-    /// The directory to watch; must exist and be readable
-    #[arg(long, env = "DATA_DIRECTORY", global = true, value_name = "DIR", default_value = "/data")]
-    pub data_dir: PathBuf,
+    /// The directory to watch; must exist and be readable. Several: the flag repeats, the variable takes colons between
+    /// them; none may lie in another
+    #[arg(
+        id = "data_dir",
+        long = "data-dir",
+        env = "DATA_DIRECTORY",
+        global = true,
+        value_name = "DIR",
+        default_value = "/data"
+    )]
+    pub data_dirs: Vec<PathBuf>,
     /// Where messages go: the broker, standard output (one JSON object a line), or nowhere, for measuring
     #[arg(long, env = "INGESTOR_OUTPUT", global = true, value_enum, default_value_t = Output::Amqp)]
     pub output: Output,
@@ -316,27 +325,49 @@ fn partial_help() -> String {
     format!("Publish no file under a name that writers use until it is complete: {}", names.join(", "))
 }
 
-/// A flag is one glob, whatever is in it; a variable is a list of them, which clap would split at every comma. And what
-/// stands before the command is lost to clap where the same flag stands behind it.
+/// A flag is one value, whatever is in it; a variable is a list of them, which clap would split at every comma, also
+/// within braces.
 fn with_lists(mut cli: Cli, matches: &ArgMatches, args: &[OsString]) -> Result<Cli, Error> {
-    for (id, patterns) in [("include", &mut cli.settings.include), ("exclude", &mut cli.settings.exclude)] {
-        if matches.value_source(id) == Some(ValueSource::EnvVariable) {
+    let Settings { data_dirs, include, exclude, .. } = &mut cli.settings;
+    let from_variable = |id| matches.value_source(id) == Some(ValueSource::EnvVariable);
+    for (id, patterns) in [("include", include), ("exclude", exclude)] {
+        if from_variable(id) {
             *patterns = patterns.iter().flat_map(|list| patterns_of(list)).collect();
-            continue;
-        }
-        let flag = format!("--{id}");
-        let mine = |arg: &&OsString| {
-            arg.as_bytes()
-                .strip_prefix(flag.as_bytes())
-                .is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'='))
-        };
-        if args.iter().take_while(|arg| *arg != "--").filter(mine).count() != patterns.len() {
-            return Err(Error::Usage(format!(
-                "{flag}: it stands before and behind the command; write all of them behind it"
-            )));
+        } else {
+            refuse_split(&format!("--{id}"), patterns.len(), args)?;
         }
     }
+    match matches.value_source("data_dir") {
+        Some(ValueSource::EnvVariable) => *data_dirs = directories_of(data_dirs)?,
+        Some(ValueSource::CommandLine) => refuse_split("--data-dir", data_dirs.len(), args)?,
+        _ => {}
+    }
     Ok(cli)
+}
+
+/// What stands before the command is lost to clap where the same flag stands behind it.
+fn refuse_split(flag: &str, values: usize, args: &[OsString]) -> Result<(), Error> {
+    let mine = |arg: &&OsString| {
+        arg.as_bytes().strip_prefix(flag.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'='))
+    };
+    if args.iter().take_while(|arg| *arg != "--").filter(mine).count() == values {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{flag}: it stands before and behind the command; write all of them behind it")))
+}
+
+/// The directories between the colons of a variable.
+fn directories_of(lists: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let between =
+        |list: &PathBuf| list.as_os_str().as_bytes().split(|&byte| byte == b':').map(<[u8]>::to_vec).collect();
+    let directories: Vec<Vec<u8>> = lists.iter().flat_map::<Vec<Vec<u8>>, _>(between).collect();
+    if directories.iter().any(Vec::is_empty) {
+        return Err(Error::Usage(
+            "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon; write one there, or leave the colon out"
+                .to_owned(),
+        ));
+    }
+    Ok(directories.into_iter().map(|directory| OsString::from_vec(directory).into()).collect())
 }
 
 /// An empty variable counts as unset, which clap has no setting for.

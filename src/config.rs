@@ -26,8 +26,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The broker, also when the output is another: `listen` needs it alone.
     pub broker: Broker,
-    /// The data directory, opened. `listen` has none.
-    pub root: Option<Root>,
+    /// The data directories, opened. `listen` has none.
+    pub roots: Vec<Root>,
     /// Where the ledger lives, if there is one.
     pub state_dir: Option<PathBuf>,
     /// Which files are published.
@@ -90,28 +90,34 @@ pub struct PublishSettings {
     pub window: usize,
     /// What an unroutable message means.
     pub unroutable: Unroutable,
-    /// The name that this publisher holds at the broker while it publishes, if it is one of a kind.
-    pub publisher: Option<String>,
+    /// What this publisher holds at the broker while it publishes, where it is one of a kind.
+    pub publishers: Vec<Publisher>,
+}
+
+/// The publisher of a directory's files.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Publisher {
+    /// Its name at the broker.
+    pub name: String,
+    /// The directory.
+    pub directory: PathBuf,
 }
 
 impl Config {
-    /// Checks every setting and opens the data directory.
+    /// Checks every setting and opens the data directories.
     ///
     /// # Errors
     /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
     pub fn new(settings: Settings, command: Option<&Command>) -> Result<Self, Error> {
         let broker = Broker::new(&settings.amqp)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
-        let root = match command {
-            Some(Command::Listen { .. } | Command::Health | Command::Doctor { .. }) => None,
-            Some(Command::Scan { dir: Some(dir) }) => Some(open_root(dir)?),
-            Some(Command::Scan { dir: None } | Command::Watch) | None => Some(open_root(&settings.data_dir)?),
+        let roots = match command {
+            Some(Command::Listen { .. } | Command::Health | Command::Doctor { .. }) => Vec::new(),
+            Some(Command::Scan { dirs }) if !dirs.is_empty() => open_roots(dirs)?,
+            Some(Command::Scan { .. } | Command::Watch) | None => open_roots(&settings.data_dirs)?,
         };
-        let watches = matches!(command, Some(Command::Watch) | None);
-        if let (Some(state_dir), Some(root)) = (&settings.state_dir, &root)
-            && watches
-        {
-            refuse_inside(state_dir, root)?;
+        if let (Some(state_dir), Some(Command::Watch) | None) = (&settings.state_dir, command) {
+            roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
         }
         let (catch_up, workers, socket) = (catch_up(&settings)?, workers(&settings), control_socket(&settings));
         Ok(Self {
@@ -124,7 +130,7 @@ impl Config {
             },
             log_format: settings.log_format,
             broker: broker.clone(),
-            root,
+            roots,
             state_dir: settings.state_dir,
             filter,
             watch: WatchSettings {
@@ -141,7 +147,7 @@ impl Config {
                     broker,
                     window: settings.confirm_window as usize,
                     unroutable: settings.unroutable,
-                    publisher: None,
+                    publishers: Vec::new(),
                 },
             },
             control: ControlSettings {
@@ -195,7 +201,34 @@ fn default_socket() -> PathBuf {
     }
 }
 
-/// Opens the data directory.
+/// Opens the data directories.
+///
+/// # Errors
+/// [`Error::DataDirectory`], naming what is wrong with one, or that it is in another: its files would be published twice.
+pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let root = open_root(path)?;
+        for other in &roots {
+            let (real, others) = (root.path(), other.path());
+            let cause = if root.is(other) {
+                format!("it is {others:?}, which is named already")
+            } else if real.starts_with(others) {
+                format!("it lies in {others:?}, which is a data directory too")
+            } else if others.starts_with(real) {
+                format!("{others:?}, which is a data directory too, lies in it")
+            } else {
+                continue;
+            };
+            let next = "name each directory once, and with --recursive the outermost alone";
+            return Err(Error::DataDirectory { path: path.clone(), cause, next });
+        }
+        roots.push(root);
+    }
+    Ok(roots)
+}
+
+/// Opens a data directory.
 ///
 /// # Errors
 /// [`Error::DataDirectory`], naming what is wrong with it.
@@ -232,7 +265,7 @@ pub fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
     match absolute.ancestors().find_map(|ancestor| std::fs::canonicalize(ancestor).ok()) {
         Some(real) if real.starts_with(root.path()) => Err(Error::StateDirectory {
             path: state_dir.to_owned(),
-            cause: "it lies in the data directory".to_owned(),
+            cause: format!("it lies in the data directory {:?}", root.path()),
             next: "name a directory outside of it",
         }),
         _ => Ok(()),

@@ -139,19 +139,19 @@ impl Store {
         Ok(store)
     }
 
-    /// Hands over what was confirmed for each path below a directory, whose absolute path ends in `/`; `take` tells
-    /// whether the row stays: those of files that are not there any more are removed. `false`: the ledger cannot be
-    /// read to its end, and nothing of it counts.
+    /// Hands over what was confirmed for each absolute path; `take` tells whether the row stays: those of files that
+    /// are not there any more are removed. `false`: the ledger cannot be read to its end, and nothing of it counts.
     #[must_use]
-    pub fn recall(&mut self, directory: &[u8], take: impl FnMut(&[u8], Known) -> bool) -> bool {
-        let read = self.connect().and_then(|connection| recall(connection, directory, take));
+    pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
+        let read = self.connect().and_then(|connection| recall(connection, take));
         let whole = read.is_ok();
         let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
             self.note_damage(&trouble);
             Recalled::default()
         });
         self.rows = rows;
-        let removed = self.connect().and_then(|connection| write(connection, gone.iter().map(|path| (&**path, None))));
+        let gone = gone.iter().map(|path| (&**path, None));
+        let removed = self.connect().and_then(|connection| write(connection, &[], gone));
         match removed {
             Ok(more) => self.rows += more,
             Err(trouble) => self.note_damage(&trouble),
@@ -167,7 +167,7 @@ impl Store {
         let shared = Arc::new(Shared { vitals, ..Shared::default() });
         let thread = thread::Builder::new().name("ledger".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || Writer { store: self, shared, group: BTreeMap::new(), failing_since_warned: None }.run()
+            move || Writer { store: self, shared, group: Group::default(), warned: None, failing: false }.run()
         });
         let thread = thread.map_err(|error| Error::Internal(format!("cannot start the ledger's thread: {error}")))?;
         Ok(Ledger { shared, thread: Some(thread) })
@@ -220,6 +220,49 @@ impl Store {
     }
 }
 
+impl Waiting {
+    fn len(&self) -> usize {
+        self.rows.len() + self.below.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.below.is_empty()
+    }
+}
+
+/// What is written in one transaction.
+#[derive(Default)]
+struct Group {
+    /// Removed first: all that is below of these.
+    below: Vec<Box<[u8]>>,
+    /// Sorted, which is the table's own order.
+    rows: BTreeMap<Box<[u8]>, Option<Confirmed>>,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.rows.len() + self.below.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.below.is_empty()
+    }
+
+    /// Takes over what waits, after what is here.
+    fn add(&mut self, waiting: &mut Waiting) {
+        let last: HashMap<&[u8], usize> = waiting.below.iter().map(|path| &**path).zip(1..).collect();
+        // Whether a directory above the path went after so many had gone.
+        let ended = |path: &[u8], since: usize| {
+            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
+            !last.is_empty() && ends.into_iter().any(|end| last.get(&path[..end]).is_some_and(|&number| number > since))
+        };
+        self.rows.retain(|path, _| !ended(path, 0));
+        let left = waiting.rows.drain().filter(|(path, waits)| !ended(path, waits.since));
+        self.rows.extend(left.map(|(path, waits)| (path, waits.row)));
+        self.below.append(&mut waiting.below);
+    }
+}
+
 /// The way of confirms into the ledger. Dropped, it writes what waits and ends.
 pub struct Ledger {
     shared: Arc<Shared>,
@@ -235,11 +278,21 @@ struct Shared {
 
 #[derive(Default)]
 struct Waiting {
-    /// By path: what was confirmed last, or nothing when the path is gone.
-    rows: HashMap<Box<[u8]>, Option<Confirmed>>,
+    /// Directories that all rows go below of, each path with a `/` at its end.
+    below: Vec<Box<[u8]>>,
+    /// By path.
+    rows: HashMap<Box<[u8]>, Waits>,
+    /// Confirms that found no room.
     dropped: u64,
     closing: bool,
     closed: bool,
+}
+
+struct Waits {
+    /// What was confirmed last, or nothing when the path is gone.
+    row: Option<Confirmed>,
+    /// How many of [`Waiting::below`] came before it: the others end it.
+    since: usize,
 }
 
 impl Shared {
@@ -260,14 +313,30 @@ impl Ledger {
         self.put(path, None);
     }
 
+    /// Forgets all paths below a directory that is gone; its own path ends in `/`. One row by one, those of a large tree
+    /// would find no room, and a file of a directory keeps its version when that is renamed and renamed back.
+    pub fn forget_below(&self, directory: &[u8]) {
+        let mut waiting = self.shared.lock();
+        let first = waiting.is_empty();
+        // Room of its own: it stands for rows that may have found none.
+        if waiting.below.len() < WAITING_MAX {
+            waiting.below.push(directory.into());
+            self.shared.vitals.ledger.take_on(1);
+        }
+        if first {
+            self.shared.changed.notify_all();
+        }
+    }
+
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
         let mut waiting = self.shared.lock();
-        let (first, full) = (waiting.rows.is_empty(), waiting.rows.len() >= WAITING_MAX);
+        let (first, full) = (waiting.is_empty(), waiting.rows.len() >= WAITING_MAX);
+        let waits = Waits { row, since: waiting.below.len() };
         match waiting.rows.entry(path.into()) {
-            Entry::Occupied(mut occupied) => drop(occupied.insert(row)),
-            Entry::Vacant(_) if full => waiting.dropped += 1,
+            Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
+            Entry::Vacant(_) if full => waiting.dropped += u64::from(row.is_some()),
             Entry::Vacant(vacant) => {
-                vacant.insert(row);
+                vacant.insert(waits);
                 self.shared.vitals.ledger.take_on(1);
             }
         }
@@ -296,9 +365,12 @@ impl Drop for Ledger {
 struct Writer {
     store: Store,
     shared: Arc<Shared>,
-    /// What is being written: sorted, which is the table's own order.
-    group: BTreeMap<Box<[u8]>, Option<Confirmed>>,
-    failing_since_warned: Option<Instant>,
+    /// What is being written.
+    group: Group,
+    /// When it was last said that something is not written.
+    warned: Option<Instant>,
+    /// The last attempt failed.
+    failing: bool,
 }
 
 impl Writer {
@@ -310,17 +382,31 @@ impl Writer {
             match self.write() {
                 Ok(()) => {
                     self.shared.vitals.ledger.done(self.group.len());
-                    if !self.group.is_empty() && self.failing_since_warned.take().is_some() {
+                    if !self.group.is_empty() && std::mem::take(&mut self.failing) {
+                        self.warned = None;
                         tracing::info!("the ledger is written again");
                     }
-                    self.group.clear();
+                    self.group = Group::default();
+                    if dropped > 0 {
+                        self.warn(|directory| {
+                            tracing::warn!(
+                                "the ledger in {directory:?} is written more slowly than files are confirmed: {dropped} found no room and are published again by the next start; give it a faster disk"
+                            );
+                        });
+                    }
                     self.tell_size();
                     pause = GROUP_TIME;
                 }
                 Err(trouble) => {
                     self.shared.vitals.ledger.get_on(); // it tries
                     self.shared.vitals.metrics.ledger_failures.inc();
-                    self.warn(&trouble, dropped);
+                    self.failing = true;
+                    let waiting = self.group.rows.len();
+                    self.warn(|directory| {
+                        tracing::warn!(
+                            "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk"
+                        );
+                    });
                     pause = RETRY_PAUSE;
                 }
             }
@@ -337,13 +423,13 @@ impl Writer {
     /// found no room.
     fn gather(&mut self, pause: Duration) -> (bool, u64) {
         let changed = &self.shared.changed;
-        let idle = |waiting: &mut Waiting| waiting.rows.is_empty() && self.group.is_empty() && !waiting.closing;
+        let idle = |waiting: &mut Waiting| waiting.is_empty() && self.group.is_empty() && !waiting.closing;
         let waiting = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let waited = changed.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if self.group.len() < WAITING_MAX {
-            let separate = self.group.len() + waiting.rows.len();
-            self.group.extend(waiting.rows.drain());
+        if self.group.rows.len() < WAITING_MAX && self.group.below.len() < WAITING_MAX {
+            let separate = self.group.len() + waiting.len();
+            self.group.add(&mut waiting);
             self.shared.vitals.ledger.done(separate - self.group.len());
         }
         (waiting.closing, std::mem::take(&mut waiting.dropped))
@@ -353,8 +439,8 @@ impl Writer {
         if self.group.is_empty() {
             return Ok(());
         }
-        let rows = |group: &BTreeMap<Box<[u8]>, Option<Confirmed>>, connection: &mut Connection| {
-            write(connection, group.iter().map(|(path, row)| (&**path, row.as_ref())))
+        let rows = |group: &Group, connection: &mut Connection| {
+            write(connection, &group.below, group.rows.iter().map(|(path, row)| (&**path, row.as_ref())))
         };
         let written = self.store.connect_or_set_aside().and_then(|connection| rows(&self.group, connection));
         self.store.rows += match written {
@@ -377,16 +463,11 @@ impl Writer {
         }
     }
 
-    fn warn(&mut self, trouble: &Trouble, dropped: u64) {
-        if self.failing_since_warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
-            return;
+    fn warn(&mut self, tell: impl FnOnce(&Path)) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tell(&self.store.directory);
         }
-        self.failing_since_warned = Some(Instant::now());
-        tracing::warn!(
-            "the ledger in {:?} cannot be written: {trouble}; {} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk",
-            self.store.directory,
-            self.group.len()
-        );
     }
 }
 
@@ -477,21 +558,15 @@ fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-fn recall(
-    connection: &mut Connection,
-    directory: &[u8],
-    mut take: impl FnMut(&[u8], Known) -> bool,
-) -> Result<Recalled, Trouble> {
+fn recall(connection: &mut Connection, mut take: impl FnMut(&[u8], Known) -> bool) -> Result<Recalled, Trouble> {
     let mut recalled = Recalled::default();
-    // Every row, those of other directories too: a damaged path may have been one of this directory.
     let mut select = connection.prepare("SELECT * FROM confirmed")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
         let confirmed = decode(path, row)?;
         recalled.rows += 1;
-        let Some(below) = path.strip_prefix(directory) else { continue };
-        if !take(below, Known::new(&confirmed.version, &confirmed.digests)) {
+        if !take(path, Known::new(&confirmed.version, &confirmed.digests)) {
             recalled.gone.push(path.into());
         }
     }
@@ -519,9 +594,11 @@ fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
     Ok(confirmed)
 }
 
-/// Writes rows, and removes those that are nothing, in one transaction. Tells how many there are more than before.
+/// Removes all rows below these directories, then writes rows, and removes those that are nothing, in one transaction.
+/// Tells how many there are more than before.
 fn write<'a>(
     connection: &mut Connection,
+    below: &[Box<[u8]>],
     rows: impl Iterator<Item = (&'a [u8], Option<&'a Confirmed>)>,
 ) -> Result<i64, Trouble> {
     const VALUES: &str = "INTO confirmed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -532,6 +609,14 @@ fn write<'a>(
         let mut add = transaction.prepare_cached(&format!("INSERT OR IGNORE {VALUES}"))?;
         let mut replace = transaction.prepare_cached(&format!("REPLACE {VALUES}"))?;
         let mut remove = transaction.prepare_cached("DELETE FROM confirmed WHERE path = ?1")?;
+        let mut remove_below = transaction.prepare_cached("DELETE FROM confirmed WHERE path > ?1 AND path < ?2")?;
+        for directory in below {
+            // What begins with it sorts before the same with the byte after its `/` in that one's place.
+            let mut end = directory.to_vec();
+            end.pop_if(|last| *last == b'/');
+            end.push(b'/' + 1);
+            more -= remove_below.execute([&**directory, &end])? as i64;
+        }
         for (path, row) in rows {
             match row {
                 None => more -= remove.execute([path])? as i64,
@@ -592,13 +677,14 @@ mod tests {
 
     fn put(store: &mut Store, rows: &[(Vec<u8>, Option<u64>)]) {
         let rows: Vec<_> = rows.iter().map(|(name, number)| (path(name), number.map(confirmed))).collect();
-        write(store.connect().unwrap(), rows.iter().map(|(path, row)| (&**path, row.as_ref()))).unwrap();
+        write(store.connect().unwrap(), &[], rows.iter().map(|(path, row)| (&**path, row.as_ref()))).unwrap();
     }
 
     fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows {
         let present: Vec<Vec<u8>> = names.into_iter().collect();
         let mut rows = Rows::new();
-        let whole = store.recall(DIRECTORY, |name, known| {
+        let whole = store.recall(|path, known| {
+            let Some(name) = path.strip_prefix(DIRECTORY) else { return true };
             let there = present.iter().any(|present| present == name);
             if there {
                 rows.insert(name.to_vec(), known);
@@ -675,16 +761,16 @@ mod tests {
     }
 
     /// Names and what is written for them, or that they go, in one transaction.
-    type Group = Vec<(Vec<u8>, Option<u64>)>;
+    type Writes = Vec<(Vec<u8>, Option<u64>)>;
 
-    fn groups() -> impl Strategy<Value = Vec<Group>> {
+    fn groups() -> impl Strategy<Value = Vec<Writes>> {
         let row = (0..20u8, proptest::option::weighted(0.8, any::<u64>()));
         let row = row.prop_map(|(name, number)| (format!("a name that fills its page, number {name}").into(), number));
         proptest::collection::vec(proptest::collection::vec(row, 1..12), 1..8)
     }
 
     /// Every state that the ledger has had, the empty one first, and all names.
-    fn history(groups: &[Group]) -> (Vec<Rows>, Vec<Vec<u8>>) {
+    fn history(groups: &[Writes]) -> (Vec<Rows>, Vec<Vec<u8>>) {
         let mut states = vec![Rows::new()];
         for group in groups {
             let mut state = states.last().cloned().unwrap_or_default();
@@ -700,12 +786,74 @@ mod tests {
     }
 
     /// A ledger of these writes that is still open, and where it is.
-    fn written(groups: &[Group]) -> (tempfile::TempDir, PathBuf, Store) {
+    fn written(groups: &[Writes]) -> (tempfile::TempDir, PathBuf, Store) {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         let mut store = Store::open(&home).unwrap();
         groups.iter().for_each(|group| put(&mut store, group));
         (dir, home, store)
+    }
+
+    /// What is done to a ledger, by the numbers of a path in [`PATHS`] or of a directory in [`ABOVE`].
+    #[derive(Debug, Clone)]
+    enum Deed {
+        Confirm(usize, u64),
+        Forget(usize),
+        ForgetBelow(usize),
+        Gather,
+        Write,
+    }
+
+    const PATHS: [&[u8]; 9] = [b"a", b"d", b"d/a", b"d/\xff", b"d/e/a", b"d/e/f/a", b"d-e/a", b"d0/a", b"d/e0"];
+    const ABOVE: [&[u8]; 5] = [b"", b"d/", b"d/e/", b"d/e/f/", b"d-e/"];
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        prop_oneof![
+            6 => (0..PATHS.len(), any::<u64>()).prop_map(|(path, number)| Deed::Confirm(path, number)),
+            2 => (0..PATHS.len()).prop_map(Deed::Forget),
+            2 => (0..ABOVE.len()).prop_map(Deed::ForgetBelow),
+            1 => Just(Deed::Gather),
+            1 => Just(Deed::Write),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_directory_that_is_forgotten_takes_what_was_confirmed_before_and_nothing_else(
+            deeds in proptest::collection::vec(deed(), 1..40),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut store = Store::open(dir.path()).unwrap();
+            let ledger = Ledger { shared: Arc::default(), thread: None };
+            ledger.shared.lock().closed = true; // there is no thread to wait for
+            let (mut group, mut expected, mut rows) = (Group::default(), Rows::new(), 0);
+            for deed in deeds.into_iter().chain([Deed::Write]) {
+                match deed {
+                    Deed::Confirm(at, number) => {
+                        let Confirmed { version, digests } = confirmed(number);
+                        ledger.confirm(path(PATHS[at]), version, digests);
+                        expected.insert(PATHS[at].to_vec(), known(number));
+                    }
+                    Deed::Forget(at) => {
+                        ledger.forget(path(PATHS[at]));
+                        expected.remove(PATHS[at]);
+                    }
+                    Deed::ForgetBelow(at) => {
+                        ledger.forget_below(&path(ABOVE[at]));
+                        expected.retain(|name, _| !name.starts_with(ABOVE[at]));
+                    }
+                    Deed::Gather => group.add(&mut ledger.shared.lock()),
+                    Deed::Write => {
+                        group.add(&mut ledger.shared.lock());
+                        let written = group.rows.iter().map(|(path, row)| (&**path, row.as_ref()));
+                        rows += write(store.connect().unwrap(), &group.below, written).unwrap();
+                        group = Group::default();
+                    }
+                }
+            }
+            prop_assert_eq!(rows, expected.len() as i64);
+            prop_assert_eq!(recalled(&mut store, PATHS.map(<[u8]>::to_vec)), expected);
+        }
     }
 
     proptest! {

@@ -50,6 +50,8 @@ pub struct Metrics {
     in_flight_files: IntGauge,
     pub unconfirmed_messages: IntGauge,
     pub known_files: IntGauge,
+    pub watched_directories: IntGauge,
+    pub unwatched_directories: IntGauge,
     broker_connected: IntGauge,
     broker_blocked: IntGauge,
     pub ledger_rows: IntGauge,
@@ -219,6 +221,11 @@ impl Default for Metrics {
             in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
             unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
             known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
+            watched_directories: make.gauge("apollonia_watched_directories", "Directories that are watched."),
+            unwatched_directories: make.gauge(
+                "apollonia_unwatched_directories",
+                "Directories that no watch could be had for: they are looked over from time to time.",
+            ),
             broker_connected: make.gauge("apollonia_broker_connected", "1 while there is a connection to the broker."),
             broker_blocked: make
                 .gauge("apollonia_broker_blocked", "1 while the broker takes no messages (an alarm of its own)."),

@@ -271,7 +271,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// What keeps one of them from starting.
-    pub fn start(settings: &PipelineSettings, root: Arc<Root>, vitals: Arc<Vitals>) -> Result<Self, Error> {
+    pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], vitals: Arc<Vitals>) -> Result<Self, Error> {
         // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
         let in_flight_max = settings.publish.window + 2 * settings.workers * uring::FILES_IN_FLIGHT;
         let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
@@ -279,7 +279,7 @@ impl Pipeline {
         let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
         let (jobs, queued) = async_channel::bounded(in_flight_max);
         let readers = Readers {
-            root,
+            roots: roots.to_vec(),
             jobs: queued,
             vitals: Arc::clone(&vitals),
             workers: settings.workers,

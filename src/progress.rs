@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::read::stable::Root;
 use crate::watch::filter::Filter;
-use crate::watch::lookover::{list, look, path_in};
+use crate::watch::lookover::{Sight, list, look, path_in};
 
 /// The bar that log lines have to step around.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -28,7 +28,7 @@ pub struct Progress {
 impl Progress {
     /// Shows a bar; what is ahead is counted beside the work, so that the work need not wait for it.
     #[must_use]
-    pub fn start(root: &Arc<Root>, filter: &Arc<Filter>, recursive: bool) -> Self {
+    pub fn start(roots: &[Arc<Root>], filter: &Arc<Filter>, recursive: bool) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         if !io::stderr().is_terminal() {
             return Self { bar: None, files: 0, ended };
@@ -40,11 +40,11 @@ impl Progress {
         }
         bar.enable_steady_tick(TICK);
         let _ = BAR.set(bar.clone());
-        let (root, filter, counted, told) = (Arc::clone(root), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
+        let (roots, filter, counted, told) = (roots.to_vec(), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
         // Without the thread there is a bar without an end, no more.
         let _ = thread::Builder::new()
             .name("count".to_owned())
-            .spawn(move || count_ahead(&root, &filter, recursive, &counted, &told));
+            .spawn(move || count_ahead(&roots, &filter, recursive, &counted, &told));
         Self { bar: Some(bar), files: 0, ended }
     }
 
@@ -68,9 +68,9 @@ impl Progress {
     }
 }
 
-fn count_ahead(root: &Root, filter: &Filter, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
-    let mut directories = vec![Vec::new()];
-    while let Some(below) = directories.pop() {
+fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
+    let mut directories: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (&**root, Vec::new())).collect();
+    while let Some((root, below)) = directories.pop() {
         let Ok(listing) = list(root, &below) else { continue };
         for found in listing.files {
             if ended.load(Ordering::Relaxed) {
@@ -80,13 +80,13 @@ fn count_ahead(root: &Root, filter: &Filter, recursive: bool, bar: &ProgressBar,
             if !filter.admits(&file) {
                 continue;
             }
-            if let Some((version, true)) = look(root, &file) {
+            if let Some(Sight { version, regular: true, .. }) = look(root, &file) {
                 bar.inc_length(version.size);
             }
         }
         if recursive {
             let further = listing.directories.iter().map(|name| path_in(&below, name));
-            directories.extend(further.filter(|directory| filter.enters(directory)));
+            directories.extend(further.filter(|below| filter.enters(below)).map(|below| (root, below)));
         }
     }
 }

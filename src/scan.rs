@@ -32,15 +32,15 @@ const BATCH: usize = 256;
 /// # Errors
 /// [`Error::Incomplete`] when some could not be read; else what ended it.
 pub fn run(config: Config) -> Result<(), Error> {
-    let root = prepare(config.root)?;
+    let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let vitals = Arc::new(Vitals::default());
-    let pipeline = Pipeline::start(&config.pipeline, Arc::clone(&root), Arc::clone(&vitals))?;
+    let pipeline = Pipeline::start(&config.pipeline, &roots, Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
     let filter = Arc::new(config.filter);
-    let progress = Progress::start(&root, &filter, config.recursive);
+    let progress = Progress::start(&roots, &filter, config.recursive);
     let scan = Scan {
-        walk: Walk::new(Arc::clone(&root), filter, config.recursive),
+        walk: Walk::new(&roots, filter, config.recursive),
         pipeline,
         vitals,
         lines: FileLines::all(),
@@ -160,63 +160,58 @@ impl Scan {
     }
 }
 
-/// The files of a directory, and of those below it, one directory's index in memory at a time.
+/// The files of the data directories, and of those below them, one directory's index in memory at a time.
 struct Walk {
-    root: Arc<Root>,
     filter: Arc<Filter>,
     recursive: bool,
-    directories: Vec<Vec<u8>>,
+    /// To be listed, the next at the end.
+    ahead: Vec<Directory>,
+    current: Option<Current>,
+}
+
+/// The directory whose files are handed in.
+struct Current {
     directory: Arc<Directory>,
     files: vec::IntoIter<Found>,
     seen_at: Stamp,
 }
 
 impl Walk {
-    fn new(root: Arc<Root>, filter: Arc<Filter>, recursive: bool) -> Self {
-        let directory = Arc::new(Directory::new(b"", b""));
-        Self {
-            root,
-            filter,
-            recursive,
-            directories: vec![Vec::new()],
-            directory,
-            files: Vec::new().into_iter(),
-            seen_at: Stamp::now(),
-        }
+    fn new(roots: &[Arc<Root>], filter: Arc<Filter>, recursive: bool) -> Self {
+        let ahead = roots.iter().rev().map(|root| Directory::new(root, b"")).collect();
+        Self { filter, recursive, ahead, current: None }
     }
 
     fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
         loop {
-            if let Some(found) = self.files.next() {
-                if !self.filter.admits(&self.directory.below(&found.name)) {
-                    continue;
-                }
+            if let Some(Current { directory, files, seen_at }) = &mut self.current
+                && let Some(found) = files.find(|found| self.filter.admits(&directory.below(&found.name)))
+            {
                 return Some(Job {
-                    directory: Arc::clone(&self.directory),
+                    directory: Arc::clone(directory),
                     name: found.name,
                     event: EventType::Create,
-                    seen_at: self.seen_at,
+                    seen_at: *seen_at,
                     known: None,
                 });
             }
-            let below = self.directories.pop()?;
-            let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), &below);
-            match list(&self.root, &below) {
+            let directory = self.ahead.pop()?;
+            match list(directory.root(), &directory.below(b"")) {
                 Ok(listing) => {
                     directory.update(|names| *names = listing.neighbors().collect());
                     if self.recursive {
                         let below = listing.directories.iter().map(|name| directory.below(name));
-                        self.directories.extend(below.filter(|below| self.filter.enters(below)));
+                        let entered = below.filter(|below| self.filter.enters(below));
+                        self.ahead.extend(entered.map(|below| directory.deeper(&below)));
                     }
-                    self.files = listing.files.into_iter();
-                    self.seen_at = Stamp::now();
+                    let files = listing.files.into_iter();
+                    self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Stamp::now() });
                 }
                 Err(errno) => {
                     *unlisted += 1;
                     tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
                 }
             }
-            self.directory = Arc::new(directory);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::{fs, process};
@@ -8,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::config::Config;
+use crate::config::{Config, Publisher};
 use crate::control::Control;
 use crate::error::Error;
 use crate::ledger::Store;
@@ -24,49 +25,72 @@ use crate::watch::inotify::Watch;
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(config: Config) -> Result<(), Error> {
-    let root = prepare(config.root)?;
+    let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let vitals = Arc::new(Vitals::default());
     let _control = Control::start(config.control, Arc::clone(&vitals))?;
     let store = config.state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
-    let watch = Watch::new(root.path())?;
+    let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
+    let watch = Watch::new(&paths)?;
     let mut settings = config.pipeline;
-    settings.publish.publisher = publisher(&root);
-    let pipeline = Pipeline::start(&settings, Arc::clone(&root), Arc::clone(&vitals))?;
+    settings.publish.publishers = publishers(&roots);
+    let pipeline = Pipeline::start(&settings, &roots, Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
     let engine = pipeline.engine;
     let output = settings.output.describe(&config.broker).to_owned();
-    let ready = format!("ready: watching {:?}, output {output}, {engine} engine, {workers} workers", root.path());
-    let directories = vec![root.path().to_string_lossy().into_owned()];
-    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection: root.protection().to_string() });
-    let watcher =
-        Watcher::new(Arc::clone(&root), watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
+    let told: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+    let ready = format!("ready: watching {}, output {output}, {engine} engine, {workers} workers", told.join(", "));
+    let directories = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let protection = protections(&roots).join("; ");
+    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection });
+    let watcher = Watcher::new(&roots, watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
     vitals.enter(Phase::Ready);
     notify::ready();
     tracing::info!("{ready}");
     watcher.run()
 }
 
-/// A name for whatever publishes this directory from this host: the same in each container, another on each host.
-fn publisher(root: &Root) -> Option<String> {
-    let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    let directory = root.look(b".").ok()?;
-    let path = root.path().as_os_str().as_encoded_bytes();
-    let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
-    Some(format!("apollonia-ingestor-{:032x}", xxh3_128(&identity)))
+/// A name for whatever publishes a directory from this host: the same in each container, another on each host. In one
+/// order for all, so that no two services wait for each other.
+fn publishers(roots: &[Arc<Root>]) -> Vec<Publisher> {
+    let publisher = |root: &Arc<Root>| {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        let directory = root.look(b".").ok()?;
+        let path = root.path().as_os_str().as_encoded_bytes();
+        let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
+        let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
+        Some(Publisher { name, directory: root.path().to_owned() })
+    };
+    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
+    publishers.sort();
+    publishers
+}
+
+/// What keeps half-written files back, in words; for each directory where it is not the same for all.
+fn protections(roots: &[Arc<Root>]) -> Vec<String> {
+    let first = roots.first().map(|root| root.protection());
+    if roots.iter().all(|root| Some(root.protection()) == first) {
+        return first.iter().map(ToString::to_string).collect();
+    }
+    roots.iter().map(|root| format!("{:?}: {}", root.path(), root.protection())).collect()
 }
 
 /// What both sources of work need before their first file.
 ///
 /// # Errors
 /// [`Error::Internal`]: the command line left no directory.
-pub fn prepare(root: Option<Root>) -> Result<Arc<Root>, Error> {
-    let root = Arc::new(root.ok_or_else(|| Error::Internal("no data directory".to_owned()))?);
+pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
+    if roots.is_empty() {
+        return Err(Error::Internal("no data directory".to_owned()));
+    }
+    let roots: Vec<Arc<Root>> = roots.into_iter().map(Arc::new).collect();
     lease::ignore_break_signal();
     stable::raise_lease_capability();
-    tracing::info!("no half-written file is published: {}", root.protection());
-    Ok(root)
+    for protection in protections(&roots) {
+        tracing::info!("no half-written file is published: {protection}");
+    }
+    Ok(roots)
 }
 
 /// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once. Where the first comes before

@@ -42,11 +42,11 @@ impl Passes {
         let words = ["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine].map(str::as_ref);
         let cli = Cli::parse_from(words.into_iter().chain([path.as_os_str()]));
         let config = Config::new(cli.settings, cli.command.as_ref())?;
-        let root = prepare(config.root)?;
-        let directory = Directory::new(root.path().as_os_str().as_encoded_bytes(), b"");
-        let listing = list(&root, b"").expect("it has just been made");
+        let roots = prepare(config.roots)?;
+        let directory = Directory::new(&roots[0], b"");
+        let listing = list(directory.root(), b"").expect("it has just been made");
         directory.update(|names| *names = listing.neighbors().collect());
-        let pipeline = Pipeline::start(&config.pipeline, root, Arc::default())?;
+        let pipeline = Pipeline::start(&config.pipeline, &roots, Arc::default())?;
         Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }
 

@@ -3,15 +3,15 @@
 open_port() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # Starts one whose files are below the directory; sets broker_port. It takes some 10 s more until it answers.
-start_rabbitmq() { # DIRECTORY
-    local work=$1 home=$1/rabbitmq epmd_port=4379 dist_port=25673 as_user=()
+start_rabbitmq() { # DIRECTORY [PLUGIN]
+    local work=$1 plugin=${2:-} home=$1/rabbitmq epmd_port=4379 dist_port=25673 as_user=()
     broker_port=5673
     while open_port "$broker_port"; do broker_port=$((broker_port + 1)); done
     while open_port "$epmd_port"; do epmd_port=$((epmd_port + 1)); done
     while open_port "$dist_port"; do dist_port=$((dist_port + 1)); done
     mkdir "$home"
     printf 'log.console = false\ndisk_free_limit.absolute = 1MB\n' >"$home/rabbitmq.conf"
-    printf '[].\n' >"$home/enabled_plugins"
+    printf '[%s].\n' "$plugin" >"$home/enabled_plugins"
     touch "$home/rabbitmq-env.conf"
     if [[ $(id -u) == 0 ]] && id rabbitmq >/dev/null 2>&1; then
         chown -R rabbitmq: "$home"

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Check;
 use super::mounts::Mounts;
 use crate::cli::Settings;
-use crate::config::{open_root, refuse_inside};
+use crate::config::{open_roots, refuse_inside};
 use crate::error::os_message;
 use crate::ledger::{FILE, looks_sound};
 use crate::read::stable::{Protection, Root};
@@ -31,13 +31,14 @@ const COUNT_MAX: usize = 1 << 20;
 const OVERLAYFS: u64 = 0x794c_7630;
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
-    let root = open_root(&settings.data_dir);
-    let state = state_directory(settings, root.as_ref().ok());
-    let root = match root {
-        Ok(root) => root,
+    let roots = open_roots(&settings.data_dirs);
+    let state = state_directory(settings, roots.as_deref().unwrap_or_default());
+    let roots = match roots {
+        Ok(roots) => roots,
         Err(error) => return vec![Check::refused(DATA, error), state],
     };
-    vec![data_directory(&root, settings), leases(&root), watches(&root, settings), queued_events(), state]
+    let of_each = roots.iter().flat_map(|root| [data_directory(root, settings), leases(root)]);
+    of_each.chain([watches(&roots, settings), queued_events(), state]).collect()
 }
 
 const DATA: &str = "data directory";
@@ -91,15 +92,15 @@ fn leases(root: &Root) -> Check {
 }
 
 /// The limit that a directory each counts against, and whether a watch can be had now.
-fn watches(root: &Root, settings: &Settings) -> Check {
+fn watches(roots: &[Root], settings: &Settings) -> Check {
     const NAME: &str = "inotify watches";
-    if let Err(error) = Watch::new(root.path()) {
+    if let Err(error) = Watch::new(&roots.iter().map(Root::path).collect::<Vec<_>>()) {
         return Check::refused(NAME, error);
     }
     let limit = limit("max_user_watches");
     // Not further than the limit: a tree that has more needs no exact number.
     let most = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(COUNT_MAX, |limit| limit.min(COUNT_MAX));
-    let directories = if settings.recursive { count_directories(root, most) } else { 1 };
+    let directories = if settings.recursive { count_directories(roots, most) } else { roots.len() };
     match limit {
         Some(limit) if directories as u64 > limit => Check::warn(
             NAME,
@@ -114,17 +115,17 @@ fn watches(root: &Root, settings: &Settings) -> Check {
     }
 }
 
-/// Directories below the root and the root itself, one more than `most` at the most.
-fn count_directories(root: &Root, most: usize) -> usize {
-    let mut left = vec![Vec::new()];
+/// Directories below the roots and the roots themselves, one more than `most` at the most.
+fn count_directories(roots: &[Root], most: usize) -> usize {
+    let mut left: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (root, Vec::new())).collect();
     let mut count = 0;
-    while let Some(below) = left.pop() {
+    while let Some((root, below)) = left.pop() {
         count += 1;
         if count > most {
             break;
         }
         if let Ok(listing) = list(root, &below) {
-            left.extend(listing.directories.iter().map(|name| path_in(&below, name)));
+            left.extend(listing.directories.iter().map(|name| (root, path_in(&below, name))));
         }
     }
     count
@@ -147,7 +148,7 @@ fn limit(name: &str) -> Option<u64> {
     fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?.trim().parse().ok()
 }
 
-fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
+fn state_directory(settings: &Settings, roots: &[Root]) -> Check {
     const NAME: &str = "state directory";
     let Some(path) = &settings.state_dir else {
         return Check::warn(
@@ -156,7 +157,7 @@ fn state_directory(settings: &Settings, root: Option<&Root>) -> Check {
             "set --state-dir (STATE_DIRECTORY) to a directory outside of the data directory",
         );
     };
-    if let Some(error) = root.and_then(|root| refuse_inside(path, root).err()) {
+    if let Some(error) = roots.iter().find_map(|root| refuse_inside(path, root).err()) {
         return Check::refused(NAME, error);
     }
     // What exists of its path is where it will be made.
@@ -259,8 +260,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let root = open_root(dir.path()).unwrap();
-        assert_eq!(count_directories(&root, 100), 5);
-        assert_eq!(count_directories(&root, 2), 3);
+        let roots = open_roots(&[dir.path().to_owned()]).unwrap();
+        assert_eq!(count_directories(&roots, 100), 5);
+        assert_eq!(count_directories(&roots, 2), 3);
     }
 }

@@ -13,6 +13,7 @@ use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind};
 use super::address::Broker;
 use super::connect::connect;
 use super::tls;
+use crate::config::Publisher;
 use crate::error::{Error, os_message};
 use crate::pipeline::Outgoing;
 
@@ -98,12 +99,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`], when the other connection does not end for one.
-    pub async fn supersede(&mut self, publisher: &str) -> Result<(), Error> {
+    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
+        let Publisher { name, directory } = publisher;
         let deadline = Instant::now() + SUPERSEDE_PATIENCE;
         let mut waiting = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-            let declared = self.channel.queue_declare(publisher.into(), exclusive, FieldTable::default());
+            let declared = self.channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default());
             let refused = match answer_or_refusal(&self.at, declared).await? {
                 Ok(_) => return Ok(()),
                 Err(refused) => refused,
@@ -113,7 +115,7 @@ impl Session {
                     return Err(Error::Broker {
                         url: self.at.clone(),
                         cause: format!(
-                            "another connection has published this directory's files for the last {} s (it holds the queue {publisher})",
+                            "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
                             SUPERSEDE_PATIENCE.as_secs()
                         ),
                         next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
@@ -123,13 +125,13 @@ impl Session {
                     if !waiting {
                         waiting = true;
                         tracing::warn!(
-                            "another connection publishes this directory's files, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
+                            "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
                         );
                     }
                 }
                 Some(AMQPSoftError::ACCESSREFUSED) => {
                     tracing::warn!(
-                        "this user may not declare the queue {publisher}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
+                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
                     );
                 }
                 _ => return Err(failure(&self.at, &refused)),

@@ -52,7 +52,7 @@ pub fn run(
     runtime.block_on(async {
         let opened = async {
             let mut session = Session::open(&settings.broker).await?;
-            if let Some(publisher) = &settings.publisher {
+            for publisher in &settings.publishers {
                 session.supersede(publisher).await?;
             }
             session.confirm_publishes().await?;

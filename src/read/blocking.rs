@@ -57,7 +57,7 @@ struct Reader {
 
 impl Reader {
     fn read(&mut self, readers: &Readers, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
-        let root = &readers.root;
+        let root = job.directory.root();
         self.below.set(job);
         let below = self.below.path()?;
         let file = match root.open(below) {

@@ -34,8 +34,8 @@ const CHUNKS_BETWEEN_LOOKS: u64 = 256;
 /// The way into the next stages, one clone a reading thread.
 #[derive(Clone)]
 pub struct Readers {
-    /// The data directory.
-    pub root: Arc<Root>,
+    /// The data directories: open for as long as there is a reading thread.
+    pub roots: Vec<Arc<Root>>,
     /// Jobs to read; closed at the end.
     pub jobs: async_channel::Receiver<Job>,
     /// Where jobs handed in and not yet read are counted, queued ones included.

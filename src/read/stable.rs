@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
 use rustix::io::Errno;
@@ -134,24 +135,35 @@ impl From<Errno> for Unread {
     }
 }
 
-/// The data directory: an open descriptor, and its real path for messages.
+/// A data directory: an open descriptor, and its real path for messages.
 #[derive(Debug)]
 pub struct Root {
     dir: OwnedFd,
     path: Box<[u8]>,
+    /// Once it was asked for: it stays.
+    protection: OnceLock<Protection>,
 }
 
 impl Root {
     /// Of an open directory and its real path.
     #[must_use]
     pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
-        Self { dir, path: path.into() }
+        Self { dir, path: path.into(), protection: OnceLock::new() }
     }
 
     /// The real path.
     #[must_use]
     pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// Whether both are one directory, by whatever paths: a bind mount is another path, and no other directory.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (fstat(&self.dir), fstat(&other.dir)) {
+            (Ok(this), Ok(other)) => this.st_dev == other.st_dev && this.st_ino == other.st_ino,
+            _ => false,
+        }
     }
 
     /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
@@ -215,15 +227,28 @@ impl Root {
         Ok(self.open(&inside)?)
     }
 
-    /// What tells a file that is complete from one that is being written.
+    /// What tells a file that is complete from one that is being written. To be asked for first when this process has
+    /// its rights.
     #[must_use]
     pub fn protection(&self) -> Protection {
-        if self.is_remote() {
-            return Protection::Stat;
-        }
-        match capabilities(None) {
-            Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
-            _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
+        *self.protection.get_or_init(|| {
+            if self.is_remote() {
+                return Protection::Stat;
+            }
+            match capabilities(None) {
+                Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
+                _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
+            }
+        })
+    }
+
+    /// Whether the kernel tells of the writers of a file with this owner.
+    #[must_use]
+    pub fn grants_lease(&self, owner: u32) -> bool {
+        match self.protection() {
+            Protection::Leases => true,
+            Protection::OwnLeases { user } => user == owner,
+            Protection::Stat => false,
         }
     }
 
@@ -346,8 +371,9 @@ impl fmt::Display for Protection {
     }
 }
 
-/// Network and user-space file systems, by the numbers of statfs(2): a lease there says nothing of other hosts.
-const REMOTE_FILE_SYSTEMS: [u64; 7] = [
+/// Network, cluster and user-space file systems, by the numbers of statfs(2), which stand in linux/magic.h and, those of
+/// modules from elsewhere, in stat.c of GNU coreutils: a lease there says nothing of other hosts.
+const REMOTE_FILE_SYSTEMS: [u64; 19] = [
     0x6969,      // NFS
     0xff53_4d42, // CIFS
     0xfe53_4d42, // SMB2
@@ -355,6 +381,18 @@ const REMOTE_FILE_SYSTEMS: [u64; 7] = [
     0x0102_1997, // 9P
     0x00c3_6400, // Ceph
     0x6573_5546, // FUSE
+    0x5346_414f, // AFS
+    0x6b41_4653, // kAFS
+    0x7375_7245, // Coda
+    0x0bd0_0bd0, // Lustre
+    0x0116_1970, // GFS2
+    0x7461_636f, // OCFS2
+    0x4750_4653, // GPFS
+    0x1983_0326, // BeeGFS
+    0x2003_0528, // OrangeFS
+    0x786f_4256, // VirtualBox shared folders
+    0xbacb_acbc, // VMware shared folders
+    0x7c7c_6673, // Parallels shared folders
 ];
 
 /// Makes CAP_LEASE effective where the binary was given it (`setcap cap_lease+p`). To be called while there is

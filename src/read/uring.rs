@@ -295,15 +295,16 @@ async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before,
     let mut request = tools.request.take().unwrap_or_default();
     request.below.set(job);
     request.below.path()?;
-    let (opened, request) = open(&lane.readers.root, request).await;
+    let root = job.directory.root();
+    let (opened, request) = open(root, request).await;
     let request = tools.request.insert(request);
     let file = match opened {
         Ok(file) => File::from_std(file.into()),
         // A link is opened by the slower way, with plain calls.
-        Err(Errno::LOOP) => File::from_std(lane.readers.root.open_link(request.below.path()?)?.into()),
+        Err(Errno::LOOP) => File::from_std(root.open_link(request.below.path()?)?.into()),
         Err(errno) => return Err(errno.into()),
     };
-    let read = read_open(lane, request.below.path()?, &mut tools.turn, &file).await;
+    let read = read_open(lane, root, request.below.path()?, &mut tools.turn, &file).await;
     // Closed through the ring, with the others' operations; what close(2) says of a read file changes nothing.
     let _ = file.close().await;
     read
@@ -311,13 +312,14 @@ async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before,
 
 async fn read_open(
     lane: &Lane,
+    root: &Root,
     below: &CStr,
     turn: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
 ) -> Result<(Before, Digests), Unread> {
     let before = Before::examine(borrow(file))?;
     let digests = hash(lane, turn, file, &before).await?;
-    before.confirm_all(&lane.readers.root, below, borrow(file))?;
+    before.confirm_all(root, below, borrow(file))?;
     Ok((before, digests))
 }
 
@@ -470,7 +472,7 @@ async fn open(root: &Root, request: Box<OpenRequest>) -> (Result<OwnedFd, Errno>
     let directory = types::Fd(root.as_fd().as_raw_fd());
     let entry = opcode::OpenAt2::new(directory, request.below.as_ptr(), &raw const request.how).build();
     // SAFETY of what the entry points at: path and `how` stand in a box that the operation owns until its
-    // completion has been seen, dropped or not; the directory outlives every reading thread.
+    // completion has been seen, dropped or not; the directory is one of `Readers::roots` and outlives every reading thread.
     UnsubmittedOneshot::new(request, Opened, entry).submit().await
 }
 

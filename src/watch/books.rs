@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use super::filter::Filter;
 use super::index::{Name, Place};
 use super::inotify::{Event, Mark};
-use super::lookover::{LookOver, look};
+use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
-use super::tree::{Arrival, Left, Node, Stands, Tree};
+use super::tree::{Arrival, Left, Node, Stands, Tree, passes};
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -24,7 +24,6 @@ const UNWATCHED_RESCAN: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(super) struct Books {
-    pub(super) root: Arc<Root>,
     pub(super) pending: Pending,
     pub(super) look_over: LookOver,
     pub(super) vitals: Arc<Vitals>,
@@ -41,16 +40,9 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(
-        root: Arc<Root>,
-        tree: Tree,
-        filter: Filter,
-        settings: &WatchSettings,
-        vitals: Arc<Vitals>,
-    ) -> Self {
+    pub(super) fn new(tree: Tree, filter: Filter, settings: &WatchSettings, vitals: Arc<Vitals>) -> Self {
         let settle = settings.settle;
         Self {
-            root,
             pending: Pending::new(settle, PENDING_MAX),
             look_over: LookOver::new(),
             vitals,
@@ -65,18 +57,31 @@ impl Books {
         }
     }
 
-    pub(super) fn gone(&self, cause: &'static str) -> Error {
-        Error::DirectoryGone { path: self.root.path().to_owned(), cause }
+    /// Compares each data directory with what its path leads to.
+    ///
+    /// # Errors
+    /// [`Error::DirectoryGone`].
+    pub(super) fn check_roots(&self) -> Result<(), Error> {
+        let roots = self.tree.roots().iter().filter_map(|&place| self.tree.get(place));
+        match roots.map(|node| node.directory.root()).find(|root| !root.still_there()) {
+            Some(root) => Err(gone(root, "its path leads elsewhere")),
+            None => Ok(()),
+        }
     }
 
-    /// Takes one event in; the cause, when it is that the data directory is going away.
-    pub(super) fn take(&mut self, mark: Mark, event: Event<'_>, seen_at: Stamp, now: Instant) -> Option<&'static str> {
+    /// Takes one event in; an error, when it is that a data directory is going away.
+    pub(super) fn take(&mut self, mark: Mark, event: Event<'_>, seen_at: Stamp, now: Instant) -> Option<Error> {
         if event == Event::Overflow {
             self.overflow(now);
             return None;
         }
-        // Of a directory that has been given up: whatever it was, where it stands now it has been looked over since.
-        let place = self.tree.of(mark)?;
+        let Some(place) = self.tree.of(mark) else {
+            // Of a directory that has been given up: whatever it was, where it stands now it is looked over since.
+            if let Event::Gone(_) = event {
+                self.tree.ended(mark);
+            }
+            return None;
+        };
         let events = &self.vitals.metrics.events;
         match event {
             Event::Created(name) => {
@@ -107,9 +112,10 @@ impl Books {
                 self.resolve(place, &name.into(), Arrival::Found, false, now);
             }
             Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
-            Event::Gone(cause) => match self.tree.parent(place) {
-                None => return Some(cause),
-                Some((parent, name)) => self.resolve(parent, &name, Arrival::Found, false, now),
+            Event::Renamed | Event::Gone(_) => match (self.tree.parent(place), event) {
+                (Some((parent, name)), _) => self.resolve(parent, &name, Arrival::Found, false, now),
+                (None, Event::Gone(cause)) => return Some(gone(self.tree.get(place)?.directory.root(), cause)),
+                (None, _) => return Some(gone(self.tree.get(place)?.directory.root(), "it was renamed")),
             },
             Event::Overflow => {}
         }
@@ -150,7 +156,7 @@ impl Books {
     /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
     fn admit(&mut self, place: Place, name: &Name) -> Option<(Version, bool)> {
         let directory = &self.tree.get(place)?.directory;
-        let (version, regular) = look(&self.root, &directory.below(name))?;
+        let Sight { version, regular, .. } = look(directory.root(), &directory.below(name))?;
         if regular {
             directory.update(|names| names.insert(name));
         }
@@ -219,15 +225,17 @@ impl Books {
     /// Forgets what was kept for a directory that stands there no more.
     fn give_up(&mut self, Left { place, directory, known }: Left) {
         self.pending.all_gone(place);
-        if let Some(ledger) = &self.ledger {
-            known.keys().for_each(|name| ledger.forget(directory.absolute(name)));
+        if let Some(ledger) = &self.ledger
+            && !known.is_empty()
+        {
+            ledger.forget_below(directory.prefix());
         }
     }
 
     pub(super) fn refused(&mut self, parent: Place, name: &Name, errno: Errno, now: Instant) {
         let Some(node) = self.tree.get(parent) else { return };
         self.lines.unwatched(&node.directory.absolute(name), errno, now);
-        if matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR) {
+        if passes(errno) {
             self.look_over.ask(now);
         }
     }
@@ -286,8 +294,8 @@ impl Books {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
                     let version_now = self.tree.get(place).and_then(|node| {
-                        let (version, _) = look(&self.root, &node.directory.below(&name))?;
-                        Some(version.fingerprint())
+                        let sight = look(node.directory.root(), &node.directory.below(&name))?;
+                        Some(sight.version.fingerprint())
                     });
                     self.pending.settled(place, &name, version, version_now, now);
                 }
@@ -336,6 +344,8 @@ impl Books {
         let metrics = &self.vitals.metrics;
         metrics.pending_files.set(self.pending.len() as i64);
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
+        metrics.watched_directories.set(self.tree.watched() as i64);
+        metrics.unwatched_directories.set(self.tree.unwatched().len() as i64);
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);
         self.lines.overdue(now);
@@ -358,4 +368,8 @@ impl Books {
             self.forget(place, name);
         }
     }
+}
+
+fn gone(root: &Root, cause: &'static str) -> Error {
+    Error::DirectoryGone { path: root.path().to_owned(), cause }
 }

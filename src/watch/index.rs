@@ -11,6 +11,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arrayvec::ArrayVec;
 
+use crate::read::stable::Root;
+
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
 
@@ -224,8 +226,8 @@ fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<It
 pub struct Place(u64);
 
 impl Place {
-    /// The data directory itself.
-    pub const ROOT: Self = Self(0);
+    /// The first data directory.
+    pub const FIRST: Self = Self(0);
 
     /// The one after this.
     #[must_use]
@@ -237,6 +239,7 @@ impl Place {
 /// One directory: where it is, and its index. The source of work changes it, the readers look at it.
 #[derive(Debug)]
 pub struct Directory {
+    root: Arc<Root>,
     place: Place,
     /// Below the root, with a `/` at its end; empty for the root itself.
     below: Box<[u8]>,
@@ -246,22 +249,35 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory below the root (empty for the root itself), without names.
+    /// A directory below a root (empty for the root itself), without names.
     #[must_use]
-    pub fn new(root: &[u8], below: &[u8]) -> Self {
+    pub fn new(root: &Arc<Root>, below: &[u8]) -> Self {
         let with_slash = |path: &[u8]| {
             let slash: &[u8] = if path.is_empty() || path.ends_with(b"/") { b"" } else { b"/" };
             [path, slash].concat()
         };
         let below = with_slash(below);
-        let absolute = [&with_slash(root), &below[..]].concat();
-        Self { place: Place::ROOT, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+        let absolute = [&with_slash(root.path().as_os_str().as_encoded_bytes()), &below[..]].concat();
+        let root = Arc::clone(root);
+        Self { root, place: Place::FIRST, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+    }
+
+    /// Another below the same root.
+    #[must_use]
+    pub fn deeper(&self, below: &[u8]) -> Self {
+        Self::new(&self.root, below)
     }
 
     /// The same, under a number of its own.
     #[must_use]
     pub fn at(self, place: Place) -> Self {
         Self { place, ..self }
+    }
+
+    /// The data directory that it is in, or is.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
     }
 
     /// Its number.
@@ -312,6 +328,11 @@ impl Directory {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Of this path, wherever it leads: only its name is asked for.
+    fn root_at(path: &str) -> Arc<Root> {
+        Arc::new(Root::new(std::fs::File::open("/").unwrap().into(), path.as_bytes()))
+    }
 
     /// The contract's section 5, word for word, over a plain list.
     fn naive(names: &[Name], name: &Name) -> Vec<Name> {
@@ -420,7 +441,7 @@ mod tests {
             below in prop::sample::select(vec![&b""[..], b"sub", b"\xff/sub"]),
             name in prop::collection::vec(prop::sample::select((1..=255u8).filter(|byte| *byte != b'/').collect::<Vec<u8>>()), 1..=255),
         ) {
-            let directory = Directory::new(root.as_bytes(), below);
+            let directory = Directory::new(&root_at(root), below);
             for (path, ancestors) in [(directory.absolute(&name), vec![root.as_bytes(), below]), (directory.below(&name), vec![below])] {
                 prop_assert_eq!(path.rsplit(|byte| *byte == b'/').next(), Some(&name[..]));
                 let parts = |path: &[u8]| -> Vec<Vec<u8>> {
@@ -442,9 +463,9 @@ mod tests {
 
     #[test]
     fn paths_are_joined_by_one_slash() {
-        let root = Directory::new(b"/data", b"");
+        let root = Directory::new(&root_at("/data"), b"");
         assert_eq!((root.absolute(b"f"), root.below(b"f")), (b"/data/f".to_vec(), b"f".to_vec()));
-        let sub = Directory::new(b"/", b"sub");
+        let sub = Directory::new(&root_at("/"), b"sub");
         assert_eq!((sub.absolute(b"f"), sub.below(b"f")), (b"/sub/f".to_vec(), b"sub/f".to_vec()));
     }
 }

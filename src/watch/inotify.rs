@@ -52,24 +52,26 @@ pub enum Event<'a> {
     DirectoryMovedTo(&'a [u8]),
     /// The name of a directory was deleted, or renamed to another.
     DirectoryRemoved(&'a [u8]),
-    /// The watched directory itself is going away.
+    /// The watched directory itself was renamed; its watch goes with it.
+    Renamed,
+    /// The watched directory itself is going away, and its watch ends.
     Gone(&'static str),
 }
 
-/// The reading end of the kernel's queue, with a watch on one directory at least.
+/// The reading end of the kernel's queue, with a watch on each data directory.
 pub struct Watch {
     inotify: Inotify,
-    root: Mark,
+    roots: Vec<Mark>,
     buffer: Box<[u8]>,
 }
 
 impl Watch {
-    /// Sets the watch up; events queue in the kernel from here on.
+    /// Sets the watches up; events queue in the kernel from here on.
     ///
     /// # Errors
     /// [`Error::Watch`], with the limit to raise where it was a limit.
-    pub fn new(directory: &Path) -> Result<Self, Error> {
-        let refuse = |cause: io::Error| {
+    pub fn new(directories: &[&Path]) -> Result<Self, Error> {
+        let refuse = |directory: &Path, cause: io::Error| {
             let next = match cause.raw_os_error() {
                 Some(libc::ENOSPC) => "raise the sysctl fs.inotify.max_user_watches",
                 Some(libc::EMFILE) => "raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
@@ -77,15 +79,20 @@ impl Watch {
             };
             Error::Watch { path: directory.to_owned(), cause, next }
         };
-        let inotify = Inotify::init().map_err(refuse)?;
-        let root = inotify.watches().add(directory, MASK).map_err(refuse)?.get_watch_descriptor_id();
-        Ok(Self { inotify, root: Mark(root), buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        let first = directories.first().copied().unwrap_or(Path::new("."));
+        let inotify = Inotify::init().map_err(|cause| refuse(first, cause))?;
+        let add = |directory: &&Path| {
+            let added = inotify.watches().add(directory, MASK).map_err(|cause| refuse(directory, cause))?;
+            Ok(Mark(added.get_watch_descriptor_id()))
+        };
+        let roots = directories.iter().map(add).collect::<Result<_, _>>()?;
+        Ok(Self { inotify, roots, buffer: vec![0; READ_BYTES].into_boxed_slice() })
     }
 
-    /// The first directory's watch.
+    /// The directories' watches, in their order.
     #[must_use]
-    pub fn root(&self) -> Mark {
-        self.root
+    pub fn roots(&self) -> &[Mark] {
+        &self.roots
     }
 
     /// For further watches beside it.
@@ -150,14 +157,14 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     if mask.contains(EventMask::Q_OVERFLOW) {
         return Some(Event::Overflow);
     }
-    for (flag, cause) in [
-        (EventMask::DELETE_SELF, "it was removed"),
-        (EventMask::MOVE_SELF, "it was renamed"),
-        (EventMask::UNMOUNT, "its file system was unmounted"),
-        (EventMask::IGNORED, "its watch was removed"),
+    for (flag, event) in [
+        (EventMask::DELETE_SELF, Event::Gone("it was removed")),
+        (EventMask::MOVE_SELF, Event::Renamed),
+        (EventMask::UNMOUNT, Event::Gone("its file system was unmounted")),
+        (EventMask::IGNORED, Event::Gone("its watch was removed")),
     ] {
         if mask.contains(flag) {
-            return Some(Event::Gone(cause));
+            return Some(event);
         }
     }
     let name = name?.as_bytes();
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn each_kind_comes_as_itself() {
         let dir = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new(dir.path()).unwrap();
+        let mut watch = Watch::new(&[dir.path()]).unwrap();
         std::fs::write(dir.path().join("f"), "x").unwrap();
         assert_eq!(read_all(&mut watch), ["Created", "Closed"]);
         std::fs::rename(dir.path().join("f"), dir.path().join("g")).unwrap();
@@ -219,7 +226,7 @@ mod tests {
     #[test]
     fn a_file_is_no_directory_to_watch() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(Watch::new(file.path()), Err(Error::Watch { .. })));
+        assert!(matches!(Watch::new(&[file.path()]), Err(Error::Watch { .. })));
     }
 
     /// A record as the kernel makes it: inotify(7), `struct inotify_event`.
@@ -249,7 +256,7 @@ mod tests {
             let about_the_directory = [
                 (libc::IN_Q_OVERFLOW, "Overflow"),
                 (libc::IN_DELETE_SELF, "Gone(\"it was removed\")"),
-                (libc::IN_MOVE_SELF, "Gone(\"it was renamed\")"),
+                (libc::IN_MOVE_SELF, "Renamed"),
                 (libc::IN_UNMOUNT, "Gone(\"its file system was unmounted\")"),
                 (libc::IN_IGNORED, "Gone(\"its watch was removed\")"),
             ];
@@ -302,7 +309,7 @@ mod tests {
         fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
             let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
             let buffer = vec![0; READ_BYTES].into_boxed_slice();
-            let mut watch = Watch { inotify: from_kernel.into(), root: Mark(1), buffer };
+            let mut watch = Watch { inotify: from_kernel.into(), roots: vec![Mark(1)], buffer };
             for records in reads {
                 let mut bytes = Vec::new();
                 records.iter().for_each(|record| record.append_to(&mut bytes));

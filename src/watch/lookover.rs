@@ -101,10 +101,10 @@ impl LookOver {
     }
 
     /// That of the whole tree begins.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn begin(&mut self, roots: &[Place], now: Instant) {
         (self.needed, self.whole, self.everything, self.found) = (false, true, false, 0);
         self.began = Some(now);
-        self.to_list.push_back((Place::ROOT, true));
+        self.to_list.extend(roots.iter().map(|&root| (root, true)));
     }
 }
 
@@ -184,14 +184,25 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
     Ok(listing)
 }
 
-/// The version of what stands at a path, and whether it is a regular file; nothing when it is neither that nor a
-/// link. A link shows its own version here: what it leads to is looked at when it is read.
+/// What stands at a path.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight {
+    /// Its version. A link shows its own here: what it leads to is looked at when it is read.
+    pub version: Version,
+    /// It is a file and no link.
+    pub regular: bool,
+    /// The number of the user that it belongs to.
+    pub owner: u32,
+}
+
+/// Looks at a path; nothing when there is neither a regular file nor a link.
 #[must_use]
-pub fn look(root: &Root, below: &[u8]) -> Option<(Version, bool)> {
+pub fn look(root: &Root, below: &[u8]) -> Option<Sight> {
     let stat = root.look(below).ok()?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Some((version_of(&stat), true)),
-        FileType::Symlink => Some((version_of(&stat), false)),
-        _ => None,
-    }
+    let regular = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => true,
+        FileType::Symlink => false,
+        _ => return None,
+    };
+    Some(Sight { version: version_of(&stat), regular, owner: stat.st_uid })
 }

@@ -37,6 +37,9 @@ const BATCH_MAX: usize = 1024;
 /// Reads of the kernel's queue in a row before the rest of the loop has its turn.
 const READS_IN_A_ROW: usize = 8;
 
+/// Watches ended in a row. Each end is an event in the kernel's queue, which holds 16,384 by default.
+const ENDS_IN_A_ROW: usize = 4096;
+
 /// How often the path is compared with the directory that is watched: it can be replaced or covered by a
 /// mount without any event.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
@@ -50,12 +53,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Sets the watch up first and looks over the directory then: what lands in between is seen by both.
+    /// The watch was set up first, and the directories are looked over now: what lands in between is seen by both.
     ///
     /// # Errors
     /// [`Error::Watch`], or [`Error::DataDirectory`] when it cannot be listed.
     pub fn new(
-        root: Arc<Root>,
+        roots: &[Arc<Root>],
         watch: Watch,
         pipeline: Pipeline,
         store: Option<Store>,
@@ -63,8 +66,8 @@ impl Watcher {
         settings: WatchSettings,
         vitals: Arc<Vitals>,
     ) -> Result<Self, Error> {
-        let tree = Tree::new(Arc::clone(&root), watch.root(), watch.watches()?);
-        let mut books = Books::new(root, tree, filter, &settings, vitals);
+        let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
+        let mut books = Books::new(tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
         if let Some(store) = store {
@@ -112,9 +115,7 @@ impl Watcher {
             }
             let now = Instant::now();
             if now >= root_check {
-                if !self.books.root.still_there() {
-                    return Err(self.books.gone("its path leads elsewhere"));
-                }
+                self.books.check_roots()?;
                 root_check = now + ROOT_CHECK;
                 self.books.tell(now);
             }
@@ -128,6 +129,9 @@ impl Watcher {
             let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now)?;
             let handed_out = batch.len();
             self.pipeline.submit(batch.into_iter());
+            if !more && !self.books.look_over.running() {
+                self.books.tree.end_adrift(ENDS_IN_A_ROW);
+            }
             if more || handed_out == BATCH_MAX || self.books.looks_now(now) {
                 continue;
             }
@@ -147,9 +151,10 @@ impl Watcher {
             let (now, seen_at) = (Instant::now(), Stamp::now());
             let mut gone = None;
             let books = &mut self.books;
-            let any = self.watch.read(|mark, event| gone = gone.or(books.take(mark, event, seen_at, now)))?;
-            if let Some(cause) = gone {
-                return Err(self.books.gone(cause));
+            let any =
+                self.watch.read(|mark, event| gone = gone.take().or_else(|| books.take(mark, event, seen_at, now)))?;
+            if let Some(error) = gone {
+                return Err(error);
             }
             if !any {
                 return Ok(false);

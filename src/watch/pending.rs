@@ -375,7 +375,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HERE: Place = Place::ROOT;
+    const HERE: Place = Place::FIRST;
     const SETTLE: Duration = Duration::from_secs(1);
     const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
 

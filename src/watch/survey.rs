@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::books::Books;
-use super::index::{Name, Place};
-use super::lookover::{Compare, list, look};
+use super::index::{Directory, Name, Place};
+use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
@@ -23,7 +25,7 @@ const LOOKS_FOR_A_LISTING: usize = 16;
 impl Books {
     /// Watches and lists the whole tree; its files are left to be compared.
     pub(super) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
-        self.look_over.begin(now);
+        self.look_over.begin(self.tree.roots(), now);
         while let Some((place, deep)) = self.look_over.to_list.pop_front() {
             self.list(place, deep, now)?;
         }
@@ -38,14 +40,20 @@ impl Books {
             let Some(node) = self.tree.get(compare.place) else { continue };
             let names: HashSet<Name> = compare.left.as_slice().iter().cloned().collect();
             files += names.len();
-            present.insert(node.directory.below(b""), (compare.place, names));
+            present.insert(node.directory.prefix().to_vec(), (compare.place, names));
         }
-        let (mut recalled, recursive) = (0, self.recursive);
-        let whole = store.recall(&self.tree.root_directory().absolute(b""), |below, known| {
-            let (directory, name) = below.split_at(below.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
+        let roots = self.tree.roots().iter().filter_map(|&root| Some(Arc::clone(&self.tree.get(root)?.directory)));
+        let (roots, recursive) = (roots.collect::<Vec<_>>(), self.recursive);
+        let mut recalled = 0;
+        let whole = store.recall(|path, known| {
+            let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
             let Some((place, names)) = present.get(directory) else {
-                // Without sub-directories nothing is known of what is in them.
-                return !recursive && !directory.is_empty();
+                // Without sub-directories nothing is known of what is in them, nor ever of other data directories.
+                let ours = |root: &Arc<Directory>| match recursive {
+                    true => directory.starts_with(root.prefix()),
+                    false => directory == root.prefix(),
+                };
+                return !roots.iter().any(ours);
             };
             let (Some(name), Some(node)) = (names.get(name), self.tree.get_mut(*place)) else { return false };
             node.known.insert(Arc::clone(name), known);
@@ -66,7 +74,7 @@ impl Books {
         for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
             for name in left {
-                if let Some((version, _)) = look(&self.root, &node.directory.below(&name)) {
+                if let Some(Sight { version, .. }) = look(node.directory.root(), &node.directory.below(&name)) {
                     let seen = Known::seen(&version);
                     let known = node.known.entry(name).or_insert(seen);
                     if known.version != seen.version {
@@ -91,7 +99,7 @@ impl Books {
             return Ok(());
         }
         if self.look_over.next_time().is_some_and(|time| time <= now) {
-            self.look_over.begin(now);
+            self.look_over.begin(self.tree.roots(), now);
         }
         let seen_at = Stamp::now();
         let mut looks = LOOKS_IN_A_ROW;
@@ -128,13 +136,19 @@ impl Books {
     /// In one go, so that no event comes in between: what is missing here is gone, or its event is still queued.
     pub(super) fn list(&mut self, place: Place, deep: bool, now: Instant) -> Result<(), Error> {
         let Some(node) = self.tree.get(place) else { return Ok(()) };
-        let listing = match (list(&self.root, &node.directory.below(b"")), self.tree.parent(place)) {
+        let listing = match (list(node.directory.root(), &node.directory.below(b"")), self.tree.parent(place)) {
             (Ok(listing), _) => listing,
             (Err(errno), None) => {
                 return Err(Error::DataDirectory {
-                    path: self.root.path().to_owned(),
+                    path: node.directory.root().path().to_owned(),
                     cause: format!("it cannot be listed: {errno}"),
-                    next: "give this user the right to read it",
+                    next: match errno {
+                        // Want of rights is EACCES. These are seccomp's: a profile's own, and that of systemd.
+                        Errno::PERM | Errno::NOSYS => {
+                            "allow openat2 in the seccomp filter (systemd: without RestrictSUIDSGID=)"
+                        }
+                        _ => "give this user the right to read it",
+                    },
                 });
             }
             (Err(errno), Some((parent, name))) => {
@@ -186,7 +200,10 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let Some((version, _)) = look(&self.root, &below) else { return };
+        let root = node.directory.root();
+        let Some(Sight { version, owner, .. }) = look(root, &below) else { return };
+        // Complete as it stands, or the lease will tell that it is not.
+        let complete = root.grants_lease(owner) || rests(&version, self.settle, seen_at);
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
                 // The readers may have met another file, whose directory stood here for a moment.
@@ -199,18 +216,18 @@ impl Books {
         if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
-                Arrival::Found if self.rests(&version, seen_at) => Hint::Closed,
+                Arrival::Found if complete => Hint::Closed,
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
             self.wait_admitted(place, name, hint, seen_at, now);
         }
     }
+}
 
-    /// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
-    fn rests(&self, version: &Version, now: Stamp) -> bool {
-        let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
-        now.seconds.saturating_sub(version.changed.seconds) > settle
-    }
+/// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
+fn rests(version: &Version, settle: Duration, now: Stamp) -> bool {
+    let settle = i64::try_from(settle.as_secs() + 1).unwrap_or(i64::MAX);
+    now.seconds.saturating_sub(version.changed.seconds) > settle
 }
 
 #[cfg(test)]

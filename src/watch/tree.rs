@@ -4,10 +4,11 @@
 //! the watch itself tells which directory stands there: the kernel gives one directory one watch, whatever its path.
 //! So it makes no difference in which order renames are heard of, or how many of them: the last event of a name comes
 //! after its last change. What was kept for a directory that stands elsewhere, or nowhere, is given up; where it
-//! stands now it is one that has just arrived.
+//! stands now it is one that has just arrived. Only its watch is kept for a while, adrift: a renamed tree is watched
+//! by the watches that it had, and the ends of many, which are events too, don't fill the kernel's queue.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::fstat;
@@ -40,7 +41,7 @@ pub struct Node {
     /// Nothing where no watch could be had.
     mark: Option<Mark>,
     inode: u64,
-    /// Nothing for the root.
+    /// Nothing for a root.
     parent: Option<(Place, Name)>,
     children: HashMap<Name, Place>,
     /// Its files that are with the readers.
@@ -84,34 +85,56 @@ pub fn nothing_to_enter(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
 }
 
+/// Whether a refusal says nothing of the directory, and may be over the next time.
+#[must_use]
+pub fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR)
+}
+
 /// See the module.
 pub struct Tree {
-    root: Arc<Root>,
+    /// The data directories.
+    roots: Vec<Place>,
     watches: Watches,
     nodes: HashMap<Place, Node>,
     marks: HashMap<Mark, Place>,
     unwatched: HashSet<Place>,
+    /// Watches of directories that were given up, and that may turn up elsewhere.
+    adrift: HashSet<Mark>,
     /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
     /// number, so that messages of one path stay in order.
     lingering: HashMap<Vec<u8>, Place>,
-    last: Place,
+    next: Place,
 }
 
 impl Tree {
-    /// Of the data directory alone, which is watched already.
+    /// Of the data directories alone, which are watched already.
     #[must_use]
-    pub fn new(root: Arc<Root>, mark: Mark, watches: Watches) -> Self {
-        let directory = Arc::new(Directory::new(root.path().as_os_str().as_encoded_bytes(), b""));
-        let node = Node::new(directory, Some(mark), 0, None, Arrival::Found);
-        Self {
-            root,
+    pub fn new<'a>(roots: impl IntoIterator<Item = (&'a Arc<Root>, &'a Mark)>, watches: Watches) -> Self {
+        let mut tree = Self {
+            roots: Vec::new(),
             watches,
-            nodes: HashMap::from([(Place::ROOT, node)]),
-            marks: HashMap::from([(mark, Place::ROOT)]),
+            nodes: HashMap::new(),
+            marks: HashMap::new(),
             unwatched: HashSet::new(),
+            adrift: HashSet::new(),
             lingering: HashMap::new(),
-            last: Place::ROOT,
+            next: Place::FIRST,
+        };
+        for (root, &mark) in roots {
+            let place = tree.number();
+            let directory = Arc::new(Directory::new(root, b"").at(place));
+            tree.roots.push(place);
+            tree.nodes.insert(place, Node::new(directory, Some(mark), 0, None, Arrival::Found));
+            tree.marks.insert(mark, place);
         }
+        tree
+    }
+
+    fn number(&mut self) -> Place {
+        let place = self.next;
+        self.next = place.next();
+        place
     }
 
     /// Whose watch it is, if it still is one's.
@@ -131,10 +154,10 @@ impl Tree {
         self.nodes.get_mut(&place).filter(|node| !node.left)
     }
 
-    /// The data directory.
+    /// The data directories.
     #[must_use]
-    pub fn root_directory(&self) -> Arc<Directory> {
-        Arc::clone(&self.nodes[&Place::ROOT].directory)
+    pub fn roots(&self) -> &[Place] {
+        &self.roots
     }
 
     /// The directories in the tree.
@@ -159,7 +182,7 @@ impl Tree {
         self.marks.len()
     }
 
-    /// The parent and the name of a directory below the root.
+    /// The parent and the name of a directory below a root.
     #[must_use]
     pub fn parent(&self, place: Place) -> Option<(Place, Name)> {
         self.get(place)?.parent.clone()
@@ -183,7 +206,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&place) else { return };
         node.in_flight -= 1;
         if node.left && node.in_flight == 0 {
-            self.lingering.remove(&node.directory.below(b""));
+            self.lingering.remove(node.directory.prefix());
             self.nodes.remove(&place);
         }
     }
@@ -192,20 +215,20 @@ impl Tree {
     pub fn resolve(&mut self, parent: Place, name: &Name, arrival: Arrival, left: &mut Vec<Left>) -> Stands {
         let Some(node) = self.get(parent) else { return Stands::Nothing };
         let existing = node.children.get(name).copied();
-        let below = node.directory.below(name);
-        let dir = match self.root.open_directory(&below) {
+        let (above, below) = (Arc::clone(&node.directory), node.directory.below(name));
+        let dir = match above.root().open_directory(&below) {
             Ok(dir) => dir,
+            Err(errno) if passes(errno) => return Stands::Refused(errno),
             Err(errno) => {
                 existing.into_iter().for_each(|place| self.leave(place, left));
                 return if nothing_to_enter(errno) { Stands::Nothing } else { Stands::Refused(errno) };
             }
         };
         let inode = fstat(&dir).map_or(0, |stat| stat.st_ino);
-        // At the limit a directory that is watched still tells its watch.
-        let mark = self.watches.add(dir.as_fd()).ok();
-        // Before anything is given up, for that ends watches: this one is the new directory's.
+        let mark = self.watch(dir.as_fd());
+        // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
-        if elsewhere == Some(Place::ROOT) {
+        if elsewhere.is_some_and(|place| self.roots.contains(&place)) {
             return Stands::Nothing; // a path through a directory that has been moved since
         }
         if let Some(place) = elsewhere {
@@ -221,13 +244,13 @@ impl Tree {
         elsewhere.into_iter().for_each(|place| self.leave(place, left));
         // What was given up may have held the parent, or what was known here.
         if self.get(parent).is_none() {
-            mark.into_iter().for_each(|mark| self.watches.remove(mark));
+            self.adrift.extend(mark);
             return Stands::Nothing;
         }
         match same {
             Some(place) => Stands::Same { place, again: self.mark(place, mark) },
             None => {
-                let place = self.enter(parent, name, &below, inode, arrival);
+                let place = self.enter(&above, name, &below, inode, arrival);
                 self.mark(place, mark);
                 Stands::New(place)
             }
@@ -242,9 +265,8 @@ impl Tree {
         }
         let mut places = vec![place];
         while let Some(place) = places.pop() {
-            if let Some(mark) = self.unmark(place) {
-                self.watches.remove(mark);
-            }
+            let mark = self.unmark(place);
+            self.adrift.extend(mark);
             self.unwatched.remove(&place);
             let Some(node) = self.nodes.get_mut(&place) else { continue };
             places.extend(node.children.drain().map(|(_, child)| child));
@@ -255,15 +277,46 @@ impl Tree {
             } else {
                 node.left = true;
                 node.directory.update(|names| *names = super::index::Names::default());
-                self.lingering.insert(node.directory.below(b""), place);
+                self.lingering.insert(node.directory.prefix().to_vec(), place);
             }
         }
     }
 
-    fn enter(&mut self, parent: Place, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
-        let directory = Directory::new(self.root.path().as_os_str().as_encoded_bytes(), below);
-        let up = Some((parent, Arc::clone(name)));
-        let place = match self.lingering.remove(&directory.below(b"")) {
+    /// Ends watches adrift, so many at the most.
+    pub fn end_adrift(&mut self, most: usize) {
+        let ended: Vec<Mark> = self.adrift.iter().take(most).copied().collect();
+        for mark in ended {
+            self.adrift.remove(&mark);
+            self.watches.remove(mark);
+        }
+        if self.adrift.is_empty() {
+            self.adrift = HashSet::new(); // a large one's memory goes with it
+        }
+    }
+
+    /// A watch has ended by itself.
+    pub fn ended(&mut self, mark: Mark) {
+        self.adrift.remove(&mark);
+    }
+
+    /// At the limit one adrift makes room; a directory that is watched still tells its watch.
+    fn watch(&mut self, directory: BorrowedFd<'_>) -> Option<Mark> {
+        let added = self.watches.add(directory).or_else(|errno| {
+            if self.adrift.is_empty() {
+                return Err(errno);
+            }
+            self.end_adrift(1);
+            self.watches.add(directory)
+        });
+        let mark = added.ok()?;
+        self.adrift.remove(&mark);
+        Some(mark)
+    }
+
+    fn enter(&mut self, above: &Directory, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
+        let directory = above.deeper(below);
+        let up = Some((above.place(), Arc::clone(name)));
+        let place = match self.lingering.remove(directory.prefix()) {
             Some(place) => {
                 if let Some(node) = self.nodes.get_mut(&place) {
                     (node.left, node.listed, node.arrival, node.inode) = (false, false, arrival, inode);
@@ -272,13 +325,12 @@ impl Tree {
                 place
             }
             None => {
-                self.last = self.last.next();
-                let directory = Arc::new(directory.at(self.last));
-                self.nodes.insert(self.last, Node::new(directory, None, inode, up, arrival));
-                self.last
+                let place = self.number();
+                self.nodes.insert(place, Node::new(Arc::new(directory.at(place)), None, inode, up, arrival));
+                place
             }
         };
-        if let Some(parent) = self.nodes.get_mut(&parent) {
+        if let Some(parent) = self.nodes.get_mut(&above.place()) {
             parent.children.insert(Arc::clone(name), place);
         }
         place

@@ -9,7 +9,7 @@ use crate::service::{Ended, PATIENCE, Setup, is_root};
 use crate::world::directories;
 
 /// Nothing listens there: port 1 of the loopback.
-const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/";
+pub const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/";
 
 /// The one line of a failure: not a panic, not a backtrace, and about one of `names`.
 #[track_caller]

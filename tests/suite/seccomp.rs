@@ -180,6 +180,18 @@ fn without_its_io_uring_calls_the_blocking_engine_reads_and_one_warning_names_th
 }
 
 #[test]
+fn without_openat2_it_does_not_start_and_says_why() {
+    let world = World::without_service();
+    let filters = Profile::shipped().without(&["openat2"]).compile();
+    let ended = under(Setup::watch(&world.data, &world.url), filters).run().expect_code(2);
+    let errors: Vec<_> = ended.stderr.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "{}", ended.stderr);
+    for word in [world.data.to_str().unwrap(), "Operation not permitted", "allow openat2 in the seccomp filter"] {
+        assert!(errors[0].contains(word), "{word} is missing: {}", errors[0]);
+    }
+}
+
+#[test]
 fn scan_and_listen_work_under_the_profile() {
     let world = World::without_service();
     world.write("file", noise(1_000_000, 1));

@@ -39,10 +39,15 @@ pub struct Setup {
 
 impl Setup {
     pub fn new<A: AsRef<OsStr>>(arguments: &[A]) -> Self {
+        Self::of(&binary(), arguments)
+    }
+
+    /// Another program than the service.
+    pub fn of<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Self {
         let private = TempDir::with_prefix("ingestor-suite-").expect("a temporary directory");
         // Open to all: the service may run as another user.
         std::fs::set_permissions(private.path(), PermissionsExt::from_mode(0o777)).expect("permissions");
-        let mut command = command(&binary());
+        let mut command = command(program);
         command
             .args(arguments)
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

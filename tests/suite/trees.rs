@@ -1,19 +1,21 @@
 //! Whole trees: `--recursive`, with directories that are made, moved, exchanged and removed while they are watched.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::consumer::Message;
+use crate::control::wait_for_metrics;
 use crate::files::sha256;
+use crate::ledger::rows;
 use crate::service::{Setup, skip};
 use crate::world::{World, list};
 
@@ -153,6 +155,16 @@ fn watches(world: &mut World) -> usize {
     count
 }
 
+/// Watches of directories that are no more in the tree are ended when nothing else is to do.
+#[track_caller]
+fn wait_for_watches(world: &mut World, expected: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while watches(world) != expected {
+        assert!(Instant::now() < deadline, "{} watches, not {expected}\n{}", watches(world), world.story());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_directory_moved_out_or_removed_frees_its_watches_and_tells_nothing_more() {
     let mut world = start();
@@ -165,7 +177,7 @@ fn a_directory_moved_out_or_removed_frees_its_watches_and_tells_nothing_more() {
     fs::rename(world.path("out"), world.outside.join("out")).unwrap();
     fs::remove_dir_all(world.path("removed")).unwrap();
     world.pass_sentinel();
-    assert_eq!(watches(&mut world), 1);
+    wait_for_watches(&mut world, 1);
     fs::write(world.outside.join("out/sub/later"), "outside").unwrap();
     // Back again: its files are new here, and so is what was written outside.
     fs::rename(world.outside.join("out"), world.path("out")).unwrap();
@@ -196,7 +208,7 @@ fn a_directory_removed_and_made_again_is_watched_again() {
         }
     }
     world.wait_for_content("again/sub/file", format!("round {}", ROUNDS - 1).as_bytes());
-    assert_eq!(watches(&mut world), 3);
+    wait_for_watches(&mut world, 3);
     world.write("again/sub/later", "later");
     world.wait_for_one("again/sub/later");
 }
@@ -224,6 +236,58 @@ fn a_directory_renamed_away_and_back_loses_no_file_that_was_just_being_read() {
         let told: HashSet<&str> = messages.iter().map(Message::path).collect();
         paths.iter().all(|path| told.contains(path.join("file").to_str().unwrap()))
     });
+}
+
+#[test]
+fn more_directories_than_the_kernels_queue_is_long_are_renamed_and_moved_out_without_an_overflow() {
+    const DIRECTORIES: usize = 20_000; // the queue has 16,384 by default
+    let tree = |top: &Path| {
+        (0..DIRECTORIES).for_each(|number| {
+            fs::create_dir_all(top.join(format!("{}/{number}", number % 100))).unwrap();
+        });
+    };
+    let mut world = World::without_service();
+    tree(&world.path("before"));
+    world.write("before/7/7/file", "one");
+    world.launch(recursive);
+    assert_eq!(watches(&mut world), 1 + 1 + 100 + DIRECTORIES);
+    fs::rename(world.path("before"), world.path("after")).unwrap();
+    world.wait_for_one("after/7/7/file");
+    fs::rename(world.path("after"), world.outside.join("tree")).unwrap();
+    world.pass_sentinel();
+    wait_for_watches(&mut world, 1);
+    world.pass_sentinel();
+    let log = world.service().stderr();
+    assert!(!log.contains("WARN"), "{log}");
+    fs::rename(world.outside.join("tree"), world.path("back")).unwrap();
+    world.wait_for_one("back/7/7/file");
+    let data = world.data.clone();
+    let messages = world.finish();
+    assert_each_once(&data, &messages, &[("after/7/7/file", "IN_MOVED_TO"), ("back/7/7/file", "IN_MOVED_TO")]);
+}
+
+#[test]
+fn what_a_new_directory_holds_is_told_as_soon_as_nobody_writes_it() {
+    // So long does a file wait of whose writers the kernel tells nothing.
+    let mut world = World::start_with(|setup| recursive(setup).args(&["--settle-ms", "3600000"]));
+    let log = world.service().stderr();
+    if !log.contains("a read lease") {
+        return skip("no leases here");
+    }
+    world.service().signal(Signal::STOP);
+    fs::create_dir_all(world.path("new/deep")).unwrap();
+    world.write("new/deep/closed", "closed before there was a watch");
+    let mut open = File::create(world.path("new/deep/open")).unwrap();
+    open.write_all(b"first").unwrap();
+    world.service().signal(Signal::CONT);
+    world.wait_for_one("new/deep/closed");
+    world.pass_sentinel();
+    open.write_all(b" and last").unwrap();
+    drop(open);
+    assert_eq!(world.wait_for_one("new/deep/open").sha256(), sha256(b"first and last"));
+    let data = world.data.clone();
+    let messages = world.finish();
+    assert_each_once(&data, &messages, &[("new/deep/closed", "IN_CREATE"), ("new/deep/open", "IN_CREATE")]);
 }
 
 #[test]
@@ -279,7 +343,7 @@ fn renames_that_nobody_could_follow_end_with_every_file_where_it_is() {
     }
     // data, y, top, top/d, top/d/sub, a, a/sub, empty, empty/sub, d, d/sub, c
     world.pass_sentinel();
-    assert_eq!(watches(&mut world), 12);
+    wait_for_watches(&mut world, 12);
     for (number, directory) in ["y", "top", "top/d/sub", "a/sub", "empty/sub", "d/sub", "c"].iter().enumerate() {
         world.write(&format!("{directory}/later-{number}"), "later");
         world.wait_for_one(&format!("{directory}/later-{number}"));
@@ -288,6 +352,30 @@ fn renames_that_nobody_could_follow_end_with_every_file_where_it_is() {
     let messages = world.finish();
     let found = by_path(&data, &messages);
     assert_eq!(found.values().map(Vec::len).sum::<usize>(), 4 + 5 + 7, "{}", list(&messages));
+}
+
+#[test]
+fn want_of_descriptors_makes_nobody_forget_a_directory() {
+    let mut world = start();
+    fs::create_dir_all(world.path("kept/deep")).unwrap();
+    for path in ["kept/file", "kept/deep/file"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    let service = Pid::from_raw(world.service().id().cast_signed()).unwrap();
+    let none = Rlimit { current: Some(3), ..getrlimit(Resource::Nofile) };
+    let before = prlimit(Some(service), Resource::Nofile, none).unwrap();
+    fs::rename(world.path("kept"), world.path("away")).unwrap();
+    fs::rename(world.path("away"), world.path("kept")).unwrap();
+    world.service().wait_log("why it could not look", |line| line.contains("WARN") && line.contains("kept"));
+    prlimit(Some(service), Resource::Nofile, before).unwrap();
+    world.pass_sentinel();
+    world.write("kept/deep/later", "later");
+    world.wait_for_one("kept/deep/later");
+    let data = world.data.clone();
+    let messages = world.finish();
+    let expected = [("kept/file", "IN_CREATE"), ("kept/deep/file", "IN_CREATE"), ("kept/deep/later", "IN_CREATE")];
+    assert_each_once(&data, &messages, &expected);
 }
 
 #[test]
@@ -348,34 +436,193 @@ fn the_ledger_knows_the_whole_tree_and_forgets_what_is_gone_from_it() {
     assert_each_once(&data, &messages[4..], &expected);
 }
 
+#[test]
+fn a_directory_renamed_back_while_nobody_watches_has_its_files_told_again() {
+    let state = tempfile::tempdir().unwrap();
+    let with_ledger = |setup: Setup| recursive(setup).env("STATE_DIRECTORY", state.path());
+    let mut world = World::start_with(with_ledger);
+    for path in ["one/deep", "one0"] {
+        fs::create_dir_all(world.path(path)).unwrap();
+    }
+    for path in ["one/deep/file", "one/file", "one0/file"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 3);
+    fs::rename(world.path("one"), world.path("two")).unwrap();
+    world.wait_until("their new paths", |messages| messages.len() >= 5);
+    world.stop_service();
+    let data = world.data.clone();
+    let paths =
+        |names: &[&str]| -> Vec<String> { names.iter().map(|it| data.join(it).to_str().unwrap().to_owned()).collect() };
+    assert_eq!(rows(state.path()), paths(&["one0/file", "two/deep/file", "two/file"]));
+    // Of these versions the ledger has known the paths before.
+    fs::rename(world.path("two"), world.path("one")).unwrap();
+    world.launch(with_ledger);
+    world.wait_until("their old paths", |messages| messages.len() >= 7);
+    let messages = world.finish();
+    assert_each_once(&data, &messages[5..], &[("one/deep/file", "IN_CREATE"), ("one/file", "IN_CREATE")]);
+    assert_eq!(rows(state.path()).len(), 4, "a sentinel's, too: {:?}", rows(state.path()));
+}
+
+#[test]
+fn a_start_without_sub_directories_leaves_their_rows_in_the_ledger() {
+    let state = tempfile::tempdir().unwrap();
+    let flat = |setup: Setup| setup.env("STATE_DIRECTORY", state.path());
+    let mut world = World::start_with(|setup| flat(recursive(setup)));
+    fs::create_dir(world.path("sub")).unwrap();
+    for path in ["sub/file", "file", "removed"] {
+        world.write(path, path);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 3);
+    world.stop_service();
+    fs::remove_file(world.path("removed")).unwrap();
+    world.launch(flat);
+    world.stop_service();
+    let data = world.data.clone();
+    assert_eq!(rows(state.path()), ["file", "sub/file"].map(|path| data.join(path).to_str().unwrap().to_owned()));
+    world.launch(|setup| flat(recursive(setup)));
+    world.service().wait_log("what the ledger holds", |line| line.contains("holds 2 of 2 files"));
+    let messages = world.finish();
+    assert_eq!(messages.len(), 3, "{}", list(&messages));
+}
+
 /// How long the service waits between two looks at what has no watch, and something for a busy machine.
 const UNWATCHED_PATIENCE: Duration = Duration::from_secs(90);
 
-/// The limit of a user namespace of the service's own: the machine's stays as it is.
-fn with_so_many_watches(setup: Setup, most: usize) -> Setup {
+fn write_text(path: &CStr, text: &str) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::WRONLY, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes())?;
+    Ok(())
+}
+
+/// Runs the service in user and mount namespaces of its own: the machine stays as it is.
+///
+/// # Safety
+/// `prepare` runs in the new process and must be async-signal-safe.
+unsafe fn in_namespaces(setup: Setup, prepare: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Setup {
     let map = format!("0 {} 1", rustix::process::geteuid().as_raw());
-    let most = most.to_string();
-    let write = |path: &CStr, text: &str| {
-        let file = rustix::fs::open(path, OFlags::WRONLY, Mode::empty())?;
-        rustix::io::write(&file, text.as_bytes())
-    };
-    let restrict = move || {
-        // SAFETY: the new process is a copy of one thread, and gets a namespace of its own.
-        if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+    let enter = move || {
+        // SAFETY: the new process is a copy of one thread, and gets namespaces of its own.
+        if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        write(c"/proc/self/uid_map", &map)?;
-        write(c"/proc/sys/user/max_inotify_watches", &most)?;
+        write_text(c"/proc/self/uid_map", &map)?;
+        prepare()
+    };
+    // SAFETY: system calls alone, on strings that were made before, and the caller's promise.
+    unsafe { setup.before_exec(enter) }
+}
+
+/// With a limit of its own.
+fn with_so_many_watches(setup: Setup, most: usize) -> Setup {
+    let most = most.to_string();
+    // SAFETY: system calls alone, on a string that was made before.
+    unsafe { in_namespaces(setup, move || write_text(c"/proc/sys/user/max_inotify_watches", &most)) }
+}
+
+/// With directories mounted on others.
+fn with_bind_mounts(setup: Setup, mounts: &[(&Path, &Path)]) -> Setup {
+    let text = |path: &Path| CString::new(path.to_str().unwrap()).unwrap();
+    let mounts: Vec<(CString, CString)> = mounts.iter().map(|(from, at)| (text(from), text(at))).collect();
+    let mount = move || {
+        for (from, at) in &mounts {
+            let (kind, flags, more) = (std::ptr::null(), libc::MS_BIND, std::ptr::null());
+            // SAFETY: two strings that end in NUL; a bind mount has no kind and takes nothing more.
+            if unsafe { libc::mount(from.as_ptr(), at.as_ptr(), kind, flags, more) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         Ok(())
     };
     // SAFETY: system calls alone, on strings that were made before.
-    unsafe { setup.before_exec(restrict) }
+    unsafe { in_namespaces(setup, mount) }
+}
+
+#[test]
+fn bind_mounts_are_not_entered_and_trap_nothing() {
+    if !namespaces_allowed() {
+        return skip("no user namespaces here");
+    }
+    let mut world = World::without_service();
+    for name in ["real/deep", "loop", "twin", "beside"] {
+        fs::create_dir_all(world.path(name)).unwrap();
+    }
+    let (data, outside, real) = (world.data.clone(), world.outside.clone(), world.path("real"));
+    let at = ["loop", "twin", "beside"].map(|name| world.path(name));
+    world.launch(|setup| with_bind_mounts(recursive(setup), &[(&data, &at[0]), (&real, &at[1]), (&outside, &at[2])]));
+    fs::write(outside.join("file"), "outside").unwrap();
+    world.write("real/deep/file", "once");
+    world.write("real/file", "once");
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    assert_eq!(watches(&mut world), 3, "the root, real and real/deep");
+    let messages = world.finish();
+    assert_each_once(&data, &messages, &[("real/deep/file", "IN_CREATE"), ("real/file", "IN_CREATE")]);
+}
+
+#[test]
+fn excluded_directories_have_no_watch_and_renames_bring_them_in_and_others_out() {
+    let mut world = World::without_service();
+    for name in ["demo/sub", "album/demo"] {
+        fs::create_dir_all(world.path(name)).unwrap();
+    }
+    world.launch(|setup| recursive(setup).args(&["--include", "*.flac", "--exclude", "demo/"]));
+    assert_eq!(watches(&mut world), 2, "the root and album");
+    for path in ["demo/sub/a.flac", "album/demo/b.flac", "album/c.flac", "album/c.txt"] {
+        world.write(path, path);
+    }
+    world.wait_for_one("album/c.flac");
+    fs::rename(world.path("demo"), world.path("real")).unwrap();
+    world.wait_for_one("real/sub/a.flac");
+    wait_for_watches(&mut world, 4);
+    fs::rename(world.path("album"), world.path("real/demo")).unwrap();
+    world.write("real/demo/d.flac", "d");
+    fs::create_dir_all(world.path("new/demo")).unwrap();
+    world.write("new/demo/e.flac", "e");
+    world.write("new/f.flac", "f");
+    world.wait_for_one("new/f.flac");
+    wait_for_watches(&mut world, 4);
+    world.write("sentinel.flac", "this one is admitted");
+    world.wait_for_one("sentinel.flac");
+    let data = world.data.clone();
+    world.stop_service();
+    let messages = world.consumer.drain();
+    let expected = [
+        ("album/c.flac", "IN_CREATE"),
+        ("real/sub/a.flac", "IN_MOVED_TO"),
+        ("new/f.flac", "IN_CREATE"),
+        ("sentinel.flac", "IN_CREATE"),
+    ];
+    assert_each_once(&data, &messages, &expected);
+}
+
+fn namespaces_allowed() -> bool {
+    Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn at_the_limit_of_watches_those_of_directories_moved_out_make_room() {
+    if !namespaces_allowed() {
+        return skip("no user namespaces here");
+    }
+    let mut world = World::without_service();
+    fs::create_dir_all(world.path("old/2/3")).unwrap();
+    world.launch(|setup| with_so_many_watches(recursive(setup), 4));
+    world.service().signal(Signal::STOP);
+    // Both are heard of in one go, so that there is no time to end the old watches before the new are due.
+    fs::rename(world.path("old"), world.outside.join("old")).unwrap();
+    fs::create_dir_all(world.path("new/2/3")).unwrap();
+    world.service().signal(Signal::CONT);
+    world.pass_sentinel();
+    world.write("new/2/3/file", "file");
+    world.wait_for_one("new/2/3/file");
+    wait_for_watches(&mut world, 4);
+    let log = world.service().stderr();
+    assert!(!log.contains("WARN"), "{log}");
 }
 
 #[test]
 fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
-    let allowed = Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| status.success());
-    if !allowed {
+    if !namespaces_allowed() {
         return skip("no user namespaces here");
     }
     let mut world = World::without_service();
@@ -387,6 +634,11 @@ fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
             && line.contains("no more than 4 directories")
             && line.contains("fs.inotify.max_user_watches")
     });
+    let socket = world.service().control_socket();
+    let directories = |seen: &BTreeMap<String, f64>| {
+        ["watched", "unwatched"].map(|which| seen[&format!("apollonia_{which}_directories")])
+    };
+    wait_for_metrics(&socket, "both kinds of directories", |seen| directories(seen) == [4.0, 3.0]);
     let files = ["file", "1/2/3/file", "1/2/3/4/file", "1/2/3/4/5/file", "1/2/3/4/new/file"];
     fs::create_dir(world.path("1/2/3/4/new")).unwrap();
     for path in files {
@@ -401,6 +653,7 @@ fn beyond_the_limit_of_watches_a_warning_comes_and_nothing_is_lost() {
     service.wait_log_within(UNWATCHED_PATIENCE, "that the limit is no more felt", |line| {
         line.contains("none is without a watch")
     });
+    wait_for_metrics(&socket, "none without a watch", |seen| directories(seen) == [4.0, 0.0]);
     world.write("1/2/3/later", "later");
     world.wait_for_one("1/2/3/later");
     let data = world.data.clone();
@@ -479,7 +732,7 @@ fn any_deeds_end_with_every_file_told(seed: u64, deeds: usize, with_pauses: bool
         expected.iter().all(|(path, content)| last.get(&**path) == Some(&&**content))
     });
     world.pass_sentinel();
-    assert_eq!(watches(&mut world), all.len(), "seed {seed}");
+    wait_for_watches(&mut world, all.len());
     world.finish();
 }
 
@@ -526,7 +779,7 @@ fn an_overflow_in_a_tree_is_followed_by_a_look_over_of_all_of_it() {
     world.service().wait_log("a WARN of the overflow", |line| line.contains("WARN") && line.contains("queue"));
     world.wait_until("what was missed", |messages| messages.len() >= 8);
     world.pass_sentinel();
-    assert_eq!(watches(&mut world), 9);
+    wait_for_watches(&mut world, 9);
     let data = world.data.clone();
     let messages = world.finish();
     let mut paths: Vec<&str> = by_path(&data, &messages[4..]).into_keys().collect();

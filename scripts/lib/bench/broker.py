@@ -118,12 +118,12 @@ class Broker:
 class Queue:
     """A durable queue at the exchange, as a consumer that may be away has it."""
 
-    def __init__(self, broker, name="bench"):
+    def __init__(self, broker, name="bench", arguments=None):
         self.connection = broker.connect()
         self.channel = self.connection.channel()
         self.name = name
         self.channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
-        self.channel.queue_declare(name, durable=True)
+        self.channel.queue_declare(name, durable=True, arguments=arguments)
         self.channel.queue_bind(name, EXCHANGE)
 
     def __enter__(self):

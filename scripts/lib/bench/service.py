@@ -30,7 +30,8 @@ class Service:
 
     def __exit__(self, *_):
         if self.process.returncode is None:
-            self.process.kill()
+            # Not Popen.kill: of a process that has ended by itself it takes the status away from reap.
+            os.kill(self.process.pid, signal.SIGKILL)
             reap(self.process)
         self.log.close()
 

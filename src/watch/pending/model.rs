@@ -11,7 +11,7 @@ use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 
-const HERE: Place = Place::ROOT;
+const HERE: Place = Place::FIRST;
 const SETTLE: Duration = Duration::from_secs(1);
 const PATHS: usize = 3;
 
