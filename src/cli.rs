@@ -437,7 +437,7 @@ mod tests {
     fn a_refusal_is_one_line_with_flag_and_variable() {
         let error = parse_words("--workers 0").unwrap_err().to_string();
         assert!(error.starts_with("--workers (INGESTOR_WORKERS): \"0\" cannot be used: "), "{error}");
-        for words in ["--frobnicate", "--output file", "--recursive=perhaps", "listen --count 0", "scan a b"] {
+        for words in ["--frobnicate", "--output file", "--recursive=perhaps", "listen --count 0", "watch a"] {
             let error = parse_words(words).unwrap_err().to_string();
             assert_eq!(error.lines().count(), 1, "{error}");
         }
