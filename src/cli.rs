@@ -1,9 +1,9 @@
 //! Every flag and variable, its default and its help: the one home of the command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
@@ -329,9 +329,8 @@ fn partial_help() -> String {
 /// within braces.
 fn with_lists(mut cli: Cli, matches: &ArgMatches, args: &[OsString]) -> Result<Cli, Error> {
     let Settings { data_dirs, include, exclude, .. } = &mut cli.settings;
-    let from_variable = |id| matches.value_source(id) == Some(ValueSource::EnvVariable);
     for (id, patterns) in [("include", include), ("exclude", exclude)] {
-        if from_variable(id) {
+        if matches.value_source(id) == Some(ValueSource::EnvVariable) {
             *patterns = patterns.iter().flat_map(|list| patterns_of(list)).collect();
         } else {
             refuse_split(&format!("--{id}"), patterns.len(), args)?;
@@ -358,16 +357,15 @@ fn refuse_split(flag: &str, values: usize, args: &[OsString]) -> Result<(), Erro
 
 /// The directories between the colons of a variable.
 fn directories_of(lists: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let between =
-        |list: &PathBuf| list.as_os_str().as_bytes().split(|&byte| byte == b':').map(<[u8]>::to_vec).collect();
-    let directories: Vec<Vec<u8>> = lists.iter().flat_map::<Vec<Vec<u8>>, _>(between).collect();
-    if directories.iter().any(Vec::is_empty) {
+    let between = lists.iter().flat_map(|list| list.as_os_str().as_bytes().split(|&byte| byte == b':'));
+    let directories: Vec<&[u8]> = between.collect();
+    if directories.iter().any(|directory| directory.is_empty()) {
         return Err(Error::Usage(
             "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon; write one there, or leave the colon out"
                 .to_owned(),
         ));
     }
-    Ok(directories.into_iter().map(|directory| OsString::from_vec(directory).into()).collect())
+    Ok(directories.into_iter().map(|directory| OsStr::from_bytes(directory).into()).collect())
 }
 
 /// An empty variable counts as unset, which clap has no setting for.

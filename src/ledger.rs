@@ -220,49 +220,6 @@ impl Store {
     }
 }
 
-impl Waiting {
-    fn len(&self) -> usize {
-        self.rows.len() + self.below.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.below.is_empty()
-    }
-}
-
-/// What is written in one transaction.
-#[derive(Default)]
-struct Group {
-    /// Removed first: all that is below of these.
-    below: Vec<Box<[u8]>>,
-    /// Sorted, which is the table's own order.
-    rows: BTreeMap<Box<[u8]>, Option<Confirmed>>,
-}
-
-impl Group {
-    fn len(&self) -> usize {
-        self.rows.len() + self.below.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.below.is_empty()
-    }
-
-    /// Takes over what waits, after what is here.
-    fn add(&mut self, waiting: &mut Waiting) {
-        let last: HashMap<&[u8], usize> = waiting.below.iter().map(|path| &**path).zip(1..).collect();
-        // Whether a directory above the path went after so many had gone.
-        let ended = |path: &[u8], since: usize| {
-            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
-            !last.is_empty() && ends.into_iter().any(|end| last.get(&path[..end]).is_some_and(|&number| number > since))
-        };
-        self.rows.retain(|path, _| !ended(path, 0));
-        let left = waiting.rows.drain().filter(|(path, waits)| !ended(path, waits.since));
-        self.rows.extend(left.map(|(path, waits)| (path, waits.row)));
-        self.below.append(&mut waiting.below);
-    }
-}
-
 /// The way of confirms into the ledger. Dropped, it writes what waits and ends.
 pub struct Ledger {
     shared: Arc<Shared>,
@@ -295,6 +252,16 @@ struct Waits {
     since: usize,
 }
 
+impl Waiting {
+    fn len(&self) -> usize {
+        self.rows.len() + self.below.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Every change below is one call on a map or one assignment.
@@ -316,29 +283,38 @@ impl Ledger {
     /// Forgets all paths below a directory that is gone; its own path ends in `/`. One row by one, those of a large tree
     /// would find no room, and a file of a directory keeps its version when that is renamed and renamed back.
     pub fn forget_below(&self, directory: &[u8]) {
-        let mut waiting = self.shared.lock();
-        let first = waiting.is_empty();
-        // Room of its own: it stands for rows that may have found none.
-        if waiting.below.len() < WAITING_MAX {
-            waiting.below.push(directory.into());
-            self.shared.vitals.ledger.take_on(1);
-        }
-        if first {
-            self.shared.changed.notify_all();
-        }
+        self.add(|waiting| {
+            // Room of its own: it stands for rows that may have found none.
+            let room = waiting.below.len() < WAITING_MAX;
+            if room {
+                waiting.below.push(directory.into());
+            }
+            room
+        });
     }
 
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
-        let mut waiting = self.shared.lock();
-        let (first, full) = (waiting.is_empty(), waiting.rows.len() >= WAITING_MAX);
-        let waits = Waits { row, since: waiting.below.len() };
-        match waiting.rows.entry(path.into()) {
-            Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
-            Entry::Vacant(_) if full => waiting.dropped += u64::from(row.is_some()),
-            Entry::Vacant(vacant) => {
-                vacant.insert(waits);
-                self.shared.vitals.ledger.take_on(1);
+        self.add(|waiting| {
+            let full = waiting.rows.len() >= WAITING_MAX;
+            let waits = Waits { row, since: waiting.below.len() };
+            match waiting.rows.entry(path.into()) {
+                Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
+                Entry::Vacant(_) if full => waiting.dropped += u64::from(row.is_some()),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(waits);
+                    return true;
+                }
             }
+            false
+        });
+    }
+
+    /// Changes what waits, and wakes the thread for the first of it; `change` tells whether it is one more.
+    fn add(&self, change: impl FnOnce(&mut Waiting) -> bool) {
+        let mut waiting = self.shared.lock();
+        let first = waiting.is_empty();
+        if change(&mut waiting) {
+            self.shared.vitals.ledger.take_on(1);
         }
         if first {
             self.shared.changed.notify_all();
@@ -358,6 +334,39 @@ impl Drop for Ledger {
             Some(thread) if closed => drop(thread.join()),
             _ => tracing::warn!("the ledger was not written to its end: some files may be published again"),
         }
+    }
+}
+
+/// What is written in one transaction.
+#[derive(Default)]
+struct Group {
+    /// Removed first: all that is below of these.
+    below: Vec<Box<[u8]>>,
+    /// Sorted, which is the table's own order.
+    rows: BTreeMap<Box<[u8]>, Option<Confirmed>>,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.rows.len() + self.below.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes over what waits, after what is here.
+    fn add(&mut self, waiting: &mut Waiting) {
+        let last: HashMap<&[u8], usize> = waiting.below.iter().map(|path| &**path).zip(1..).collect();
+        // Whether a directory above the path went after so many had gone.
+        let ended = |path: &[u8], since: usize| {
+            let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
+            !last.is_empty() && ends.any(|end| last.get(&path[..end]).is_some_and(|&number| number > since))
+        };
+        self.rows.retain(|path, _| !ended(path, 0));
+        let left = waiting.rows.drain().filter(|(path, waits)| !ended(path, waits.since));
+        self.rows.extend(left.map(|(path, waits)| (path, waits.row)));
+        self.below.append(&mut waiting.below);
     }
 }
 

@@ -160,17 +160,14 @@ impl Root {
     /// Whether both are one directory, by whatever paths: a bind mount is another path, and no other directory.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        match (fstat(&self.dir), fstat(&other.dir)) {
-            (Ok(this), Ok(other)) => this.st_dev == other.st_dev && this.st_ino == other.st_ino,
-            _ => false,
-        }
+        matches!((fstat(&self.dir), fstat(&other.dir)), (Ok(this), Ok(other)) if same_file(&this, &other))
     }
 
     /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
     #[must_use]
     pub fn still_there(&self) -> bool {
         match (fstat(&self.dir), rustix::fs::stat(self.path())) {
-            (Ok(held), Ok(found)) => held.st_dev == found.st_dev && held.st_ino == found.st_ino && held.st_nlink > 0,
+            (Ok(held), Ok(found)) => same_file(&held, &found) && held.st_nlink > 0,
             _ => false,
         }
     }
@@ -329,6 +326,11 @@ impl Before {
         let named = version_of(&statat(&root.dir, below, AtFlags::empty())?);
         if named == self.version { Ok(()) } else { Err(Unread::Busy) }
     }
+}
+
+/// Whether both are of one file or directory, in whatever state.
+fn same_file(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// The version that a stat shows.

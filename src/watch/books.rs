@@ -62,9 +62,8 @@ impl Books {
     /// # Errors
     /// [`Error::DirectoryGone`].
     pub(super) fn check_roots(&self) -> Result<(), Error> {
-        let roots = self.tree.roots().iter().filter_map(|&place| self.tree.get(place));
-        match roots.map(|node| node.directory.root()).find(|root| !root.still_there()) {
-            Some(root) => Err(gone(root, "its path leads elsewhere")),
+        match self.tree.roots().iter().find(|directory| !directory.root().still_there()) {
+            Some(directory) => Err(gone(directory.root(), "its path leads elsewhere")),
             None => Ok(()),
         }
     }
@@ -112,10 +111,12 @@ impl Books {
                 self.resolve(place, &name.into(), Arrival::Found, false, now);
             }
             Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
-            Event::Renamed | Event::Gone(_) => match (self.tree.parent(place), event) {
-                (Some((parent, name)), _) => self.resolve(parent, &name, Arrival::Found, false, now),
-                (None, Event::Gone(cause)) => return Some(gone(self.tree.get(place)?.directory.root(), cause)),
-                (None, _) => return Some(gone(self.tree.get(place)?.directory.root(), "it was renamed")),
+            Event::Renamed | Event::Gone(_) => match self.tree.parent(place) {
+                Some((parent, name)) => self.resolve(parent, &name, Arrival::Found, false, now),
+                None => {
+                    let cause = if let Event::Gone(cause) = event { cause } else { "it was renamed" };
+                    return Some(gone(self.tree.get(place)?.directory.root(), cause));
+                }
             },
             Event::Overflow => {}
         }

@@ -1,13 +1,14 @@
 //! Listing a directory against what is known of it: at start, after an overflow, and on a timer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::vec;
 
 use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
 
-use super::index::{Name, Place};
+use super::index::{Directory, Name, Place};
 use super::tree::Arrival;
 use crate::read::stable::{Root, Version, version_of};
 
@@ -101,10 +102,10 @@ impl LookOver {
     }
 
     /// That of the whole tree begins.
-    pub fn begin(&mut self, roots: &[Place], now: Instant) {
+    pub fn begin(&mut self, roots: &[Arc<Directory>], now: Instant) {
         (self.needed, self.whole, self.everything, self.found) = (false, true, false, 0);
         self.began = Some(now);
-        self.to_list.extend(roots.iter().map(|&root| (root, true)));
+        self.to_list.extend(roots.iter().map(|root| (root.place(), true)));
     }
 }
 

@@ -151,8 +151,11 @@ impl Watcher {
             let (now, seen_at) = (Instant::now(), Stamp::now());
             let mut gone = None;
             let books = &mut self.books;
-            let any =
-                self.watch.read(|mark, event| gone = gone.take().or_else(|| books.take(mark, event, seen_at, now)))?;
+            let any = self.watch.read(|mark, event| {
+                if gone.is_none() {
+                    gone = books.take(mark, event, seen_at, now);
+                }
+            })?;
             if let Some(error) = gone {
                 return Err(error);
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -42,9 +42,7 @@ impl Books {
             files += names.len();
             present.insert(node.directory.prefix().to_vec(), (compare.place, names));
         }
-        let roots = self.tree.roots().iter().filter_map(|&root| Some(Arc::clone(&self.tree.get(root)?.directory)));
-        let (roots, recursive) = (roots.collect::<Vec<_>>(), self.recursive);
-        let mut recalled = 0;
+        let (mut recalled, recursive, roots) = (0, self.recursive, self.tree.roots().to_vec());
         let whole = store.recall(|path, known| {
             let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
             let Some((place, names)) = present.get(directory) else {
@@ -200,10 +198,7 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let root = node.directory.root();
-        let Some(Sight { version, owner, .. }) = look(root, &below) else { return };
-        // Complete as it stands, or the lease will tell that it is not.
-        let complete = root.grants_lease(owner) || rests(&version, self.settle, seen_at);
+        let Some(Sight { version, owner, .. }) = look(node.directory.root(), &below) else { return };
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
                 // The readers may have met another file, whose directory stood here for a moment.
@@ -212,22 +207,24 @@ impl Books {
             }
             node.known.remove(name);
         }
+        let leased = node.directory.root().grants_lease(owner);
         self.look_over.found += 1;
         if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
-                Arrival::Found if complete => Hint::Closed,
+                // Complete as it stands, or the lease will tell that it is not.
+                Arrival::Found if leased || self.rests(&version, seen_at) => Hint::Closed,
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
             self.wait_admitted(place, name, hint, seen_at, now);
         }
     }
-}
 
-/// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
-fn rests(version: &Version, settle: Duration, now: Stamp) -> bool {
-    let settle = i64::try_from(settle.as_secs() + 1).unwrap_or(i64::MAX);
-    now.seconds.saturating_sub(version.changed.seconds) > settle
+    /// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
+    fn rests(&self, version: &Version, now: Stamp) -> bool {
+        let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
+        now.seconds.saturating_sub(version.changed.seconds) > settle
+    }
 }
 
 #[cfg(test)]

@@ -93,8 +93,8 @@ pub fn passes(errno: Errno) -> bool {
 
 /// See the module.
 pub struct Tree {
-    /// The data directories.
-    roots: Vec<Place>,
+    /// The data directories: never given up.
+    roots: Vec<Arc<Directory>>,
     watches: Watches,
     nodes: HashMap<Place, Node>,
     marks: HashMap<Mark, Place>,
@@ -124,7 +124,7 @@ impl Tree {
         for (root, &mark) in roots {
             let place = tree.number();
             let directory = Arc::new(Directory::new(root, b"").at(place));
-            tree.roots.push(place);
+            tree.roots.push(Arc::clone(&directory));
             tree.nodes.insert(place, Node::new(directory, Some(mark), 0, None, Arrival::Found));
             tree.marks.insert(mark, place);
         }
@@ -156,7 +156,7 @@ impl Tree {
 
     /// The data directories.
     #[must_use]
-    pub fn roots(&self) -> &[Place] {
+    pub fn roots(&self) -> &[Arc<Directory>] {
         &self.roots
     }
 
@@ -228,7 +228,7 @@ impl Tree {
         let mark = self.watch(dir.as_fd());
         // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
-        if elsewhere.is_some_and(|place| self.roots.contains(&place)) {
+        if elsewhere.is_some_and(|place| self.nodes[&place].parent.is_none()) {
             return Stands::Nothing; // a path through a directory that has been moved since
         }
         if let Some(place) = elsewhere {
@@ -284,6 +284,9 @@ impl Tree {
 
     /// Ends watches adrift, so many at the most.
     pub fn end_adrift(&mut self, most: usize) {
+        if self.adrift.is_empty() {
+            return;
+        }
         let ended: Vec<Mark> = self.adrift.iter().take(most).copied().collect();
         for mark in ended {
             self.adrift.remove(&mark);
