@@ -8,17 +8,23 @@ import json
 import math
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
+from broker import Broker
 from measure import CORES, Failure, wait_until
 from service import Service
 
 ROOT = os.path.realpath(f"{os.path.dirname(__file__)}/../..")
 TICKS = os.sysconf("SC_CLK_TCK")
 LATENCY = "apollonia_end_to_end_seconds"
+# After lost events a look-over may be put off for so long, src/watch/lookover.rs has it.
+LOOK_OVER_PAUSE = 30
 
 
 def say(text):
@@ -40,6 +46,28 @@ def binary():
     if subprocess.run(["cargo", "build", "--release", "--locked"], cwd=ROOT).returncode != 0:
         sys.exit("error: cargo build failed; the lines above say why")
     return f"{target()}/release/apollonia-ingestor"
+
+
+def run(main):
+    """With an orderly end for every process and directory, by whatever signal."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def private_broker(name, directory):
+    """A directory for this run alone, and a RabbitMQ that serves."""
+    with contextlib.ExitStack() as stack:
+        # Real, as it stands in the messages.
+        work = os.path.realpath(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        say("starting a private RabbitMQ")
+        broker = stack.enter_context(Broker())
+        broker.wait_until_it_serves()
+        yield work, broker
 
 
 class Observed(Service):
@@ -84,6 +112,11 @@ class Observed(Service):
     def line(self, beginning):
         """The first line that begins so."""
         return next((line for line in self.log_lines() if line["message"].startswith(beginning)), None)
+
+    def misrecalled(self, files):
+        """What it says of its ledger at the start, unless it is that it knows so many files and all of them."""
+        said = self.line("the ledger holds")["message"]
+        return None if said == f"the ledger holds {files} of {files} files" else said
 
     def complaints(self):
         """Lines of WARN and ERROR, counted by kind: what stands in quotation marks, and numbers, make no other kind."""
@@ -190,6 +223,15 @@ def in_bytes(count):
         if abs(count) < 1000 or unit == "GB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1000
+
+
+def parsed(parser):
+    """What was typed, --directory checked."""
+    parser.add_argument("--directory")
+    options = parser.parse_args()
+    if options.directory and not os.path.isdir(options.directory):
+        parser.error(f"--directory: {options.directory} is not a directory")
+    return options
 
 
 def positive(text):

@@ -1,31 +1,23 @@
 """scripts/endurance: a long run, a sample every few seconds, and what became of the service."""
 
 import argparse
-import contextlib
 import csv
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 import observe
 import plot
 import verdict
-from broker import Broker
 from measure import Failure, environment, wait_until
-from observe import Observed, in_bytes, positive, say
-from service import memory
+from observe import LOOK_OVER_PAUSE, Observed, in_bytes, positive, say
 from writer import Writer
 
 SAMPLE_SECONDS = 5
 # Looks at the number of descriptors in one sample.
 LOOKS = 10
-# After lost events a look-over may be put off for so long, src/watch/lookover.rs has it.
-LOOK_OVER_PAUSE = 30
 REST_SECONDS = 3
 
 COLUMNS = (
@@ -222,8 +214,7 @@ class Run:
         service.ready()
         service.until("the end of the look-over", lambda: service.line("the directory was looked over"), 120)
         service.come_to_rest(REST_SECONDS, 600)
-        recalled = service.line("the ledger holds")["message"]
-        if recalled != f"the ledger holds {self.files} of {self.files} files":
+        if recalled := service.misrecalled(self.files):
             self.failures.append(f"after the restart {recalled}; there are {self.files}")
         published = service.confirmed()
         if published:
@@ -274,29 +265,18 @@ def arguments():
     parser.add_argument("--rate", type=positive, default=500)
     parser.add_argument("--directories", type=positive, default=300)
     parser.add_argument("--flat", action="store_true")
-    parser.add_argument("--directory")
-    options = parser.parse_args()
+    options = observe.parsed(parser)
     if options.directories < 10:
         parser.error("--directories must be at least 10")
-    if options.directory and not os.path.isdir(options.directory):
-        parser.error(f"--directory: {options.directory} is not a directory")
     return options
 
 
 def main():
     options = arguments()
-    # An orderly end for every process and directory, by whatever signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     program = observe.binary()
     results = f"{observe.target()}/endurance"
     os.makedirs(results, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        # Real, as it stands in the messages.
-        work = os.path.realpath(tempfile.mkdtemp(prefix="endurance-", dir=options.directory))
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
-        say("starting a private RabbitMQ")
-        broker = stack.enter_context(Broker())
-        broker.wait_until_it_serves()
+    with observe.private_broker("endurance", options.directory) as (work, broker):
         run = Run(options, program, broker.url, work, results)
         try:
             run.whole()
@@ -321,7 +301,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    observe.run(main)

@@ -2,27 +2,23 @@
 
 import argparse
 import contextlib
-import os
-import shutil
-import signal
 import sys
 import tempfile
 import time
 
 import observe
-from broker import Broker, Queue
+from broker import Queue
 from corpus import machine
 from files import Flat, Tree
 from large import Large
 from measure import CORES, Failure
 from moves import Levels, Renames, rename_directories, rename_files
-from observe import Observed, positive, say
+from observe import LOOK_OVER_PAUSE, Observed, positive, say
 
 PARTS = ("flat", "tree", "renames", "levels")
 # The queue keeps no more than these, the newest.
 QUEUE_LENGTH = 20_000
-# After lost events a look-over may be put off for so long, src/watch/lookover.rs has it; and then it takes its time.
-LOOK_OVER_PAUSE = 30
+# For the look-over itself, after that pause.
 LOOK_OVER_PATIENCE = 15
 RENAMED_DIRECTORIES = 5_000
 # Files moved out before the service is waited for: their events must not fill the kernel's queue.
@@ -108,8 +104,7 @@ class Scale:
         return self.looked_over_times(service)[0]
 
     def recalled(self, service, files):
-        said = service.line("the ledger holds")["message"]
-        if said != f"the ledger holds {files} of {files} files":
+        if said := service.misrecalled(files):
             self.fail(f"after the start {said}; there are {files}")
 
 
@@ -185,29 +180,17 @@ def arguments():
     parser.add_argument("--renames", type=positive, default=500_000)
     parser.add_argument("--levels", type=positive, default=100)
     parser.add_argument("--only", type=part_list, default=PARTS)
-    parser.add_argument("--directory")
-    options = parser.parse_args()
+    options = observe.parsed(parser)
     if options.levels > LEVELS_MAX:
         parser.error(f"--levels must be at most {LEVELS_MAX}")
-    if options.directory and not os.path.isdir(options.directory):
-        parser.error(f"--directory: {options.directory} is not a directory")
     return options
 
 
 def main():
     options = arguments()
-    # An orderly end for every process and directory, by whatever signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     program = observe.binary()
-    with contextlib.ExitStack() as stack:
-        # Real, as it stands in the messages.
-        work = os.path.realpath(tempfile.mkdtemp(prefix="scale-", dir=options.directory))
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
-        say("starting a private RabbitMQ")
-        broker = stack.enter_context(Broker())
-        broker.wait_until_it_serves()
-        bound = {"x-max-length": QUEUE_LENGTH, "x-overflow": "drop-head"}
-        queue = stack.enter_context(Queue(broker, "scale", bound))
+    bound = {"x-max-length": QUEUE_LENGTH, "x-overflow": "drop-head"}
+    with observe.private_broker("scale", options.directory) as (work, broker), Queue(broker, "scale", bound) as queue:
         scale = Scale(program, broker.url, queue, work)
         about = machine(work, CORES)
         print(f"{about['processor']}, {about['memory']}, {about['kernel']}, {about['file system of the corpus']}")
@@ -220,7 +203,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    observe.run(main)
