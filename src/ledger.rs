@@ -1,8 +1,13 @@
 //! The ledger: for each path the version and the digests that were confirmed last, kept across restarts.
 //!
 //! It may lag, never lead: a row is written after the broker's confirm, many rows in one transaction, by a
-//! thread of its own that nobody waits for. Losing its tail repeats messages, never loses one. A row is
-//! checked by its message id when it is read, so that damage which SQLite itself would not notice is noticed.
+//! thread of its own. Losing its tail repeats messages, never loses one. A row is checked by its message id when it is
+//! read, so that damage which SQLite itself would not notice is noticed.
+//!
+//! One thing is waited for. A file keeps its version while its directory is renamed, or a link to it is made to lead
+//! elsewhere, and can come back to its path with it. A row that lags would then be taken for what was told last. So
+//! where such a path is given up its row goes first, and only then is anything else told there: [`Ledger::still_holds`].
+//! On a disk that takes nothing a mark beside the ledger says that it is behind, and the next start does without it.
 //!
 //! SQLite in write-ahead mode: the process may be killed at any moment and leaves whole transactions; a power
 //! cut may take the last ones, for only checkpoints wait for the disk.
@@ -35,6 +40,9 @@ pub const FILE: &str = "ledger.sqlite";
 /// Where a damaged one goes, in the place of an earlier damaged one.
 const DAMAGED: &str = "ledger.sqlite.damaged";
 
+/// Stands beside a database with rows that ought to be gone. Empty: a full disk has room for a name.
+const BEHIND: &str = "ledger.behind";
+
 /// What SQLite keeps beside a database.
 const SIDE_FILES: [&str; 3] = ["", "-wal", "-shm"];
 
@@ -51,8 +59,11 @@ const FORM_AT: usize = 60;
 const GROUP_TIME: Duration = Duration::from_millis(250);
 
 /// Paths that wait at most while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. What is
-/// beyond is published again after a restart.
+/// beyond is published again after a restart. As many directories that are forgotten: beyond that, all is.
 const WAITING_MAX: usize = 1 << 16;
+
+/// A directory above all paths.
+const ALL: &[u8] = b"/";
 
 /// Pause before what could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
@@ -77,6 +88,8 @@ pub struct Store {
     connection: Option<Connection>,
     /// How many it holds, once it was read.
     rows: i64,
+    /// Paths that could not be removed when it was read.
+    gone: Vec<Box<[u8]>>,
     /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
     _lock: OwnedFd,
 }
@@ -86,6 +99,8 @@ pub struct Store {
 enum Trouble {
     #[error("it is damaged: {0}")]
     Damaged(String),
+    #[error("it is behind: its disk was full")]
+    Behind,
     #[error("it was written by a newer version")]
     Newer,
     #[error("{0}")]
@@ -128,7 +143,8 @@ impl Store {
             Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
             _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
         })?;
-        let mut store = Self { directory: directory.to_owned(), connection: None, rows: 0, _lock: dir };
+        let mut store =
+            Self { directory: directory.to_owned(), connection: None, rows: 0, gone: Vec::new(), _lock: dir };
         match store.connect_or_set_aside() {
             Ok(_) => {}
             Err(Trouble::Newer) => return Err(newer(directory)),
@@ -143,18 +159,18 @@ impl Store {
     /// are not there any more are removed. `false`: the ledger cannot be read to its end, and nothing of it counts.
     #[must_use]
     pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
-        let read = self.connect().and_then(|connection| recall(connection, take));
+        let read = self.set_aside_if_behind().and_then(|()| recall(self.connect()?, take));
         let whole = read.is_ok();
         let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
             self.note_damage(&trouble);
             Recalled::default()
         });
         self.rows = rows;
-        let gone = gone.iter().map(|path| (&**path, None));
-        let removed = self.connect().and_then(|connection| write(connection, &[], gone));
-        match removed {
+        let paths = gone.iter().map(|path| (&**path, None));
+        match self.connect().and_then(|connection| write(connection, &[], paths)) {
             Ok(more) => self.rows += more,
-            Err(trouble) => self.note_damage(&trouble),
+            Err(trouble @ Trouble::Damaged(_)) => self.note_damage(&trouble),
+            Err(_) => self.gone = gone, // the thread tries again, and tells
         }
         whole
     }
@@ -167,10 +183,24 @@ impl Store {
         let shared = Arc::new(Shared { vitals, ..Shared::default() });
         let thread = thread::Builder::new().name("ledger".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || Writer { store: self, shared, group: Group::default(), warned: None, failing: false }.run()
+            move || Writer::new(self, shared).run()
         });
         let thread = thread.map_err(|error| Error::Internal(format!("cannot start the ledger's thread: {error}")))?;
         Ok(Ledger { shared, thread: Some(thread) })
+    }
+
+    fn set_aside_if_behind(&mut self) -> Result<(), Trouble> {
+        if self.directory.join(BEHIND).try_exists()? {
+            self.set_aside(&Trouble::Behind)?;
+            self.behind(false)?;
+        }
+        Ok(())
+    }
+
+    /// Marks the ledger as one with rows that ought to be gone, or takes the mark away.
+    fn behind(&self, marked: bool) -> io::Result<()> {
+        let mark = self.directory.join(BEHIND);
+        if marked { File::create(mark).map(drop) } else { fs::remove_file(mark) }
     }
 
     fn connect(&mut self) -> Result<&mut Connection, Trouble> {
@@ -239,6 +269,12 @@ struct Waiting {
     below: Vec<Box<[u8]>>,
     /// By path.
     rows: HashMap<Box<[u8]>, Waits>,
+    /// What [`Ledger::still_holds`], with the number of the group that ends it. Directories with a `/` at their end.
+    awaited: HashMap<Box<[u8]>, u64>,
+    /// The number of the group that takes this in.
+    group: u64,
+    /// Files wait for it.
+    urgent: bool,
     /// Confirms that found no room.
     dropped: u64,
     closing: bool,
@@ -260,6 +296,44 @@ impl Waiting {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Tells whether it is one more.
+    fn put(&mut self, path: Box<[u8]>, row: Option<Confirmed>) -> bool {
+        let full = self.rows.len() >= WAITING_MAX;
+        let waits = Waits { row, since: self.below.len() };
+        match self.rows.entry(path) {
+            Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
+            Entry::Vacant(_) if full => self.dropped += u64::from(row.is_some()),
+            Entry::Vacant(vacant) => {
+                vacant.insert(waits);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Tells whether it is one more.
+    fn forget_below(&mut self, directory: &[u8]) -> bool {
+        let directory = if self.below.len() < WAITING_MAX { directory } else { ALL };
+        if self.below.last().is_some_and(|last| &**last == ALL) && directory == ALL {
+            // All has been forgotten already, and what was confirmed since is forgotten with it.
+            self.rows.values_mut().for_each(|waits| waits.since = 0);
+            return false;
+        }
+        self.below.push(directory.into());
+        self.await_end_of(directory);
+        true
+    }
+
+    fn await_end_of(&mut self, path: &[u8]) {
+        self.awaited.insert(path.into(), self.group);
+        self.urgent = true;
+    }
+}
+
+/// The directories that a path is below of, each with a `/` at its end; itself, where it has one.
+fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..=at])
 }
 
 impl Shared {
@@ -280,33 +354,37 @@ impl Ledger {
         self.put(path, None);
     }
 
-    /// Forgets all paths below a directory that is gone; its own path ends in `/`. One row by one, those of a large tree
-    /// would find no room, and a file of a directory keeps its version when that is renamed and renamed back.
+    /// Forgets all paths below a directory that is gone from its path, which ends in `/`, before anything else is told
+    /// there. One row by one, those of a large tree would find no room.
     pub fn forget_below(&self, directory: &[u8]) {
+        self.add(|waiting| waiting.forget_below(directory));
+    }
+
+    /// Forgets the path of a link that is another from now on, before anything else is told there.
+    pub fn forget_link(&self, path: &[u8]) {
         self.add(|waiting| {
-            // Room of its own: it stands for rows that may have found none.
-            let room = waiting.below.len() < WAITING_MAX;
-            if room {
-                waiting.below.push(directory.into());
+            let before = waiting.len();
+            waiting.put(path.into(), None);
+            if waiting.rows.contains_key(path) {
+                waiting.await_end_of(path);
+                return waiting.len() > before;
             }
-            room
+            let name = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+            waiting.forget_below(&path[..name])
         });
     }
 
+    /// Whether a row may still stand there that is to be gone first. `directory` ends in `/`.
+    #[must_use]
+    pub fn still_holds(&self, directory: &[u8], name: &[u8]) -> bool {
+        let awaited = &self.shared.lock().awaited;
+        !awaited.is_empty()
+            && (awaited.contains_key(&[directory, name].concat()[..])
+                || directories_above(directory).any(|above| awaited.contains_key(above)))
+    }
+
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
-        self.add(|waiting| {
-            let full = waiting.rows.len() >= WAITING_MAX;
-            let waits = Waits { row, since: waiting.below.len() };
-            match waiting.rows.entry(path.into()) {
-                Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
-                Entry::Vacant(_) if full => waiting.dropped += u64::from(row.is_some()),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(waits);
-                    return true;
-                }
-            }
-            false
-        });
+        self.add(|waiting| waiting.put(path.into(), row));
     }
 
     /// Changes what waits, and wakes the thread for the first of it; `change` tells whether it is one more.
@@ -360,8 +438,8 @@ impl Group {
         let last: HashMap<&[u8], usize> = waiting.below.iter().map(|path| &**path).zip(1..).collect();
         // Whether a directory above the path went after so many had gone.
         let ended = |path: &[u8], since: usize| {
-            let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
-            !last.is_empty() && ends.any(|end| last.get(&path[..end]).is_some_and(|&number| number > since))
+            let goes = |above: &[u8]| last.get(above).is_some_and(|&number| number > since);
+            !last.is_empty() && directories_above(path).any(goes)
         };
         self.rows.retain(|path, _| !ended(path, 0));
         let left = waiting.rows.drain().filter(|(path, waits)| !ended(path, waits.since));
@@ -376,6 +454,10 @@ struct Writer {
     shared: Arc<Shared>,
     /// What is being written.
     group: Group,
+    /// Its number: see [`Waiting::awaited`].
+    number: u64,
+    /// The ledger is marked as one that is behind, until the group with this number is written.
+    behind: Option<u64>,
     /// When it was last said that something is not written.
     warned: Option<Instant>,
     /// The last attempt failed.
@@ -383,6 +465,17 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(mut store: Store, shared: Arc<Shared>) -> Self {
+        let gone = std::mem::take(&mut store.gone).into_iter().map(|path| (path, None));
+        let group = Group { below: Vec::new(), rows: gone.collect() };
+        shared.vitals.ledger.take_on(group.len());
+        let mut writer = Self { store, shared, group, number: 0, behind: None, warned: None, failing: false };
+        if !writer.group.is_empty() {
+            writer.fall_behind();
+        }
+        writer
+    }
+
     fn run(mut self) {
         let mut pause = GROUP_TIME;
         self.tell_size();
@@ -396,6 +489,7 @@ impl Writer {
                         tracing::info!("the ledger is written again");
                     }
                     self.group = Group::default();
+                    self.catch_up();
                     if dropped > 0 {
                         self.warn(|directory| {
                             tracing::warn!(
@@ -410,6 +504,9 @@ impl Writer {
                     self.shared.vitals.ledger.get_on(); // it tries
                     self.shared.vitals.metrics.ledger_failures.inc();
                     self.failing = true;
+                    if !self.shared.lock().awaited.is_empty() {
+                        self.fall_behind();
+                    }
                     let waiting = self.group.rows.len();
                     self.warn(|directory| {
                         tracing::warn!(
@@ -434,14 +531,40 @@ impl Writer {
         let changed = &self.shared.changed;
         let idle = |waiting: &mut Waiting| waiting.is_empty() && self.group.is_empty() && !waiting.closing;
         let waiting = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        let waited = changed.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
+        let others = |waiting: &mut Waiting| !(waiting.closing || waiting.urgent && !self.failing);
+        let waited = changed.wait_timeout_while(waiting, pause, others);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         if self.group.rows.len() < WAITING_MAX && self.group.below.len() < WAITING_MAX {
             let separate = self.group.len() + waiting.len();
             self.group.add(&mut waiting);
             self.shared.vitals.ledger.done(separate - self.group.len());
+            self.number = waiting.group;
+            waiting.group += 1;
+            waiting.urgent = false;
         }
         (waiting.closing, std::mem::take(&mut waiting.dropped))
+    }
+
+    /// Rows that ought to be gone stay for now: the next start is to do without the ledger, and nothing waits for them.
+    fn fall_behind(&mut self) {
+        if self.behind.is_none()
+            && let Err(error) = self.store.behind(true)
+        {
+            let directory = &self.store.directory;
+            tracing::warn!("{BEHIND} cannot be made in {directory:?}: {error}; files in renamed directories wait");
+            return;
+        }
+        let mut waiting = self.shared.lock();
+        waiting.awaited.clear();
+        self.behind = Some(waiting.group);
+    }
+
+    /// The group has been written.
+    fn catch_up(&mut self) {
+        self.shared.lock().awaited.retain(|_, number| *number > self.number);
+        if self.behind.is_some_and(|last| last <= self.number) && self.store.behind(false).is_ok() {
+            self.behind = None;
+        }
     }
 
     fn write(&mut self) -> Result<(), Trouble> {
@@ -488,13 +611,16 @@ fn newer(directory: &Path) -> Error {
     }
 }
 
-/// Whether what stands there as a ledger may be one, by its first bytes: SQLite would write beside it. A start looks at
-/// all of it.
+/// Whether what stands there as a ledger may be one to use, by its first bytes: SQLite would write beside it. A start
+/// looks at all of it.
 ///
 /// # Errors
 /// [`Error::StateDirectory`] when a newer version wrote it.
 pub fn looks_sound(directory: &Path) -> Result<bool, Error> {
     let mut header = Vec::with_capacity(FORM_AT + 4);
+    if directory.join(BEHIND).exists() {
+        return Ok(false);
+    }
     let read =
         File::open(directory.join(FILE)).and_then(|file| file.take(header.capacity() as u64).read_to_end(&mut header));
     if read.is_err() || header.is_empty() {
@@ -731,6 +857,66 @@ mod tests {
         let expected = Rows::from([(names[0].clone(), known(9)), (names[1].clone(), known(2))]);
         assert_eq!(recalled(&mut store, names[..2].to_vec()), expected);
         assert_eq!(recalled(&mut store, names), expected, "what was gone once is in the ledger no more");
+    }
+
+    #[test]
+    fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let mut store = Store::open(&home).unwrap();
+        let names = [&b"d/a"[..], b"d/e/b", b"dd", b"link", b"link2"].map(<[u8]>::to_vec);
+        put(&mut store, &names.clone().map(|name| (name, Some(1))));
+        let ledger = store.serve(Arc::default()).unwrap();
+        assert!(!ledger.still_holds(&path(b"d/e/"), b"b"));
+        ledger.forget_below(&path(b"d/"));
+        ledger.forget_link(&path(b"link"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ledger.still_holds(&path(b"d/e/"), b"b") || ledger.still_holds(DIRECTORY, b"link") {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        assert!(!ledger.still_holds(DIRECTORY, b"link2"));
+        crash(&home, &dir.path().join("killed"));
+        let mut after = Store::open(&dir.path().join("killed")).unwrap();
+        let left = Rows::from([b"dd", &b"link2"[..]].map(|name| (name.to_vec(), known(1))));
+        assert_eq!(recalled(&mut after, names), left);
+    }
+
+    #[test]
+    fn of_more_directories_than_it_can_hold_all_are_forgotten() {
+        let ledger = Ledger { shared: Arc::default(), thread: None };
+        let mut waiting = ledger.shared.lock();
+        waiting.put(path(b"before").into(), Some(confirmed(1)));
+        for number in 0..=WAITING_MAX {
+            waiting.forget_below(&path(format!("{number}/").as_bytes()));
+        }
+        waiting.put(path(b"between").into(), Some(confirmed(1)));
+        assert!(!waiting.forget_below(&path(b"one more/")));
+        waiting.put(path(b"after").into(), Some(confirmed(1)));
+        let mut group = Group::default();
+        group.add(&mut waiting);
+        waiting.closed = true;
+        drop(waiting);
+        assert_eq!(group.rows.keys().map(|path| &**path).collect::<Vec<_>>(), [path(b"after")]);
+        assert_eq!(group.below.len(), WAITING_MAX + 1);
+        assert!(ledger.still_holds(&path(b"any/"), b"file"));
+    }
+
+    #[test]
+    fn a_ledger_that_is_behind_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        put(&mut store, &[(b"a".to_vec(), Some(1))]);
+        store.behind(true).unwrap();
+        drop(store);
+        assert!(!looks_sound(dir.path()).unwrap());
+        let mut store = Store::open(dir.path()).unwrap();
+        assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::new());
+        assert!(dir.path().join(DAMAGED).exists());
+        put(&mut store, &[(b"a".to_vec(), Some(2))]);
+        drop(store);
+        let mut store = Store::open(dir.path()).unwrap();
+        assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::from([(b"a".to_vec(), known(2))]));
     }
 
     #[test]

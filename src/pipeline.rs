@@ -49,6 +49,8 @@ pub struct Job {
     pub seen_at: Stamp,
     /// What was confirmed last for this path, if anything: the same again is not published.
     pub known: Option<Known>,
+    /// The inode of the directory that is meant, where a rename can put another in its place.
+    pub within: Option<u64>,
 }
 
 /// What was confirmed for a path: its version and its content, each by a hash.

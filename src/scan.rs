@@ -193,6 +193,7 @@ impl Walk {
                     event: EventType::Create,
                     seen_at: *seen_at,
                     known: None,
+                    within: None,
                 });
             }
             let directory = self.ahead.pop()?;

@@ -59,6 +59,7 @@ impl Passes {
             event: EventType::Create,
             seen_at: Stamp { seconds: 0, nanoseconds: 0 },
             known: None,
+            within: None,
         };
         let mut batches = files.chunks(BATCH).peekable();
         loop {

@@ -201,7 +201,7 @@ fn state_directory(settings: &Settings, roots: &[Root]) -> Check {
             return Check::warn(
                 NAME,
                 format!(
-                    "{found}, but {ledger:?} is damaged, or no ledger: a start sets it aside, and files that it held may be published again"
+                    "{found}, but {ledger:?} is damaged, behind since its disk was full, or no ledger: a start sets it aside, and files that it held may be published again"
                 ),
                 "put a copy from before in its place, or leave it so",
             );

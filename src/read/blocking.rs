@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::buffer::CHUNK_BYTES;
 use super::stable::{Before, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
 use crate::error::Error;
 use crate::hash::{Digests, Hasher};
 use crate::pipeline::Job;
@@ -64,7 +64,7 @@ impl Reader {
             Err(Errno::LOOP) => root.open_link(below)?,
             other => other?,
         };
-        let before = Before::examine(file.as_fd())?;
+        let before = examine(job, file.as_fd())?;
         // Nobody's message waits for a file that takes long, nor for more small ones than make up a batch.
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
             outbox.hand_on();

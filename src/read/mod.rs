@@ -12,6 +12,7 @@ pub mod uring;
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -83,6 +84,15 @@ impl Readers {
     fn share(&self) -> usize {
         self.vitals.read.waiting().div_ceil(self.workers).max(1)
     }
+}
+
+/// Examines an open file: see [`Before::examine`]. One of another directory, which stands at the path for a while or whose
+/// event has not been read yet, is not what the job means.
+fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
+    if let Some(inode) = job.within {
+        job.directory.confirm(inode)?;
+    }
+    Before::examine(file)
 }
 
 /// A reading thread's way out: files that end together go on together, so that the next stage wakes once for them.
@@ -182,5 +192,43 @@ impl Below {
 
     fn as_ptr(&self) -> *const c_char {
         self.bytes.as_ptr().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+    use crate::message::EventType;
+    use crate::read::stable::Stamp;
+    use crate::watch::index::Directory;
+
+    #[test]
+    fn a_file_of_another_directory_at_the_same_path_is_not_read() {
+        let top = tempfile::tempdir().unwrap();
+        let (one, two) = (top.path().join("one"), top.path().join("two"));
+        for directory in [&one, &two] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("file"), "").unwrap();
+        }
+        let root =
+            Arc::new(Root::new(File::open(top.path()).unwrap().into(), top.path().as_os_str().as_encoded_bytes()));
+        let job = Job {
+            directory: Arc::new(Directory::new(&root, b"one")),
+            name: Arc::from(&b"file"[..]),
+            event: EventType::Create,
+            seen_at: Stamp::now(),
+            known: None,
+            within: Some(fs::metadata(&one).unwrap().ino()),
+        };
+        let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());
+        assert!(examined().is_ok());
+        renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
+        assert!(matches!(examined(), Err(Unread::Busy)));
     }
 }

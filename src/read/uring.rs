@@ -31,7 +31,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::buffer::{CHUNK_BYTES, Chunk};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
 use crate::error::Error;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::hash::{Digests, Xxh128Stream};
@@ -304,7 +304,7 @@ async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before,
         Err(Errno::LOOP) => File::from_std(root.open_link(request.below.path()?)?.into()),
         Err(errno) => return Err(errno.into()),
     };
-    let read = read_open(lane, root, request.below.path()?, &mut tools.turn, &file).await;
+    let read = read_open(lane, job, request.below.path()?, &mut tools.turn, &file).await;
     // Closed through the ring, with the others' operations; what close(2) says of a read file changes nothing.
     let _ = file.close().await;
     read
@@ -312,14 +312,14 @@ async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before,
 
 async fn read_open(
     lane: &Lane,
-    root: &Root,
+    job: &Job,
     below: &CStr,
     turn: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
 ) -> Result<(Before, Digests), Unread> {
-    let before = Before::examine(borrow(file))?;
+    let before = examine(job, borrow(file))?;
     let digests = hash(lane, turn, file, &before).await?;
-    before.confirm_all(root, below, borrow(file))?;
+    before.confirm_all(job.directory.root(), below, borrow(file))?;
     Ok((before, digests))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::filter::Filter;
-use super::index::{Name, Place};
+use super::index::{Directory, Name, Place};
 use super::inotify::{Event, Mark};
 use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
@@ -145,6 +145,9 @@ impl Books {
     fn arrived(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
         let Some((version, regular)) = self.admit(place, name) else { return self.forget(place, name) };
         self.forget_other(place, name, &version);
+        if !regular && let (Some(ledger), Some(node)) = (&self.ledger, self.tree.get(place)) {
+            ledger.forget_link(&node.directory.absolute(name));
+        }
         let hint = match arrival {
             Arrival::MovedTo => Hint::MovedTo,
             Arrival::Found if regular => Hint::Created { version: version.fingerprint() },
@@ -198,7 +201,7 @@ impl Books {
         }
         let mut left = Vec::new();
         let stands = self.tree.resolve(parent, name, arrival, &mut left);
-        left.into_iter().for_each(|left| self.give_up(left));
+        self.give_up(left);
         match stands {
             Stands::New(place) => self.look_over.to_list.push_back((place, deep)),
             Stands::Same { place, .. } if arrival == Arrival::MovedTo => {
@@ -223,13 +226,18 @@ impl Books {
         }
     }
 
-    /// Forgets what was kept for a directory that stands there no more.
-    fn give_up(&mut self, Left { place, directory, known }: Left) {
-        self.pending.all_gone(place);
-        if let Some(ledger) = &self.ledger
-            && !known.is_empty()
-        {
-            ledger.forget_below(directory.prefix());
+    /// Forgets what was kept for directories that stand there no more: each before those below it.
+    fn give_up(&mut self, left: Vec<Left>) {
+        let mut tops: Vec<(Arc<Directory>, bool)> = Vec::new();
+        for Left { place, directory, known } in left {
+            self.pending.all_gone(place);
+            match tops.last_mut() {
+                Some((top, any)) if directory.prefix().starts_with(top.prefix()) => *any |= !known.is_empty(),
+                _ => tops.push((directory, !known.is_empty())),
+            }
+        }
+        if let Some(ledger) = &self.ledger {
+            tops.iter().filter(|(_, any)| *any).for_each(|(top, _)| ledger.forget_below(top.prefix()));
         }
     }
 
@@ -308,8 +316,12 @@ impl Books {
                         self.pending.failed(place, &name, now);
                         continue;
                     };
-                    let known = node.known.get(&name).copied();
-                    batch.push(Job { directory: Arc::clone(&node.directory), name, event, seen_at, known });
+                    if self.ledger.as_ref().is_some_and(|ledger| ledger.still_holds(node.directory.prefix(), &name)) {
+                        self.pending.busy(place, &name, now);
+                        continue;
+                    }
+                    let (known, within) = (node.known.get(&name).copied(), node.inode());
+                    batch.push(Job { directory: Arc::clone(&node.directory), name, event, seen_at, known, within });
                     self.tree.handed_out(place);
                 }
             }

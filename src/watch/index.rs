@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arrayvec::ArrayVec;
 
-use crate::read::stable::Root;
+use crate::read::stable::{Root, Unread};
 
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
@@ -310,6 +310,15 @@ impl Directory {
     pub fn append_below(&self, name: &[u8], buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(&self.below);
         buffer.extend_from_slice(name);
+    }
+
+    /// Whether its path leads to the directory with this inode.
+    ///
+    /// # Errors
+    /// [`Unread::Busy`] when it leads to another's, or what stat(2) says.
+    pub fn confirm(&self, inode: u64) -> Result<(), Unread> {
+        let path = self.below.strip_suffix(b"/").unwrap_or(b".");
+        if self.root.look(path)?.st_ino == inode { Ok(()) } else { Err(Unread::Busy) }
     }
 
     /// Hands over the neighbors of a name in it, which stand as they are meanwhile.

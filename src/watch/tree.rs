@@ -40,6 +40,7 @@ pub struct Node {
     pub arrival: Arrival,
     /// Nothing where no watch could be had.
     mark: Option<Mark>,
+    /// 0 where it could not be had.
     inode: u64,
     /// Nothing for a root.
     parent: Option<(Place, Name)>,
@@ -364,6 +365,12 @@ impl Tree {
 }
 
 impl Node {
+    /// Its inode's number, unless it is a root: another can come to stand at its path.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        Some(self.inode).filter(|&inode| inode != 0 && self.parent.is_some())
+    }
+
     fn new(
         directory: Arc<Directory>,
         mark: Option<Mark>,

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
 use crate::consumer::Message;
@@ -286,4 +288,104 @@ fn a_full_disk_costs_repeats_after_a_restart_and_nothing_else() {
     for repeat in &repeats {
         assert_eq!(all[repeat.name()], repeat.message_id(), "{}", list(std::slice::from_ref(repeat)));
     }
+}
+
+/// Two directories of one file each that the ledger holds, the service that watches them killed.
+fn two_directories(state: &Path) -> (World, impl Fn()) {
+    let mut world = World::start_with(|setup| recursive(state)(setup));
+    for name in ["one", "two"] {
+        fs::create_dir(world.path(name)).unwrap();
+        world.write(&format!("{name}/file"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 2);
+    world.stop_service(); // what is confirmed is in the ledger
+    let (one, two) = (world.path("one"), world.path("two"));
+    (world, move || renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap())
+}
+
+fn recursive(state: &Path) -> impl FnOnce(Setup) -> Setup {
+    move |setup| with_ledger(state)(setup).args(&["--recursive"])
+}
+
+fn kill(world: &mut World) {
+    let service = world.take_service();
+    service.signal(Signal::KILL);
+    service.wait_exit();
+}
+
+/// A confirm waits for its row's transaction, and a rename does not change the version of a directory's files: a row that
+/// is out of date must not be taken for what was told last.
+#[test]
+fn two_directories_exchanged_before_a_kill_and_again_after_it_have_their_own_files_told_last() {
+    let state = tempfile::tempdir().unwrap();
+    let (mut world, exchange) = two_directories(state.path());
+    world.launch(recursive(state.path()));
+    exchange();
+    world.wait_until("each other's files", |messages| messages.len() >= 4);
+    kill(&mut world);
+    exchange();
+    world.launch(recursive(state.path()));
+    for name in ["one", "two"] {
+        world.wait_for_content(&format!("{name}/file"), name.as_bytes());
+    }
+}
+
+#[test]
+fn the_same_while_the_ledgers_disk_is_full() {
+    let top = tempfile::tempdir().unwrap();
+    let state = top.path().join("state");
+    let Some(_disk) = Disk::mount(state.clone(), "512k") else {
+        return skip("a file system to fill cannot be mounted here");
+    };
+    let (mut world, exchange) = two_directories(&state);
+    let filler = state.join("filler");
+    world.launch(recursive(&state));
+    drop(fs::write(&filler, vec![0; 1 << 20]));
+    exchange();
+    world.wait_until("each other's files", |messages| messages.len() >= 4);
+    kill(&mut world);
+    exchange();
+    fs::remove_file(&filler).unwrap();
+    world.launch(recursive(&state));
+    world.service().wait_log("that the ledger is behind", |line| line.contains("WARN") && line.contains("is behind"));
+    for name in ["one", "two"] {
+        world.wait_for_content(&format!("{name}/file"), name.as_bytes());
+    }
+    world.stop_service();
+
+    // Full for a while only: it has caught up when it is read again.
+    let before = world.consumer.drain().len();
+    world.launch(recursive(&state));
+    drop(fs::write(&filler, vec![0; 1 << 20]));
+    exchange();
+    world.wait_until("each other's files", |messages| messages.len() >= before + 2);
+    fs::remove_file(&filler).unwrap();
+    world.service().wait_log("the ledger's recovery", |line| line.contains("ledger is written again"));
+    world.stop_service();
+    let (again, ended) = one_run(&mut world, recursive(&state));
+    assert_eq!(told(&again), [], "{}", ended.stderr);
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_before_a_kill_and_back_after_it_has_its_first_file_told_last() {
+    let (mut world, state) = world();
+    for name in ["one", "two"] {
+        world.write(name, name);
+    }
+    symlink("one", world.path("link")).unwrap();
+    world.launch(with_ledger(&state));
+    world.wait_until("all three", |messages| messages.len() >= 3);
+    world.stop_service();
+
+    world.launch(with_ledger(&state));
+    let lead_to = |world: &World, name: &str| {
+        symlink(name, world.path("new")).unwrap();
+        fs::rename(world.path("new"), world.path("link")).unwrap();
+    };
+    lead_to(&world, "two");
+    world.wait_for_content("link", b"two");
+    kill(&mut world);
+    lead_to(&world, "one");
+    world.launch(with_ledger(&state));
+    world.wait_for_content("link", b"one");
 }
