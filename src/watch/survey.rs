@@ -230,59 +230,107 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use tempfile::TempDir;
 
     use super::*;
     use crate::cli::CatchUp;
     use crate::config::WatchSettings;
     use crate::hash::Digests;
-    use crate::pipeline::{Outcome, Report};
+    use crate::pipeline::{Job, Outcome, Report};
     use crate::read::stable::Root;
     use crate::watch::filter::Filter;
     use crate::watch::inotify::Watch;
     use crate::watch::tree::Tree;
 
+    /// The books of a watch on some directories below a data directory, each with a file `file` that was there before.
+    struct Scene {
+        top: TempDir,
+        watch: Watch,
+        books: Books,
+        now: Instant,
+        seen_at: Stamp,
+    }
+
+    impl Scene {
+        fn of(directories: &[&str]) -> Self {
+            let top = tempfile::tempdir().unwrap();
+            for directory in directories {
+                fs::create_dir(top.path().join(directory)).unwrap();
+                fs::write(top.path().join(directory).join("file"), directory).unwrap();
+            }
+            let dir = File::open(top.path()).unwrap();
+            let root = Arc::new(Root::new(dir.into(), top.path().as_os_str().as_encoded_bytes()));
+            let watch = Watch::new(&[top.path()]).unwrap();
+            let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
+            let settings =
+                WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
+            let books = Books::new(tree, Filter::default(), &settings, Arc::default());
+            let mut scene = Self { top, watch, books, now: Instant::now(), seen_at: Stamp::now() };
+            scene.books.list_all(scene.now).unwrap();
+            scene.books.take_as_seen();
+            scene
+        }
+
+        fn path(&self, below: &str) -> PathBuf {
+            self.top.path().join(below)
+        }
+
+        /// Takes in what has happened, and looks over what is new.
+        fn catch_up(&mut self) {
+            let Self { watch, books, now, seen_at, .. } = self;
+            while watch.read(|mark, event| assert!(books.take(mark, event, *seen_at, *now).is_none())).unwrap() {}
+            while books.looks_now(*now) {
+                books.look_over(*now).unwrap();
+            }
+        }
+
+        /// The jobs for the file of a directory.
+        fn batch(&mut self, directory: &str) -> Vec<Job> {
+            let path = format!("{directory}/file").into_bytes();
+            let batch = self.books.batch(100, self.now).unwrap();
+            batch.into_iter().filter(|job| job.directory.below(&job.name) == path).collect()
+        }
+
+        fn confirm(&mut self, job: Job, read: &str) {
+            let version = look(job.directory.root(), &job.directory.below(&job.name)).unwrap().version;
+            let outcome = Outcome::Confirmed { version, digests: Digests::of(read.as_bytes()) };
+            self.books.settle(Report { job, outcome }, self.now, self.seen_at);
+        }
+    }
+
     /// The reader came while the other of two directories stood there, and by the time of the events that tell so they
     /// had been exchanged again.
     #[test]
     fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
-        let top = tempfile::tempdir().unwrap();
-        let (one, two) = (top.path().join("one"), top.path().join("two"));
-        for directory in [&one, &two] {
-            fs::create_dir(directory).unwrap();
-            fs::write(directory.join("file"), directory.to_str().unwrap()).unwrap();
-        }
-        let dir = File::open(top.path()).unwrap();
-        let root = Arc::new(Root::new(dir.into(), top.path().as_os_str().as_encoded_bytes()));
-        let mut watch = Watch::new(&[top.path()]).unwrap();
-        let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-        let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
-        let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
-        let (now, seen_at) = (Instant::now(), Stamp::now());
-        books.list_all(now).unwrap();
-        books.take_as_seen();
-
-        let mut read_events = |books: &mut Books| {
-            while watch.read(|mark, event| assert!(books.take(mark, event, seen_at, now).is_none())).unwrap() {}
-        };
+        let mut scene = Scene::of(&["one", "two"]);
+        let (one, two) = (scene.path("one"), scene.path("two"));
         drop(File::options().append(true).open(one.join("file")).unwrap());
-        read_events(&mut books);
-        let job = books.batch(2, now).unwrap().pop().unwrap();
-        let exchange = || renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
-        exchange();
-        let version = look(&root, b"one/file").unwrap().version;
-        exchange();
-        read_events(&mut books);
-        while books.looks_now(now) {
-            books.look_over(now).unwrap();
+        scene.catch_up();
+        let job = scene.batch("one").pop().unwrap();
+        for _ in 0..2 {
+            renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
         }
-        let outcome = Outcome::Confirmed { version, digests: Digests::of(b"two") };
-        books.settle(Report { job, outcome }, now, seen_at);
+        scene.catch_up();
+        scene.confirm(job, "two");
+        assert_eq!(scene.batch("one").len(), 1);
+    }
 
-        let again = books.batch(2, now).unwrap();
-        assert_eq!(again.iter().map(|job| &*job.name).collect::<Vec<_>>(), [b"file"]);
-        assert_eq!(again[0].directory.below(b""), b"one/");
+    #[test]
+    fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
+        let mut scene = Scene::of(&["one"]);
+        drop(File::options().append(true).open(scene.path("one/file")).unwrap());
+        scene.catch_up();
+        let job = scene.batch("one").pop().unwrap();
+        fs::rename(scene.path("one"), scene.path("away")).unwrap();
+        fs::create_dir(scene.path("one")).unwrap();
+        fs::write(scene.path("one/file"), "another").unwrap();
+        scene.catch_up();
+        assert_eq!(scene.batch("one").len(), 0);
+        scene.confirm(job, "one");
+        assert_eq!(scene.batch("one").len(), 1);
     }
 }
