@@ -386,3 +386,6 @@ impl Books {
 fn gone(root: &Root, cause: &'static str) -> Error {
     Error::DirectoryGone { path: root.path().to_owned(), cause }
 }
+
+#[cfg(test)]
+mod model;

@@ -1,0 +1,320 @@
+//! The books against real directories and a real watch: a tree that changes in any order with the reading of events,
+//! look-overs, hand-outs and the readers' answers. In the end each file's own content has to be the last that was told
+//! for its path, and no path may ever be with the readers twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tempfile::TempDir;
+
+use super::Books;
+use crate::cli::CatchUp;
+use crate::config::WatchSettings;
+use crate::hash::Digests;
+use crate::pipeline::{Job, Outcome, Report};
+use crate::read::stable::{Root, Stamp, Unread};
+use crate::watch::filter::Filter;
+use crate::watch::inotify::{Event, Watch};
+use crate::watch::lookover::look;
+use crate::watch::tree::Tree;
+
+/// A watch on a data directory, and a directory beside it.
+struct Scene {
+    top: TempDir,
+    watch: Watch,
+    books: Books,
+    now: Instant,
+    seen_at: Stamp,
+    in_flight: Vec<InFlight>,
+    /// By path below the top: what was told last.
+    told: BTreeMap<PathBuf, Digests>,
+    written: usize,
+}
+
+/// A job with the readers, and what they found once they looked.
+struct InFlight {
+    job: Job,
+    found: Option<Outcome>,
+}
+
+impl Scene {
+    /// On an empty data directory.
+    fn new() -> Self {
+        let top = tempfile::tempdir().unwrap();
+        let (data, beside) = (top.path().join("data"), top.path().join("beside"));
+        fs::create_dir(&data).unwrap();
+        fs::create_dir(beside).unwrap();
+        let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
+        let watch = Watch::new(&[&data]).unwrap();
+        let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
+        let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
+        let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
+        let now = Instant::now();
+        books.list_all(now).unwrap();
+        books.take_as_seen();
+        let (in_flight, told) = (Vec::new(), BTreeMap::new());
+        Self { top, watch, books, now, seen_at: Stamp::now(), in_flight, told, written: 0 }
+    }
+
+    /// On directories with a file `file` each, which has been told.
+    fn with(directories: &[&str]) -> Self {
+        let mut scene = Self::new();
+        for directory in directories {
+            fs::create_dir(scene.path(directory)).unwrap();
+            scene.write(&format!("{directory}/file"));
+        }
+        scene.rest();
+        scene
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.top.path().join("data").join(below)
+    }
+
+    /// A content like no other, in length too: time stamps may be the same.
+    fn write(&mut self, path: &str) {
+        self.written += 1;
+        let _ = fs::write(self.path(path), vec![b'x'; self.written]);
+    }
+
+    fn exchange(&self, one: &str, other: &str) {
+        let _ = renameat_with(CWD, self.path(one), CWD, self.path(other), RenameFlags::EXCHANGE);
+    }
+
+    fn read_events(&mut self) {
+        let Self { watch, books, now, seen_at, .. } = self;
+        while watch.read(|mark, event| assert!(books.take(mark, event, *seen_at, *now).is_none())).unwrap() {}
+    }
+
+    /// What the kernel has queued is lost.
+    fn overflow(&mut self) {
+        let mut last = None;
+        while self.watch.read(|mark, _| last = Some(mark)).unwrap() {}
+        if let Some(mark) = last {
+            assert!(self.books.take(mark, Event::Overflow, self.seen_at, self.now).is_none());
+        }
+    }
+
+    fn look_over(&mut self) {
+        self.books.look_over(self.now).unwrap();
+        self.books.tree.end_adrift(1);
+    }
+
+    fn catch_up(&mut self) {
+        self.read_events();
+        while self.books.looks_now(self.now) {
+            self.look_over();
+        }
+    }
+
+    fn hand_out(&mut self, most: usize) {
+        for job in self.books.batch(most, self.now).unwrap() {
+            let path = |job: &Job| job.directory.absolute(&job.name);
+            assert!(
+                self.in_flight.iter().all(|other| path(&other.job) != path(&job)),
+                "twice with the readers: {job:?}"
+            );
+            self.in_flight.push(InFlight { job, found: None });
+        }
+    }
+
+    /// The readers come to a job.
+    fn read(&mut self, at: usize) {
+        let InFlight { job, found } = &mut self.in_flight[at];
+        let read = || {
+            job.within.map_or(Ok(()), |inode| job.directory.confirm(inode))?;
+            let below = job.directory.below(&job.name);
+            let sight = look(job.directory.root(), &below).ok_or(Unread::Gone)?;
+            let content = fs::read(path_of(job)).map_err(Unread::Failed)?;
+            Ok((sight.version, Digests::of(&content)))
+        };
+        found.get_or_insert_with(|| match read() {
+            Ok((version, digests)) => Outcome::Confirmed { version, digests },
+            Err(unread) => Outcome::Unread(unread),
+        });
+    }
+
+    /// Its end is reported.
+    fn settle(&mut self, at: usize) {
+        self.read(at);
+        let InFlight { job, found } = self.in_flight.swap_remove(at);
+        let outcome = found.unwrap();
+        if let Outcome::Confirmed { digests, .. } = &outcome {
+            self.told.insert(path_of(&job), *digests);
+        }
+        self.books.settle(Report { job, outcome }, self.now, self.seen_at);
+    }
+
+    /// All goes on to its end, with nothing changed any more.
+    fn rest(&mut self) {
+        while !(self.books.pending.is_empty() && self.books.look_over.next_time().is_none()) || self.catches_up() {
+            self.now += Duration::from_secs(60);
+            self.catch_up();
+            self.hand_out(100);
+            while !self.in_flight.is_empty() {
+                self.settle(0);
+            }
+        }
+    }
+
+    /// Whether there was something to catch up with.
+    fn catches_up(&mut self) -> bool {
+        self.catch_up();
+        !self.books.pending.is_empty()
+    }
+}
+
+fn path_of(job: &Job) -> PathBuf {
+    job.directory.root().path().join(str::from_utf8(&job.directory.below(&job.name)).unwrap())
+}
+
+/// The reader came while the other of two directories stood there, and by the time of the events that tell so they had
+/// been exchanged again.
+#[test]
+fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
+    let mut scene = Scene::with(&["one", "two"]);
+    scene.write("one/file");
+    scene.catch_up();
+    scene.hand_out(1);
+    scene.in_flight[0].job.within = None; // it came between the look at the directory and the opening
+    scene.exchange("one", "two");
+    scene.read(0);
+    scene.exchange("one", "two");
+    scene.catch_up();
+    scene.settle(0);
+    scene.hand_out(1);
+    assert_eq!(scene.in_flight.iter().map(|it| path_of(&it.job)).collect::<Vec<_>>(), [scene.path("one/file")]);
+}
+
+#[test]
+fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
+    let mut scene = Scene::with(&["one"]);
+    scene.write("one/file");
+    scene.catch_up();
+    scene.hand_out(1);
+    fs::rename(scene.path("one"), scene.path("away")).unwrap();
+    fs::create_dir(scene.path("one")).unwrap();
+    scene.write("one/file");
+    scene.catch_up();
+    scene.hand_out(100); // looks for it itself
+    let paths: Vec<_> = scene.in_flight.iter().map(|it| path_of(&it.job)).collect();
+    assert_eq!(paths, ["one/file", "away/file"].map(|path| scene.path(path)));
+    scene.settle(0);
+    scene.hand_out(100);
+    assert_eq!(path_of(&scene.in_flight[1].job), scene.path("one/file"));
+}
+
+/// What happens. Paths that are not there, or are something else, make it nothing.
+#[derive(Debug, Clone)]
+enum Deed {
+    Make(String),
+    Write(String),
+    Rename(String, String),
+    Exchange(String, String),
+    Remove(String),
+    MoveOut(String),
+    MoveIn(String),
+    ReadEvents,
+    Overflow,
+    LookOver,
+    HandOut(usize),
+    Read(Index),
+    Settle(Index),
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(vec!["a", "b"]);
+    prop::collection::vec(name, 1..=3).prop_map(|names| names.join("/"))
+}
+
+fn file() -> impl Strategy<Value = String> {
+    (path(), prop::sample::select(vec!["f", "g"])).prop_map(|(directory, name)| format!("{directory}/{name}"))
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let either = || prop_oneof![3 => path(), 1 => file()];
+    prop_oneof![
+        6 => path().prop_map(Deed::Make),
+        6 => file().prop_map(Deed::Write),
+        4 => (either(), either()).prop_map(|(from, to)| Deed::Rename(from, to)),
+        4 => (either(), either()).prop_map(|(one, other)| Deed::Exchange(one, other)),
+        2 => either().prop_map(Deed::Remove),
+        1 => path().prop_map(Deed::MoveOut),
+        1 => path().prop_map(Deed::MoveIn),
+        4 => Just(Deed::ReadEvents),
+        1 => Just(Deed::Overflow),
+        4 => Just(Deed::LookOver),
+        4 => (1..4usize).prop_map(Deed::HandOut),
+        3 => any::<Index>().prop_map(Deed::Read),
+        3 => any::<Index>().prop_map(Deed::Settle),
+    ]
+}
+
+impl Scene {
+    fn act(&mut self, deed: &Deed) {
+        let beside = self.top.path().join("beside/it");
+        let in_flight = self.in_flight.len();
+        match deed {
+            Deed::Make(path) => drop(fs::create_dir_all(self.path(path))),
+            Deed::Write(path) => self.write(path),
+            Deed::Rename(from, to) => drop(fs::rename(self.path(from), self.path(to))),
+            Deed::Exchange(one, other) => self.exchange(one, other),
+            Deed::Remove(path) => {
+                let path = self.path(path);
+                let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+            }
+            Deed::MoveOut(path) => drop(fs::rename(self.path(path), beside)),
+            Deed::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
+            Deed::ReadEvents => self.read_events(),
+            Deed::Overflow => self.overflow(),
+            Deed::LookOver => self.look_over(),
+            Deed::HandOut(most) => self.hand_out(*most),
+            Deed::Read(at) if in_flight > 0 => self.read(at.index(in_flight)),
+            Deed::Settle(at) if in_flight > 0 => self.settle(at.index(in_flight)),
+            Deed::Read(_) | Deed::Settle(_) => {}
+        }
+    }
+}
+
+/// The files and the directories below one, itself among them.
+fn walk(directory: &Path, files: &mut BTreeMap<PathBuf, Digests>, directories: &mut BTreeSet<PathBuf>) {
+    directories.insert(directory.to_owned());
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, files, directories);
+        } else {
+            files.insert(path.clone(), Digests::of(&fs::read(&path).unwrap()));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_becomes_of_a_tree_each_file_that_is_left_is_told_last(deeds in prop::collection::vec(deed(), 1..60)) {
+        let mut scene = Scene::new();
+        deeds.iter().for_each(|deed| scene.act(deed));
+        scene.rest();
+
+        let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
+        walk(&scene.path(""), &mut files, &mut directories);
+        scene.told.retain(|path, _| files.contains_key(path));
+        prop_assert_eq!(&scene.told, &files);
+
+        let directory_of = |prefix: &[u8]| PathBuf::from(str::from_utf8(prefix).unwrap()).components().collect::<PathBuf>();
+        let books = &scene.books;
+        let held: BTreeSet<PathBuf> = books.tree.iter().map(|(_, node)| directory_of(node.directory.prefix())).collect();
+        prop_assert_eq!(&held, &directories.iter().map(|path| path.components().collect()).collect());
+        prop_assert_eq!(books.tree.watched(), directories.len());
+        let known = books.tree.iter().flat_map(|(_, node)| {
+            node.known.keys().map(|name| directory_of(&node.directory.absolute(name)))
+        });
+        prop_assert_eq!(known.collect::<HashSet<_>>(), files.keys().cloned().collect());
+    }
+}
