@@ -83,6 +83,11 @@ impl Scene {
         let _ = fs::write(self.path(path), vec![b'x'; self.written]);
     }
 
+    /// Opened for writing and closed.
+    fn touch(&self, path: &str) {
+        drop(File::options().append(true).open(self.path(path)));
+    }
+
     fn exchange(&self, one: &str, other: &str) {
         let _ = renameat_with(CWD, self.path(one), CWD, self.path(other), RenameFlags::EXCHANGE);
     }
@@ -140,6 +145,17 @@ impl Scene {
         });
     }
 
+    /// The readers come to a job when they have just looked at its directory, and two others are exchanged for a moment.
+    fn read_across(&mut self, one: &str, other: &str, at: usize) {
+        let job = &mut self.in_flight[at].job;
+        if job.within.is_none_or(|inode| job.directory.confirm(inode).is_ok()) {
+            job.within = None;
+            self.exchange(one, other);
+            self.read(at);
+            self.exchange(one, other);
+        }
+    }
+
     /// Its end is reported.
     fn settle(&mut self, at: usize) {
         self.read(at);
@@ -179,13 +195,10 @@ fn path_of(job: &Job) -> PathBuf {
 #[test]
 fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
     let mut scene = Scene::with(&["one", "two"]);
-    scene.write("one/file");
+    scene.touch("one/file");
     scene.catch_up();
     scene.hand_out(1);
-    scene.in_flight[0].job.within = None; // it came between the look at the directory and the opening
-    scene.exchange("one", "two");
-    scene.read(0);
-    scene.exchange("one", "two");
+    scene.read_across("one", "two", 0);
     scene.catch_up();
     scene.settle(0);
     scene.hand_out(1);
@@ -215,6 +228,7 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
 enum Deed {
     Make(String),
     Write(String),
+    Touch(String),
     Rename(String, String),
     Exchange(String, String),
     Remove(String),
@@ -225,6 +239,7 @@ enum Deed {
     LookOver,
     HandOut(usize),
     Read(Index),
+    ReadAcross(String, String, Index),
     Settle(Index),
 }
 
@@ -242,6 +257,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         6 => path().prop_map(Deed::Make),
         6 => file().prop_map(Deed::Write),
+        2 => file().prop_map(Deed::Touch),
         4 => (either(), either()).prop_map(|(from, to)| Deed::Rename(from, to)),
         4 => (either(), either()).prop_map(|(one, other)| Deed::Exchange(one, other)),
         2 => either().prop_map(Deed::Remove),
@@ -252,6 +268,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => Just(Deed::LookOver),
         4 => (1..4usize).prop_map(Deed::HandOut),
         3 => any::<Index>().prop_map(Deed::Read),
+        2 => (path(), path(), any::<Index>()).prop_map(|(one, other, at)| Deed::ReadAcross(one, other, at)),
         3 => any::<Index>().prop_map(Deed::Settle),
     ]
 }
@@ -263,6 +280,7 @@ impl Scene {
         match deed {
             Deed::Make(path) => drop(fs::create_dir_all(self.path(path))),
             Deed::Write(path) => self.write(path),
+            Deed::Touch(path) => self.touch(path),
             Deed::Rename(from, to) => drop(fs::rename(self.path(from), self.path(to))),
             Deed::Exchange(one, other) => self.exchange(one, other),
             Deed::Remove(path) => {
@@ -276,8 +294,9 @@ impl Scene {
             Deed::LookOver => self.look_over(),
             Deed::HandOut(most) => self.hand_out(*most),
             Deed::Read(at) if in_flight > 0 => self.read(at.index(in_flight)),
+            Deed::ReadAcross(one, other, at) if in_flight > 0 => self.read_across(one, other, at.index(in_flight)),
             Deed::Settle(at) if in_flight > 0 => self.settle(at.index(in_flight)),
-            Deed::Read(_) | Deed::Settle(_) => {}
+            Deed::Read(_) | Deed::ReadAcross(..) | Deed::Settle(_) => {}
         }
     }
 }
