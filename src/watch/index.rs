@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,6 +15,16 @@ use crate::read::stable::Root;
 
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
+
+/// A hash map by what every event is looked up by: names, and the numbers of directories and watches.
+///
+/// Its hasher is several times as fast as the standard one on names. Names are chosen by others: the seed is random,
+/// for each process and each map, so that names that collide cannot be prepared. It is no secret from somebody who
+/// can time single look-ups; nobody here can.
+pub type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The same without values.
+pub type Set<K> = HashSet<K, foldhash::fast::RandomState>;
 
 /// Neighbors a file has at most.
 pub const NEIGHBORS_MAX: usize = 10;
