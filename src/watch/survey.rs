@@ -1,13 +1,12 @@
 //! Look-overs of what the books are about: at start, of a directory that is new, after lost events, and on a timer.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::books::Books;
-use super::index::{Directory, Name, Place};
+use super::index::{Directory, Map, Name, Place, Set};
 use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
@@ -34,11 +33,11 @@ impl Books {
 
     /// Takes over what the ledger knows of the listed files.
     pub(super) fn recall(&mut self, mut store: Store) -> Result<(), Error> {
-        let mut present: HashMap<Vec<u8>, (Place, HashSet<Name>)> = HashMap::new();
+        let mut present: Map<Vec<u8>, (Place, Set<Name>)> = Map::default();
         let mut files = 0;
         for compare in &self.look_over.to_compare {
             let Some(node) = self.tree.get(compare.place) else { continue };
-            let names: HashSet<Name> = compare.left.as_slice().iter().cloned().collect();
+            let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
             files += names.len();
             present.insert(node.directory.prefix().to_vec(), (compare.place, names));
         }
@@ -161,11 +160,14 @@ impl Books {
         let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
         node.listed = true;
         let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
-        node.directory.update(|names| *names = listing.neighbors().collect());
-        if !node.known.is_empty() {
-            let present: HashSet<&Name> = listing.files.iter().map(|found| &found.name).collect();
+        node.directory.set_names(listing.neighbors());
+        node.known.shrink_to_fit();
+        // Mostly all that is known is listed, and counting is cheaper than a set of the listed. A name that is listed
+        // twice, for it was renamed meanwhile, can hide one that is gone until the next listing.
+        let known = listing.files.iter().filter(|found| node.known.contains_key(&found.name)).count();
+        if known < node.known.len() {
+            let present: Set<&Name> = listing.files.iter().map(|found| &found.name).collect();
             let gone: Vec<Name> = node.known.keys().filter(|name| !present.contains(name)).cloned().collect();
-            node.known.shrink_to_fit();
             gone.iter().for_each(|name| self.forget(place, name));
         }
         let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
@@ -178,7 +180,7 @@ impl Books {
         if !self.recursive {
             return;
         }
-        let known: HashSet<Name> = self.tree.children(place).into_iter().collect();
+        let known: Set<Name> = self.tree.children(place).into_iter().collect();
         let unseen = deep || self.tree.unwatched().contains(&place);
         for name in listed.iter().filter(|name| unseen || !known.contains(*name)) {
             self.resolve(place, name, arrival, deep, now);
@@ -186,7 +188,7 @@ impl Books {
         if known.is_empty() {
             return;
         }
-        let listed: HashSet<&Name> = listed.iter().collect();
+        let listed: Set<&Name> = listed.iter().collect();
         for name in known.iter().filter(|name| !listed.contains(name)) {
             self.resolve(place, name, Arrival::Found, deep, now);
         }
@@ -230,6 +232,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::path::Path;
     use std::time::Duration;
 
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -244,6 +247,15 @@ mod tests {
     use crate::watch::inotify::Watch;
     use crate::watch::tree::Tree;
 
+    fn watched(path: &Path, recursive: bool) -> (Arc<Root>, Watch, Books) {
+        let root = Arc::new(Root::new(File::open(path).unwrap().into(), path.as_os_str().as_encoded_bytes()));
+        let watch = Watch::new(&[path]).unwrap();
+        let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
+        let settings = WatchSettings { recursive, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
+        let books = Books::new(tree, Filter::default(), &settings, Arc::default());
+        (root, watch, books)
+    }
+
     /// The reader came while the other of two directories stood there, and by the time of the events that tell so they
     /// had been exchanged again.
     #[test]
@@ -254,12 +266,7 @@ mod tests {
             fs::create_dir(directory).unwrap();
             fs::write(directory.join("file"), directory.to_str().unwrap()).unwrap();
         }
-        let dir = File::open(top.path()).unwrap();
-        let root = Arc::new(Root::new(dir.into(), top.path().as_os_str().as_encoded_bytes()));
-        let mut watch = Watch::new(&[top.path()]).unwrap();
-        let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-        let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
-        let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
+        let (root, mut watch, mut books) = watched(top.path(), true);
         let (now, seen_at) = (Instant::now(), Stamp::now());
         books.list_all(now).unwrap();
         books.take_as_seen();
@@ -284,5 +291,23 @@ mod tests {
         let again = books.batch(2, now).unwrap();
         assert_eq!(again.iter().map(|job| &*job.name).collect::<Vec<_>>(), [b"file"]);
         assert_eq!(again[0].directory.below(b""), b"one/");
+    }
+
+    #[test]
+    fn a_listing_forgets_what_is_gone_and_only_that() {
+        let top = tempfile::tempdir().unwrap();
+        ["gone", "stays"].iter().for_each(|name| fs::write(top.path().join(name), name).unwrap());
+        let (_root, _watch, mut books) = watched(top.path(), false);
+        let now = Instant::now();
+        books.list_all(now).unwrap();
+        books.take_as_seen();
+
+        fs::remove_file(top.path().join("gone")).unwrap();
+        fs::write(top.path().join("new"), "").unwrap();
+        books.list(Place::FIRST, true, now).unwrap();
+        let node = books.tree.get(Place::FIRST).unwrap();
+        assert_eq!(node.known.keys().map(|name| &**name).collect::<Vec<_>>(), [b"stays"]);
+        let is_there = |name: &[u8]| node.directory.update(|names| names.contains(name));
+        assert_eq!([&b"gone"[..], b"stays", b"new"].map(is_there), [false, true, true]);
     }
 }

@@ -7,6 +7,7 @@
 //! stands now it is one that has just arrived. Only its watch is kept for a while, adrift: a renamed tree is watched
 //! by the watches that it had, and the ends of many, which are events too, don't fill the kernel's queue.
 
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -270,12 +271,12 @@ impl Tree {
             let Some(node) = self.nodes.get_mut(&place) else { continue };
             places.extend(node.children.drain().map(|(_, child)| child));
             let directory = Arc::clone(&node.directory);
-            left.push(Left { place, directory, known: std::mem::take(&mut node.known) });
+            left.push(Left { place, directory, known: mem::take(&mut node.known) });
             if node.in_flight == 0 {
                 self.nodes.remove(&place);
             } else {
                 node.left = true;
-                node.directory.update(|names| *names = super::index::Names::default());
+                node.directory.update(mem::take);
                 self.lingering.insert(node.directory.prefix().to_vec(), place);
             }
         }
