@@ -485,6 +485,7 @@ mod tests {
             for index in removed {
                 if !listed.is_empty() { listed.swap_remove(index.index(listed.len())); }
             }
+            prop_assert!(sorted(listed.iter().copied()).is_sorted());
             directory.set_names(listed.iter().copied());
 
             let mut expected = Names::default();

@@ -577,6 +577,7 @@ mod tests {
                 }
                 let waiting = pending.entries.values().flat_map(Map::values).filter(|waiting| waiting.state.turn().is_some()).count();
                 prop_assert_eq!(pending.schedule.len(), waiting);
+                prop_assert!(pending.spare.is_empty() && !pending.entries.values().any(Map::is_empty));
                 for (turn, (place, name)) in &pending.schedule {
                     prop_assert_eq!(pending.entries[place][name].state.turn(), Some(*turn));
                 }
