@@ -1,4 +1,5 @@
-//! What do the neighbors of one name cost, among ten names and among a million? And an arrival with a departure?
+//! What do the neighbors of one name cost, among ten names and among a million? And an arrival with a departure, or a
+//! listing of the whole directory: the first, and the next that shows the same?
 //!
 //! Printed beside: one pass over a plain list of the names, as it would be without an index (up to 100,000 names: it
 //! only grows from there), and one ordered set, which could tell who is there and no more.
@@ -6,9 +7,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::sync::Arc;
 
-use apollonia_ingestor::watch::index::{NEIGHBORS_MAX, Name, Names, stem};
+use apollonia_ingestor::read::stable::Root;
+use apollonia_ingestor::watch::index::{Directory, NEIGHBORS_MAX, Name, Names, stem};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -100,6 +103,8 @@ fn index(criterion: &mut Criterion) {
     let mut coming = names();
     // One directory that grows: the million is built once.
     let (mut index, mut set, mut list) = (Names::default(), BTreeSet::new(), Vec::new());
+    let root = Root::new(File::open("/").expect("there is a root").into(), b"/");
+    let directory = Directory::new(&Arc::new(root), b"");
     for size in SIZES {
         for name in coming.by_ref().take(size - list.len()) {
             index.insert(&name);
@@ -142,6 +147,20 @@ fn index(criterion: &mut Criterion) {
                 set.insert(Arc::clone(name));
                 set.remove(name)
             });
+        });
+        group.finish();
+
+        // A listing comes in no order of the names.
+        let mut listing = list.clone();
+        listing.sort_by_key(|name| xxh3_64_with_seed(name, SEED));
+        let mut group = criterion.benchmark_group("a listing");
+        group.sample_size(10);
+        group.bench_function(BenchmarkId::new("the first", size), |bencher| {
+            bencher.iter_with_large_drop(|| listing.iter().collect::<Names>());
+        });
+        directory.set_names(&listing);
+        group.bench_function(BenchmarkId::new("the same again", size), |bencher| {
+            bencher.iter(|| directory.set_names(&listing));
         });
         group.finish();
     }

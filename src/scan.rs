@@ -199,7 +199,7 @@ impl Walk {
             let directory = self.ahead.pop()?;
             match list(directory.root(), &directory.below(b"")) {
                 Ok(listing) => {
-                    directory.update(|names| *names = listing.neighbors().collect());
+                    directory.set_names(listing.neighbors());
                     if self.recursive {
                         let below = listing.directories.iter().map(|name| directory.below(name));
                         let entered = below.filter(|below| self.filter.enters(below));

@@ -45,7 +45,7 @@ impl Passes {
         let roots = prepare(config.roots)?;
         let directory = Directory::new(&roots[0], b"");
         let listing = list(directory.root(), b"").expect("it has just been made");
-        directory.update(|names| *names = listing.neighbors().collect());
+        directory.set_names(listing.neighbors());
         let pipeline = Pipeline::start(&config.pipeline, &roots, Arc::default())?;
         Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }

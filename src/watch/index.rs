@@ -5,9 +5,10 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::{iter, mem};
 
 use arrayvec::ArrayVec;
 
@@ -16,11 +17,25 @@ use crate::read::stable::{Root, Unread};
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
 
+/// A hash map by what every event is looked up by: names, and the numbers of directories and watches.
+///
+/// Its hasher is several times as fast as the standard one on names. Names are chosen by others: the seed is random,
+/// for each process and each map, so that names that collide cannot be prepared. It is no secret from somebody who
+/// can time single look-ups; nobody here can.
+pub type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The same without values.
+pub type Set<K> = HashSet<K, foldhash::fast::RandomState>;
+
 /// Neighbors a file has at most.
 pub const NEIGHBORS_MAX: usize = 10;
 
 /// The neighbors of a file.
 pub type Neighbors<'a> = ArrayVec<&'a Name, NEIGHBORS_MAX>;
+
+/// Of a listing's names, one in so many at the most is added or removed by itself; where more are, a new index is
+/// made, which takes less time than that would, and none of the readers'.
+const ONE_BY_ONE_SHARE: usize = 16;
 
 /// Stems, in any case, of files that describe their whole directory.
 const COMPANION_STEMS: [&[u8]; 4] = [b"tracklist", b"tracks", b"info", b"readme"];
@@ -61,8 +76,8 @@ fn family(stem: &[u8]) -> Option<&[u8]> {
     None
 }
 
-fn is_companion(name: &[u8]) -> bool {
-    COMPANION_STEMS.iter().any(|companion| stem(name).eq_ignore_ascii_case(companion))
+fn is_companion(stem: &[u8]) -> bool {
+    COMPANION_STEMS.iter().any(|companion| stem.eq_ignore_ascii_case(companion))
 }
 
 /// A name that sorts by its stem first: files of one stem stand side by side, in the order of their names.
@@ -143,14 +158,34 @@ pub struct Names {
     companions: BTreeSet<Name>,
 }
 
-impl FromIterator<Name> for Names {
+impl<'a> FromIterator<&'a Name> for Names {
     /// All at once, from sorted lists: several times as fast as one by one.
-    fn from_iter<T: IntoIterator<Item = Name>>(names: T) -> Self {
-        let by_name: BTreeSet<Name> = names.into_iter().collect();
-        let by_stem = by_name.iter().cloned().map(ByStem).collect();
-        let companions = by_name.iter().filter(|name| is_companion(name)).cloned().collect();
-        Self { by_name, by_stem, companions }
+    fn from_iter<T: IntoIterator<Item = &'a Name>>(names: T) -> Self {
+        let by_name = sorted(names);
+        let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
+        by_stem.sort_unstable();
+        let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
+        Self {
+            companions: companions.map(|(.., name)| Arc::clone(name)).collect(),
+            by_stem: by_stem.iter().map(|(.., name)| ByStem(Arc::clone(name))).collect(),
+            by_name: by_name.into_iter().cloned().collect(),
+        }
     }
+}
+
+fn sorted<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
+    let mut sorted: Vec<_> = names.into_iter().map(|name| (head(name), name)).collect();
+    sorted.sort_unstable();
+    sorted.into_iter().map(|(_, name)| name).collect()
+}
+
+/// The first bytes as a number, which is in the same order as they are. Sorted by this first, most names are never
+/// looked at: among a million, a look is a wait for memory.
+fn head(bytes: &[u8]) -> u64 {
+    let mut head = [0; size_of::<u64>()];
+    let length = bytes.len().min(head.len());
+    head[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(head)
 }
 
 impl Names {
@@ -158,7 +193,7 @@ impl Names {
     pub fn insert(&mut self, name: &Name) {
         if self.by_name.insert(Arc::clone(name)) {
             self.by_stem.insert(ByStem(Arc::clone(name)));
-            if is_companion(name) {
+            if is_companion(stem(name)) {
                 self.companions.insert(Arc::clone(name));
             }
         }
@@ -170,6 +205,20 @@ impl Names {
             self.companions.remove(&name);
             self.by_stem.remove(&ByStem(name));
         }
+    }
+
+    /// Of these, which are sorted, those that are missing; and those beside these that are there.
+    fn differences<'a>(&self, sorted: &[&'a Name]) -> (Vec<&'a Name>, Vec<Name>) {
+        let (mut missing, mut beside) = (Vec::new(), Vec::new());
+        let mut own = self.by_name.iter().peekable();
+        for &name in sorted {
+            beside.extend(iter::from_fn(|| own.next_if(|own| *own < name)).cloned());
+            if own.next_if_eq(&name).is_none() {
+                missing.push(name);
+            }
+        }
+        beside.extend(own.cloned());
+        (missing, beside)
     }
 
     /// Whether a name is there.
@@ -326,6 +375,21 @@ impl Directory {
         take(&self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name))
     }
 
+    /// Makes the index exactly these names. What takes long is done beside it, while readers go on.
+    pub fn set_names<'a>(&self, names: impl IntoIterator<Item = &'a Name>) {
+        let names = sorted(names);
+        let (missing, beside) = self.names.read().unwrap_or_else(PoisonError::into_inner).differences(&names);
+        if (missing.len() + beside.len()) * ONE_BY_ONE_SHARE > names.len() {
+            let mut names = names.into_iter().collect();
+            self.update(|own| mem::swap(own, &mut names)); // the old one is dropped when no reader waits for it
+        } else {
+            self.update(|own| {
+                beside.iter().for_each(|name| own.remove(name));
+                missing.iter().for_each(|name| own.insert(name));
+            });
+        }
+    }
+
     /// Changes the index.
     pub fn update<T>(&self, change: impl FnOnce(&mut Names) -> T) -> T {
         // Each change of the sets is complete before the next, so a panicking writer leaves them usable.
@@ -395,7 +459,7 @@ mod tests {
             asked in prop::collection::vec(name(), 1..8),
         ) {
             let (at_once, one_by_one) = present.split_at(listed.index(present.len() + 1));
-            let mut names: Names = at_once.iter().cloned().collect();
+            let mut names: Names = at_once.iter().collect();
             let mut list: Vec<Name> = Vec::new();
             for name in &present {
                 if !at_once.contains(name) || one_by_one.contains(name) {
@@ -412,6 +476,35 @@ mod tests {
             for name in asked.iter().chain(&list) {
                 prop_assert!(names.neighbors(name).into_iter().eq(&naive(&list, name)), "of {:?}", String::from_utf8_lossy(name));
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whether it changes little or much.
+        #[test]
+        fn a_listing_leaves_what_it_shows_and_nothing_else(
+            before in prop::collection::btree_set(name(), 0..60),
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            added in prop::collection::vec(name(), 0..4),
+        ) {
+            let directory = Directory::new(&root_at("/"), b"");
+            directory.set_names(&before);
+            let mut listed: Vec<&Name> = before.iter().chain(&added).collect();
+            for index in removed {
+                if !listed.is_empty() { listed.swap_remove(index.index(listed.len())); }
+            }
+            prop_assert!(sorted(listed.iter().copied()).is_sorted());
+            directory.set_names(listed.iter().copied());
+
+            let mut expected = Names::default();
+            listed.iter().for_each(|name| expected.insert(name));
+            directory.update(|names| {
+                prop_assert_eq!(&names.by_name, &expected.by_name);
+                prop_assert!(names.by_stem.iter().eq(&expected.by_stem));
+                prop_assert_eq!(&names.companions, &expected.companions);
+                Ok(())
+            })?;
         }
     }
 

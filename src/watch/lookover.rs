@@ -137,8 +137,8 @@ pub struct Listing {
 
 impl Listing {
     /// The files that can be neighbors.
-    pub fn neighbors(&self) -> impl Iterator<Item = Name> {
-        self.files.iter().filter(|found| found.regular).map(|found| Name::clone(&found.name))
+    pub fn neighbors(&self) -> impl Iterator<Item = &Name> {
+        self.files.iter().filter(|found| found.regular).map(|found| &found.name)
     }
 }
 

@@ -4,18 +4,22 @@
 //! confirmed (or there is none); a path that is with the readers is not handed out a second time, so that its
 //! messages stay in order. What happens to it meanwhile is kept and handed out afterwards.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::{Name, Place};
+use super::index::{Map, Name, Place};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 
 /// Paths that may wait. Beyond it the list is dropped and the directory looked over instead, which costs no
 /// memory: at some 200 bytes a path this is 50 MB.
 pub const PENDING_MAX: usize = 1 << 18;
+
+/// Paths that an emptied directory's map keeps room for.
+const SPARE_MAX: usize = 1024;
 
 /// The first pause before a file that somebody is writing is looked at again; it doubles each time.
 pub const BUSY_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -97,7 +101,9 @@ type Turn = (Instant, u64);
 #[derive(Debug)]
 pub struct Pending {
     /// By directory, so that a directory's can be dropped with it. None of the inner maps is empty.
-    entries: HashMap<Place, HashMap<Name, Waiting>>,
+    entries: Map<Place, Map<Name, Waiting>>,
+    /// The inner map that was emptied last, for the next directory: where files come one at a time, each needs one.
+    spare: Map<Name, Waiting>,
     /// Of all the inner maps.
     len: usize,
     schedule: BTreeMap<Turn, (Place, Name)>,
@@ -110,7 +116,15 @@ impl Pending {
     /// An empty set with this settle time and bound.
     #[must_use]
     pub fn new(settle: Duration, bound: usize) -> Self {
-        Self { entries: HashMap::new(), len: 0, schedule: BTreeMap::new(), turns: 0, settle, bound }
+        Self {
+            entries: Map::default(),
+            spare: Map::default(),
+            len: 0,
+            schedule: BTreeMap::new(),
+            turns: 0,
+            settle,
+            bound,
+        }
     }
 
     /// Paths in it, those with the readers included.
@@ -148,7 +162,8 @@ impl Pending {
                 let state = State::after(hint, turn, later);
                 self.schedule.insert(state.turn().unwrap_or(turn), (place, Arc::clone(name)));
                 let waiting = Waiting { event, seen_at, since: now, state };
-                self.entries.entry(place).or_default().insert(Arc::clone(name), waiting);
+                let names = self.entries.entry(place).or_insert_with(|| mem::take(&mut self.spare));
+                names.insert(Arc::clone(name), waiting);
                 self.len += 1;
                 Ok(())
             }
@@ -302,7 +317,8 @@ impl Pending {
             !names.is_empty()
         });
         self.entries.shrink_to_fit();
-        self.len = self.entries.values().map(HashMap::len).sum();
+        self.spare = Map::default();
+        self.len = self.entries.values().map(Map::len).sum();
     }
 
     /// When the next path's time comes.
@@ -314,14 +330,15 @@ impl Pending {
     /// When the first event of the path that waits longest came in. It looks at each: for once a second.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
-        self.entries.values().flat_map(HashMap::values).map(|waiting| waiting.since).min()
+        self.entries.values().flat_map(Map::values).map(|waiting| waiting.since).min()
     }
 
     fn remove(&mut self, place: Place, name: &Name) {
         let MapEntry::Occupied(mut names) = self.entries.entry(place) else { return };
         self.len -= usize::from(names.get_mut().remove(name).is_some());
         if names.get().is_empty() {
-            names.remove();
+            self.spare = names.remove();
+            self.spare.shrink_to(SPARE_MAX);
         }
     }
 
@@ -331,11 +348,7 @@ impl Pending {
     }
 }
 
-fn entry<'a>(
-    entries: &'a mut HashMap<Place, HashMap<Name, Waiting>>,
-    place: Place,
-    name: &Name,
-) -> Option<&'a mut Waiting> {
+fn entry<'a>(entries: &'a mut Map<Place, Map<Name, Waiting>>, place: Place, name: &Name) -> Option<&'a mut Waiting> {
     entries.get_mut(&place)?.get_mut(name)
 }
 
@@ -566,8 +579,9 @@ mod tests {
                     Step::Return(..) => {}
                     Step::Wait(millis) => now += Duration::from_millis(millis),
                 }
-                let waiting = pending.entries.values().flat_map(HashMap::values).filter(|waiting| waiting.state.turn().is_some()).count();
+                let waiting = pending.entries.values().flat_map(Map::values).filter(|waiting| waiting.state.turn().is_some()).count();
                 prop_assert_eq!(pending.schedule.len(), waiting);
+                prop_assert!(pending.spare.is_empty() && !pending.entries.values().any(Map::is_empty));
                 for (turn, (place, name)) in &pending.schedule {
                     prop_assert_eq!(pending.entries[place][name].state.turn(), Some(*turn));
                 }

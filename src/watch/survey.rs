@@ -1,13 +1,12 @@
 //! Look-overs of what the books are about: at start, of a directory that is new, after lost events, and on a timer.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::books::Books;
-use super::index::{Directory, Name, Place};
+use super::index::{Directory, Map, Name, Place, Set};
 use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
@@ -34,11 +33,11 @@ impl Books {
 
     /// Takes over what the ledger knows of the listed files.
     pub(super) fn recall(&mut self, mut store: Store) -> Result<(), Error> {
-        let mut present: HashMap<Vec<u8>, (Place, HashSet<Name>)> = HashMap::new();
+        let mut present: Map<Vec<u8>, (Place, Set<Name>)> = Map::default();
         let mut files = 0;
         for compare in &self.look_over.to_compare {
             let Some(node) = self.tree.get(compare.place) else { continue };
-            let names: HashSet<Name> = compare.left.as_slice().iter().cloned().collect();
+            let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
             files += names.len();
             present.insert(node.directory.prefix().to_vec(), (compare.place, names));
         }
@@ -161,11 +160,14 @@ impl Books {
         let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
         node.listed = true;
         let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
-        node.directory.update(|names| *names = listing.neighbors().collect());
-        if !node.known.is_empty() {
-            let present: HashSet<&Name> = listing.files.iter().map(|found| &found.name).collect();
+        node.directory.set_names(listing.neighbors());
+        node.known.shrink_to_fit();
+        // Mostly all that is known is listed, and counting is cheaper than a set of the listed. A name that is listed
+        // twice, for it was renamed meanwhile, can hide one that is gone until the next listing.
+        let known = listing.files.iter().filter(|found| node.known.contains_key(&found.name)).count();
+        if known < node.known.len() {
+            let present: Set<&Name> = listing.files.iter().map(|found| &found.name).collect();
             let gone: Vec<Name> = node.known.keys().filter(|name| !present.contains(name)).cloned().collect();
-            node.known.shrink_to_fit();
             gone.iter().for_each(|name| self.forget(place, name));
         }
         let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
@@ -178,7 +180,7 @@ impl Books {
         if !self.recursive {
             return;
         }
-        let known: HashSet<Name> = self.tree.children(place).into_iter().collect();
+        let known: Set<Name> = self.tree.children(place).into_iter().collect();
         let unseen = deep || self.tree.unwatched().contains(&place);
         for name in listed.iter().filter(|name| unseen || !known.contains(*name)) {
             self.resolve(place, name, arrival, deep, now);
@@ -186,7 +188,7 @@ impl Books {
         if known.is_empty() {
             return;
         }
-        let listed: HashSet<&Name> = listed.iter().collect();
+        let listed: Set<&Name> = listed.iter().collect();
         for name in known.iter().filter(|name| !listed.contains(name)) {
             self.resolve(place, name, Arrival::Found, deep, now);
         }

@@ -7,14 +7,14 @@
 //! stands now it is one that has just arrived. Only its watch is kept for a while, adrift: a renamed tree is watched
 //! by the watches that it had, and the ends of many, which are events too, don't fill the kernel's queue.
 
-use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::index::{Directory, Name, Place};
+use super::index::{Directory, Map, Name, Place, Set};
 use super::inotify::{Mark, Watches};
 use crate::pipeline::Known;
 use crate::read::stable::Root;
@@ -33,7 +33,7 @@ pub struct Node {
     /// Its path and its index.
     pub directory: Arc<Directory>,
     /// What was confirmed, or was there before us, by name.
-    pub known: HashMap<Name, Known>,
+    pub known: Map<Name, Known>,
     /// Whether its index is complete.
     pub listed: bool,
     /// How it came here.
@@ -44,7 +44,7 @@ pub struct Node {
     inode: u64,
     /// Nothing for a root.
     parent: Option<(Place, Name)>,
-    children: HashMap<Name, Place>,
+    children: Map<Name, Place>,
     /// Its files that are with the readers.
     in_flight: usize,
     /// Given up, and kept only until the readers return the last file.
@@ -58,7 +58,7 @@ pub struct Left {
     /// Its path.
     pub directory: Arc<Directory>,
     /// See [`Node::known`].
-    pub known: HashMap<Name, Known>,
+    pub known: Map<Name, Known>,
 }
 
 /// What a look at a directory's name shows.
@@ -97,14 +97,14 @@ pub struct Tree {
     /// The data directories: never given up.
     roots: Vec<Arc<Directory>>,
     watches: Watches,
-    nodes: HashMap<Place, Node>,
-    marks: HashMap<Mark, Place>,
-    unwatched: HashSet<Place>,
+    nodes: Map<Place, Node>,
+    marks: Map<Mark, Place>,
+    unwatched: Set<Place>,
     /// Watches of directories that were given up, and that may turn up elsewhere.
-    adrift: HashSet<Mark>,
+    adrift: Set<Mark>,
     /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
     /// number, so that messages of one path stay in order.
-    lingering: HashMap<Vec<u8>, Place>,
+    lingering: Map<Vec<u8>, Place>,
     next: Place,
 }
 
@@ -115,11 +115,11 @@ impl Tree {
         let mut tree = Self {
             roots: Vec::new(),
             watches,
-            nodes: HashMap::new(),
-            marks: HashMap::new(),
-            unwatched: HashSet::new(),
-            adrift: HashSet::new(),
-            lingering: HashMap::new(),
+            nodes: Map::default(),
+            marks: Map::default(),
+            unwatched: Set::default(),
+            adrift: Set::default(),
+            lingering: Map::default(),
             next: Place::FIRST,
         };
         for (root, &mark) in roots {
@@ -173,7 +173,7 @@ impl Tree {
 
     /// Directories without a watch.
     #[must_use]
-    pub fn unwatched(&self) -> &HashSet<Place> {
+    pub fn unwatched(&self) -> &Set<Place> {
         &self.unwatched
     }
 
@@ -272,12 +272,12 @@ impl Tree {
             let Some(node) = self.nodes.get_mut(&place) else { continue };
             places.extend(node.children.drain().map(|(_, child)| child));
             let directory = Arc::clone(&node.directory);
-            left.push(Left { place, directory, known: std::mem::take(&mut node.known) });
+            left.push(Left { place, directory, known: mem::take(&mut node.known) });
             if node.in_flight == 0 {
                 self.nodes.remove(&place);
             } else {
                 node.left = true;
-                node.directory.update(|names| *names = super::index::Names::default());
+                node.directory.update(mem::take);
                 self.lingering.insert(node.directory.prefix().to_vec(), place);
             }
         }
@@ -294,7 +294,7 @@ impl Tree {
             self.watches.remove(mark);
         }
         if self.adrift.is_empty() {
-            self.adrift = HashSet::new(); // a large one's memory goes with it
+            self.adrift = Set::default(); // a large one's memory goes with it
         }
     }
 
@@ -380,13 +380,13 @@ impl Node {
     ) -> Self {
         Self {
             directory,
-            known: HashMap::new(),
+            known: Map::default(),
             listed: false,
             arrival,
             mark,
             inode,
             parent,
-            children: HashMap::new(),
+            children: Map::default(),
             in_flight: 0,
             left: false,
         }
