@@ -223,6 +223,21 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     assert_eq!(path_of(&scene.in_flight[1].job), scene.path("one/file"));
 }
 
+#[test]
+fn a_listing_forgets_what_is_gone_and_only_that() {
+    let mut scene = Scene::with(&["one"]);
+    scene.write("one/gone");
+    scene.rest();
+    fs::remove_file(scene.path("one/gone")).unwrap();
+    scene.write("one/new");
+    scene.overflow();
+    scene.rest();
+    let (_, node) = scene.books.tree.iter().find(|(_, node)| node.directory.below(b"") == b"one/").unwrap();
+    assert_eq!(node.known.keys().map(|name| &**name).collect::<BTreeSet<_>>(), BTreeSet::from([&b"file"[..], b"new"]));
+    let listed = |name: &[u8]| node.directory.update(|names| names.contains(name));
+    assert_eq!([&b"file"[..], b"gone", b"new"].map(listed), [true, false, true]);
+}
+
 /// What happens. Paths that are not there, or are something else, make it nothing.
 #[derive(Debug, Clone)]
 enum Deed {
