@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::config::{Config, Publisher};
 use crate::control::Control;
 use crate::error::Error;
-use crate::ledger::Store;
+use crate::ledger::store::Store;
 use crate::notify;
 use crate::pipeline::{Pipeline, Post};
 use crate::read::stable::{self, Root, lease};

@@ -12,7 +12,7 @@ use super::mounts::Mounts;
 use crate::cli::Settings;
 use crate::config::{open_roots, refuse_inside};
 use crate::error::os_message;
-use crate::ledger::{FILE, looks_sound};
+use crate::ledger::store::{FILE, looks_sound};
 use crate::read::stable::{Protection, Root};
 use crate::watch::inotify::Watch;
 use crate::watch::lookover::{list, path_in};

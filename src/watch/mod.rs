@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
-use crate::ledger::Store;
+use crate::ledger::store::Store;
 use crate::metrics::Totals;
 use crate::notify;
 use crate::pipeline::{Letter, Pipeline, STOP_PATIENCE};

@@ -11,7 +11,8 @@ use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
-use crate::ledger::Store;
+use crate::ledger::Ledger;
+use crate::ledger::store::Store;
 use crate::pipeline::Known;
 use crate::read::stable::{Stamp, Version};
 
@@ -62,7 +63,7 @@ impl Books {
             self.tree.iter_mut().for_each(|node| node.known.clear());
         }
         tracing::info!("the ledger holds {recalled} of {files} files");
-        self.ledger = Some(store.serve(Arc::clone(&self.vitals))?);
+        self.ledger = Some(Ledger::start(store, Arc::clone(&self.vitals))?);
         Ok(())
     }
 

@@ -1,0 +1,422 @@
+//! The database: a row for each path. One process at a time, checked when it is read, set aside when it cannot be used.
+//!
+//! SQLite in write-ahead mode: the process may be killed at any moment and leaves whole transactions; a power
+//! cut may take the last ones, for only checkpoints wait for the disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::{fs, io, mem};
+
+use rusqlite::{Connection, ErrorCode, Row, params};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
+use rustix::io::Errno;
+
+use crate::error::{Error, os_message};
+use crate::hash::Digests;
+use crate::message::message_id;
+use crate::pipeline::Known;
+use crate::read::stable::{Stamp, Version};
+
+/// The database in the state directory.
+pub const FILE: &str = "ledger.sqlite";
+
+/// Where a damaged one goes, in the place of an earlier damaged one.
+pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
+
+/// Stands beside a database with rows that ought to be gone. Empty: a full disk has room for a name.
+pub(super) const BEHIND: &str = "ledger.behind";
+
+/// What SQLite keeps beside a database.
+const SIDE_FILES: [&str; 3] = ["", "-wal", "-shm"];
+
+/// The table's form, in `user_version`.
+pub(super) const FORM: i64 = 1;
+
+/// How every database begins (sqlite.org/fileformat2.html, 1.3).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Where `user_version` stands in a database's header, big-endian.
+const FORM_AT: usize = 60;
+
+/// What was confirmed of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Confirmed {
+    pub version: Version,
+    pub digests: Digests,
+}
+
+/// The database, locked for this process.
+pub struct Store {
+    directory: PathBuf,
+    /// Nothing while it cannot be opened: the disk is full.
+    connection: Option<Connection>,
+    /// How many it holds, once it was read.
+    rows: i64,
+    /// Paths that could not be removed when it was read.
+    gone: Vec<Box<[u8]>>,
+    /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
+    _lock: OwnedFd,
+}
+
+/// Why the database could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    #[error("it is behind: its disk was full")]
+    Behind,
+    #[error("it was written by a newer version")]
+    Newer,
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            // The last three: a table or a column of another form.
+            Some(
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown | ErrorCode::TypeMismatch,
+            )
+            | None => Self::Damaged(error.to_string()),
+            Some(_) => Self::Sqlite(error),
+        }
+    }
+}
+
+impl Store {
+    /// Locks the state directory, making it where it is missing, and opens the ledger in it. A damaged one is
+    /// set aside; on a full disk the ledger begins empty.
+    ///
+    /// # Errors
+    /// [`Error::StateDirectory`] when the directory cannot be used, [`Error::StateLocked`] when another process
+    /// uses it.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
+        let unusable = |error: io::Error| {
+            refuse(os_message(&error), "give this user the right to write there, or name another directory")
+        };
+        fs::create_dir_all(directory).map_err(unusable)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(rustix::fs::CWD, directory, flags, Mode::empty()).map_err(|errno| unusable(errno.into()))?;
+        accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|errno| unusable(errno.into()))?;
+        flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
+            _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
+        })?;
+        let mut store =
+            Self { directory: directory.to_owned(), connection: None, rows: 0, gone: Vec::new(), _lock: dir };
+        match store.connect_or_set_aside() {
+            Ok(_) => {}
+            Err(Trouble::Newer) => return Err(newer(directory)),
+            Err(trouble) => tracing::warn!(
+                "the ledger in {directory:?} cannot be opened: {trouble}; it counts as empty and is tried again later"
+            ),
+        }
+        Ok(store)
+    }
+
+    /// Hands over what was confirmed for each absolute path; `take` tells whether the row stays: those of files that
+    /// are not there any more are removed. `false`: the ledger cannot be read to its end, and nothing of it counts.
+    #[must_use]
+    pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
+        let read = self.set_aside_if_behind().and_then(|()| recall(self.connect()?, take));
+        let whole = read.is_ok();
+        let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
+            self.note_damage(&trouble);
+            Recalled::default()
+        });
+        self.rows = rows;
+        let paths = gone.iter().map(|path| (&**path, None));
+        match self.connect().and_then(|connection| write(connection, &[], paths)) {
+            Ok(more) => self.rows += more,
+            Err(trouble @ Trouble::Damaged(_)) => self.note_damage(&trouble),
+            Err(_) => self.gone = gone, // the thread tries again, and tells
+        }
+        whole
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How many rows it holds.
+    pub(super) fn rows(&self) -> i64 {
+        self.rows
+    }
+
+    /// Bytes of the database, its log not counted, where they can be had.
+    pub(super) fn bytes(&self) -> Option<i64> {
+        size(self.connection.as_ref()?).ok()
+    }
+
+    /// What [`Store::recall`] was to remove and could not.
+    pub(super) fn take_gone(&mut self) -> Vec<Box<[u8]>> {
+        mem::take(&mut self.gone)
+    }
+
+    /// Removes all rows below these directories, then writes rows, and removes those that are nothing, in one transaction.
+    /// A damaged database is set aside first.
+    pub(super) fn write(
+        &mut self,
+        below: &[Box<[u8]>],
+        rows: &BTreeMap<Box<[u8]>, Option<Confirmed>>,
+    ) -> Result<(), Trouble> {
+        let rows = || rows.iter().map(|(path, row)| (&**path, row.as_ref()));
+        let written = self.connect_or_set_aside().and_then(|connection| write(connection, below, rows()));
+        self.rows += match written {
+            Err(trouble @ Trouble::Damaged(_)) => {
+                self.set_aside(&trouble)?;
+                write(self.connect()?, below, rows())?
+            }
+            other => other?,
+        };
+        Ok(())
+    }
+
+    fn set_aside_if_behind(&mut self) -> Result<(), Trouble> {
+        if self.directory.join(BEHIND).try_exists()? {
+            self.set_aside(&Trouble::Behind)?;
+            self.behind(false)?;
+        }
+        Ok(())
+    }
+
+    /// Marks the ledger as one with rows that ought to be gone, or takes the mark away.
+    pub(super) fn behind(&self, marked: bool) -> io::Result<()> {
+        let mark = self.directory.join(BEHIND);
+        if marked { File::create(mark).map(drop) } else { fs::remove_file(mark) }
+    }
+
+    pub(super) fn connect(&mut self) -> Result<&mut Connection, Trouble> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.directory.join(FILE))?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    fn connect_or_set_aside(&mut self) -> Result<&mut Connection, Trouble> {
+        match self.connect().map(drop) {
+            Err(trouble @ Trouble::Damaged(_)) => self.set_aside(&trouble)?,
+            other => other?,
+        }
+        self.connect()
+    }
+
+    fn note_damage(&mut self, trouble: &Trouble) {
+        let noted = match trouble {
+            Trouble::Damaged(_) => self.set_aside(trouble),
+            _ => {
+                tracing::warn!("the ledger in {:?} cannot be read: {trouble}; it counts as empty", self.directory);
+                Ok(())
+            }
+        };
+        if let Err(error) = noted {
+            tracing::warn!("the damaged ledger in {:?} cannot be set aside: {error}", self.directory);
+        }
+    }
+
+    fn set_aside(&mut self, trouble: &Trouble) -> io::Result<()> {
+        self.connection = None;
+        self.rows = 0;
+        for side in SIDE_FILES {
+            let (from, to) = (format!("{FILE}{side}"), format!("{DAMAGED}{side}"));
+            match fs::rename(self.directory.join(from), self.directory.join(to)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        tracing::warn!(
+            "the ledger in {:?} cannot be used, {trouble}; it is set aside as {DAMAGED} and a new one begins: files it held may be published again",
+            self.directory
+        );
+        Ok(())
+    }
+}
+
+fn newer(directory: &Path) -> Error {
+    Error::StateDirectory {
+        path: directory.to_owned(),
+        cause: Trouble::Newer.to_string(),
+        next: "upgrade, or name another directory",
+    }
+}
+
+/// Whether what stands there as a ledger may be one to use, by its first bytes: SQLite would write beside it. A start
+/// looks at all of it.
+///
+/// # Errors
+/// [`Error::StateDirectory`] when a newer version wrote it.
+pub fn looks_sound(directory: &Path) -> Result<bool, Error> {
+    let mut header = Vec::with_capacity(FORM_AT + 4);
+    if directory.join(BEHIND).exists() {
+        return Ok(false);
+    }
+    let read =
+        File::open(directory.join(FILE)).and_then(|file| file.take(header.capacity() as u64).read_to_end(&mut header));
+    if read.is_err() || header.is_empty() {
+        return Ok(true); // none, or all of it stands in its log
+    }
+    let form = header.get(FORM_AT..).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    match form.filter(|_| header.starts_with(MAGIC)) {
+        Some(form) if i64::from(form) > FORM => Err(newer(directory)),
+        form => Ok(form.is_some_and(|form| form >= 0)),
+    }
+}
+
+fn connect(file: &Path) -> Result<Connection, Trouble> {
+    let connection = Connection::open(file)?;
+    // Exclusive: no file of shared memory beside it, which a full disk would refuse.
+    connection.pragma_update(None, "locking_mode", "exclusive")?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "cache_size", -8192)?; // KiB
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    // A version number in its header that SQLite does not know makes it one for reading only.
+    if connection.is_readonly("main")? {
+        return Err(Trouble::Damaged("it can only be read".to_owned()));
+    }
+    // A fifth of a second for a million rows; without it a page that lost its cells would go unnoticed.
+    let checked: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    if checked != "ok" {
+        return Err(Trouble::Damaged(checked.replace('\n', " ")));
+    }
+    match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
+        FORM => {}
+        0 => {
+            connection.execute_batch(
+                "BEGIN IMMEDIATE;
+                CREATE TABLE confirmed (
+                    path BLOB PRIMARY KEY,
+                    device INTEGER NOT NULL,
+                    inode INTEGER NOT NULL,
+                    size INTEGER NOT NULL,
+                    modified_seconds INTEGER NOT NULL,
+                    modified_nanoseconds INTEGER NOT NULL,
+                    changed_seconds INTEGER NOT NULL,
+                    changed_nanoseconds INTEGER NOT NULL,
+                    sha256 BLOB NOT NULL,
+                    xxh128 BLOB NOT NULL,
+                    message_id BLOB NOT NULL
+                ) STRICT, WITHOUT ROWID;
+                PRAGMA user_version = 1;
+                COMMIT;",
+            )?;
+        }
+        form if form > FORM => return Err(Trouble::Newer),
+        form => return Err(Trouble::Damaged(format!("it is of the form {form}"))),
+    }
+    Ok(connection)
+}
+
+/// What one reading of the ledger shows.
+#[derive(Default)]
+struct Recalled {
+    /// All of them.
+    rows: i64,
+    /// Paths that are there no more.
+    gone: Vec<Box<[u8]>>,
+}
+
+fn size(connection: &Connection) -> rusqlite::Result<i64> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    Ok(number("page_count")? * number("page_size")?)
+}
+
+fn recall(connection: &mut Connection, mut take: impl FnMut(&[u8], Known) -> bool) -> Result<Recalled, Trouble> {
+    let mut recalled = Recalled::default();
+    let mut select = connection.prepare("SELECT * FROM confirmed")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
+        let confirmed = decode(path, row)?;
+        recalled.rows += 1;
+        if !take(path, Known::new(&confirmed.version, &confirmed.digests)) {
+            recalled.gone.push(path.into());
+        }
+    }
+    Ok(recalled)
+}
+
+/// A row as it was written, or damage: its message id says so.
+fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
+    let nanoseconds = |column| row.get::<_, u32>(column);
+    let confirmed = Confirmed {
+        version: Version {
+            device: row.get::<_, i64>(1)?.cast_unsigned(),
+            inode: row.get::<_, i64>(2)?.cast_unsigned(),
+            size: row.get::<_, i64>(3)?.cast_unsigned(),
+            modified: Stamp { seconds: row.get(4)?, nanoseconds: nanoseconds(5)? },
+            changed: Stamp { seconds: row.get(6)?, nanoseconds: nanoseconds(7)? },
+        },
+        digests: Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) },
+    };
+    let id = message_id(&[path], &confirmed.version, &confirmed.digests.sha256);
+    if row.get::<_, [u8; 16]>(10)? != id.to_be_bytes() {
+        let path = String::from_utf8_lossy(path).into_owned();
+        return Err(Trouble::Damaged(format!("its row of {path:?} is not what was written")));
+    }
+    Ok(confirmed)
+}
+
+/// See [`Store::write`]. Tells how many rows there are more than before.
+fn write<'a>(
+    connection: &mut Connection,
+    below: &[Box<[u8]>],
+    rows: impl Iterator<Item = (&'a [u8], Option<&'a Confirmed>)>,
+) -> Result<i64, Trouble> {
+    const VALUES: &str = "INTO confirmed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let mut more = 0;
+    let transaction = connection.transaction()?;
+    {
+        // Two statements, for the first tells whether the row is new.
+        let mut add = transaction.prepare_cached(&format!("INSERT OR IGNORE {VALUES}"))?;
+        let mut replace = transaction.prepare_cached(&format!("REPLACE {VALUES}"))?;
+        let mut remove = transaction.prepare_cached("DELETE FROM confirmed WHERE path = ?1")?;
+        let mut remove_below = transaction.prepare_cached("DELETE FROM confirmed WHERE path > ?1 AND path < ?2")?;
+        for directory in below {
+            // What begins with it sorts before the same with the byte after its `/` in that one's place.
+            let mut end = directory.to_vec();
+            end.pop_if(|last| *last == b'/');
+            end.push(b'/' + 1);
+            more -= remove_below.execute([&**directory, &end])? as i64;
+        }
+        for (path, row) in rows {
+            match row {
+                None => more -= remove.execute([path])? as i64,
+                Some(Confirmed { version, digests }) => {
+                    let id = message_id(&[path], version, &digests.sha256).to_be_bytes();
+                    let xxh128 = digests.xxh128.to_be_bytes();
+                    let row = params![
+                        path,
+                        version.device.cast_signed(),
+                        version.inode.cast_signed(),
+                        version.size.cast_signed(),
+                        version.modified.seconds,
+                        version.modified.nanoseconds,
+                        version.changed.seconds,
+                        version.changed.nanoseconds,
+                        digests.sha256,
+                        xxh128,
+                        id,
+                    ];
+                    if add.execute(row)? == 1 {
+                        more += 1;
+                    } else {
+                        replace.execute(row)?;
+                    }
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(more)
+}
