@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apollonia_ingestor::read::stable::Stamp;
-use apollonia_ingestor::watch::index::{Name, Place};
+use apollonia_ingestor::watch::directory::Place;
+use apollonia_ingestor::watch::index::Name;
 use apollonia_ingestor::watch::pending::{Due, Hint, PENDING_MAX, Pending};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -11,7 +11,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use apollonia_ingestor::read::stable::Root;
-use apollonia_ingestor::watch::index::{Directory, NEIGHBORS_MAX, Name, Names, stem};
+use apollonia_ingestor::watch::directory::Directory;
+use apollonia_ingestor::watch::index::{NEIGHBORS_MAX, Name, Names, stem};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -24,7 +24,8 @@ use crate::publish;
 use crate::read::stable::{Root, Stamp, Unread, Version};
 use crate::read::{self, Readers, uring};
 use crate::vitals::Vitals;
-use crate::watch::index::{Directory, Name};
+use crate::watch::directory::Directory;
+use crate::watch::index::Name;
 
 /// How long the files in progress and their confirms are waited for at the end. The contract allows 10 s; a
 /// container engine kills after 10 s.

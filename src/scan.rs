@@ -16,8 +16,8 @@ use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
 use crate::service::{StopSignals, prepare};
 use crate::vitals::Vitals;
+use crate::watch::directory::Directory;
 use crate::watch::filter::Filter;
-use crate::watch::index::Directory;
 use crate::watch::lookover::{Found, list};
 use crate::watch::pending::BUSY_PAUSE_MIN;
 

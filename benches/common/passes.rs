@@ -11,7 +11,7 @@ use apollonia_ingestor::message::EventType;
 use apollonia_ingestor::pipeline::{Job, Letter, Outcome, Pipeline};
 use apollonia_ingestor::read::stable::Stamp;
 use apollonia_ingestor::service::prepare;
-use apollonia_ingestor::watch::index::Directory;
+use apollonia_ingestor::watch::directory::Directory;
 use apollonia_ingestor::watch::lookover::{Found, list};
 use clap::Parser;
 use tempfile::TempDir;

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::message::EventType;
     use crate::read::stable::Stamp;
-    use crate::watch::index::Directory;
+    use crate::watch::directory::Directory;
 
     #[test]
     fn a_file_of_another_directory_at_the_same_path_is_not_read() {

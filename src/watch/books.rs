@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::directory::{Directory, Place};
 use super::filter::Filter;
-use super::index::{Directory, Name, Place};
+use super::index::Name;
 use super::inotify::{Event, Mark};
 use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};

@@ -8,7 +8,8 @@ use std::vec;
 use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
 
-use super::index::{Directory, Name, Place};
+use super::directory::{Directory, Place};
+use super::index::Name;
 use super::tree::Arrival;
 use crate::read::stable::{Root, Version, version_of};
 

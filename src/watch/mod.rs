@@ -5,6 +5,7 @@
 //! whatever came in while the last one was being handled: one file when idle, more under load.
 
 mod books;
+pub mod directory;
 pub mod filter;
 pub mod index;
 pub mod inotify;

@@ -10,7 +10,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::{Map, Name, Place};
+use super::directory::Place;
+use super::index::{Map, Name};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 

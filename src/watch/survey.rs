@@ -6,7 +6,8 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::books::Books;
-use super::index::{Directory, Map, Name, Place, Set};
+use super::directory::{Directory, Place};
+use super::index::{Map, Name, Set};
 use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};

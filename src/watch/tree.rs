@@ -14,7 +14,8 @@ use std::sync::Arc;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::index::{Directory, Map, Name, Place, Set};
+use super::directory::{Directory, Place};
+use super::index::{Map, Name, Set};
 use super::inotify::{Mark, Watches};
 use crate::pipeline::Known;
 use crate::read::stable::Root;

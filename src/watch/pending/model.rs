@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::index::{Name, Place};
+use super::super::directory::Place;
+use super::super::index::Name;
 use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
