@@ -131,7 +131,7 @@ fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Every change below is one call on a map or one assignment.
+        // No change below can panic half-way.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,7 +167,7 @@ impl Ledger {
         self.add(|waiting| waiting.forget_below(directory));
     }
 
-    /// Forgets the path of a link that is another from now on, before anything else is told there.
+    /// Forgets the path of a link that is gone, or another's from now on, before anything else is told there.
     pub fn forget_link(&self, path: &[u8]) {
         self.add(|waiting| {
             let before = waiting.len();
@@ -194,14 +194,14 @@ impl Ledger {
         self.add(|waiting| waiting.put(path.into(), row));
     }
 
-    /// Changes what waits, and wakes the thread for the first of it; `change` tells whether it is one more.
+    /// Changes what waits, and wakes the thread for the first of it, or where it is not to wait for others; `change` tells whether it is one more.
     fn add(&self, change: impl FnOnce(&mut Waiting) -> bool) {
         let mut waiting = self.shared.lock();
-        let first = waiting.is_empty();
+        let (first, urgent) = (waiting.is_empty(), waiting.urgent);
         if change(&mut waiting) {
             self.shared.vitals.ledger.take_on(1);
         }
-        if first {
+        if first || waiting.urgent != urgent {
             self.shared.changed.notify_all();
         }
     }

@@ -95,8 +95,7 @@ impl Books {
             Event::Closed(name) => {
                 events.closed.inc();
                 let name = Name::from(name);
-                let listed = self.tree.get(place)?.directory.update(|names| names.contains(&name));
-                if listed || self.admit(place, &name).is_some() {
+                if self.tree.get(place)?.directory.contains(&name) || self.admit(place, &name) {
                     self.wait(place, &name, Hint::Closed, seen_at, now);
                 }
             }
@@ -105,7 +104,7 @@ impl Books {
                 let name = Name::from(name);
                 self.forget(place, &name);
                 self.tree.get(place)?.directory.update(|names| names.remove(&name));
-                let replaced = self.admit(place, &name).is_some();
+                let replaced = self.admit(place, &name);
                 self.pending.gone(place, &name, replaced);
             }
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
@@ -144,10 +143,10 @@ impl Books {
 
     /// A name is new, or another file's.
     fn arrived(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
-        let Some((version, regular)) = self.admit(place, name) else { return self.forget(place, name) };
+        let Some(Sight { version, regular, .. }) = self.look(place, name) else { return self.forget(place, name) };
         self.forget_other(place, name, &version);
-        if !regular && let (Some(ledger), Some(node)) = (&self.ledger, self.tree.get(place)) {
-            ledger.forget_link(&node.directory.absolute(name));
+        if regular && let Some(node) = self.tree.get(place) {
+            node.directory.update(|names| names.insert(name));
         }
         let hint = match arrival {
             Arrival::MovedTo => Hint::MovedTo,
@@ -158,14 +157,21 @@ impl Books {
         self.wait(place, name, hint, seen_at, now);
     }
 
-    /// Looks at a new name and adds it to the index; nothing when it is no file (or gone).
-    fn admit(&mut self, place: Place, name: &Name) -> Option<(Version, bool)> {
+    /// What stands at a name; nothing when it is no file (or gone).
+    fn look(&self, place: Place, name: &Name) -> Option<Sight> {
         let directory = &self.tree.get(place)?.directory;
-        let Sight { version, regular, .. } = look(directory.root(), &directory.below(name))?;
-        if regular {
-            directory.update(|names| names.insert(name));
+        look(directory.root(), &directory.below(name))
+    }
+
+    /// Looks at a name and adds it to the index. Tells whether there is a file.
+    fn admit(&self, place: Place, name: &Name) -> bool {
+        let sight = self.look(place, name);
+        if sight.is_some_and(|sight| sight.regular)
+            && let Some(node) = self.tree.get(place)
+        {
+            node.directory.update(|names| names.insert(name));
         }
-        Some((version, regular))
+        sight.is_some()
     }
 
     fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
@@ -303,10 +309,7 @@ impl Books {
             match self.pending.next_due(now) {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
-                    let version_now = self.tree.get(place).and_then(|node| {
-                        let sight = look(node.directory.root(), &node.directory.below(&name))?;
-                        Some(sight.version.fingerprint())
-                    });
+                    let version_now = self.look(place, &name).map(|sight| sight.version.fingerprint());
                     self.pending.settled(place, &name, version, version_now, now);
                 }
                 Some(Due::Ready { place, name, event, seen_at }) => {
@@ -343,7 +346,13 @@ impl Books {
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
                     node.known.insert(Arc::clone(name), Known::new(&version, &digests));
                     if let Some(ledger) = &self.ledger {
-                        ledger.confirm(directory.absolute(name), version, digests);
+                        let path = directory.absolute(name);
+                        // A link that is another by now: its event has been read, and this comes after it.
+                        if self.pending.holds(place, name) && !directory.contains(name) {
+                            ledger.forget_link(&path);
+                        } else {
+                            ledger.confirm(path, version, digests);
+                        }
                     }
                 }
             }
@@ -365,13 +374,14 @@ impl Books {
         self.lines.overdue(now);
     }
 
-    /// The name is gone, or another file's from now on.
+    /// The name is gone, or another file's from now on. To be said before the index is told, which has no links in it.
     pub(super) fn forget(&mut self, place: Place, name: &Name) {
         if let Some(node) = self.tree.get_mut(place)
             && node.known.remove(name).is_some()
             && let Some(ledger) = &self.ledger
         {
-            ledger.forget(node.directory.absolute(name));
+            let path = node.directory.absolute(name);
+            if node.directory.contains(name) { ledger.forget(path) } else { ledger.forget_link(&path) }
         }
     }
 

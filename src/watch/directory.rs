@@ -115,6 +115,12 @@ impl Directory {
         take(&self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name))
     }
 
+    /// Whether a regular file of this name is there, as far as the index knows.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
     /// Makes the index exactly these names. What takes long is done beside it, while readers go on.
     pub fn set_names<'a>(&self, names: impl IntoIterator<Item = &'a Name>) {
         let names = sorted(names);

@@ -211,6 +211,12 @@ impl Pending {
         }
     }
 
+    /// Whether a path is in the set: it waits, or is with the readers.
+    #[must_use]
+    pub fn holds(&self, place: Place, name: &Name) -> bool {
+        self.entries.get(&place).is_some_and(|names| names.contains_key(name))
+    }
+
     /// A whole directory was taken away, with each name in it.
     pub fn all_gone(&mut self, place: Place) {
         let names = self.entries.get(&place).map(|names| names.keys().cloned().collect::<Vec<_>>());

@@ -162,7 +162,6 @@ impl Books {
         let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
         node.listed = true;
         let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
-        node.directory.set_names(listing.neighbors());
         node.known.shrink_to_fit();
         // Mostly all that is known is listed, and counting is cheaper than a set of the listed. A name that is listed
         // twice, for it was renamed meanwhile, can hide one that is gone until the next listing.
@@ -171,6 +170,9 @@ impl Books {
             let present: Set<&Name> = listing.files.iter().map(|found| &found.name).collect();
             let gone: Vec<Name> = node.known.keys().filter(|name| !present.contains(name)).cloned().collect();
             gone.iter().for_each(|name| self.forget(place, name));
+        }
+        if let Some(node) = self.tree.get(place) {
+            node.directory.set_names(listing.neighbors());
         }
         let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
         self.look_over.to_compare.push_back(Compare { place, left, arrival });

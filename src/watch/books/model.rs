@@ -1,9 +1,10 @@
-//! The books against real directories and a real watch: a tree that changes in any order with the reading of events,
-//! look-overs, hand-outs and the readers' answers. In the end each file's own content has to be the last that was told
-//! for its path, and no path may ever be with the readers twice.
+//! The books against real directories, a real watch and a real ledger: a tree that changes in any order with the reading
+//! of events, look-overs, hand-outs, the readers' answers, restarts and kills. In the end each file's own content has to be
+//! the last that was told for its path, and no path may ever be with the readers twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,16 +18,22 @@ use super::Books;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::hash::Digests;
-use crate::pipeline::{Job, Outcome, Report};
-use crate::read::stable::{Root, Stamp, Unread};
+use crate::ledger::store::Store;
+use crate::pipeline::{Job, Known, Outcome, Report};
+use crate::read::stable::{Root, Stamp, Unread, version_of};
 use crate::watch::filter::Filter;
 use crate::watch::inotify::{Event, Watch};
-use crate::watch::lookover::look;
 use crate::watch::tree::Tree;
+
+/// Files that stay as they are, for links to lead to.
+const TARGETS: [&str; 2] = ["targets/one", "targets/two"];
 
 /// A watch on a data directory, and a directory beside it.
 struct Scene {
     top: TempDir,
+    /// Where the ledger is: a directory of its own for each life between two kills.
+    state: PathBuf,
+    lives: usize,
     watch: Watch,
     books: Books,
     now: Instant,
@@ -44,22 +51,19 @@ struct InFlight {
 }
 
 impl Scene {
-    /// On an empty data directory.
+    /// On a data directory with nothing but the [`TARGETS`].
     fn new() -> Self {
         let top = tempfile::tempdir().unwrap();
-        let (data, beside) = (top.path().join("data"), top.path().join("beside"));
-        fs::create_dir(&data).unwrap();
-        fs::create_dir(beside).unwrap();
-        let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
-        let watch = Watch::new(&[&data]).unwrap();
-        let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-        let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::None, rescan: None };
-        let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
-        let now = Instant::now();
-        books.list_all(now).unwrap();
-        books.take_as_seen();
+        fs::create_dir_all(top.path().join("data/targets")).unwrap();
+        fs::create_dir(top.path().join("beside")).unwrap();
+        let state = top.path().join("state");
+        let (watch, books) = begin(&top, &state);
         let (in_flight, told) = (Vec::new(), BTreeMap::new());
-        Self { top, watch, books, now, seen_at: Stamp::now(), in_flight, told, written: 0 }
+        let (now, seen_at) = (Instant::now(), Stamp::now());
+        let mut scene = Self { top, state, lives: 0, watch, books, now, seen_at, in_flight, told, written: 0 };
+        TARGETS.iter().for_each(|path| scene.write(path));
+        scene.rest();
+        scene
     }
 
     /// On directories with a file `file` each, which has been told.
@@ -90,6 +94,40 @@ impl Scene {
 
     fn exchange(&self, one: &str, other: &str) {
         let _ = renameat_with(CWD, self.path(one), CWD, self.path(other), RenameFlags::EXCHANGE);
+    }
+
+    /// Makes a link, or makes one lead elsewhere.
+    fn link(&self, target: &str, path: &str) {
+        let made = self.top.path().join("beside/link");
+        symlink(self.path(target), &made).unwrap();
+        let _ = fs::rename(&made, self.path(path)).or_else(|_| fs::remove_file(&made));
+    }
+
+    /// The process ends as it is told to, and the next begins.
+    fn restart(&mut self) {
+        while !self.in_flight.is_empty() {
+            self.settle(0);
+        }
+        drop(self.books.ledger.take());
+        (self.watch, self.books) = begin(&self.top, &self.state);
+    }
+
+    /// The process is killed, and the next begins with what the ledger was. What was read has been published.
+    fn kill(&mut self) {
+        self.lives += 1;
+        let next = self.state.with_extension(self.lives.to_string());
+        fs::create_dir_all(&next).unwrap();
+        for entry in fs::read_dir(&self.state).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), next.join(entry.file_name())).unwrap();
+        }
+        for InFlight { job, found } in self.in_flight.drain(..) {
+            if let Some(Outcome::Confirmed { digests, .. }) = found {
+                self.told.insert(path_of(&job), digests);
+            }
+        }
+        self.state = next;
+        (self.watch, self.books) = begin(&self.top, &self.state);
     }
 
     fn read_events(&mut self) {
@@ -134,13 +172,14 @@ impl Scene {
         let InFlight { job, found } = &mut self.in_flight[at];
         let read = || {
             job.within.map_or(Ok(()), |inode| job.directory.confirm(inode))?;
-            let below = job.directory.below(&job.name);
-            let sight = look(job.directory.root(), &below).ok_or(Unread::Gone)?;
+            let stat = rustix::fs::stat(path_of(job))?;
             let content = fs::read(path_of(job)).map_err(Unread::Failed)?;
-            Ok((sight.version, Digests::of(&content)))
+            let (version, digests) = (version_of(&stat), Digests::of(&content));
+            Ok((version, digests, job.known == Some(Known::new(&version, &digests))))
         };
         found.get_or_insert_with(|| match read() {
-            Ok((version, digests)) => Outcome::Confirmed { version, digests },
+            Ok((.., true)) => Outcome::Unchanged,
+            Ok((version, digests, false)) => Outcome::Confirmed { version, digests },
             Err(unread) => Outcome::Unread(unread),
         });
     }
@@ -186,6 +225,19 @@ impl Scene {
     }
 }
 
+/// A process begins: its watch stands, and what the ledger knows is taken over.
+fn begin(top: &TempDir, state: &Path) -> (Watch, Books) {
+    let data = top.path().join("data");
+    let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
+    let watch = Watch::new(&[&data]).unwrap();
+    let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
+    let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::Changed, rescan: None };
+    let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
+    books.list_all(Instant::now()).unwrap();
+    books.recall(Store::open(state).unwrap()).unwrap();
+    (watch, books)
+}
+
 fn path_of(job: &Job) -> PathBuf {
     job.directory.root().path().join(str::from_utf8(&job.directory.below(&job.name)).unwrap())
 }
@@ -218,9 +270,9 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     scene.hand_out(100); // looks for it itself
     let paths: Vec<_> = scene.in_flight.iter().map(|it| path_of(&it.job)).collect();
     assert_eq!(paths, ["one/file", "away/file"].map(|path| scene.path(path)));
-    scene.settle(0);
-    scene.hand_out(100);
-    assert_eq!(path_of(&scene.in_flight[1].job), scene.path("one/file"));
+    scene.rest();
+    let path = scene.path("one/file");
+    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
 }
 
 #[test]
@@ -234,7 +286,7 @@ fn a_listing_forgets_what_is_gone_and_only_that() {
     scene.rest();
     let (_, node) = scene.books.tree.iter().find(|(_, node)| node.directory.below(b"") == b"one/").unwrap();
     assert_eq!(node.known.keys().map(|name| &**name).collect::<BTreeSet<_>>(), BTreeSet::from([&b"file"[..], b"new"]));
-    let listed = |name: &[u8]| node.directory.update(|names| names.contains(name));
+    let listed = |name: &[u8]| node.directory.contains(name);
     assert_eq!([&b"file"[..], b"gone", b"new"].map(listed), [true, false, true]);
 }
 
@@ -242,6 +294,7 @@ fn a_listing_forgets_what_is_gone_and_only_that() {
 #[derive(Debug, Clone)]
 enum Deed {
     Make(String),
+    Link(&'static str, String),
     Write(String),
     Touch(String),
     Rename(String, String),
@@ -249,6 +302,8 @@ enum Deed {
     Remove(String),
     MoveOut(String),
     MoveIn(String),
+    Restart,
+    Kill,
     ReadEvents,
     Overflow,
     LookOver,
@@ -278,6 +333,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => either().prop_map(Deed::Remove),
         1 => path().prop_map(Deed::MoveOut),
         1 => path().prop_map(Deed::MoveIn),
+        2 => (prop::sample::select(TARGETS.to_vec()), file()).prop_map(|(target, path)| Deed::Link(target, path)),
+        1 => Just(Deed::Restart),
+        1 => Just(Deed::Kill),
         4 => Just(Deed::ReadEvents),
         1 => Just(Deed::Overflow),
         4 => Just(Deed::LookOver),
@@ -304,6 +362,9 @@ impl Scene {
             }
             Deed::MoveOut(path) => drop(fs::rename(self.path(path), beside)),
             Deed::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
+            Deed::Link(target, path) => self.link(target, path),
+            Deed::Restart => self.restart(),
+            Deed::Kill => self.kill(),
             Deed::ReadEvents => self.read_events(),
             Deed::Overflow => self.overflow(),
             Deed::LookOver => self.look_over(),
@@ -334,6 +395,8 @@ proptest! {
     fn whatever_becomes_of_a_tree_each_file_that_is_left_is_told_last(deeds in prop::collection::vec(deed(), 1..60)) {
         let mut scene = Scene::new();
         deeds.iter().for_each(|deed| scene.act(deed));
+        scene.rest();
+        scene.kill();
         scene.rest();
 
         let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
