@@ -70,7 +70,7 @@ impl Reader {
             outbox.hand_on();
         }
         let digests = hash(&file, &before, &mut self.buffer, &readers.vitals.read)?;
-        before.confirm_all(root, below, file.as_fd())?;
+        before.confirm_all(root, below, file.as_fd(), job.within.is_some())?;
         Ok((before, digests))
     }
 }

@@ -306,12 +306,13 @@ impl Before {
     }
 
     /// The checks after reading: the file still is the version that was examined, and so is what the name leads to.
+    /// `within`: it is in a directory that can be renamed, which its version does not show.
     ///
     /// # Errors
     /// [`Unread::Busy`] when either is another, [`Unread::Gone`] when the name is gone, or what stat(2) says.
-    pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>) -> Result<(), Unread> {
+    pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>, within: bool) -> Result<(), Unread> {
         self.confirm(file)?;
-        if self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
+        if within || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
 
     /// Whether a rename may have come between open(2) and stat A: it moves ctime. Seen from a minute's distance, so

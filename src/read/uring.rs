@@ -319,7 +319,7 @@ async fn read_open(
 ) -> Result<(Before, Digests), Unread> {
     let before = examine(job, borrow(file))?;
     let digests = hash(lane, turn, file, &before).await?;
-    before.confirm_all(job.directory.root(), below, borrow(file))?;
+    before.confirm_all(job.directory.root(), below, borrow(file), job.within.is_some())?;
     Ok((before, digests))
 }
 
