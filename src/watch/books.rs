@@ -320,6 +320,7 @@ impl Books {
                         self.pending.failed(place, &name, now);
                         continue;
                     };
+                    // In a moment it will not; nothing wakes us for it.
                     if self.ledger.as_ref().is_some_and(|ledger| ledger.still_holds(node.directory.prefix(), &name)) {
                         self.pending.busy(place, &name, now);
                         continue;
