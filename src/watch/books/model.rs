@@ -26,7 +26,7 @@ use crate::watch::filter::Filter;
 use crate::watch::inotify::{Event, Watch};
 use crate::watch::tree::Tree;
 
-/// Files that stay as they are, for links to lead to.
+/// Files for links to lead to.
 const TARGETS: [&str; 2] = ["targets/one", "targets/two"];
 
 /// A watch on a data directory, and a directory beside it.
