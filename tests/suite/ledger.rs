@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
 use crate::consumer::Message;
+use crate::files::exchange;
 use crate::service::{Ended, Setup, is_root, skip};
 use crate::world::{World, list};
 
@@ -45,6 +45,12 @@ pub fn rows(state: &Path) -> Vec<String> {
     let mut select = ledger.prepare("SELECT path FROM confirmed ORDER BY path").unwrap();
     let paths = select.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
     paths.map(|path| String::from_utf8(path.unwrap()).unwrap()).collect()
+}
+
+fn kill(world: &mut World) {
+    let service = world.take_service();
+    service.signal(Signal::KILL);
+    assert_eq!(service.wait_exit().status.code(), None);
 }
 
 /// Everything that a service has to say of what it finds at its start.
@@ -127,9 +133,7 @@ fn killed_at_any_moment_it_loses_nothing_and_repeats_carry_their_id() {
     for fifth in 1..=5 {
         world.launch(with_ledger(&state));
         world.wait_until("a fifth more", |messages| messages.len() >= FILES * fifth / 6);
-        let service = world.take_service();
-        service.signal(Signal::KILL);
-        assert_eq!(service.wait_exit().status.code(), None);
+        kill(&mut world);
     }
     world.launch(with_ledger(&state));
     let names = |messages: &[Message]| messages.iter().map(|it| it.name().to_owned()).collect::<HashSet<_>>().len();
@@ -203,8 +207,7 @@ fn a_second_process_on_the_same_state_directory_is_refused() {
     assert!(errors[0].contains("another") && errors[0].contains(state.to_str().unwrap()), "{}", errors[0]);
     assert!(world.service().is_running());
     // The lock goes with the process, however it ends.
-    world.service().signal(Signal::KILL);
-    world.take_service().wait_exit();
+    kill(&mut world);
     world.launch(with_ledger(&state));
 }
 
@@ -275,9 +278,7 @@ fn a_full_disk_costs_repeats_after_a_restart_and_nothing_else() {
         world.write(&format!("file-{number}"), format!("{number}"));
     }
     world.wait_until("every message", |messages| messages.len() >= 3001);
-    let service = world.take_service();
-    service.signal(Signal::KILL);
-    service.wait_exit();
+    kill(&mut world);
     fs::remove_file(&filler).unwrap();
 
     let (repeats, ended) = one_run(&mut world, with_ledger(&state));
@@ -290,9 +291,9 @@ fn a_full_disk_costs_repeats_after_a_restart_and_nothing_else() {
     }
 }
 
-/// Two directories of one file each that the ledger holds, the service that watches them killed.
+/// Two directories of one file each that the ledger holds, the service that watched them stopped.
 fn two_directories(state: &Path) -> (World, impl Fn()) {
-    let mut world = World::start_with(|setup| recursive(state)(setup));
+    let mut world = World::start_with(recursive(state));
     for name in ["one", "two"] {
         fs::create_dir(world.path(name)).unwrap();
         world.write(&format!("{name}/file"), name);
@@ -300,17 +301,11 @@ fn two_directories(state: &Path) -> (World, impl Fn()) {
     world.wait_until("the files", |messages| messages.len() >= 2);
     world.stop_service(); // what is confirmed is in the ledger
     let (one, two) = (world.path("one"), world.path("two"));
-    (world, move || renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap())
+    (world, move || exchange(&one, &two))
 }
 
 fn recursive(state: &Path) -> impl FnOnce(Setup) -> Setup {
     move |setup| with_ledger(state)(setup).args(&["--recursive"])
-}
-
-fn kill(world: &mut World) {
-    let service = world.take_service();
-    service.signal(Signal::KILL);
-    service.wait_exit();
 }
 
 /// A confirm waits for its row's transaction, and a rename does not change the version of a directory's files: a row that
@@ -378,6 +373,8 @@ fn a_link_that_leads_elsewhere_before_a_kill_and_back_after_it_has_its_first_fil
     world.stop_service();
 
     world.launch(with_ledger(&state));
+    // A start reads links again. One that leads elsewhere in that moment is told before its row is gone.
+    world.service().wait_log("that the link has been read", |line| line.contains("unchanged") && line.contains("link"));
     let lead_to = |world: &World, name: &str| {
         symlink(name, world.path("new")).unwrap();
         fs::rename(world.path("new"), world.path("link")).unwrap();
