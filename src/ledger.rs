@@ -176,8 +176,7 @@ impl Ledger {
                 waiting.await_end_of(path);
                 return waiting.len() > before;
             }
-            let name = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-            waiting.forget_below(&path[..name])
+            waiting.forget_below(directories_above(path).last().unwrap_or(ALL))
         });
     }
 
@@ -194,7 +193,8 @@ impl Ledger {
         self.add(|waiting| waiting.put(path.into(), row));
     }
 
-    /// Changes what waits, and wakes the thread for the first of it, or where it is not to wait for others; `change` tells whether it is one more.
+    /// Changes what waits, and wakes the thread for the first of it, or where it is not to wait for others; `change`
+    /// tells whether it is one more.
     fn add(&self, change: impl FnOnce(&mut Waiting) -> bool) {
         let mut waiting = self.shared.lock();
         let (first, urgent) = (waiting.is_empty(), waiting.urgent);
@@ -395,4 +395,4 @@ impl Writer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

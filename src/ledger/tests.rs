@@ -51,7 +51,7 @@ fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows
 }
 
 /// The files of a ledger as a crash leaves them: copied while it is open.
-fn crash(from: &Path, to: &Path) {
+pub fn crash(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

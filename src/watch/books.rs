@@ -145,9 +145,7 @@ impl Books {
     fn arrived(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
         let Some(Sight { version, regular, .. }) = self.look(place, name) else { return self.forget(place, name) };
         self.forget_other(place, name, &version);
-        if regular && let Some(node) = self.tree.get(place) {
-            node.directory.update(|names| names.insert(name));
-        }
+        self.enlist(place, name, regular);
         let hint = match arrival {
             Arrival::MovedTo => Hint::MovedTo,
             Arrival::Found if regular => Hint::Created { version: version.fingerprint() },
@@ -163,15 +161,18 @@ impl Books {
         look(directory.root(), &directory.below(name))
     }
 
-    /// Looks at a name and adds it to the index. Tells whether there is a file.
-    fn admit(&self, place: Place, name: &Name) -> bool {
-        let sight = self.look(place, name);
-        if sight.is_some_and(|sight| sight.regular)
-            && let Some(node) = self.tree.get(place)
-        {
+    /// Adds a name to the index, which has no links in it.
+    fn enlist(&self, place: Place, name: &Name, regular: bool) {
+        if regular && let Some(node) = self.tree.get(place) {
             node.directory.update(|names| names.insert(name));
         }
-        sight.is_some()
+    }
+
+    /// Looks at a name and adds it to the index. Tells whether there is a file.
+    fn admit(&self, place: Place, name: &Name) -> bool {
+        let Some(sight) = self.look(place, name) else { return false };
+        self.enlist(place, name, sight.regular);
+        true
     }
 
     fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
@@ -325,7 +326,7 @@ impl Books {
                         self.pending.busy(place, &name, now);
                         continue;
                     }
-                    let (known, within) = (node.known.get(&name).copied(), node.inode());
+                    let (known, within) = (node.known.get(&name).copied(), node.inode);
                     batch.push(Job { directory: Arc::clone(&node.directory), name, event, seen_at, known, within });
                     self.tree.handed_out(place);
                 }

@@ -126,7 +126,7 @@ impl Directory {
         let names = sorted(names);
         let (missing, beside) = self.names.read().unwrap_or_else(PoisonError::into_inner).differences(&names);
         if (missing.len() + beside.len()) * ONE_BY_ONE_SHARE > names.len() {
-            let mut names = names.into_iter().collect();
+            let mut names = Names::of_sorted(names);
             self.update(|own| mem::swap(own, &mut names)); // the old one is dropped when no reader waits for it
         } else {
             self.update(|own| {

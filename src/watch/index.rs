@@ -155,15 +155,7 @@ pub struct Names {
 impl<'a> FromIterator<&'a Name> for Names {
     /// All at once, from sorted lists: several times as fast as one by one.
     fn from_iter<T: IntoIterator<Item = &'a Name>>(names: T) -> Self {
-        let by_name = sorted(names);
-        let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
-        by_stem.sort_unstable();
-        let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
-        Self {
-            companions: companions.map(|(.., name)| Arc::clone(name)).collect(),
-            by_stem: by_stem.iter().map(|(.., name)| ByStem(Arc::clone(name))).collect(),
-            by_name: by_name.into_iter().cloned().collect(),
-        }
+        Self::of_sorted(sorted(names))
     }
 }
 
@@ -183,6 +175,18 @@ fn head(bytes: &[u8]) -> u64 {
 }
 
 impl Names {
+    /// Of names that are [`sorted`].
+    pub(super) fn of_sorted(by_name: Vec<&Name>) -> Self {
+        let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
+        by_stem.sort_unstable();
+        let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
+        Self {
+            companions: companions.map(|(.., name)| Arc::clone(name)).collect(),
+            by_stem: by_stem.iter().map(|(.., name)| ByStem(Arc::clone(name))).collect(),
+            by_name: by_name.into_iter().cloned().collect(),
+        }
+    }
+
     /// Adds a name; nothing happens when it is there.
     pub fn insert(&mut self, name: &Name) {
         if self.by_name.insert(Arc::clone(name)) {

@@ -41,8 +41,8 @@ pub struct Node {
     pub arrival: Arrival,
     /// Nothing where no watch could be had.
     mark: Option<Mark>,
-    /// 0 where it could not be had.
-    inode: u64,
+    /// Its inode's number, unless it is a root: another can come to stand at its path.
+    pub inode: Option<u64>,
     /// Nothing for a root.
     parent: Option<(Place, Name)>,
     children: Map<Name, Place>,
@@ -127,7 +127,7 @@ impl Tree {
             let place = tree.number();
             let directory = Arc::new(Directory::new(root, b"").at(place));
             tree.roots.push(Arc::clone(&directory));
-            tree.nodes.insert(place, Node::new(directory, Some(mark), 0, None, Arrival::Found));
+            tree.nodes.insert(place, Node::new(directory, Some(mark), None, None, Arrival::Found));
             tree.marks.insert(mark, place);
         }
         tree
@@ -226,7 +226,7 @@ impl Tree {
                 return if nothing_to_enter(errno) { Stands::Nothing } else { Stands::Refused(errno) };
             }
         };
-        let inode = fstat(&dir).map_or(0, |stat| stat.st_ino);
+        let inode = fstat(&dir).ok().map(|stat| stat.st_ino);
         let mark = self.watch(dir.as_fd());
         // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
@@ -318,7 +318,7 @@ impl Tree {
         Some(mark)
     }
 
-    fn enter(&mut self, above: &Directory, name: &Name, below: &[u8], inode: u64, arrival: Arrival) -> Place {
+    fn enter(&mut self, above: &Directory, name: &Name, below: &[u8], inode: Option<u64>, arrival: Arrival) -> Place {
         let directory = above.deeper(below);
         let up = Some((above.place(), Arc::clone(name)));
         let place = match self.lingering.remove(directory.prefix()) {
@@ -366,16 +366,10 @@ impl Tree {
 }
 
 impl Node {
-    /// Its inode's number, unless it is a root: another can come to stand at its path.
-    #[must_use]
-    pub fn inode(&self) -> Option<u64> {
-        Some(self.inode).filter(|&inode| inode != 0 && self.parent.is_some())
-    }
-
     fn new(
         directory: Arc<Directory>,
         mark: Option<Mark>,
-        inode: u64,
+        inode: Option<u64>,
         parent: Option<(Place, Name)>,
         arrival: Arrival,
     ) -> Self {

@@ -3,7 +3,9 @@
 //! the last that was told for its path, and no path may ever be with the readers twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::hash::Digests;
 use crate::ledger::store::Store;
+use crate::ledger::tests::crash;
 use crate::pipeline::{Job, Known, Outcome, Report};
 use crate::read::stable::{Root, Stamp, Unread, version_of};
 use crate::watch::filter::Filter;
@@ -32,15 +35,14 @@ const TARGETS: [&str; 2] = ["targets/one", "targets/two"];
 /// A watch on a data directory, and a directory beside it.
 struct Scene {
     top: TempDir,
-    /// Where the ledger is: a directory of its own for each life between two kills.
-    state: PathBuf,
-    lives: usize,
+    /// So far.
+    kills: usize,
     watch: Watch,
     books: Books,
     now: Instant,
     seen_at: Stamp,
     in_flight: Vec<InFlight>,
-    /// By path below the top: what was told last.
+    /// By path: what was told last.
     told: BTreeMap<PathBuf, Digests>,
     written: usize,
 }
@@ -57,11 +59,10 @@ impl Scene {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let state = top.path().join("state");
-        let (watch, books) = begin(&top, &state);
+        let (watch, books) = begin(&top, 0);
         let (in_flight, told) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Stamp::now());
-        let mut scene = Self { top, state, lives: 0, watch, books, now, seen_at, in_flight, told, written: 0 };
+        let mut scene = Self { top, kills: 0, watch, books, now, seen_at, in_flight, told, written: 0 };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
@@ -106,30 +107,22 @@ impl Scene {
 
     /// The process ends as it is told to, and the next begins.
     fn restart(&mut self) {
-        while !self.in_flight.is_empty() {
-            self.settle(0);
-        }
+        self.settle_all();
         drop(self.books.ledger.take());
-        (self.watch, self.books) = begin(&self.top, &self.state);
+        (self.watch, self.books) = begin(&self.top, self.kills);
     }
 
     /// The process is killed, and the next begins with what the ledger was. What had been read has been published.
     fn kill(&mut self, meanwhile: impl FnOnce(&Self)) {
-        self.lives += 1;
-        let next = self.state.with_extension(self.lives.to_string());
-        fs::create_dir_all(&next).unwrap();
-        for entry in fs::read_dir(&self.state).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), next.join(entry.file_name())).unwrap();
-        }
+        crash(&state(&self.top, self.kills), &state(&self.top, self.kills + 1));
+        self.kills += 1;
         for InFlight { job, found } in self.in_flight.drain(..) {
             if let Some(Outcome::Confirmed { digests, .. }) = found {
                 self.told.insert(path_of(&job), digests);
             }
         }
-        self.state = next;
         meanwhile(self);
-        (self.watch, self.books) = begin(&self.top, &self.state);
+        (self.watch, self.books) = begin(&self.top, self.kills);
     }
 
     fn read_events(&mut self) {
@@ -160,9 +153,8 @@ impl Scene {
 
     fn hand_out(&mut self, most: usize) {
         for job in self.books.batch(most, self.now).unwrap() {
-            let path = |job: &Job| job.directory.absolute(&job.name);
             assert!(
-                self.in_flight.iter().all(|other| path(&other.job) != path(&job)),
+                self.in_flight.iter().all(|other| path_of(&other.job) != path_of(&job)),
                 "twice with the readers: {job:?}"
             );
             self.in_flight.push(InFlight { job, found: None });
@@ -177,7 +169,7 @@ impl Scene {
     /// The same, with something that is done for the moment between the look at its directory and the last look at its
     /// name, and is undone when it is done again.
     fn read_across(&mut self, at: usize, something: impl Fn(&Self)) {
-        let job = &self.in_flight[at].job;
+        let InFlight { job, found: None } = &self.in_flight[at] else { return };
         let read = || {
             job.within.map_or(Ok(()), |inode| job.directory.confirm(inode))?;
             something(self);
@@ -194,7 +186,7 @@ impl Scene {
             }
         };
         let found = read().unwrap_or_else(Outcome::Unread);
-        self.in_flight[at].found.get_or_insert(found);
+        self.in_flight[at].found = Some(found);
     }
 
     /// Its end is reported.
@@ -210,25 +202,26 @@ impl Scene {
 
     /// All goes on to its end, with nothing changed any more.
     fn rest(&mut self) {
-        while !(self.books.pending.is_empty() && self.books.look_over.next_time().is_none()) || self.catches_up() {
+        loop {
             self.now += Duration::from_secs(60);
             self.catch_up();
-            self.hand_out(100);
-            while !self.in_flight.is_empty() {
-                self.settle(0);
+            if self.books.pending.is_empty() && self.books.look_over.next_time().is_none() {
+                break;
             }
+            self.hand_out(100);
+            self.settle_all();
         }
     }
 
-    /// Whether there was something to catch up with.
-    fn catches_up(&mut self) -> bool {
-        self.catch_up();
-        !self.books.pending.is_empty()
+    fn settle_all(&mut self) {
+        while !self.in_flight.is_empty() {
+            self.settle(0);
+        }
     }
 }
 
 /// A process begins: its watch stands, and what the ledger knows is taken over.
-fn begin(top: &TempDir, state: &Path) -> (Watch, Books) {
+fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
@@ -236,12 +229,17 @@ fn begin(top: &TempDir, state: &Path) -> (Watch, Books) {
     let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::Changed, rescan: None };
     let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
     books.list_all(Instant::now()).unwrap();
-    books.recall(Store::open(state).unwrap()).unwrap();
+    books.recall(Store::open(&state(top, kills)).unwrap()).unwrap();
     (watch, books)
 }
 
+/// Where the ledger is: a directory of its own after each kill.
+fn state(top: &TempDir, kills: usize) -> PathBuf {
+    top.path().join(format!("state-{kills}"))
+}
+
 fn path_of(job: &Job) -> PathBuf {
-    job.directory.root().path().join(str::from_utf8(&job.directory.below(&job.name)).unwrap())
+    OsString::from_vec(job.directory.absolute(&job.name)).into()
 }
 
 /// The reader came while the other of two directories stood there, and by the time of the events that tell so they had
