@@ -13,6 +13,7 @@ pub mod store;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -31,8 +32,15 @@ const GROUP_TIME: Duration = Duration::from_millis(250);
 /// beyond is published again after a restart. As many directories that are forgotten: beyond that, all is.
 const WAITING_MAX: usize = 1 << 16;
 
+/// The same for paths that have to be forgotten first. Beyond it all of their directory is, which repeats more: see
+/// [`PRESSED`].
+const FIRST_MAX: usize = WAITING_MAX + 2 * PRESSED;
+
+/// So many paths that have to be forgotten first are enough: what is with the readers can add to them, nothing else does.
+const PRESSED: usize = WAITING_MAX / 4;
+
 /// A directory above all paths.
-const ALL: &[u8] = b"/";
+pub const ALL: &[u8] = b"/";
 
 /// Pause before what could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
@@ -91,8 +99,8 @@ impl Waiting {
     }
 
     /// Tells whether it is one more.
-    fn put(&mut self, path: Box<[u8]>, row: Option<Confirmed>) -> bool {
-        let full = self.rows.len() >= WAITING_MAX;
+    fn put(&mut self, path: Box<[u8]>, row: Option<Confirmed>, most: usize) -> bool {
+        let full = self.rows.len() >= most;
         let waits = Waits { row, since: self.below.len() };
         match self.rows.entry(path) {
             Entry::Occupied(mut occupied) => drop(occupied.insert(waits)),
@@ -167,11 +175,11 @@ impl Ledger {
         self.add(|waiting| waiting.forget_below(directory));
     }
 
-    /// Forgets the path of a link that is gone, or another's from now on, before anything else is told there.
-    pub fn forget_link(&self, path: &[u8]) {
+    /// Forgets a path where another file can stand and the same come back, before anything else is told there.
+    pub fn forget_first(&self, path: &[u8]) {
         self.add(|waiting| {
             let before = waiting.len();
-            waiting.put(path.into(), None);
+            waiting.put(path.into(), None, FIRST_MAX);
             if waiting.rows.contains_key(path) {
                 waiting.await_end_of(path);
                 return waiting.len() > before;
@@ -189,8 +197,14 @@ impl Ledger {
                 || directories_above(directory).any(|above| awaited.contains_key(above)))
     }
 
+    /// Whether so much is awaited that no more should be added where that can wait.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.shared.lock().awaited.len() >= PRESSED
+    }
+
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
-        self.add(|waiting| waiting.put(path.into(), row));
+        self.add(|waiting| waiting.put(path.into(), row, WAITING_MAX));
     }
 
     /// Changes what waits, and wakes the thread for the first of it, or where it is not to wait for others; `change`
@@ -277,8 +291,10 @@ impl Writer {
         let group = Group { below: Vec::new(), rows: gone.collect() };
         shared.vitals.ledger.take_on(group.len());
         let mut writer = Self { store, shared, group, number: 0, behind: None, warned: None, failing: false };
-        if !writer.group.is_empty() {
-            writer.fall_behind();
+        if !writer.group.is_empty()
+            && let Err(error) = writer.fall_behind()
+        {
+            writer.warn(|directory| unmarked(directory, &error));
         }
         writer
     }
@@ -311,14 +327,14 @@ impl Writer {
                     self.shared.vitals.ledger.get_on(); // it tries
                     self.shared.vitals.metrics.ledger_failures.inc();
                     self.failing = true;
-                    if !self.shared.lock().awaited.is_empty() {
-                        self.fall_behind();
-                    }
+                    let awaited = !self.shared.lock().awaited.is_empty();
+                    let unmarkable = if awaited { self.fall_behind().err() } else { None };
                     let waiting = self.group.rows.len();
                     self.warn(|directory| {
                         tracing::warn!(
                             "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk"
                         );
+                        unmarkable.iter().for_each(|error| unmarked(directory, error));
                     });
                     pause = RETRY_PAUSE;
                 }
@@ -353,17 +369,14 @@ impl Writer {
     }
 
     /// Rows that ought to be gone stay for now: the next start is to do without the ledger, and nothing waits for them.
-    fn fall_behind(&mut self) {
-        if self.behind.is_none()
-            && let Err(error) = self.store.behind(true)
-        {
-            let directory = self.store.directory();
-            tracing::warn!("{BEHIND} cannot be made in {directory:?}: {error}; files in renamed directories wait");
-            return;
+    fn fall_behind(&mut self) -> io::Result<()> {
+        if self.behind.is_none() {
+            self.store.behind(true)?;
         }
         let mut waiting = self.shared.lock();
         waiting.awaited.clear();
         self.behind = Some(waiting.group);
+        Ok(())
     }
 
     /// The group has been written.
@@ -392,6 +405,12 @@ impl Writer {
             tell(self.store.directory());
         }
     }
+}
+
+fn unmarked(directory: &Path, error: &io::Error) {
+    tracing::warn!(
+        "{BEHIND} cannot be made in {directory:?}: {error}; files wait where another's row would have to go first"
+    );
 }
 
 #[cfg(test)]

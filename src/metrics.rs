@@ -277,7 +277,7 @@ impl Metrics {
             }
             Outcome::Unread(Unread::Failed(_)) => self.failures.io.inc(),
             Outcome::Unread(Unread::Busy) => self.busy.inc(),
-            Outcome::Unread(Unread::NotRegular) => {}
+            Outcome::Unread(Unread::NotRegular | Unread::Another) => {}
         }
     }
 

@@ -52,6 +52,20 @@ pub struct Job {
     pub known: Option<Known>,
     /// The inode of the directory that is meant, where a rename can put another in its place.
     pub within: Option<u64>,
+    /// What the ledger holds may be of a file that can come back to this path as it was: it has to be forgotten before
+    /// another is told.
+    pub doubted: bool,
+}
+
+impl Job {
+    /// Whether this version may be told.
+    ///
+    /// # Errors
+    /// [`Unread::Another`].
+    pub fn admit(&self, version: &Version) -> Result<(), Unread> {
+        let another = |known: Known| known != Known::ANNOUNCED && known.version != version.fingerprint();
+        if self.doubted && self.known.is_some_and(another) { Err(Unread::Another) } else { Ok(()) }
+    }
 }
 
 /// What was confirmed for a path: its version and its content, each by a hash.
@@ -64,6 +78,9 @@ pub struct Known {
 }
 
 impl Known {
+    /// Of a path that had a message, of whatever file: it equals nothing that is read.
+    pub const ANNOUNCED: Self = Self { version: 0, content: None };
+
     /// Of what was read.
     #[must_use]
     pub fn new(version: &Version, digests: &Digests) -> Self {
@@ -392,5 +409,6 @@ mod tests {
         assert_ne!(known, Known::new(&version, &Digests::of(b"b")));
         assert_ne!(known, Known::new(&Version { inode: 2, ..version }, &Digests::of(b"a")));
         assert_ne!(known, Known::seen(&version));
+        assert_ne!(known, Known::ANNOUNCED);
     }
 }

@@ -194,6 +194,7 @@ impl Walk {
                     seen_at: *seen_at,
                     known: None,
                     within: None,
+                    doubted: false,
                 });
             }
             let directory = self.ahead.pop()?;

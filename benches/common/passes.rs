@@ -60,6 +60,7 @@ impl Passes {
             seen_at: Stamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
+            doubted: false,
         };
         let mut batches = files.chunks(BATCH).peekable();
         loop {

@@ -55,7 +55,9 @@ pub fn crash(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
     }
 }
 
@@ -90,7 +92,7 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
     let ledger = Ledger::start(store, Arc::default()).unwrap();
     assert!(!ledger.still_holds(&path(b"d/e/"), b"b"));
     ledger.forget_below(&path(b"d/"));
-    ledger.forget_link(&path(b"link"));
+    ledger.forget_first(&path(b"link"));
     let deadline = Instant::now() + Duration::from_secs(60);
     while ledger.still_holds(&path(b"d/e/"), b"b") || ledger.still_holds(DIRECTORY, b"link") {
         assert!(Instant::now() < deadline);
@@ -107,13 +109,13 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
 fn of_more_directories_than_it_can_hold_all_are_forgotten() {
     let ledger = Ledger { shared: Arc::default(), thread: None };
     let mut waiting = ledger.shared.lock();
-    waiting.put(path(b"before").into(), Some(confirmed(1)));
+    waiting.put(path(b"before").into(), Some(confirmed(1)), WAITING_MAX);
     for number in 0..=WAITING_MAX {
         waiting.forget_below(&path(format!("{number}/").as_bytes()));
     }
-    waiting.put(path(b"between").into(), Some(confirmed(1)));
+    waiting.put(path(b"between").into(), Some(confirmed(1)), WAITING_MAX);
     assert!(!waiting.forget_below(&path(b"one more/")));
-    waiting.put(path(b"after").into(), Some(confirmed(1)));
+    waiting.put(path(b"after").into(), Some(confirmed(1)), WAITING_MAX);
     let mut group = Group::default();
     group.add(&mut waiting);
     waiting.closed = true;
@@ -121,6 +123,28 @@ fn of_more_directories_than_it_can_hold_all_are_forgotten() {
     assert_eq!(group.rows.keys().map(|path| &**path).collect::<Vec<_>>(), [path(b"after")]);
     assert_eq!(group.below.len(), WAITING_MAX + 1);
     assert!(ledger.still_holds(&path(b"any/"), b"file"));
+}
+
+#[test]
+fn what_has_to_go_first_finds_room_where_confirms_find_none() {
+    let ledger = Ledger { shared: Arc::default(), thread: None };
+    ledger.shared.lock().closed = true; // there is no thread to wait for
+    let name = |number: usize| format!("{number}").into_bytes();
+    for number in 0..=WAITING_MAX {
+        let Confirmed { version, digests } = confirmed(number as u64);
+        ledger.confirm(path(&name(number)), version, digests);
+    }
+    assert_eq!(ledger.shared.lock().dropped, 1);
+    assert!(!ledger.is_pressed());
+    for number in (0..FIRST_MAX).rev() {
+        ledger.forget_first(&path(&name(number)));
+        assert!(ledger.still_holds(DIRECTORY, &name(number)));
+    }
+    assert!(ledger.is_pressed());
+    let below = |ledger: &Ledger| ledger.shared.lock().below.len();
+    assert_eq!(below(&ledger), 0);
+    ledger.forget_first(&path(b"one more"));
+    assert_eq!(below(&ledger), 1, "its directory");
 }
 
 #[test]

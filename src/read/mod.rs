@@ -86,13 +86,15 @@ impl Readers {
     }
 }
 
-/// Examines an open file: see [`Before::examine`]. One of another directory, which stands at the path for a while or whose
-/// event has not been read yet, is not what the job means.
+/// Examines an open file: see [`Before::examine`] and [`Job::admit`]. One of another directory, which stands at the path
+/// for a while or whose event has not been read yet, is not what the job means.
 fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
     if let Some(inode) = job.within {
         job.directory.confirm(inode)?;
     }
-    Before::examine(file)
+    let before = Before::examine(file)?;
+    job.admit(&before.version)?;
+    Ok(before)
 }
 
 /// A reading thread's way out: files that end together go on together, so that the next stage wakes once for them.
@@ -224,6 +226,7 @@ mod tests {
             event: EventType::Create,
             seen_at: Stamp::now(),
             known: None,
+            doubted: false,
             within: Some(fs::metadata(&one).unwrap().ino()),
         };
         let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());

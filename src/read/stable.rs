@@ -117,6 +117,8 @@ pub enum Unread {
     LeadsOut,
     /// Somebody is writing it, or did while we read.
     Busy,
+    /// It is another than is known, which has to be forgotten first.
+    Another,
     /// The kernel refused to open, examine or read it.
     Failed(io::Error),
 }

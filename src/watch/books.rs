@@ -321,13 +321,17 @@ impl Books {
                         self.pending.failed(place, &name, now);
                         continue;
                     };
-                    // In a moment it will not; nothing wakes us for it.
-                    if self.ledger.as_ref().is_some_and(|ledger| ledger.still_holds(node.directory.prefix(), &name)) {
+                    let (known, within, directory) = (node.known.get(&name).copied(), node.inode, &node.directory);
+                    let doubted = self.ledger.is_some() && !is_own(node, &name);
+                    let held = |ledger: &Ledger| {
+                        ledger.still_holds(directory.prefix(), &name) || doubted && ledger.is_pressed()
+                    };
+                    // In a moment it will not be; nothing wakes us for it.
+                    if self.ledger.as_ref().is_some_and(held) {
                         self.pending.busy(place, &name, now);
                         continue;
                     }
-                    let (known, within) = (node.known.get(&name).copied(), node.inode);
-                    batch.push(Job { directory: Arc::clone(&node.directory), name, event, seen_at, known, within });
+                    batch.push(Job { directory: Arc::clone(directory), name, event, seen_at, known, within, doubted });
                     self.tree.handed_out(place);
                 }
             }
@@ -339,7 +343,7 @@ impl Books {
     pub(super) fn settle(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
         self.vitals.metrics.count(&report, time_of_day);
         self.lines.tell(&report, now);
-        let Job { directory, name, .. } = &report.job;
+        let &Job { ref directory, ref name, doubted, .. } = &report.job;
         let place = directory.place();
         self.tree.returned(place);
         match report.outcome {
@@ -349,9 +353,9 @@ impl Books {
                     node.known.insert(Arc::clone(name), Known::new(&version, &digests));
                     if let Some(ledger) = &self.ledger {
                         let path = directory.absolute(name);
-                        // A link that is another by now: its event has been read, and this comes after it.
-                        if self.pending.holds(place, name) && !directory.contains(name) {
-                            ledger.forget_link(&path);
+                        // It may be another by now, and what was told can come back.
+                        if doubted && self.pending.holds(place, name) {
+                            ledger.forget_first(&path);
                         } else {
                             ledger.confirm(path, version, digests);
                         }
@@ -360,6 +364,10 @@ impl Books {
             }
             Outcome::Unchanged => drop(self.pending.done(place, name, now)),
             Outcome::Unread(Unread::Busy) => self.pending.busy(place, name, now),
+            Outcome::Unread(Unread::Another) => {
+                self.doubt(place, name);
+                self.pending.busy(place, name, now);
+            }
             Outcome::Unread(_) => drop(self.pending.failed(place, name, now)),
         }
     }
@@ -383,7 +391,18 @@ impl Books {
             && let Some(ledger) = &self.ledger
         {
             let path = node.directory.absolute(name);
-            if node.directory.contains(name) { ledger.forget(path) } else { ledger.forget_link(&path) }
+            if is_own(node, name) { ledger.forget(path) } else { ledger.forget_first(&path) }
+        }
+    }
+
+    /// Another stands there than is known, and what is known may come back as it was.
+    pub(super) fn doubt(&mut self, place: Place, name: &Name) {
+        if let (Some(ledger), Some(node)) = (&self.ledger, self.tree.get_mut(place))
+            && !is_own(node, name)
+            && let Some(known) = node.known.get_mut(name).filter(|known| **known != Known::ANNOUNCED)
+        {
+            *known = Known::ANNOUNCED;
+            ledger.forget_first(&node.directory.absolute(name));
         }
     }
 
@@ -394,6 +413,12 @@ impl Books {
             self.forget(place, name);
         }
     }
+}
+
+/// Whether what is known of a name is of the file itself that stood there in this directory: a change leaves a trace in
+/// its version. That of what a link leads to, or of the ledger's last, can come and go without any.
+fn is_own(node: &Node, name: &Name) -> bool {
+    !node.recalled && node.directory.contains(name)
 }
 
 fn gone(root: &Root, cause: &'static str) -> Error {

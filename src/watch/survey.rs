@@ -12,8 +12,8 @@ use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
-use crate::ledger::Ledger;
 use crate::ledger::store::Store;
+use crate::ledger::{ALL, Ledger};
 use crate::pipeline::Known;
 use crate::read::stable::{Stamp, Version};
 
@@ -56,6 +56,7 @@ impl Books {
             };
             let (Some(name), Some(node)) = (names.get(name), self.tree.get_mut(*place)) else { return false };
             node.known.insert(Arc::clone(name), known);
+            node.recalled = true;
             recalled += 1;
             true
         });
@@ -64,7 +65,11 @@ impl Books {
             self.tree.iter_mut().for_each(|node| node.known.clear());
         }
         tracing::info!("the ledger holds {recalled} of {files} files");
-        self.ledger = Some(Ledger::start(store, Arc::clone(&self.vitals))?);
+        let ledger = Ledger::start(store, Arc::clone(&self.vitals))?;
+        if !whole {
+            ledger.forget_below(ALL);
+        }
+        self.ledger = Some(ledger);
         Ok(())
     }
 
@@ -72,6 +77,7 @@ impl Books {
     pub(super) fn take_as_seen(&mut self) {
         for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
+            node.recalled = false;
             for name in left {
                 if let Some(Sight { version, .. }) = look(node.directory.root(), &node.directory.below(&name)) {
                     let seen = Known::seen(&version);
@@ -87,7 +93,7 @@ impl Books {
 
     /// Whether a look-over can go on at once.
     pub(super) fn looks_now(&self, now: Instant) -> bool {
-        let room = self.pending.len() < PENDING_MAX / 2;
+        let room = self.pending.len() < PENDING_MAX / 2 && !self.ledger.as_ref().is_some_and(Ledger::is_pressed);
         let begins = self.look_over.next_time().is_some_and(|time| time <= now);
         room && (self.look_over.running() || self.look_over.whole || begins)
     }
@@ -106,7 +112,10 @@ impl Books {
             if let Some(Compare { place, left, arrival }) = self.look_over.to_compare.front_mut() {
                 match (left.next(), *place, *arrival) {
                     (Some(name), place, arrival) => self.compare(place, &name, arrival, seen_at, now),
-                    (None, ..) => drop(self.look_over.to_compare.pop_front()),
+                    (None, place, _) => {
+                        self.look_over.to_compare.pop_front();
+                        self.tree.get_mut(place).into_iter().for_each(|node| node.recalled = false);
+                    }
                 }
                 looks -= 1;
             } else if let Some((place, deep)) = self.look_over.to_list.pop_front() {
@@ -204,7 +213,7 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let Some(Sight { version, owner, .. }) = look(node.directory.root(), &below) else { return };
+        let Some(Sight { version, regular, owner }) = look(node.directory.root(), &below) else { return };
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
                 // The readers may have met another file, whose directory stood here for a moment.
@@ -223,6 +232,10 @@ impl Books {
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
             self.wait_admitted(place, name, hint, seen_at, now);
+        }
+        // What a link leads to is compared by the readers.
+        if regular {
+            self.doubt(place, name);
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Node {
     pub directory: Arc<Directory>,
     /// What was confirmed, or was there before us, by name.
     pub known: Map<Name, Known>,
+    /// What is known is the ledger's, and not compared yet: it may be of another directory's files.
+    pub recalled: bool,
     /// Whether its index is complete.
     pub listed: bool,
     /// How it came here.
@@ -376,6 +378,7 @@ impl Node {
         Self {
             directory,
             known: Map::default(),
+            recalled: false,
             listed: false,
             arrival,
             mark,

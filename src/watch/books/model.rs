@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -21,7 +22,7 @@ use super::Books;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::hash::Digests;
-use crate::ledger::store::Store;
+use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::crash;
 use crate::pipeline::{Job, Known, Outcome, Report};
 use crate::read::stable::{Root, Stamp, Unread, version_of};
@@ -179,6 +180,7 @@ impl Scene {
             });
             something(self);
             let (version, digests) = read?;
+            job.admit(&version)?;
             match version_of(&rustix::fs::stat(path_of(job))?) == version {
                 true if job.known == Some(Known::new(&version, &digests)) => Ok(Outcome::Unchanged),
                 true => Ok(Outcome::Confirmed { version, digests }),
@@ -210,6 +212,15 @@ impl Scene {
             }
             self.hand_out(100);
             self.settle_all();
+        }
+    }
+
+    /// What the ledger was told so far stands in it.
+    fn write_ledger(&self) {
+        let ledger = self.books.ledger.as_ref().unwrap();
+        ledger.forget_first(b"/nothing");
+        while ledger.still_holds(b"/", b"nothing") {
+            thread::yield_now();
         }
     }
 
@@ -275,6 +286,64 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
 }
 
+/// Its row is of the directory that stood there at the last run, and stands there again at the next.
+#[test]
+fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its_row_is_gone() {
+    let mut scene = Scene::with(&["one", "two"]);
+    scene.restart(); // all of it is in the ledger
+    scene.kill(|scene| scene.exchange("one", "two"));
+    fs::remove_file(scene.path("one/file")).unwrap();
+    scene.write("one/file");
+    scene.read_events();
+    scene.hand_out(100);
+    scene.settle_all();
+    scene.kill(|scene| scene.exchange("one", "two"));
+    scene.rest();
+    let path = scene.path("one/file");
+    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+}
+
+#[test]
+fn a_ledger_that_could_not_be_read_does_not_count_at_the_next_start_either() {
+    let mut scene = Scene::with(&["one", "two"]);
+    scene.restart(); // all of it is in the ledger
+    let hidden = |scene: &Scene| state(&scene.top, scene.kills).join("hidden");
+    let database = |scene: &Scene| state(&scene.top, scene.kills).join(FILE);
+    scene.kill(|scene| {
+        scene.exchange("one", "two");
+        fs::rename(database(scene), hidden(scene)).unwrap();
+        symlink(FILE, database(scene)).unwrap();
+    });
+    scene.rest();
+    scene.kill(|scene| {
+        scene.exchange("one", "two");
+        fs::rename(hidden(scene), database(scene)).unwrap();
+    });
+    scene.rest();
+    for path in ["one/file", "two/file"].map(|path| scene.path(path)) {
+        assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+    }
+}
+
+#[test]
+fn what_is_confirmed_of_a_link_when_a_file_has_taken_its_place_is_not_kept() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link(TARGETS[0], "one/link");
+    scene.catch_up();
+    scene.hand_out(1);
+    scene.read(0);
+    scene.write("new");
+    fs::rename(scene.path("new"), scene.path("one/link")).unwrap();
+    scene.read_events();
+    scene.settle(0);
+    scene.write_ledger();
+    scene.rest();
+    scene.kill(|scene| scene.link(TARGETS[0], "one/link"));
+    scene.rest();
+    let path = scene.path("one/link");
+    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+}
+
 #[test]
 fn a_listing_forgets_what_is_gone_and_only_that() {
     let mut scene = Scene::with(&["one"]);
@@ -301,6 +370,10 @@ enum Deed {
     Exchange(String, String),
     /// Exchanged, told so, killed, and exchanged again before the next start.
     ThereAndBack(String, String),
+    /// The same, the first time while no process runs. `true`: the next hears of their files before it looks them over.
+    BehindOurBack(String, String, bool),
+    /// Made to lead elsewhere when the readers have it, told so, killed, and made to lead back before the next start.
+    Astray(&'static str, &'static str, String),
     Remove(String),
     MoveOut(String),
     MoveIn(String),
@@ -325,6 +398,14 @@ fn file() -> impl Strategy<Value = String> {
     (path(), prop::sample::select(vec!["file", "link"])).prop_map(|(directory, name)| format!("{directory}/{name}"))
 }
 
+fn target() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(TARGETS.to_vec())
+}
+
+fn link() -> impl Strategy<Value = String> {
+    path().prop_map(|directory| format!("{directory}/link"))
+}
+
 fn deed() -> impl Strategy<Value = Deed> {
     let either = || prop_oneof![path(), file()];
     prop_oneof![
@@ -334,10 +415,13 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => (either(), either()).prop_map(|(from, to)| Deed::Rename(from, to)),
         4 => (either(), either()).prop_map(|(one, other)| Deed::Exchange(one, other)),
         2 => (either(), either()).prop_map(|(one, other)| Deed::ThereAndBack(one, other)),
+        2 => (either(), either(), any::<bool>())
+            .prop_map(|(one, other, heard)| Deed::BehindOurBack(one, other, heard)),
+        2 => (target(), target(), link()).prop_map(|(one, other, path)| Deed::Astray(one, other, path)),
         2 => either().prop_map(Deed::Remove),
         1 => path().prop_map(Deed::MoveOut),
         1 => path().prop_map(Deed::MoveIn),
-        2 => (prop::sample::select(TARGETS.to_vec()), file()).prop_map(|(target, path)| Deed::Link(target, path)),
+        2 => (target(), file()).prop_map(|(target, path)| Deed::Link(target, path)),
         2 => Just(Deed::Rest),
         2 => Just(Deed::Restart),
         1 => Just(Deed::Kill),
@@ -365,6 +449,29 @@ impl Scene {
                 self.exchange(one, other);
                 self.rest();
                 self.kill(|scene| scene.exchange(one, other));
+            }
+            Deed::BehindOurBack(one, other, heard) => {
+                self.rest();
+                self.restart(); // all of it is in the ledger
+                self.kill(|scene| scene.exchange(one, other));
+                if *heard {
+                    [one, other].iter().for_each(|path| self.touch(&format!("{path}/file")));
+                    self.read_events();
+                    self.hand_out(100);
+                    self.settle_all();
+                }
+                self.rest();
+                self.kill(|scene| scene.exchange(one, other));
+            }
+            Deed::Astray(one, other, path) => {
+                self.link(one, path);
+                self.rest();
+                self.restart();
+                self.catch_up();
+                self.hand_out(100);
+                self.link(other, path);
+                self.settle_all();
+                self.kill(|scene| scene.link(one, path));
             }
             Deed::Remove(path) => {
                 let path = self.path(path);
