@@ -96,7 +96,7 @@ impl FileLines {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
             Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),
-            Outcome::Unchanged => tracing::debug!(path = path(), "unchanged since its last message"),
+            Outcome::Unchanged { .. } => tracing::debug!(path = path(), "unchanged since its last message"),
             Outcome::Unread(Unread::Gone) => tracing::debug!(path = path(), "gone before it could be read"),
             Outcome::Unread(Unread::NotRegular) => tracing::debug!(path = path(), "not a regular file"),
             Outcome::Unread(Unread::Busy) => tracing::debug!(path = path(), "still being written"),

@@ -144,7 +144,12 @@ pub enum Outcome {
         digests: Digests,
     },
     /// The file is what was confirmed last; no message.
-    Unchanged,
+    Unchanged {
+        /// The version that was read.
+        version: Version,
+        /// The digests of its content.
+        digests: Digests,
+    },
     /// No message now, and why.
     Unread(Unread),
 }

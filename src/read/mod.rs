@@ -123,7 +123,9 @@ impl Outbox {
         let outcome = match read {
             Err(unread) => Outcome::Unread(unread),
             // The version alone proves nothing about an event that came after it was read; the content does.
-            Ok((before, digests)) if job.known == Some(Known::new(&before.version, &digests)) => Outcome::Unchanged,
+            Ok((Before { version, .. }, digests)) if job.known == Some(Known::new(&version, &digests)) => {
+                Outcome::Unchanged { version, digests }
+            }
             Ok((before, digests)) => match self.compose(&job, &before, &digests) {
                 Ok(body) => {
                     let Before { version, .. } = before;

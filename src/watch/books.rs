@@ -347,7 +347,9 @@ impl Books {
         let place = directory.place();
         self.tree.returned(place);
         match report.outcome {
-            Outcome::Confirmed { version, digests } => {
+            Outcome::Unchanged { .. } if !doubted => drop(self.pending.done(place, name, now)),
+            // What is doubted and found to be the same may have been forgotten meanwhile.
+            Outcome::Confirmed { version, digests } | Outcome::Unchanged { version, digests } => {
                 let deleted = self.pending.done(place, name, now);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
                     node.known.insert(Arc::clone(name), Known::new(&version, &digests));
@@ -362,7 +364,6 @@ impl Books {
                     }
                 }
             }
-            Outcome::Unchanged => drop(self.pending.done(place, name, now)),
             Outcome::Unread(Unread::Busy) => self.pending.busy(place, name, now),
             Outcome::Unread(Unread::Another) => {
                 self.doubt(place, name);

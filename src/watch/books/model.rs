@@ -182,7 +182,9 @@ impl Scene {
             let (version, digests) = read?;
             job.admit(&version)?;
             match version_of(&rustix::fs::stat(path_of(job))?) == version {
-                true if job.known == Some(Known::new(&version, &digests)) => Ok(Outcome::Unchanged),
+                true if job.known == Some(Known::new(&version, &digests)) => {
+                    Ok(Outcome::Unchanged { version, digests })
+                }
                 true => Ok(Outcome::Confirmed { version, digests }),
                 false => Err(Unread::Busy),
             }
@@ -342,6 +344,22 @@ fn what_is_confirmed_of_a_link_when_a_file_has_taken_its_place_is_not_kept() {
     scene.rest();
     let path = scene.path("one/link");
     assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+}
+
+#[test]
+fn a_link_made_again_while_the_readers_have_it_is_in_the_ledger() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link(TARGETS[0], "one/link");
+    scene.catch_up();
+    scene.hand_out(1);
+    scene.read(0);
+    scene.link(TARGETS[0], "one/link");
+    scene.catch_up();
+    scene.rest();
+    scene.restart();
+    scene.told.clear();
+    scene.rest();
+    assert_eq!(scene.told, BTreeMap::new());
 }
 
 #[test]
