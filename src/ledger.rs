@@ -36,7 +36,8 @@ const WAITING_MAX: usize = 1 << 16;
 /// [`PRESSED`].
 const FIRST_MAX: usize = WAITING_MAX + 2 * PRESSED;
 
-/// So many paths that have to be forgotten first are enough: what is with the readers can add to them, nothing else does.
+/// So many paths that have to be forgotten first are enough: look-overs and doubted files wait. Events of links can add to
+/// them, and what is with the readers.
 const PRESSED: usize = WAITING_MAX / 4;
 
 /// A directory above all paths.

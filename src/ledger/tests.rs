@@ -50,6 +50,22 @@ fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows
     if whole { rows } else { Rows::new() }
 }
 
+/// What was to be forgotten first is gone.
+pub fn wait_until_gone(ledger: &Ledger, directory: &[u8], name: &[u8]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ledger.still_holds(directory, name) {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
+/// With nobody who writes what waits.
+fn without_writer() -> Ledger {
+    let ledger = Ledger { shared: Arc::default(), thread: None };
+    ledger.shared.lock().closed = true; // its end is not waited for
+    ledger
+}
+
 /// The files of a ledger as a crash leaves them: copied while it is open.
 pub fn crash(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -93,11 +109,8 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
     assert!(!ledger.still_holds(&path(b"d/e/"), b"b"));
     ledger.forget_below(&path(b"d/"));
     ledger.forget_first(&path(b"link"));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while ledger.still_holds(&path(b"d/e/"), b"b") || ledger.still_holds(DIRECTORY, b"link") {
-        assert!(Instant::now() < deadline);
-        thread::yield_now();
-    }
+    wait_until_gone(&ledger, &path(b"d/e/"), b"b");
+    wait_until_gone(&ledger, DIRECTORY, b"link");
     assert!(!ledger.still_holds(DIRECTORY, b"link2"));
     crash(&home, &dir.path().join("killed"));
     let mut after = Store::open(&dir.path().join("killed")).unwrap();
@@ -107,7 +120,7 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
 
 #[test]
 fn of_more_directories_than_it_can_hold_all_are_forgotten() {
-    let ledger = Ledger { shared: Arc::default(), thread: None };
+    let ledger = without_writer();
     let mut waiting = ledger.shared.lock();
     waiting.put(path(b"before").into(), Some(confirmed(1)), WAITING_MAX);
     for number in 0..=WAITING_MAX {
@@ -118,7 +131,6 @@ fn of_more_directories_than_it_can_hold_all_are_forgotten() {
     waiting.put(path(b"after").into(), Some(confirmed(1)), WAITING_MAX);
     let mut group = Group::default();
     group.add(&mut waiting);
-    waiting.closed = true;
     drop(waiting);
     assert_eq!(group.rows.keys().map(|path| &**path).collect::<Vec<_>>(), [path(b"after")]);
     assert_eq!(group.below.len(), WAITING_MAX + 1);
@@ -127,8 +139,7 @@ fn of_more_directories_than_it_can_hold_all_are_forgotten() {
 
 #[test]
 fn what_has_to_go_first_finds_room_where_confirms_find_none() {
-    let ledger = Ledger { shared: Arc::default(), thread: None };
-    ledger.shared.lock().closed = true; // there is no thread to wait for
+    let ledger = without_writer();
     let name = |number: usize| format!("{number}").into_bytes();
     for number in 0..=WAITING_MAX {
         let Confirmed { version, digests } = confirmed(number as u64);
@@ -264,8 +275,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        let ledger = Ledger { shared: Arc::default(), thread: None };
-        ledger.shared.lock().closed = true; // there is no thread to wait for
+        let ledger = without_writer();
         let (mut group, mut expected) = (Group::default(), Rows::new());
         for deed in deeds.into_iter().chain([Deed::Write]) {
             match deed {

@@ -93,9 +93,10 @@ impl Books {
 
     /// Whether a look-over can go on at once.
     pub(super) fn looks_now(&self, now: Instant) -> bool {
-        let room = self.pending.len() < PENDING_MAX / 2 && !self.ledger.as_ref().is_some_and(Ledger::is_pressed);
         let begins = self.look_over.next_time().is_some_and(|time| time <= now);
-        room && (self.look_over.running() || self.look_over.whole || begins)
+        let wanted = self.look_over.running() || self.look_over.whole || begins;
+        let room = self.pending.len() < PENDING_MAX / 2;
+        wanted && room && !self.ledger.as_ref().is_some_and(Ledger::is_pressed)
     }
 
     /// Begins the look-over that is needed, or goes on with those that run.

@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -23,7 +22,7 @@ use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::hash::Digests;
 use crate::ledger::store::{FILE, Store};
-use crate::ledger::tests::crash;
+use crate::ledger::tests::{crash, wait_until_gone};
 use crate::pipeline::{Job, Known, Outcome, Report};
 use crate::read::stable::{Root, Stamp, Unread, version_of};
 use crate::watch::filter::Filter;
@@ -77,6 +76,16 @@ impl Scene {
             scene.write(&format!("{directory}/file"));
         }
         scene.rest();
+        scene
+    }
+
+    /// On a new link `one/link` that the readers have read, and not told yet.
+    fn with_a_link_that_is_read() -> Self {
+        let mut scene = Self::with(&["one"]);
+        scene.link(TARGETS[0], "one/link");
+        scene.catch_up();
+        scene.hand_out(1);
+        scene.read(0);
         scene
     }
 
@@ -221,9 +230,13 @@ impl Scene {
     fn write_ledger(&self) {
         let ledger = self.books.ledger.as_ref().unwrap();
         ledger.forget_first(b"/nothing");
-        while ledger.still_holds(b"/", b"nothing") {
-            thread::yield_now();
-        }
+        wait_until_gone(ledger, b"/", b"nothing");
+    }
+
+    #[track_caller]
+    fn assert_told_last(&self, below: &str) {
+        let path = self.path(below);
+        assert_eq!(self.told[&path], Digests::of(&fs::read(&path).unwrap()));
     }
 
     fn settle_all(&mut self) {
@@ -284,8 +297,7 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     let paths: Vec<_> = scene.in_flight.iter().map(|it| path_of(&it.job)).collect();
     assert_eq!(paths, ["one/file", "away/file"].map(|path| scene.path(path)));
     scene.rest();
-    let path = scene.path("one/file");
-    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+    scene.assert_told_last("one/file");
 }
 
 /// Its row is of the directory that stood there at the last run, and stands there again at the next.
@@ -301,8 +313,7 @@ fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its
     scene.settle_all();
     scene.kill(|scene| scene.exchange("one", "two"));
     scene.rest();
-    let path = scene.path("one/file");
-    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+    scene.assert_told_last("one/file");
 }
 
 #[test]
@@ -322,18 +333,12 @@ fn a_ledger_that_could_not_be_read_does_not_count_at_the_next_start_either() {
         fs::rename(hidden(scene), database(scene)).unwrap();
     });
     scene.rest();
-    for path in ["one/file", "two/file"].map(|path| scene.path(path)) {
-        assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
-    }
+    ["one/file", "two/file"].iter().for_each(|path| scene.assert_told_last(path));
 }
 
 #[test]
 fn what_is_confirmed_of_a_link_when_a_file_has_taken_its_place_is_not_kept() {
-    let mut scene = Scene::with(&["one"]);
-    scene.link(TARGETS[0], "one/link");
-    scene.catch_up();
-    scene.hand_out(1);
-    scene.read(0);
+    let mut scene = Scene::with_a_link_that_is_read();
     scene.write("new");
     fs::rename(scene.path("new"), scene.path("one/link")).unwrap();
     scene.read_events();
@@ -342,17 +347,12 @@ fn what_is_confirmed_of_a_link_when_a_file_has_taken_its_place_is_not_kept() {
     scene.rest();
     scene.kill(|scene| scene.link(TARGETS[0], "one/link"));
     scene.rest();
-    let path = scene.path("one/link");
-    assert_eq!(scene.told[&path], Digests::of(&fs::read(&path).unwrap()));
+    scene.assert_told_last("one/link");
 }
 
 #[test]
 fn a_link_made_again_while_the_readers_have_it_is_in_the_ledger() {
-    let mut scene = Scene::with(&["one"]);
-    scene.link(TARGETS[0], "one/link");
-    scene.catch_up();
-    scene.hand_out(1);
-    scene.read(0);
+    let mut scene = Scene::with_a_link_that_is_read();
     scene.link(TARGETS[0], "one/link");
     scene.catch_up();
     scene.rest();
