@@ -39,6 +39,8 @@ pub mod progress;
 pub mod scan;
 pub mod service;
 
+pub mod files;
+
 pub mod watch;
 
 pub mod read;

@@ -56,6 +56,7 @@ pub struct FileLines {
     failed: Repeats,
     refused: Repeats,
     unwatched: Repeats,
+    wanting: Repeats,
 }
 
 /// How often one kind of line has been told lately.
@@ -88,6 +89,8 @@ impl FileLines {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
             unwatched: repeats("directories that cannot be watched"),
+            // The want is the same for all of them: one line says it.
+            wanting: Repeats { bound: 1, ..repeats("files that wait for descriptors or memory") },
         }
     }
 
@@ -105,6 +108,13 @@ impl FileLines {
                 tracing::warn!("{:?} leads out of the data directory and is refused", path());
             }
             Outcome::Unread(Unread::LeadsOut) => tracing::debug!(path = path(), "leads out of the data directory"),
+            Outcome::Unread(Unread::Wanting(cause)) if self.wanting.admits(now) => {
+                tracing::warn!(
+                    "{:?} waits, for this process lacks what opening it takes: {cause}; it is tried again by itself. Raise the limit of open files (LimitNOFILE in systemd, ulimit -n), or lower --workers",
+                    path()
+                );
+            }
+            Outcome::Unread(Unread::Wanting(cause)) => tracing::debug!(path = path(), "waits: {cause}"),
             Outcome::Unread(Unread::Failed(cause)) if self.failed.admits(now) => {
                 tracing::warn!("{:?} cannot be read: {cause}; it is tried again at its next event", path());
             }
@@ -124,7 +134,7 @@ impl FileLines {
 
     /// Says how many lines were held back, once their minute is over.
     pub fn overdue(&mut self, now: Instant) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched] {
+        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
             if repeats.since.is_some_and(|since| now.saturating_duration_since(since) >= REPEATS_TIME) {
                 repeats.rest();
             }
@@ -136,6 +146,7 @@ impl FileLines {
         self.failed.rest();
         self.refused.rest();
         self.unwatched.rest();
+        self.wanting.rest();
     }
 }
 

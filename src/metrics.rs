@@ -41,6 +41,7 @@ pub struct Metrics {
     pub files_unchanged: IntCounter,
     pub failures: Failures,
     pub busy: IntCounter,
+    pub wants: IntCounter,
     pub messages_published: IntCounter,
     pub messages_confirmed: IntCounter,
     pub messages_nacked: IntCounter,
@@ -204,6 +205,10 @@ impl Default for Metrics {
             failures: Failures { gone, leads_out, permission, io },
             busy: make
                 .counter("apollonia_busy_total", "Looks at a file that somebody was writing; it is looked at again."),
+            wants: make.counter(
+                "apollonia_wants_total",
+                "Times that the service had no descriptor or no memory for a file; it is tried again.",
+            ),
             messages_published: make.counter(
                 "apollonia_messages_published_total",
                 "Messages handed to the output, those repeated after a rejection included.",
@@ -277,6 +282,7 @@ impl Metrics {
             }
             Outcome::Unread(Unread::Failed(_)) => self.failures.io.inc(),
             Outcome::Unread(Unread::Busy) => self.busy.inc(),
+            Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
             Outcome::Unread(Unread::NotRegular | Unread::Another) => {}
         }
     }

@@ -1,16 +1,16 @@
 //! The fallback engine: one file at a time a thread, with plain reads.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 
 use super::buffer::CHUNK_BYTES;
 use super::stable::{Before, Unread};
 use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
 use crate::error::Error;
+use crate::files::errno::Call;
 use crate::hash::{Digests, Hasher};
 use crate::pipeline::Job;
 use crate::vitals::Pulse;
@@ -60,10 +60,7 @@ impl Reader {
         let root = job.directory.root();
         self.below.set(job);
         let below = self.below.path()?;
-        let file = match root.open(below) {
-            Err(Errno::LOOP) => root.open_link(below)?,
-            other => other?,
-        };
+        let file = root.open_file(below)?;
         let before = examine(job, file.as_fd())?;
         // Nobody's message waits for a file that takes long, nor for more small ones than make up a batch.
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
@@ -82,10 +79,8 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], pulse: &Pulse) -> Re
     let mut hasher: Option<Hasher> = None; // not needed for a single chunk
     // Once around even for an empty file: some file systems show 0 for what has content.
     loop {
-        let count = match rustix::io::pread(file, &mut *buffer, at) {
-            Err(Errno::INTR) => continue,
-            other => other.map_err(io::Error::from).map_err(Unread::Failed)?,
-        };
+        let read = retry_on_intr(|| rustix::io::pread(file, &mut *buffer, at));
+        let count = read.map_err(|errno| Unread::of(Call::Read, errno))?;
         let chunk = &buffer[..count];
         at += count as u64;
         chunks += 1;

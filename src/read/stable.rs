@@ -21,6 +21,8 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::files::errno::{Call, Meaning, meaning};
+
 /// Non-blocking, so that neither a FIFO nor somebody's write lease holds us up (open(2), fcntl(2)).
 pub const OPEN_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -119,20 +121,33 @@ pub enum Unread {
     Busy,
     /// It is another than is known, which has to be forgotten first.
     Another,
-    /// The kernel refused to open, examine or read it.
+    /// The service had no descriptor or no memory for it: tried again, and never charged to the file.
+    Wanting(io::Error),
+    /// It is there, and the kernel refused to open, examine or read it.
     Failed(io::Error),
 }
 
-impl From<Errno> for Unread {
-    fn from(errno: Errno) -> Self {
-        match errno {
-            Errno::NOENT | Errno::NOTDIR => Self::Gone,
-            // Opening a socket is ENXIO, a node without a driver ENXIO or ENODEV (open(2)).
-            Errno::NXIO | Errno::NODEV => Self::NotRegular,
-            Errno::XDEV => Self::LeadsOut,
-            // Somebody holds a write lease (fcntl(2)), or a rename crossed our look-up (openat2(2)).
-            Errno::AGAIN => Self::Busy,
-            errno => Self::Failed(errno.into()),
+impl Unread {
+    /// What it means for the file that a call on it was refused so.
+    #[must_use]
+    pub fn of(call: Call, errno: Errno) -> Self {
+        match meaning(call, errno) {
+            Meaning::Gone => Self::Gone,
+            // A link that is met where none is followed any more leads to another link, or in a circle.
+            Meaning::NotRegular | Meaning::Link => Self::NotRegular,
+            Meaning::LeadsOut => Self::LeadsOut,
+            Meaning::Writer => Self::Busy,
+            Meaning::Ours => Self::Wanting(errno.into()),
+            Meaning::Theirs | Meaning::Broken => Self::Failed(errno.into()),
+        }
+    }
+
+    /// The same of an error that may be none of the kernel's.
+    #[must_use]
+    pub fn of_error(call: Call, error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(errno) => Self::of(call, errno),
+            None => Self::Failed(error),
         }
     }
 }
@@ -190,6 +205,25 @@ impl Root {
         openat2(&self.dir, below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
     }
 
+    /// The same, and where a link stands there the regular file that it leads to, if that is inside.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub fn open_file(&self, below: &CStr) -> Result<OwnedFd, Unread> {
+        self.open(below).or_else(|errno| self.open_otherwise(below, errno))
+    }
+
+    /// The second half of [`Root::open_file`]: the open was refused with this errno.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub fn open_otherwise(&self, below: &CStr, errno: Errno) -> Result<OwnedFd, Unread> {
+        match meaning(Call::Open, errno) {
+            Meaning::Link => self.open_link(below),
+            _ => Err(Unread::of(Call::Open, errno)),
+        }
+    }
+
     /// Opens a directory below, for listing.
     ///
     /// # Errors
@@ -205,10 +239,7 @@ impl Root {
     /// [`Unread`]: it leads out, nowhere, in a circle, or to something that is no regular file.
     pub fn open_link(&self, below: &CStr) -> Result<OwnedFd, Unread> {
         // What it leads to is looked at first: opening a FIFO or a device has effects on others.
-        let target = match statat(&self.dir, below, AtFlags::empty()) {
-            Err(Errno::LOOP) => return Err(Unread::NotRegular),
-            other => other?,
-        };
+        let target = statat(&self.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(target.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
         }
@@ -216,14 +247,14 @@ impl Root {
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         match openat2(&self.dir, below, flags, Mode::empty(), beneath) {
             // An absolute target is refused as such, even one that leads back inside.
-            Err(Errno::XDEV) => {}
-            other => return other.map_err(Unread::from),
+            Err(errno) if meaning(Call::Open, errno) == Meaning::LeadsOut => {}
+            other => return other.map_err(|errno| Unread::of(Call::Open, errno)),
         }
         let link = self.path().join(OsStr::from_bytes(below.to_bytes()));
-        let target = std::fs::canonicalize(link).map_err(Unread::Failed)?;
+        let target = std::fs::canonicalize(link).map_err(|error| Unread::of_error(Call::Open, error))?;
         let inside = target.strip_prefix(self.path()).map_err(|_| Unread::LeadsOut)?;
         let inside = CString::new(inside.as_os_str().as_bytes()).map_err(|_| Unread::Gone)?;
-        Ok(self.open(&inside)?)
+        self.open(&inside).map_err(|errno| Unread::of(Call::Open, errno))
     }
 
     /// What tells a file that is complete from one that is being written. To be asked for first when this process has
@@ -285,12 +316,12 @@ impl Before {
     /// # Errors
     /// [`Unread::NotRegular`], [`Unread::Busy`], or what fstat(2) says.
     pub fn examine(file: BorrowedFd<'_>) -> Result<Self, Unread> {
-        let stat = fstat(file)?;
+        let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
         }
         // Stat A comes before the lease, or a writer between the two would go unseen.
-        if lease::writer_present(file) {
+        if lease::writer_present(file)? {
             return Err(Unread::Busy);
         }
         Ok(Self {
@@ -304,7 +335,8 @@ impl Before {
     /// # Errors
     /// [`Unread::Busy`] when it is not, or what fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
-        if version_of(&fstat(file)?) == self.version { Ok(()) } else { Err(Unread::Busy) }
+        let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        if version_of(&stat) == self.version { Ok(()) } else { Err(Unread::Busy) }
     }
 
     /// The checks after reading: the file still is the version that was examined, and so is what the name leads to.
@@ -326,8 +358,8 @@ impl Before {
     /// Whether the name that was opened still leads to the version that was examined. One that was renamed
     /// meanwhile and written under its other name would pass every other check.
     fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
-        let named = version_of(&statat(&root.dir, below, AtFlags::empty())?);
-        if named == self.version { Ok(()) } else { Err(Unread::Busy) }
+        let named = statat(&root.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        if version_of(&named) == self.version { Ok(()) } else { Err(Unread::Busy) }
     }
 }
 
@@ -418,9 +450,17 @@ pub fn raise_lease_capability() {
 pub mod lease {
     use std::os::fd::{AsRawFd, BorrowedFd};
 
+    use rustix::io::Errno;
+
+    use super::Unread;
+    use crate::files::errno::{Call, Meaning, meaning};
+
     /// Whether somebody has the file open for writing or mapped writable. `false` too where no lease can be
     /// had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), for then nothing can be said.
-    pub fn writer_present(file: BorrowedFd<'_>) -> bool {
+    ///
+    /// # Errors
+    /// [`Unread::Wanting`], when the kernel had no memory for the lease.
+    pub fn writer_present(file: BorrowedFd<'_>) -> Result<bool, Unread> {
         let fd = file.as_raw_fd();
         // SAFETY: F_SETLEASE takes two integers and touches no memory of ours; the descriptor is open for
         // as long as `file` is borrowed.
@@ -429,9 +469,14 @@ pub mod lease {
             // SAFETY: as above. It gives back the lease that was just granted, and so cannot fail in a way
             // that matters: closing the descriptor would give it back as well.
             unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
-            return false;
+            return Ok(false);
         }
-        std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+        let error = std::io::Error::last_os_error();
+        match Errno::from_io_error(&error).map(|errno| meaning(Call::Lease, errno)) {
+            Some(Meaning::Writer) => Ok(true),
+            Some(Meaning::Ours) => Err(Unread::Wanting(error)),
+            _ => Ok(false),
+        }
     }
 
     /// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file between our taking
@@ -457,10 +502,7 @@ mod tests {
 
     fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
         let name = CString::new(name).unwrap();
-        match root.open(&name) {
-            Err(Errno::LOOP) => root.open_link(&name),
-            other => Ok(other?),
-        }
+        root.open_file(&name)
     }
 
     #[test]

@@ -33,6 +33,7 @@ use super::buffer::{CHUNK_BYTES, Chunk};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
 use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
 use crate::error::Error;
+use crate::files::errno::Call;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::hash::{Digests, Xxh128Stream};
 use crate::pipeline::Job;
@@ -301,8 +302,7 @@ async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before,
     let file = match opened {
         Ok(file) => File::from_std(file.into()),
         // A link is opened by the slower way, with plain calls.
-        Err(Errno::LOOP) => File::from_std(root.open_link(request.below.path()?)?.into()),
-        Err(errno) => return Err(errno.into()),
+        Err(errno) => File::from_std(root.open_otherwise(request.below.path()?, errno)?.into()),
     };
     let read = read_open(lane, job, request.below.path()?, &mut tools.turn, &file).await;
     // Closed through the ring, with the others' operations; what close(2) says of a read file changes nothing.
@@ -371,7 +371,7 @@ async fn hash_small(
             turn.buffers().for_each(drop);
             Ok(Digests { sha256: turn.digest(), xxh128 })
         }
-        (Err(error), _) => Err(Unread::Failed(error)),
+        (Err(error), _) => Err(Unread::of_error(Call::Read, error)),
         _ => Err(Unread::Busy), // it grew or shrank
     }
 }
@@ -408,7 +408,7 @@ async fn hash_large(
                 *place = Some(buffer);
                 continue;
             }
-            let count = count.map_err(Unread::Failed)?;
+            let count = count.map_err(|error| Unread::of_error(Call::Read, error))?;
             xxh128.write(&buffer[..count]);
             turn.add(buffer, count);
             at += count as u64;

@@ -364,7 +364,7 @@ impl Books {
                     }
                 }
             }
-            Outcome::Unread(Unread::Busy) => self.pending.busy(place, name, now),
+            Outcome::Unread(Unread::Busy | Unread::Wanting(_)) => self.pending.busy(place, name, now),
             Outcome::Unread(Unread::Another) => {
                 self.doubt(place, name);
                 self.pending.busy(place, name, now);

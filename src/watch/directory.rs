@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::index::{Name, Names, sorted};
+use crate::files::errno::Call;
 use crate::read::stable::{Root, Unread};
 
 /// Of a listing's names, one in so many at the most is added or removed by itself; where more are, a new index is
@@ -107,7 +108,8 @@ impl Directory {
     /// [`Unread::Busy`] when it leads to another's, or what stat(2) says.
     pub fn confirm(&self, inode: u64) -> Result<(), Unread> {
         let path = self.below.strip_suffix(b"/").unwrap_or(b".");
-        if self.root.look(path)?.st_ino == inode { Ok(()) } else { Err(Unread::Busy) }
+        let stands = self.root.look(path).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        if stands.st_ino == inode { Ok(()) } else { Err(Unread::Busy) }
     }
 
     /// Hands over the neighbors of a name in it, which stand as they are meanwhile.

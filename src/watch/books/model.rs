@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use super::Books;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
+use crate::files::errno::Call;
 use crate::hash::Digests;
 use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::{crash, wait_until_gone};
@@ -188,9 +189,10 @@ impl Scene {
                 Ok((version_of(&stat), Digests::of(&content)))
             });
             something(self);
-            let (version, digests) = read?;
+            let (version, digests) = read.map_err(|errno| Unread::of(Call::Stat, errno))?;
             job.admit(&version)?;
-            match version_of(&rustix::fs::stat(path_of(job))?) == version {
+            let named = rustix::fs::stat(path_of(job)).map_err(|errno| Unread::of(Call::Stat, errno))?;
+            match version_of(&named) == version {
                 true if job.known == Some(Known::new(&version, &digests)) => {
                     Ok(Outcome::Unchanged { version, digests })
                 }
