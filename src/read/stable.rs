@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use xxhash_rust::xxh3::xxh3_64;
@@ -201,6 +201,13 @@ impl Root {
     /// What statx(2) says.
     pub fn look(&self, below: &[u8]) -> Result<Stat, Errno> {
         statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// What a link below leads to, as it is written in it; nothing where none stands there that can be read.
+    #[must_use]
+    pub fn target(&self, below: &[u8]) -> Option<Vec<u8>> {
+        // Asked for to know when to look again: whoever opens the link tells what keeps it from being read.
+        readlinkat(&self.dir, below, Vec::new()).ok().map(CString::into_bytes)
     }
 
     /// Opens a file below for reading, following no link.

@@ -10,6 +10,7 @@ use super::directory::{Directory, Place};
 use super::filter::Filter;
 use super::index::{Name, Set};
 use super::inotify::{Event, Mark};
+use super::links::{LINKS_MAX, Links, depends_on};
 use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
 use super::retry::{NAMES_MAX, Recorded, Retries, What};
@@ -41,6 +42,9 @@ type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result
 pub(super) struct Books {
     pub(super) pending: Pending,
     pub(super) retries: Retries,
+    links: Links,
+    /// It was said that there are too many links.
+    links_warned: bool,
     pub(super) look_over: LookOver,
     pub(super) vitals: Arc<Vitals>,
     pub(super) lines: FileLines,
@@ -62,6 +66,8 @@ impl Books {
         Self {
             pending: Pending::new(settle, settings.quiet, PENDING_MAX),
             retries: Retries::new(NAMES_MAX),
+            links: Links::default(),
+            links_warned: false,
             look_over: LookOver::new(),
             vitals,
             lines: FileLines::limited(),
@@ -178,10 +184,10 @@ impl Books {
         };
         let Some(Sight { version, regular, .. }) = sight else {
             self.forget(place, name);
-            return self.enlist(place, name, false);
+            return self.seen(place, name, None);
         };
         self.forget_other(place, name, &version);
-        self.enlist(place, name, regular);
+        self.seen(place, name, sight.as_ref());
         let hint = match arrival {
             Arrival::MovedTo => Hint::MovedTo,
             Arrival::Found if regular => Hint::Created { version: version.fingerprint() },
@@ -198,7 +204,7 @@ impl Books {
         if !standing.is_some_and(|sight| self.is_known(place, name, &sight)) {
             self.forget(place, name);
         }
-        self.enlist(place, name, standing.is_some_and(|sight| sight.regular));
+        self.seen(place, name, standing.as_ref());
         self.pending.gone(place, name, standing.is_some() || sight.is_err());
         match sight {
             Ok(_) => self.retries.gone(place, name),
@@ -223,13 +229,46 @@ impl Books {
         look(node.directory.root(), &node.directory.below(name))
     }
 
-    /// Adds a name to the index, which has regular files in it, or takes it out where another kind stands there by now.
-    fn enlist(&self, place: Place, name: &Name, regular: bool) {
-        if let Some(node) = self.tree.get(place) {
-            if regular {
-                node.directory.update(|names| names.insert(name));
-            } else if node.directory.contains(name) {
-                node.directory.update(|names| names.remove(name));
+    /// Notes what stands at a name: regular files are in the index, whatever stood there before, and links are followed.
+    fn seen(&mut self, place: Place, name: &Name, sight: Option<&Sight>) {
+        let Some(node) = self.tree.get(place) else { return };
+        if sight.is_some_and(|sight| sight.regular) {
+            node.directory.update(|names| names.insert(name));
+        } else if node.directory.contains(name) {
+            node.directory.update(|names| names.remove(name));
+        }
+        match sight {
+            Some(Sight { regular: false, .. }) => self.seen_link(place, name),
+            _ => self.links.remove(place, name),
+        }
+    }
+
+    /// Notes what a link leads through.
+    pub(super) fn seen_link(&mut self, place: Place, name: &Name) {
+        let Some(node) = self.tree.get(place) else { return };
+        let root = node.directory.root();
+        // Without its slash, where it is /.
+        let real = root.path().as_os_str().as_encoded_bytes();
+        let real = real.strip_suffix(b"/").unwrap_or(real);
+        let below = |path: &[u8]| path.get(real.len() + 1..).and_then(|below| root.target(below));
+        let paths = depends_on(real, &node.directory.below(name), below);
+        if !self.links.set(place, name, paths) && !std::mem::replace(&mut self.links_warned, true) {
+            tracing::warn!(
+                "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
+            );
+        }
+    }
+
+    /// What happened to a path happened to the links that lead through it.
+    fn follow(&mut self, take: Take, place: Place, name: &Name, seen_at: Stamp, now: Instant) {
+        if self.links.is_empty() {
+            return;
+        }
+        let Some(node) = self.tree.get(place) else { return };
+        for (place, name) in self.links.followers(&node.directory.absolute(name)) {
+            let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
+            if self.tree.get(place).is_some_and(admits) {
+                self.put_one(take, place, &name, Hint::Closed, seen_at, now);
             }
         }
     }
@@ -238,7 +277,7 @@ impl Books {
     fn admit(&mut self, place: Place, name: &Name, now: Instant) -> bool {
         match self.look(place, name) {
             Ok(sight) => {
-                self.enlist(place, name, sight.is_some_and(|sight| sight.regular));
+                self.seen(place, name, sight.as_ref());
                 sight.is_some()
             }
             Err(errno) => {
@@ -348,6 +387,7 @@ impl Books {
             self.wait_admitted(place, name, hint, seen_at, now);
         } else {
             tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+            self.follow(Pending::event, place, name, seen_at, now);
         }
     }
 
@@ -362,6 +402,14 @@ impl Books {
     }
 
     fn put(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        self.put_one(take, place, name, hint, seen_at, now);
+        // One that may still be written is followed once it has settled.
+        if !matches!(hint, Hint::Created { .. } | Hint::Changed { .. }) {
+            self.follow(take, place, name, seen_at, now);
+        }
+    }
+
+    fn put_one(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let announced = self.tree.get(place).is_some_and(|node| node.known.contains_key(name));
         let waiting = self.pending.len();
         if take(&mut self.pending, place, name, hint, announced, seen_at, now) == Err(Full) {
@@ -425,6 +473,7 @@ impl Books {
         for Left { place, directory, known } in left {
             self.pending.all_gone(place);
             self.retries.all_gone(place);
+            self.links.all_gone(place);
             match tops.last_mut() {
                 Some((top, any)) if directory.prefix().starts_with(top.prefix()) => *any |= !known.is_empty(),
                 _ => tops.push((directory, !known.is_empty())),
@@ -520,6 +569,9 @@ impl Books {
             Ok(sight) => {
                 let version = sight.map(|sight| sight.version.fingerprint());
                 self.pending.settled(place, name, before, version, now);
+                if version == Some(before) {
+                    self.follow(Pending::event, place, name, Stamp::now(), now);
+                }
                 // Where no lease tells of a writer, one that has it open still raises no event that names it (linked from an
                 // unnamed file, for one): it is looked at again.
                 if let (Some(node), Some(sight)) = (self.tree.get(place), sight)

@@ -9,6 +9,7 @@ pub mod directory;
 pub mod filter;
 pub mod index;
 pub mod inotify;
+pub mod links;
 pub mod lookover;
 pub mod pending;
 pub mod retry;

@@ -86,9 +86,15 @@ impl Books {
         for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
             node.recalled = false;
+            let mut links = Vec::new();
             for name in left {
                 // What cannot be looked at is new once it can be: nothing else is known of it.
-                if let Ok(Some(Sight { version, .. })) = look(node.directory.root(), &node.directory.below(&name)) {
+                if let Ok(Some(Sight { version, regular, .. })) =
+                    look(node.directory.root(), &node.directory.below(&name))
+                {
+                    if !regular {
+                        links.push(Name::clone(&name));
+                    }
                     let seen = Known::seen(&version);
                     let known = node.known.entry(name).or_insert(seen);
                     if known.version != seen.version {
@@ -96,6 +102,7 @@ impl Books {
                     }
                 }
             }
+            links.iter().for_each(|name| self.seen_link(place, name));
         }
         self.look_over.whole = false;
     }
@@ -232,6 +239,9 @@ impl Books {
             node.known.remove(name);
         }
         let leased = node.directory.root().grants_lease(owner);
+        if !regular {
+            self.seen_link(place, name);
+        }
         self.look_over.found += 1;
         if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {

@@ -437,6 +437,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         6 => path().prop_map(Deed::Make),
         6 => file().prop_map(Deed::Write),
+        3 => target().prop_map(|path| Deed::Write(path.to_owned())),
         2 => file().prop_map(Deed::Touch),
         4 => (either(), either()).prop_map(|(from, to)| Deed::Rename(from, to)),
         4 => (either(), either()).prop_map(|(one, other)| Deed::Exchange(one, other)),
