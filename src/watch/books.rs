@@ -635,10 +635,14 @@ impl Books {
         }
     }
 
+    /// Tells how many files are under way: whenever there is nothing else to do.
+    pub(super) fn tell_pending(&self) {
+        self.vitals.metrics.pending_files.set(self.pending.len() as i64);
+    }
+
     /// Tells how much there is to do: once a second, for whoever asks.
     pub(super) fn tell(&mut self, now: Instant) {
         let metrics = &self.vitals.metrics;
-        metrics.pending_files.set(self.pending.len() as i64);
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
         metrics.watched_directories.set(self.tree.watched() as i64);
         metrics.unwatched_directories.set((self.tree.unwatched().len() + self.retries.directories()) as i64);

@@ -128,6 +128,7 @@ impl Watcher {
                 rescan = self.rescan.map(|every| now + every);
             }
             self.books.look_over_unwatched(now);
+            self.books.tell_pending();
             self.books.retry(now);
             self.books.look_over(now);
             let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now);

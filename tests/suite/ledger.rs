@@ -64,6 +64,7 @@ pub fn one_run(world: &mut World, change: impl FnOnce(Setup) -> Setup) -> (Vec<M
     fs::write(world.outside.join(&name), &name).unwrap();
     fs::hard_link(world.outside.join(&name), world.path(&name)).unwrap();
     world.wait_for(&name, 1);
+    world.rest();
     let ended = world.stop_service();
     (world.consumer.drain().split_off(before), ended)
 }
