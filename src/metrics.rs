@@ -49,6 +49,7 @@ pub struct Metrics {
     pub oldest_pending_seconds: Gauge,
     in_flight_files: IntGauge,
     pub unconfirmed_messages: IntGauge,
+    unroutable_messages: IntGauge,
     pub known_files: IntGauge,
     pub watched_directories: IntGauge,
     pub unwatched_directories: IntGauge,
@@ -213,13 +214,17 @@ impl Default for Metrics {
             messages_nacked: make.counter("apollonia_messages_nacked_total", "Messages that the broker has rejected."),
             messages_returned: make.counter(
                 "apollonia_messages_returned_total",
-                "Messages confirmed that reached no queue: none is bound to the exchange.",
+                "Messages that the broker has returned, for no queue is bound to the exchange; each try is counted.",
             ),
             pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
             oldest_pending_seconds: make
                 .add(Gauge::new("apollonia_oldest_pending_seconds", "Age of the oldest pending file.")),
             in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
             unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
+            unroutable_messages: make.gauge(
+                "apollonia_unroutable_messages",
+                "Messages that wait until a queue is bound to the exchange; they are published again, and not confirmed before.",
+            ),
             known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
             watched_directories: make.gauge("apollonia_watched_directories", "Directories that are watched."),
             unwatched_directories: make.gauge(
@@ -310,6 +315,7 @@ pub fn encode(vitals: &Vitals) -> Vec<u8> {
     let broker = vitals.broker();
     metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
     metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
+    metrics.unroutable_messages.set(whole(vitals.unroutable()));
     metrics.in_flight_files.set(whole(vitals.read.waiting() + vitals.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
     let mut text = Vec::new();

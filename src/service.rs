@@ -1,6 +1,6 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::{fs, process};
@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::cli::{CatchUp, Output};
 use crate::config::{Config, Publisher};
 use crate::control::Control;
 use crate::error::Error;
@@ -28,8 +29,9 @@ pub fn run(config: Config) -> Result<(), Error> {
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let vitals = Arc::new(Vitals::default());
+    let state_dir = state_dir(config.state_dir, config.pipeline.output, config.watch.catch_up);
     let _control = Control::start(config.control, Arc::clone(&vitals))?;
-    let store = config.state_dir.as_deref().map(Store::open).transpose()?;
+    let store = state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
     let watch = Watch::new(&paths)?;
@@ -49,6 +51,26 @@ pub fn run(config: Config) -> Result<(), Error> {
     notify::ready();
     tracing::info!("{ready}");
     watcher.run()
+}
+
+/// Where the ledger lives, if there is to be one; else what that means for whoever relies on it is said.
+fn state_dir(named: Option<PathBuf>, output: Output, catch_up: CatchUp) -> Option<PathBuf> {
+    match (output, named) {
+        (Output::None, Some(_)) => {
+            tracing::warn!(
+                "--output none publishes nothing, so no ledger is kept: STATE_DIRECTORY is neither read nor written"
+            );
+            None
+        }
+        // What is there at the next start is published then, known or not.
+        (Output::Amqp, None) if catch_up != CatchUp::All => {
+            tracing::warn!(
+                "no ledger is kept: what waits when the broker goes away or the service ends is lost, and so is what lands while it is down; set STATE_DIRECTORY (--state-dir)"
+            );
+            None
+        }
+        (_, named) => named,
+    }
 }
 
 /// A name for whatever publishes a directory from this host: the same in each container, another on each host. In one

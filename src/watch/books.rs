@@ -373,6 +373,11 @@ impl Books {
         }
     }
 
+    /// Whether there may be files without a message that are not pending: a look-over is needed, or under way.
+    pub(super) fn misses_some(&self) -> bool {
+        self.look_over.needed || self.look_over.whole || self.look_over.running()
+    }
+
     /// Tells how much there is to do: once a second, for whoever asks.
     pub(super) fn tell(&mut self, now: Instant) {
         let metrics = &self.vitals.metrics;
