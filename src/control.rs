@@ -224,7 +224,7 @@ impl Source {
                 (status, HeaderValue::from_static("application/json"), body)
             }
             (&Method::GET, "/metrics") => {
-                let body = metrics::encode(&self.vitals);
+                let body = metrics::encode(&self.vitals, Readiness::of(&self.vitals, self.stall).ready);
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
             (_, "/health" | "/ready" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),

@@ -1,6 +1,6 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::{fs, process};
@@ -29,8 +29,10 @@ pub fn run(config: Config) -> Result<(), Error> {
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let vitals = Arc::new(Vitals::default());
-    let state_dir = state_dir(config.state_dir, config.pipeline.output, config.watch.catch_up);
     let _control = Control::start(config.control, Arc::clone(&vitals))?;
+    let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
+    // What is published nowhere is not confirmed.
+    let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
     let store = state_dir.as_deref().map(Store::open).transpose()?;
     let workers = config.pipeline.workers;
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
@@ -49,27 +51,25 @@ pub fn run(config: Config) -> Result<(), Error> {
     let watcher = Watcher::new(&roots, watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
     vitals.enter(Phase::Ready);
     notify::ready();
+    // Not before: a start that fails is one line.
+    if let Some(line) = without_ledger {
+        tracing::warn!("{line}");
+    }
     tracing::info!("{ready}");
     watcher.run()
 }
 
-/// Where the ledger lives, if there is to be one; else what that means for whoever relies on it is said.
-fn state_dir(named: Option<PathBuf>, output: Output, catch_up: CatchUp) -> Option<PathBuf> {
+/// What it means that no ledger is kept, where somebody relies on one or would miss it.
+fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'static str> {
     match (output, named) {
-        (Output::None, Some(_)) => {
-            tracing::warn!(
-                "--output none publishes nothing, so no ledger is kept: STATE_DIRECTORY is neither read nor written"
-            );
-            None
-        }
-        // What is there at the next start is published then, known or not.
-        (Output::Amqp, None) if catch_up != CatchUp::All => {
-            tracing::warn!(
-                "no ledger is kept: what waits when the broker goes away or the service ends is lost, and so is what lands while it is down; set STATE_DIRECTORY (--state-dir)"
-            );
-            None
-        }
-        (_, named) => named,
+        (Output::None, true) => Some(
+            "--output none publishes nothing, so no ledger is kept: STATE_DIRECTORY (--state-dir) is neither read nor written",
+        ),
+        // By `all` the next start publishes what is there, known or not.
+        (Output::Amqp, false) if catch_up != CatchUp::All => Some(
+            "no ledger is kept: what waits when the broker goes away or the service ends is lost, and so is what lands while it is down; set STATE_DIRECTORY (--state-dir)",
+        ),
+        _ => None,
     }
 }
 

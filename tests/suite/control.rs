@@ -206,6 +206,7 @@ fn the_metrics_count_what_happened() {
         ("apollonia_in_flight_files", 0.0),
         ("apollonia_unconfirmed_messages", 0.0),
         ("apollonia_unroutable_messages", 0.0),
+        ("apollonia_ready", 1.0),
         ("apollonia_broker_connected", 1.0),
         ("apollonia_broker_blocked", 0.0),
         ("apollonia_ledger_waiting_rows", 0.0),

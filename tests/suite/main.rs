@@ -34,6 +34,7 @@ mod message;
 mod message_amqp;
 mod names;
 mod neighbors;
+mod outputs;
 mod overflow;
 mod pipeline_engines;
 mod scan_listen;

@@ -158,6 +158,7 @@ fn what_no_queue_is_bound_for_waits_and_comes_once_in_its_order() {
     let seen = metrics(&socket);
     assert_eq!((seen["apollonia_messages_confirmed_total"], seen["apollonia_ledger_rows"]), (0.0, 0.0));
     assert_eq!(seen["apollonia_stage_stalled_seconds{stage=\"publish\"}"], 0.0);
+    assert_eq!(seen["apollonia_ready"], 0.0);
 
     let consumer = Consumer::bind(&url);
     let all = |messages: &[Message]| {
