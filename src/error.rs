@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// No queue is bound to the exchange and `--unroutable fail` was asked for.
     #[error(
-        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable warn"
+        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable wait and bind it later"
     )]
     Unroutable {
         /// The exchange's name.

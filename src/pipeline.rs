@@ -31,6 +31,9 @@ use crate::watch::index::Name;
 /// container engine kills after 10 s.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How often the end looks whether what is still in progress only waits for a queue.
+pub const STOP_LOOKS: Duration = Duration::from_millis(50);
+
 /// How long the threads' own end is waited for after that: closing the connection is one round trip.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -345,6 +348,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes.
+    #[must_use]
+    pub fn waits_for_a_queue(&self) -> bool {
+        self.busy() && self.vitals.unroutable() == self.in_flight
+    }
+
     /// The next letter; reported jobs are on their way no more.
     pub fn next_letter(&mut self) -> Option<Letter> {
         let letter = self.mailbox.take();
@@ -354,30 +363,24 @@ impl Pipeline {
         letter
     }
 
-    /// Ends the stages; what they still hold has been waited for already.
+    /// Ends the stages; what they still hold has been waited for already. What they have reported by then is in the mailbox.
     ///
     /// # Errors
-    /// What a stage failed with meanwhile.
-    pub fn finish(self) -> Result<(), Error> {
-        let Self { mut mailbox, post, jobs, readers, publisher, .. } = self;
-        drop((jobs, post));
+    /// [`Error::Internal`] when poll(2) fails.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.jobs.close();
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let mut pause = Duration::from_micros(50);
-        for thread in readers.into_iter().chain(publisher) {
+        for thread in self.readers.drain(..).chain(self.publisher.take()) {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Ok(()); // they hold what can't be had any more; the process's end ends them
                 }
-                mailbox.sleep(None, Some(left.min(pause)))?;
+                self.mailbox.sleep(None, Some(left.min(pause)))?;
                 pause = (2 * pause).min(Duration::from_millis(5));
             }
             let _ = thread.join();
-        }
-        while let Some(letter) = mailbox.take() {
-            if let Letter::Failed(error) = letter {
-                return Err(error);
-            }
         }
         Ok(())
     }

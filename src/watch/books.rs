@@ -303,7 +303,7 @@ impl Books {
     fn refuse_because(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) {
         let Some(node) = self.tree.get(place) else { return };
         let path = node.directory.absolute(name);
-        if self.retries.refuse(place, name, what, now) == Recorded::Again {
+        if self.retries.refuse(place, name, what, cause, now) == Recorded::Again {
             return FileLines::still_shut(&path, cause);
         }
         if Errno::from_io_error(cause).is_some_and(|errno| meaning(Call::Open, errno) == Meaning::Ours) {
@@ -313,6 +313,17 @@ impl Books {
         }
         self.lines.shut(&path, what.is_directory(), cause, now);
         self.attend();
+        self.tell_unreadable();
+    }
+
+    /// Says what keeps the service from being ready: directories that cannot be entered or listed.
+    fn tell_unreadable(&self) {
+        let example = self.retries.a_directory().and_then(|(place, name, cause)| {
+            let path = self.tree.get(place)?.directory.absolute(&name);
+            Some((String::from_utf8_lossy(&path).into_owned(), cause))
+        });
+        let (path, cause) = example.unwrap_or_default();
+        self.vitals.unreadable.are(self.retries.directories(), &path, &cause);
     }
 
     /// A directory cannot be listed.
@@ -640,12 +651,23 @@ impl Books {
         self.vitals.metrics.pending_files.set(self.pending.len() as i64);
     }
 
+    /// Files that are known to have no message yet: pending ones, and those that cannot be read now.
+    pub(super) fn left(&self) -> usize {
+        self.pending.len() + self.retries.refused()
+    }
+
+    /// Whether there may be files without a message that are not pending: a look-over is needed, or under way.
+    pub(super) fn misses_some(&self) -> bool {
+        self.look_over.needed || self.look_over.whole || self.look_over.running() || self.retries.directories() > 0
+    }
+
     /// Tells how much there is to do: once a second, for whoever asks.
     pub(super) fn tell(&mut self, now: Instant) {
         let metrics = &self.vitals.metrics;
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
         metrics.watched_directories.set(self.tree.watched() as i64);
         metrics.unwatched_directories.set((self.tree.unwatched().len() + self.retries.directories()) as i64);
+        self.tell_unreadable();
         metrics.refused_files.set((self.retries.refused() - self.retries.directories()) as i64);
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);

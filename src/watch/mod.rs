@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::ledger::store::Store;
 use crate::metrics::Totals;
 use crate::notify;
-use crate::pipeline::{Letter, Pipeline, STOP_PATIENCE};
+use crate::pipeline::{Letter, Pipeline, STOP_LOOKS, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp};
 use crate::vitals::{Phase, Vitals};
 use books::Books;
@@ -91,20 +91,24 @@ impl Watcher {
     pub fn run(mut self) -> Result<(), Error> {
         let vitals = Arc::clone(&self.books.vitals);
         vitals.watch.take_on(1);
-        let ended = self.follow();
+        let followed = self.follow();
         vitals.enter(Phase::Stopping);
         notify::stopping();
-        if matches!(ended, Ok(()) | Err(Error::DirectoryGone { .. })) {
-            self.drain()?;
-        }
+        let drained = match followed {
+            Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.pipeline.finish()),
+            Err(_) => Ok(()),
+        };
+        // Whatever has ended it: what was reported counts.
+        let rest = self.read_rest();
         self.books.lines.rest();
         let Totals { files, bytes, confirmed, failed, gone, refused } = vitals.metrics.totals();
         tracing::info!(
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {}{} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused",
+            if self.books.misses_some() { "at least " } else { "" },
+            self.books.left(),
         );
         vitals.watch.done(1);
-        ended?;
-        self.pipeline.finish()
+        followed.and(drained).and(rest)
     }
 
     fn follow(&mut self) -> Result<(), Error> {
@@ -187,11 +191,26 @@ impl Watcher {
         Ok(false)
     }
 
-    /// Waits for the confirms of what is in progress; takes no more events.
+    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    fn read_rest(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        loop {
+            match self.read_letters() {
+                Err(error) => first = first.and(Err(error)),
+                Ok(true) => {}
+                Ok(false) => return first,
+            }
+        }
+    }
+
+    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound; takes no more events.
     fn drain(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + STOP_PATIENCE;
         while self.pipeline.busy() {
             let left = deadline.saturating_duration_since(Instant::now());
+            if self.pipeline.waits_for_a_queue() {
+                break;
+            }
             if left.is_zero() {
                 tracing::warn!(
                     "{} files were still in progress after {} s and are left unconfirmed",
@@ -200,7 +219,7 @@ impl Watcher {
                 );
                 break;
             }
-            self.pipeline.mailbox.sleep(None, Some(left))?;
+            self.pipeline.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
             self.read_letters()?;
         }
         Ok(())

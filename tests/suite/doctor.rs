@@ -278,7 +278,7 @@ fn a_ledger_that_the_service_would_refuse_or_set_aside_is_told() {
     let (_root, data, outside) = directories();
     let ledger = outside.join("ledger.sqlite");
     let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
-    let service = Setup::watch(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside).spawn();
+    let service = Setup::watch(&data, NO_BROKER).args(&["--output", "stdout"]).env("STATE_DIRECTORY", &outside).spawn();
     service.wait_ready();
     service.stop();
     assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);

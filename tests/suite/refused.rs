@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
-use crate::control::{metrics, wait_for_metrics};
+use crate::control::{get, health, metrics, wait_for_metrics};
 use crate::files::{chmod, give_name, nameless};
 use crate::ledger::{rows, with_ledger, world};
 use crate::service::{NOBODY, Setup, is_root, skip};
@@ -183,11 +183,20 @@ fn a_data_directory_that_cannot_be_listed_for_a_while_ends_nothing() {
     }
     let mut world = World::without_service();
     world.launch(|setup| setup.args(&["--rescan-seconds", "1"]).by_nobody());
+    let socket = world.service().control_socket();
+    assert_eq!(get(&socket, "/ready").0, 200);
     chmod(&world.data, 0o700);
     world.service().wait_log("the refusal", |line| line.contains("WARN") && line.contains("Permission denied"));
+    let (status, _, body) = get(&socket, "/ready");
+    assert!(
+        status == 503 && body.contains("Permission denied") && body.contains(world.data.to_str().unwrap()),
+        "{body}"
+    );
+    assert_eq!(health(&socket).0, 200, "a restart would mend nothing");
     world.write("during", "during");
     chmod(&world.data, 0o777);
     world.wait_for_content("during", b"during");
+    wait_for_metrics(&socket, "readiness", |_| get(&socket, "/ready").0 == 200);
     world.finish();
 }
 

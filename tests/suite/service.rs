@@ -358,6 +358,13 @@ pub fn is_ready_line(line: &str) -> bool {
     })
 }
 
+/// No warning but the one that a service without a ledger begins with.
+#[track_caller]
+pub fn assert_no_warning(log: &str) {
+    let warnings = log.lines().filter(|line| line.contains("WARN") && !line.contains("no ledger is kept")).count();
+    assert_eq!(warnings, 0, "{log}");
+}
+
 /// Says on standard error why a test did nothing, so that nobody takes it for a pass unseen.
 pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
