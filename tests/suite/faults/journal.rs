@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::name::{Name, Side};
+use super::repeats::{Micros, now};
 
 /// Contents that each path had while nobody was writing them: the only ones that may be published.
 #[derive(Default)]
 pub struct Journal {
     legal: HashMap<String, HashSet<String>>,
     history: Vec<(usize, String)>,
+    /// When something came to a name or went away from it, each from when to when.
+    turns: HashMap<String, Vec<(Micros, Micros)>>,
     /// The number of the operation that is being done.
     pub operation: usize,
 }
@@ -27,6 +30,18 @@ impl Journal {
         if known.insert(hash.to_owned()) {
             self.tell(format!("{name} is complete: {length} bytes, {}", &hash[..12]));
         }
+    }
+
+    /// Something else is at that name, or nothing, by a change that began then.
+    pub fn turn(&mut self, name: &Name, begun: Micros) {
+        if name.side() == Side::Data {
+            self.turns.entry(name.below().to_owned()).or_default().push((begun, now()));
+        }
+    }
+
+    /// Changes of what is at a name, each from when to when.
+    pub fn turns(&self, below: &str) -> &[(Micros, Micros)] {
+        self.turns.get(below).map_or(&[], Vec::as_slice)
     }
 
     /// By its path below the watched directory.
