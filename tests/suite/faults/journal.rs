@@ -49,10 +49,18 @@ impl Journal {
         self.legal.get(below).is_some_and(|hashes| hashes.contains(hash))
     }
 
-    /// What was done to a name, and which of its contents were legal since when.
+    /// What was done to a name, and which of its contents were legal since when; and what was done to the names that its
+    /// last contents stood under, too.
     pub fn story(&self, name: &str) -> String {
-        let mentioned = |text: &str| text.split(' ').any(|word| word == name);
-        let done = self.history.iter().filter(|(_, what)| mentioned(what));
+        let is_of = |text: &str, name: &str| text.split([' ', ',']).any(|word| word == name);
+        let complete =
+            |text: &str| text.split_once(" is complete: ").map(|(name, what)| (name.to_owned(), what.to_owned()));
+        let of_name = self.history.iter().filter(|(_, what)| is_of(what, name));
+        let contents: Vec<String> = of_name.filter_map(|(_, what)| Some(complete(what)?.1)).collect();
+        let last = &contents[contents.len().saturating_sub(2)..];
+        let shared = self.history.iter().filter_map(|(_, what)| complete(what)).filter(|(_, what)| last.contains(what));
+        let names: HashSet<String> = shared.map(|(name, _)| name).chain([name.to_owned()]).collect();
+        let done = self.history.iter().filter(|(_, what)| names.iter().any(|name| is_of(what, name)));
         done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()
     }
 }
