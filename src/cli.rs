@@ -251,6 +251,8 @@ pub enum CatchUp {
     Changed,
     /// Publish them all.
     All,
+    /// Enter them as known, and publish none of them.
+    Baseline,
 }
 
 /// How files are read.

@@ -18,7 +18,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::store::Store;
@@ -71,14 +70,7 @@ impl Watcher {
         let mut books = Books::new(tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
-        if let Some(store) = store {
-            books.recall(store)?;
-        }
-        match settings.catch_up {
-            CatchUp::None => books.take_as_seen(),
-            CatchUp::Changed => {}
-            CatchUp::All => books.look_over.everything = true,
-        }
+        books.begin(store, settings.catch_up)?;
         Ok(Self { watch, books, pipeline, rescan: settings.rescan })
     }
 
@@ -101,6 +93,7 @@ impl Watcher {
             "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
         vitals.watch.done(1);
+        self.books.end(ended.is_ok() && !self.pipeline.busy());
         ended?;
         self.pipeline.finish()
     }

@@ -23,7 +23,7 @@ use crate::config::WatchSettings;
 use crate::hash::Digests;
 use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::{crash, wait_until_gone};
-use crate::pipeline::{Job, Known, Outcome, Report};
+use crate::pipeline::{Job, Outcome, Report};
 use crate::read::stable::{Root, Stamp, Unread, version_of};
 use crate::watch::filter::Filter;
 use crate::watch::inotify::{Event, Watch};
@@ -118,7 +118,7 @@ impl Scene {
     /// The process ends as it is told to, and the next begins.
     fn restart(&mut self) {
         self.settle_all();
-        drop(self.books.ledger.take());
+        self.books.end(true);
         (self.watch, self.books) = begin(&self.top, self.kills);
     }
 
@@ -191,10 +191,10 @@ impl Scene {
             let (version, digests) = read?;
             job.admit(&version)?;
             match version_of(&rustix::fs::stat(path_of(job))?) == version {
-                true if job.known == Some(Known::new(&version, &digests)) => {
-                    Ok(Outcome::Unchanged { version, digests })
+                true if job.is_known(&version, &digests)? => {
+                    Ok(Outcome::Unchanged { version, racy: false, digests })
                 }
-                true => Ok(Outcome::Confirmed { version, digests }),
+                true => Ok(Outcome::Confirmed { version, racy: false, digests }),
                 false => Err(Unread::Busy),
             }
         };
@@ -255,7 +255,7 @@ fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
     let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::Changed, rescan: None };
     let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
     books.list_all(Instant::now()).unwrap();
-    books.recall(Store::open(&state(top, kills)).unwrap()).unwrap();
+    books.begin(Some(Store::open(&state(top, kills)).unwrap()), CatchUp::Changed).unwrap();
     (watch, books)
 }
 
