@@ -25,6 +25,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Resource;
+
 use crate::error::Error;
 use crate::hash::Digests;
 use crate::read::stable::Version;
@@ -348,7 +350,8 @@ impl Writer {
                     let waiting = self.group.rows.len();
                     self.warn(|directory| {
                         tracing::warn!(
-                            "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk"
+                            "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; {}",
+                            make_room()
                         );
                         unmarkable.iter().for_each(|error| unmarked(directory, error));
                     });
@@ -432,6 +435,16 @@ impl Writer {
             self.warned = Some(Instant::now());
             tell(self.store.directory());
         }
+    }
+}
+
+/// What to do where it cannot be written: SQLite does not say which of these it was.
+fn make_room() -> String {
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(bytes) => format!(
+            "make room on its disk or in its quota, or raise the limit of {bytes} bytes a file (ulimit -f, LimitFSIZE=)"
+        ),
+        None => "make room on its disk, or in its quota".to_owned(),
     }
 }
 

@@ -56,4 +56,5 @@ pub mod doctor;
 pub mod health;
 pub mod metrics;
 pub mod notify;
+pub mod signals;
 pub mod vitals;

@@ -108,6 +108,90 @@ fn what_was_confirmed_last_is_recalled_and_what_is_gone_is_removed() {
     assert_eq!(recalled(&mut store, names), expected, "what was gone once is in the ledger no more");
 }
 
+/// Made by the last build that wrote this form, of eight files.
+const FORM_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/ledger-form-1.sqlite");
+
+#[test]
+fn a_ledger_of_the_first_form_is_recalled_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(FORM_1, dir.path().join(FILE)).unwrap();
+    for _ in 0..2 {
+        assert!(looks_sound(dir.path()).unwrap());
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut paths = Vec::new();
+        let whole = store.recall(|path, known| {
+            assert!(known.is_read() && !known.is_exact() && !known.is_racy());
+            paths.push(path.to_vec());
+            Fate::Known
+        });
+        assert!(whole.unwrap());
+        let names =
+            [&b"caf\xe9"[..], b"empty", b"first", b"hard-link", b"link", b"sub/file", b"zeros", "\u{fc}n\u{ef}code".as_bytes()];
+        assert_eq!(paths, names.map(|name| [b"/srv/drop/", name].concat()));
+        assert!(!dir.path().join(DAMAGED).exists());
+    }
+}
+
+#[test]
+fn a_row_of_the_first_form_that_is_not_what_was_written_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(FORM_1, dir.path().join(FILE)).unwrap();
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute("UPDATE confirmed SET device = device + 1 WHERE size = 14", []).unwrap();
+    drop(connection);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!(dir.path().join(DAMAGED).exists());
+    put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    assert_eq!(recalled(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
+}
+
+#[test]
+fn what_was_there_before_is_entered_without_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
+    let version = confirmed(3).version;
+    let seen = [(path(b"a"), Some((version, true))), (path(b"b"), None), (path(b"c"), Some((version, false)))];
+    store.enter(seen).unwrap();
+    let expected = [(b"a".to_vec(), Known::seen(&version, true)), (b"c".to_vec(), Known::seen(&version, false))];
+    assert_eq!(recalled(&mut store, [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec)), State::from(expected));
+}
+
+#[test]
+fn a_ledger_is_complete_between_an_exact_end_and_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_complete = || dir.path().join(COMPLETE).exists();
+    let open = || Store::open(dir.path()).unwrap();
+    let recalled = || recalled(&mut open(), [b"a".to_vec()]);
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 1);
+    drop(ledger);
+    assert!(!is_complete());
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(1))]));
+
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 2);
+    ledger.end_exact();
+    assert!(is_complete());
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), exactly_known(2))]));
+    assert!(!is_complete(), "nor while it is used");
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
+}
+
+#[test]
+fn what_is_left_out_while_the_ledger_is_not_complete_counts_by_its_version_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
+    assert!(store.recall(|_, _| Fate::LeftOut).unwrap());
+    let ledger = Ledger::start(store, Arc::default()).unwrap();
+    confirm(&ledger, path(b"b"), 2);
+    ledger.end_exact();
+    let mut store = Store::open(dir.path()).unwrap();
+    let expected = [(b"a".to_vec(), known(1)), (b"b".to_vec(), exactly_known(2))];
+    assert_eq!(recalled(&mut store, [b"a".to_vec(), b"b".to_vec()]), State::from(expected));
+}
+
 #[test]
 fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -537,6 +537,20 @@ mod tests {
     }
 
     #[test]
+    fn whole_seconds_that_are_not_over_leave_a_doubt() {
+        let at = |seconds, nanoseconds| Stamp { seconds, nanoseconds };
+        let racy = |changed, examined, again| {
+            Version { inode: 1, size: 1, modified: changed, changed }.is_racy(examined, again)
+        };
+        for again in [false, true] {
+            assert!(racy(at(100, 0), at(100, 0), again) && racy(at(100, 0), at(101, 999_999_999), again));
+            assert!(!racy(at(100, 0), at(102, 0), again) && !racy(at(100, 1), at(100, 2), again));
+        }
+        assert!(racy(at(100, 0), at(99, 0), false), "by another clock");
+        assert!(!racy(at(100, 0), at(99, 0), true), "and not for ever");
+    }
+
+    #[test]
     fn links_are_followed_inside_and_refused_outside() {
         let (dir, root) = root();
         let at = |name: &str| dir.path().join(name);
