@@ -357,6 +357,7 @@ impl Books {
         // What a link leads to is compared by the readers, unless they have never read it.
         let through = !regular && known.as_ref().is_some_and(|known| !known.is_read());
         let stands = if through { target_of(node.directory.root(), &below) } else { Some(version) };
+        let may_lead_to_it = !regular && !through && known.is_some();
         let known = known.zip(stands).filter(|(known, stands)| known.may_be(stands));
         let may_be_known = known.is_some();
         match known {
@@ -372,7 +373,7 @@ impl Books {
                 self.look_over.in_question += 1;
             }
             Some(_) => self.look_over.in_question += 1,
-            None => {}
+            None => self.look_over.in_question += usize::from(may_lead_to_it && !self.look_over.everything),
         }
         let leased = node.directory.root().grants_lease(owner);
         self.look_over.found += 1;

@@ -43,3 +43,4 @@ mod stop;
 mod tls;
 mod tls_refusals;
 mod trees;
+mod versions;

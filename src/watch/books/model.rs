@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ use tempfile::TempDir;
 use super::Books;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
+use crate::error::Error;
 use crate::hash::Digests;
 use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::{crash, wait_until_gone};
@@ -274,8 +276,19 @@ fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
     let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::Changed, rescan: None };
     let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
     books.list_all(Instant::now()).unwrap();
-    books.begin(Some(Store::open(&state(top, kills)).unwrap()), CatchUp::Changed).unwrap();
+    books.begin(Some(open(&state(top, kills))), CatchUp::Changed).unwrap();
     (watch, books)
+}
+
+/// The last process's ledger may not have come to its end: a busy disk takes longer than that waits for it.
+fn open(state: &Path) -> Store {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match Store::open(state) {
+            Err(Error::StateLocked { .. }) if Instant::now() < deadline => thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
 }
 
 /// Where the ledger is: a directory of its own after each kill.
