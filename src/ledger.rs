@@ -17,8 +17,8 @@
 mod form1;
 pub mod store;
 
-use std::collections::hash_map::Entry;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -307,7 +307,8 @@ impl Writer {
     fn new(mut store: Store, shared: Arc<Shared>) -> Self {
         let group = Group { below: Vec::new(), rows: store.take_unwritten() };
         shared.vitals.ledger.take_on(group.len());
-        let mut writer = Self { store, shared, group, number: 0, behind: None, warned: None, failing: false, lags: false };
+        let mut writer =
+            Self { store, shared, group, number: 0, behind: None, warned: None, failing: false, lags: false };
         if !writer.group.is_empty()
             && let Err(error) = writer.fall_behind()
         {

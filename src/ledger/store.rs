@@ -74,7 +74,8 @@ impl Confirmed {
     }
 
     pub(super) fn flags(&self) -> u8 {
-        u8::from(self.racy) * RACY | u8::from(self.by_version_only) * BY_VERSION_ONLY
+        let racy = if self.racy { RACY } else { 0 };
+        if self.by_version_only { racy | BY_VERSION_ONLY } else { racy }
     }
 
     /// Of all that a row holds, so that damage which SQLite itself would not notice is noticed.
@@ -90,6 +91,9 @@ impl Confirmed {
         hasher.digest128()
     }
 }
+
+/// An absolute path, and the version that stood there before us with whether it is racy: nothing where the row only goes.
+pub type Seen = (Vec<u8>, Option<(Version, bool)>);
 
 /// What becomes of a row when the ledger is recalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,29 +201,44 @@ impl Store {
             cause: format!("it cannot be removed: {}", os_message(&error)),
             next: "give this user the right to write there, or name another directory",
         })?;
-        let read = self.set_aside_if_behind().and_then(|()| recall(self.connect()?, complete, take));
-        let whole = read.is_ok();
-        let Recalled { rows, changes } = read.unwrap_or_else(|trouble| {
-            self.note_damage(&trouble);
-            Recalled::default()
-        });
-        self.rows = rows;
-        if let Err(trouble) = self.write(&[], &changes) {
-            tracing::debug!("what is gone stays in the ledger for now: {trouble}");
-            self.unwritten = changes; // the thread tries again, and tells
+        let read = self.set_aside_if_behind().and_then(|()| self.read_all(complete, take));
+        if let Err(trouble) = &read {
+            self.note_damage(trouble);
+            self.unwritten.clear();
         }
-        Ok(whole)
+        Ok(read.is_ok())
     }
 
-    /// Enters what was there before us, without digests, or forgets what stands there no more, in one transaction. Each
-    /// with whether it is racy.
+    /// See [`Store::recall`]. By the page, so that a million rows that change need no memory for all of them.
+    fn read_all(&mut self, complete: bool, mut take: impl FnMut(&[u8], Known) -> Fate) -> Result<(), Trouble> {
+        self.rows = 0;
+        let mut last = Box::default();
+        loop {
+            let Page { end, rows, mut changes } = read_page(self.connect()?, &last, complete, &mut take)?;
+            self.rows += rows;
+            if !changes.is_empty() && self.unwritten.is_empty() {
+                match write(self.connect()?, &[], each(&changes)) {
+                    Ok(more) => {
+                        self.rows += more;
+                        changes.clear();
+                    }
+                    Err(trouble @ Trouble::Damaged(_)) => return Err(trouble),
+                    Err(_) => {} // on a full disk: the thread tries again, and tells
+                }
+            }
+            self.unwritten.extend(changes);
+            match end {
+                Some(path) => last = path,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Enters what was there before us, without digests, or forgets what stands there no more, in one transaction.
     ///
     /// # Errors
     /// Why it could not be written: nothing of it was.
-    pub fn enter(
-        &mut self,
-        seen: impl IntoIterator<Item = (Vec<u8>, Option<(Version, bool)>)>,
-    ) -> Result<(), Trouble> {
+    pub fn enter(&mut self, seen: impl IntoIterator<Item = Seen>) -> Result<(), Trouble> {
         let row = |(version, racy)| Confirmed { version, digests: None, racy, by_version_only: false };
         let rows: Rows = seen.into_iter().map(|(path, seen)| (path.into(), seen.map(row))).collect();
         self.write(&[], &rows)
@@ -278,12 +297,11 @@ impl Store {
     /// Removes all rows below these directories, then writes rows, and removes those that are nothing, in one transaction.
     /// A damaged database is set aside first.
     pub(super) fn write(&mut self, below: &[Box<[u8]>], rows: &Rows) -> Result<(), Trouble> {
-        let rows = || rows.iter().map(|(path, row)| (&**path, row.as_ref()));
-        let written = self.connect_or_set_aside().and_then(|connection| write(connection, below, rows()));
+        let written = self.connect_or_set_aside().and_then(|connection| write(connection, below, each(rows)));
         self.rows += match written {
             Err(trouble @ Trouble::Damaged(_)) => {
                 self.set_aside(&trouble)?;
-                write(self.connect()?, below, rows())?
+                write(self.connect()?, below, each(rows))?
             }
             other => other?,
         };
@@ -427,13 +445,20 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
     Ok(connection)
 }
 
-/// What one reading of the ledger shows.
-#[derive(Default)]
-struct Recalled {
-    /// All of them.
+/// Some rows of the ledger.
+struct Page {
+    /// The last path, unless these are the last.
+    end: Option<Box<[u8]>>,
     rows: i64,
     /// What is there no more goes; what is left out may lag from now on.
     changes: Rows,
+}
+
+/// Rows in a [`Page`]; some 400 bytes each where all of them change.
+const PAGE_ROWS: i64 = 1 << 14;
+
+fn each(rows: &Rows) -> impl Iterator<Item = (&[u8], Option<&Confirmed>)> {
+    rows.iter().map(|(path, row)| (&**path, row.as_ref()))
 }
 
 fn size(connection: &Connection) -> rusqlite::Result<i64> {
@@ -441,26 +466,30 @@ fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-fn recall(
+fn read_page(
     connection: &mut Connection,
+    after: &[u8],
     complete: bool,
-    mut take: impl FnMut(&[u8], Known) -> Fate,
-) -> Result<Recalled, Trouble> {
-    let mut recalled = Recalled::default();
-    let mut select = connection.prepare("SELECT * FROM confirmed")?;
-    let mut rows = select.query([])?;
+    take: &mut impl FnMut(&[u8], Known) -> Fate,
+) -> Result<Page, Trouble> {
+    let mut page = Page { end: None, rows: 0, changes: Rows::new() };
+    let mut select = connection.prepare_cached("SELECT * FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2")?;
+    let mut rows = select.query(params![after, PAGE_ROWS])?;
     while let Some(row) = rows.next()? {
         let path = blob(row, 0)?;
         let confirmed = decode(path, row)?;
         let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
-        recalled.rows += 1;
+        page.rows += 1;
         match take(path, lags.known()) {
-            Fate::LeftOut if lags != confirmed => drop(recalled.changes.insert(path.into(), Some(lags))),
-            Fate::Gone => drop(recalled.changes.insert(path.into(), None)),
+            Fate::LeftOut if lags != confirmed => drop(page.changes.insert(path.into(), Some(lags))),
+            Fate::Gone => drop(page.changes.insert(path.into(), None)),
             Fate::Known | Fate::LeftOut => {}
         }
+        if page.rows == PAGE_ROWS {
+            page.end = Some(path.into());
+        }
     }
-    Ok(recalled)
+    Ok(page)
 }
 
 pub(super) fn blob<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row [u8], Trouble> {

@@ -125,8 +125,16 @@ fn a_ledger_of_the_first_form_is_recalled_row_by_row() {
             Fate::Known
         });
         assert!(whole.unwrap());
-        let names =
-            [&b"caf\xe9"[..], b"empty", b"first", b"hard-link", b"link", b"sub/file", b"zeros", "\u{fc}n\u{ef}code".as_bytes()];
+        let names = [
+            &b"caf\xe9"[..],
+            b"empty",
+            b"first",
+            b"hard-link",
+            b"link",
+            b"sub/file",
+            b"zeros",
+            "\u{fc}n\u{ef}code".as_bytes(),
+        ];
         assert_eq!(paths, names.map(|name| [b"/srv/drop/", name].concat()));
         assert!(!dir.path().join(DAMAGED).exists());
     }

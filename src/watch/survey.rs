@@ -9,14 +9,14 @@ use rustix::io::Errno;
 
 use super::books::Books;
 use super::directory::{Directory, Place};
-use super::index::{Map, Name, Set};
 use super::filter::Filter;
+use super::index::{Map, Name, Set};
 use super::lookover::{Compare, LookOver, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::cli::CatchUp;
 use crate::error::Error;
-use crate::ledger::store::{Fate, Store};
+use crate::ledger::store::{Fate, Seen, Store};
 use crate::ledger::{ALL, Ledger};
 use crate::pipeline::Known;
 use crate::read::stable::{Root, Stamp, Version, version_of};
@@ -60,6 +60,34 @@ fn unlisted_at<'a>(directory: &[u8], roots: &'a [Arc<Directory>], recursive: boo
 fn target_of(root: &Root, below: &[u8]) -> Option<Version> {
     let target = root.look_through(below).ok()?;
     (FileType::from_raw_mode(target.st_mode) == FileType::RegularFile).then(|| version_of(&target))
+}
+
+/// On their way into the ledger before anything is told.
+struct Entries<'a> {
+    /// Nothing without a ledger, or when it could not be written.
+    store: Option<&'a mut Store>,
+    waiting: Vec<Seen>,
+    /// All could be written.
+    whole: bool,
+}
+
+impl Entries<'_> {
+    fn push(&mut self, seen: Seen) {
+        self.waiting.push(seen);
+        if self.waiting.len() >= ENTRIES_TOGETHER {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        let entries = mem::take(&mut self.waiting);
+        if let Some(store) = &mut self.store
+            && let Err(trouble) = store.enter(entries)
+        {
+            tracing::warn!("what is there cannot be entered in the ledger: {trouble}; the ledger begins empty");
+            (self.store, self.whole) = (None, false);
+        }
+    }
 }
 
 impl Books {
@@ -125,7 +153,9 @@ impl Books {
             let Some((place, names)) = present.get(directory) else {
                 let found = match unlisted.get(directory) {
                     Some(found) => *found,
-                    None => *unlisted.entry(directory.into()).or_insert(unlisted_at(directory, &roots, recursive, filter)),
+                    None => {
+                        *unlisted.entry(directory.into()).or_insert(unlisted_at(directory, &roots, recursive, filter))
+                    }
                 };
                 return match found {
                     Unlisted::Gone => Fate::Gone,
@@ -158,18 +188,9 @@ impl Books {
     /// Takes the listed files as they are now for known: they were there before us. What the ledger holds of another file
     /// goes before anything is told, and with [`CatchUp::Baseline`] what stands there is entered. `false`: it could not be
     /// written, and nothing of it may count.
-    fn take_as_seen(&mut self, mut store: Option<&mut Store>, catch_up: CatchUp) -> bool {
-        let (mut whole, mut files) = (true, 0);
-        let mut write = |entries: &mut Vec<(Vec<u8>, Option<(Version, bool)>)>| {
-            if let Some(ledger) = &mut store
-                && let Err(trouble) = ledger.enter(entries.drain(..))
-            {
-                tracing::warn!("what is there cannot be entered in the ledger: {trouble}; it begins empty");
-                (store, whole) = (None, false);
-            }
-            entries.clear();
-        };
-        let mut entries = Vec::new();
+    fn take_as_seen(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
+        let mut entries = Entries { store, waiting: Vec::new(), whole: true };
+        let mut files = 0;
         for Compare { place, left, .. } in mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
             node.recalled = false;
@@ -183,32 +204,26 @@ impl Books {
                 files += 1;
                 let known = node.known.get(&name).copied();
                 let stands = if regular { Some(version) } else { target_of(node.directory.root(), &below) };
-                // Of a link's target the content decides nothing here: it is not read.
-                let same = |known: Known| match stands {
-                    Some(version) => known.is_of(&version) || regular && known.may_be(&version),
-                    None => false,
-                };
-                if known.is_some_and(same) {
+                // What a link leads to is not read, so its content decides nothing.
+                let is = |known: Known, stands| known.is_of(&stands) || regular && known.may_be(&stands);
+                if known.zip(stands).is_some_and(|(known, stands)| is(known, stands)) {
                     continue;
                 }
                 let seen = stands.map(|version| (version, version.is_racy(examined, false)));
+                let path = node.directory.absolute(&name);
                 match seen {
-                    Some((version, racy)) => drop(node.known.insert(Arc::clone(&name), Known::seen(&version, racy))),
+                    Some((version, racy)) => drop(node.known.insert(name, Known::seen(&version, racy))),
                     None => drop(node.known.remove(&name)),
                 }
                 if catch_up == CatchUp::Baseline || known.is_some() {
-                    entries.push((node.directory.absolute(&name), seen.filter(|_| catch_up == CatchUp::Baseline)));
-                    if entries.len() >= ENTRIES_TOGETHER {
-                        write(&mut entries);
-                    }
+                    entries.push((path, seen.filter(|_| catch_up == CatchUp::Baseline)));
                 }
             }
         }
-        write(&mut entries);
-        self.look_over.whole = false;
-        self.look_over.first = false;
+        entries.write();
+        (self.look_over.whole, self.look_over.first) = (false, false);
         tracing::info!("the directory was looked over: 0 of {files} files are to be published (--catch-up)");
-        whole
+        entries.whole
     }
 
     /// Whether a look-over can go on at once.

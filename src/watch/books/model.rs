@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::fs::Permissions;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -212,9 +212,7 @@ impl Scene {
             let (version, digests) = read?;
             job.admit(&version)?;
             match version_of(&rustix::fs::stat(path_of(job))?) == version {
-                true if job.is_known(&version, &digests)? => {
-                    Ok(Outcome::Unchanged { version, racy: false, digests })
-                }
+                true if job.is_known(&version, &digests)? => Ok(Outcome::Unchanged { version, racy: false, digests }),
                 true => Ok(Outcome::Confirmed { version, racy: false, digests }),
                 false => Err(Unread::Busy),
             }
