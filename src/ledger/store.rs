@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io, mem};
 
@@ -31,7 +32,8 @@ pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
 pub(super) const BEHIND: &str = "ledger.behind";
 
 /// Stands beside a database that holds all that was told last: the process that wrote it came to its end, and none has
-/// begun since. Empty, and taken away before anything is told: a row may lag from then on.
+/// begun since. Taken away before anything is told: a row may lag from then on. It says which file it is of, so that an
+/// older copy put in its place is not taken for it.
 pub(super) const COMPLETE: &str = "ledger.complete";
 
 /// What SQLite keeps beside a database.
@@ -115,6 +117,8 @@ pub struct Store {
     rows: i64,
     /// What could not be written when it was read.
     unwritten: Rows,
+    /// [`COMPLETE`] was there when it was opened.
+    complete: bool,
     /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
     lock: OwnedFd,
 }
@@ -177,8 +181,15 @@ impl Store {
             Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
             _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
         })?;
-        let mut store =
-            Self { directory: directory.to_owned(), connection: None, rows: 0, unwritten: Rows::new(), lock: dir };
+        let mark = fs::read_to_string(directory.join(COMPLETE)).ok();
+        let mut store = Self {
+            directory: directory.to_owned(),
+            connection: None,
+            rows: 0,
+            unwritten: Rows::new(),
+            complete: mark.is_some() && mark == identity(directory).ok(),
+            lock: dir,
+        };
         match store.connect_or_set_aside() {
             Ok(_) => {}
             Err(Trouble::Newer) => return Err(newer(directory)),
@@ -247,7 +258,11 @@ impl Store {
     /// Whether the ledger was marked as complete; it is not any more, even if power is cut.
     fn take_completeness(&self) -> io::Result<bool> {
         match fs::remove_file(self.directory.join(COMPLETE)) {
-            Ok(()) => self.sync_names().map(|()| true),
+            Ok(()) => match rustix::fs::fsync(&self.lock) {
+                // Some file systems have no such thing for a directory (fsync(2)).
+                Ok(()) | Err(Errno::INVAL) => Ok(self.complete),
+                Err(errno) => Err(errno.into()),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -260,18 +275,9 @@ impl Store {
         let (busy, log, done) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint)?;
         connection.close().map_err(|(_, error)| error)?;
         if busy == 0 && log == done {
-            File::create(self.directory.join(COMPLETE))?;
-            self.sync_names()?;
+            fs::write(self.directory.join(COMPLETE), identity(&self.directory)?)?;
         }
         Ok(())
-    }
-
-    fn sync_names(&self) -> io::Result<()> {
-        match rustix::fs::fsync(&self.lock) {
-            // Some file systems have no such thing for a directory (fsync(2)).
-            Err(Errno::INVAL) => Ok(()),
-            other => Ok(other?),
-        }
     }
 
     /// Where it is.
@@ -367,6 +373,12 @@ impl Store {
         );
         Ok(())
     }
+}
+
+/// What tells the database that stands there from another, and from what it was before it was written again.
+fn identity(directory: &Path) -> io::Result<String> {
+    let status = fs::metadata(directory.join(FILE))?;
+    Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))
 }
 
 fn newer(directory: &Path) -> Error {

@@ -184,6 +184,15 @@ fn a_ledger_is_complete_between_an_exact_end_and_the_next_start() {
     assert_eq!(recalled(), State::from([(b"a".to_vec(), exactly_known(2))]));
     assert!(!is_complete(), "nor while it is used");
     assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
+
+    // An older copy in its place is not what was complete.
+    let database = |name: &str| dir.path().join(name);
+    fs::copy(database(FILE), database("copy")).unwrap();
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 3);
+    ledger.end_exact();
+    fs::rename(database("copy"), database(FILE)).unwrap();
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
 }
 
 #[test]
