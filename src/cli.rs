@@ -122,7 +122,7 @@ pub struct Settings {
     #[arg(long, env = "STATE_DIRECTORY", global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Files already there when the watch starts: leave them, publish those whose version the ledger does not hold,
-    /// or publish them all [default: changed with a ledger, else none]
+    /// publish them all, or enter them in the ledger as known and publish none [default: changed with a ledger, else none]
     #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum)]
     pub catch_up: Option<CatchUp>,
     /// Look over the directory again this often, for network file systems and changes that raise no event; 0 is never
@@ -264,6 +264,8 @@ pub enum CatchUp {
     Changed,
     /// Publish them all.
     All,
+    /// Enter them as known, and publish none of them.
+    Baseline,
 }
 
 /// How files are read.

@@ -125,7 +125,7 @@ pub enum Error {
         total: usize,
     },
     /// Standard output was closed or cannot be written.
-    #[error("standard output: {0}; keep its reader running, or choose --output amqp")]
+    #[error("standard output: {0}; {next}", next = stdout_cure(.0))]
     Stdout(io::Error),
     /// A thread of the pipeline could not be started or ended by itself.
     #[error("{0}; this should not happen, please report it")]
@@ -138,6 +138,14 @@ pub enum Error {
         /// Files found.
         total: u64,
     },
+}
+
+fn stdout_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
+        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
+        _ => "keep its reader running, or choose --output amqp",
+    }
 }
 
 impl Error {

@@ -6,7 +6,7 @@ use apollonia_ingestor::cli::{self, Command};
 use apollonia_ingestor::config::{Config, control_socket};
 use apollonia_ingestor::error::Error;
 use apollonia_ingestor::health::Question;
-use apollonia_ingestor::{doctor, health, listen, logging, scan, service};
+use apollonia_ingestor::{doctor, health, listen, logging, scan, service, signals};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
 #[global_allocator]
@@ -15,6 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Names and messages are small and many: huge pages would gain nothing and hold megabytes of nothing.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    signals::ignore_file_size_signal();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::directory::{Directory, Place};
 use super::filter::Filter;
-use super::index::{Name, Set};
+use super::index::{Map, Name, Set};
 use super::inotify::{Event, Mark};
 use super::links::{LINKS_MAX, Links, depends_on};
 use super::lookover::{LookOver, Sight, look};
@@ -52,6 +52,8 @@ pub(super) struct Books {
     pub(super) tree: Tree,
     pub(super) recursive: bool,
     pub(super) ledger: Option<Ledger>,
+    /// What the ledger holds below directories that could not be listed, by their paths.
+    pub(super) aside: Map<Vec<u8>, Map<Name, Known>>,
     pub(super) settle: Duration,
     pub(super) quiet: Duration,
     /// How often directories without a watch are looked over.
@@ -75,6 +77,7 @@ impl Books {
             tree,
             recursive: settings.recursive,
             ledger: None,
+            aside: Map::default(),
             settle,
             quiet: settings.quiet,
             unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
@@ -215,7 +218,7 @@ impl Books {
     /// Whether a regular file is the version that was confirmed last: it was taken away and put back before we heard of it.
     fn is_known(&self, place: Place, name: &Name, sight: &Sight) -> bool {
         let known = self.tree.get(place).and_then(|node| node.known.get(name));
-        sight.regular && known.is_some_and(|known| known.version == sight.version.fingerprint())
+        sight.regular && known.is_some_and(|known| known.is_of(&sight.version))
     }
 
     /// Whether a regular file of exactly this version stands there.
@@ -619,20 +622,25 @@ impl Books {
             }
         }
         match report.outcome {
-            Outcome::Unchanged { .. } if !doubted => drop(self.pending.done(place, name, now)),
-            // What is doubted and found to be the same may have been forgotten meanwhile.
-            Outcome::Confirmed { version, digests } | Outcome::Unchanged { version, digests } => {
+            Outcome::Unchanged { version, racy, ref digests }
+                if !doubted && report.job.known == Some(Known::new(&version, digests, racy)) =>
+            {
+                self.pending.done(place, name, now);
+            }
+            // What is doubted and found to be the same may have been forgotten meanwhile. Where the content alone is the
+            // same, this is the version from now on.
+            Outcome::Confirmed { version, racy, digests } | Outcome::Unchanged { version, racy, digests } => {
                 // One that was taken away and put back as it was before we heard of either is there all the same.
                 let deleted = self.pending.done(place, name, now) && !self.stands(place, name, &version);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
-                    node.known.insert(Arc::clone(name), Known::new(&version, &digests));
+                    node.known.insert(Arc::clone(name), Known::new(&version, &digests, racy));
                     if let Some(ledger) = &self.ledger {
                         let path = directory.absolute(name);
                         // It may be another by now, and what was told can come back.
                         if doubted && self.pending.holds(place, name) {
                             ledger.forget_first(&path);
                         } else {
-                            ledger.confirm(path, version, digests);
+                            ledger.confirm(path, version, digests, racy);
                         }
                     }
                 }
@@ -700,7 +708,7 @@ impl Books {
     /// The same, unless what stands there is what was confirmed: a look-over saw it before its event was read.
     fn forget_other(&mut self, place: Place, name: &Name, version: &Version) {
         let known = self.tree.get(place).and_then(|node| node.known.get(name));
-        if known.is_some_and(|known| known.version != version.fingerprint()) {
+        if known.is_some_and(|known| !known.may_be(version)) {
             self.forget(place, name);
         }
     }

@@ -18,13 +18,16 @@ pub const LINKS_MAX: usize = 1 << 16;
 /// The kernel follows no more in one path (path_resolution(7)).
 const HOPS_MAX: usize = 40;
 
+/// The absolute paths that a link depends on.
+type Paths = Vec<Arc<[u8]>>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Links {
     /// By the path that they depend on.
     followers: Map<Arc<[u8]>, Vec<(Place, Name)>>,
     /// The paths that each depends on.
-    paths: Map<Place, Map<Name, Vec<Arc<[u8]>>>>,
+    paths: Map<Place, Map<Name, Paths>>,
     len: usize,
 }
 
@@ -36,7 +39,7 @@ impl Links {
     }
 
     /// A link depends on these absolute paths, and on no others. `false`: there is no room for it.
-    pub fn set(&mut self, place: Place, name: &Name, paths: Vec<Arc<[u8]>>) -> bool {
+    pub fn set(&mut self, place: Place, name: &Name, paths: Paths) -> bool {
         self.remove(place, name);
         if self.len >= LINKS_MAX {
             return false;
@@ -88,12 +91,12 @@ impl Links {
 /// directories too, and that of what it leads to in the end. Nothing outside is looked at, for a link may lead anywhere, to a
 /// file system that hangs for one: from where it leads out it depends on nothing. `target` reads a link, and tells nothing of
 /// what is none.
-pub fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Vec<Arc<[u8]>> {
+pub fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Paths {
     let own = [root, b"/", below].concat();
     let parts = |path: &[u8]| path.split(|&byte| byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
     let mut ahead: VecDeque<Vec<u8>> = parts(below).into();
     let mut at = root.to_vec();
-    let mut paths: Vec<Arc<[u8]>> = Vec::new();
+    let mut paths = Paths::new();
     let mut hops = 0;
     while let Some(part) = ahead.pop_front() {
         match &part[..] {

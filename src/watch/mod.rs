@@ -20,7 +20,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::store::Store;
@@ -73,14 +72,7 @@ impl Watcher {
         let mut books = Books::new(tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
-        if let Some(store) = store {
-            books.recall(store)?;
-        }
-        match settings.catch_up {
-            CatchUp::None => books.take_as_seen(),
-            CatchUp::Changed => {}
-            CatchUp::All => books.look_over.everything = true,
-        }
+        books.begin(store, settings.catch_up)?;
         Ok(Self { watch, books, pipeline, rescan: settings.rescan })
     }
 
@@ -108,6 +100,8 @@ impl Watcher {
             self.books.left(),
         );
         vitals.watch.done(1);
+        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
+        self.books.end(orderly && !self.pipeline.busy());
         followed.and(drained).and(rest)
     }
 

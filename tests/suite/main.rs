@@ -48,3 +48,4 @@ mod tls;
 mod tls_refusals;
 mod trees;
 mod unroutable;
+mod versions;

@@ -187,11 +187,9 @@ fn a_data_directory_that_cannot_be_listed_for_a_while_ends_nothing() {
     assert_eq!(get(&socket, "/ready").0, 200);
     chmod(&world.data, 0o700);
     world.service().wait_log("the refusal", |line| line.contains("WARN") && line.contains("Permission denied"));
-    let (status, _, body) = get(&socket, "/ready");
-    assert!(
-        status == 503 && body.contains("Permission denied") && body.contains(world.data.to_str().unwrap()),
-        "{body}"
-    );
+    wait_for_metrics(&socket, "that it is not ready", |_| get(&socket, "/ready").0 == 503);
+    let (_, _, body) = get(&socket, "/ready");
+    assert!(body.contains("Permission denied") && body.contains(world.data.to_str().unwrap()), "{body}");
     assert_eq!(health(&socket).0, 200, "a restart would mend nothing");
     world.write("during", "during");
     chmod(&world.data, 0o777);
