@@ -49,18 +49,23 @@ impl Journal {
         self.legal.get(below).is_some_and(|hashes| hashes.contains(hash))
     }
 
-    /// What was done to a name, and which of its contents were legal since when; and what was done to the names that its
-    /// last contents stood under, too.
-    pub fn story(&self, name: &str) -> String {
-        let is_of = |text: &str, name: &str| text.split([' ', ',']).any(|word| word == name);
-        let complete =
-            |text: &str| text.split_once(" is complete: ").map(|(name, what)| (name.to_owned(), what.to_owned()));
-        let of_name = self.history.iter().filter(|(_, what)| is_of(what, name));
-        let contents: Vec<String> = of_name.filter_map(|(_, what)| Some(complete(what)?.1)).collect();
+    /// A name, and those that its last contents stood under, too.
+    pub fn together(&self, name: &str) -> HashSet<String> {
+        let complete = |text: &str| {
+            let (name, content) = text.split_once(" is complete: ")?;
+            Some((name.to_owned(), content.to_owned()))
+        };
+        let all = || self.history.iter().filter_map(|(_, what)| complete(what));
+        let contents: Vec<String> = all().filter(|(it, _)| it == name).map(|(_, content)| content).collect();
         let last = &contents[contents.len().saturating_sub(2)..];
-        let shared = self.history.iter().filter_map(|(_, what)| complete(what)).filter(|(_, what)| last.contains(what));
-        let names: HashSet<String> = shared.map(|(name, _)| name).chain([name.to_owned()]).collect();
-        let done = self.history.iter().filter(|(_, what)| names.iter().any(|name| is_of(what, name)));
+        let shared = all().filter(|(_, content)| last.contains(content)).map(|(name, _)| name);
+        shared.chain([name.to_owned()]).collect()
+    }
+
+    /// What was done to these names, and which of their contents were legal since when.
+    pub fn story(&self, names: &HashSet<String>) -> String {
+        let mentioned = |text: &str| text.split(' ').any(|word| names.contains(word));
+        let done = self.history.iter().filter(|(_, what)| mentioned(what));
         done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The service's lives: started, ended by us or by a fault, started again. Every end that is not
 //! expected fails the test.
 
+use std::collections::HashSet;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -197,12 +198,12 @@ impl Life {
     }
 }
 
-/// What the service's log says of one name, and of its own lives.
-pub fn about(log: &str, data: &Path, name: &str) -> String {
-    let path = format!("{}\"", data.join(name).display());
+/// What the service's log says of these names, and of its own lives.
+pub fn about(log: &str, data: &Path, names: &HashSet<String>) -> String {
+    let paths: Vec<String> = names.iter().map(|name| format!("{}\"", data.join(name).display())).collect();
     let wanted = |line: &&str| {
-        line.contains(&path)
-            || ["start ", "fault ", "ended: ", "ready", "WARN", "ERROR", "looked over"]
+        paths.iter().any(|path| line.contains(path))
+            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "looked over"]
                 .iter()
                 .any(|it| line.contains(it))
     };

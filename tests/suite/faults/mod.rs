@@ -167,8 +167,9 @@ fn run(seed: u64, node: &mut Node) -> bool {
     }
     let mut story = String::new();
     for (name, what) in verdict.faults() {
-        let done = workload.tree.journal.story(name);
-        let said = life::about(&log, &stage.data, name);
+        let names = workload.tree.journal.together(name);
+        let done = workload.tree.journal.story(&names);
+        let said = life::about(&log, &stage.data, &names);
         let _ = write!(
             story,
             "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
