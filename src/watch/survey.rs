@@ -374,7 +374,7 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let Sight { version, regular, owner } = match look(node.directory.root(), &below) {
+        let Sight { version, regular, owner, .. } = match look(node.directory.root(), &below) {
             Ok(Some(sight)) => sight,
             Ok(None) => return self.retries.no_file(place, name),
             Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
