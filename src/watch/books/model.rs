@@ -439,6 +439,23 @@ fn metadata_alone_is_silent_and_the_ledger_follows_it() {
     assert_eq!(scene.told, BTreeMap::new());
 }
 
+/// Nobody can say what its row is worth, after a kill, but of the others it can be said.
+#[test]
+fn a_link_that_leads_nowhere_keeps_no_other_row_from_being_relied_on() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link("one/file", "one/link");
+    scene.rest();
+    scene.restart(); // all of it is in the ledger
+    scene.kill(|scene| fs::rename(scene.path("one/file"), scene.path("one/other")).unwrap());
+    scene.rest();
+    scene.restart();
+    scene.told.clear();
+    scene.chmod("one/other");
+    scene.restart();
+    scene.rest();
+    assert_eq!(scene.told, BTreeMap::new());
+}
+
 /// What the row shows came back with another ctime, which a lagging row must not be taken for.
 #[test]
 fn a_file_renamed_back_after_a_kill_is_told_again_though_its_row_lags() {
