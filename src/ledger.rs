@@ -87,8 +87,9 @@ struct Waiting {
     urgent: bool,
     /// Confirms that found no room.
     dropped: u64,
-    /// At the end: what is known is what was told last, and with these rows the ledger holds all of it.
-    exact: bool,
+    /// At the end: what is known is what was told last, and with these rows the ledger holds all of it, but for paths whose
+    /// rows may lag.
+    exact_but_for: Option<Vec<Box<[u8]>>>,
     closing: bool,
     closed: bool,
 }
@@ -176,9 +177,9 @@ impl Ledger {
     }
 
     /// Writes what waits and ends. Everything that was told has been confirmed here, and what was recalled has been
-    /// compared: the next start may rely on each row.
-    pub fn end_exact(self) {
-        self.shared.lock().exact = true;
+    /// compared: the next start may rely on each row, but for those of some paths.
+    pub fn end_exact(self, but_for: Vec<Box<[u8]>>) {
+        self.shared.lock().exact_but_for = Some(but_for);
     }
 
     /// Forgets a path that is gone.
@@ -365,10 +366,11 @@ impl Writer {
         }
         // Its last checkpoint belongs to what is waited for.
         let all_written = self.group.is_empty() && self.behind.is_none() && !self.lags;
-        let exact = |waiting: &Waiting| waiting.exact && waiting.is_empty();
-        if all_written && exact(&self.shared.lock()) {
+        let exact = |waiting: &mut Waiting| waiting.exact_but_for.take().filter(|_| waiting.is_empty());
+        let exact_but_for = exact(&mut self.shared.lock());
+        if all_written && let Some(lagging) = exact_but_for {
             let directory = self.store.directory().to_owned();
-            if let Err(trouble) = self.store.complete() {
+            if let Err(trouble) = self.store.complete(&lagging) {
                 tracing::warn!(
                     "{COMPLETE} cannot be made in {directory:?}: {trouble}; files whose metadata alone changes until the next start may be published again"
                 );

@@ -93,6 +93,8 @@ pub struct Known {
     data: u64,
     /// The first half of the content's SHA-256; nothing when only the version is known.
     content: Option<NonZeroU64>,
+    /// The inode's number.
+    inode: u64,
 }
 
 /// See [`Known::is_racy`].
@@ -100,7 +102,7 @@ const RACY: u64 = 1;
 
 impl Known {
     /// Of a path that had a message, of whatever file: it equals nothing that is read.
-    pub const ANNOUNCED: Self = Self { version: 0, data: 0, content: None };
+    pub const ANNOUNCED: Self = Self { version: 0, data: 0, content: None, inode: 0 };
 
     /// Of what was read. `racy`: see [`Version::is_racy`].
     #[must_use]
@@ -111,7 +113,7 @@ impl Known {
     /// Of a file that was there before us, and has not been read.
     #[must_use]
     pub fn seen(version: &Version, racy: bool) -> Self {
-        Self { version: version.fingerprint(), data: u64::from(racy), content: None }
+        Self { version: version.fingerprint(), data: u64::from(racy), content: None, inode: version.inode }
     }
 
     /// The same, where it may not be what was told last unless the whole version agrees, ctime too.
@@ -137,6 +139,18 @@ impl Known {
     #[must_use]
     pub fn is_read(self) -> bool {
         self.content.is_some()
+    }
+
+    /// The number of the inode that it is of.
+    #[must_use]
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
+
+    /// Whether it is of the version with this fingerprint.
+    #[must_use]
+    pub fn is_of_fingerprint(self, version: u64) -> bool {
+        self.version == version
     }
 
     /// Whether it is of this version.
@@ -189,6 +203,8 @@ pub struct Outgoing {
     pub version: Version,
     /// See [`Version::is_racy`].
     pub racy: bool,
+    /// The file has further names.
+    pub linked: bool,
     /// The digests of its content.
     pub digests: Digests,
     /// The job that it answers.
@@ -199,8 +215,8 @@ impl Outgoing {
     /// The job's end, once the output has confirmed the message.
     #[must_use]
     pub fn confirmed(self) -> Report {
-        let Self { job, version, racy, digests, .. } = self;
-        Report { job, outcome: Outcome::Confirmed { version, racy, digests } }
+        let Self { job, version, racy, linked, digests, .. } = self;
+        Report { job, outcome: Outcome::Confirmed { version, racy, linked, digests } }
     }
 }
 
@@ -222,6 +238,8 @@ pub enum Outcome {
         version: Version,
         /// See [`Version::is_racy`].
         racy: bool,
+        /// The file has further names.
+        linked: bool,
         /// The digests of its content.
         digests: Digests,
     },

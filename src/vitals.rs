@@ -132,8 +132,6 @@ impl Vitals {
         let publish = match self.broker() {
             // It waits for the broker by order, which is no illness of its own.
             BrokerState::Blocked => Duration::ZERO,
-            // Nor is it one that nobody has bound a queue.
-            BrokerState::Connected if self.unroutable() > 0 => Duration::ZERO,
             _ => self.publish.stalled(),
         };
         [
@@ -272,13 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn want_of_a_queue_stalls_nobody() {
+    fn want_of_a_queue_is_no_stall_while_the_broker_answers() {
         let vitals = Vitals::default();
         vitals.broker_is(BrokerState::Connected);
         vitals.publish.take_on(1);
         vitals.unroutable_are(1);
         age(&vitals.publish, 60_000);
-        assert!(vitals.stages().iter().all(|(_, _, stalled)| stalled.is_zero()));
+        assert!(vitals.publish.stalled() >= Duration::from_secs(60), "no probe was answered for so long");
+        vitals.publish.done(0);
+        assert!(vitals.stages().iter().all(|(_, _, stalled)| *stalled < Duration::from_secs(5)), "one was");
+        age(&vitals.publish, 60_000);
         vitals.unroutable_are(0);
         assert!(vitals.publish.stalled() < Duration::from_secs(5), "the time counts from here");
         age(&vitals.publish, 60_000);

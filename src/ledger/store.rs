@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io, mem};
 
-use rusqlite::{Connection, ErrorCode, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
@@ -268,9 +268,20 @@ impl Store {
         }
     }
 
-    /// Ends the use of it; marks it as complete once all of it is on the disk.
-    pub(super) fn complete(mut self) -> Result<(), Trouble> {
-        let Some(connection) = self.connection.take() else { return Ok(()) };
+    /// Ends the use of it; marks it as complete once all of it is on the disk, but for these rows, which may lag.
+    pub(super) fn complete(mut self, lagging: &[Box<[u8]>]) -> Result<(), Trouble> {
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
+        let mut rows = Rows::new();
+        for path in lagging {
+            let row =
+                connection.query_row("SELECT * FROM confirmed WHERE path = ?1", [path], |row| Ok(decode(path, row)));
+            if let Some(confirmed) = row.optional()?.transpose()? {
+                rows.insert(path.clone(), Some(Confirmed { by_version_only: true, ..confirmed }));
+            }
+        }
+        if !rows.is_empty() {
+            write(&mut connection, &[], each(&rows))?;
+        }
         let checkpoint = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
         let (busy, log, done) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint)?;
         connection.close().map_err(|(_, error)| error)?;

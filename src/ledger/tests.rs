@@ -179,7 +179,7 @@ fn a_ledger_is_complete_between_an_exact_end_and_the_next_start() {
 
     let ledger = Ledger::start(open(), Arc::default()).unwrap();
     confirm(&ledger, path(b"a"), 2);
-    ledger.end_exact();
+    ledger.end_exact(Vec::new());
     assert!(is_complete());
     assert_eq!(recalled(), State::from([(b"a".to_vec(), exactly_known(2))]));
     assert!(!is_complete(), "nor while it is used");
@@ -190,23 +190,24 @@ fn a_ledger_is_complete_between_an_exact_end_and_the_next_start() {
     fs::copy(database(FILE), database("copy")).unwrap();
     let ledger = Ledger::start(open(), Arc::default()).unwrap();
     confirm(&ledger, path(b"a"), 3);
-    ledger.end_exact();
+    ledger.end_exact(Vec::new());
     fs::rename(database("copy"), database(FILE)).unwrap();
     assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
 }
 
 #[test]
-fn what_is_left_out_while_the_ledger_is_not_complete_counts_by_its_version_only() {
+fn what_was_not_compared_since_the_ledger_was_not_complete_counts_by_its_version_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
     put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
     assert!(store.recall(|_, _| Fate::LeftOut).unwrap());
     let ledger = Ledger::start(store, Arc::default()).unwrap();
-    confirm(&ledger, path(b"b"), 2);
-    ledger.end_exact();
+    [b"b", b"c"].iter().for_each(|name| confirm(&ledger, path(*name), 2));
+    ledger.end_exact(vec![path(b"c").into(), path(b"nothing").into()]);
     let mut store = Store::open(dir.path()).unwrap();
-    let expected = [(b"a".to_vec(), known(1)), (b"b".to_vec(), exactly_known(2))];
-    assert_eq!(recalled(&mut store, [b"a".to_vec(), b"b".to_vec()]), State::from(expected));
+    let names = [b"a", b"b", b"c"].map(|name| name.to_vec());
+    let [a, b, c] = names.clone();
+    assert_eq!(recalled(&mut store, names), State::from([(a, known(1)), (b, exactly_known(2)), (c, known(2))]));
 }
 
 #[test]

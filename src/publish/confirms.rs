@@ -231,6 +231,8 @@ impl<'a> Window<'a> {
         if !delivered.is_empty() {
             self.pause = NACK_PAUSE_MIN;
         }
+        // A step, too, where nothing was delivered: while no queue is bound the broker answers a probe at least every
+        // UNROUTABLE_PAUSE_MAX, which is less than the shortest stall time.
         self.vitals.publish.done(delivered.len());
         self.post.report(delivered.into_iter().map(Outgoing::confirmed).collect());
         if !returned.is_empty() {

@@ -142,6 +142,7 @@ impl Outbox {
                         raw_path: self.raw_path(&job),
                         version,
                         racy: is_racy(&job, &before),
+                        linked: before.linked,
                         digests,
                         job,
                     });

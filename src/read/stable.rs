@@ -358,6 +358,8 @@ pub struct Before {
     pub accessed: Stamp,
     /// The time of day just before stat A.
     pub examined: Stamp,
+    /// The file has further names (`st_nlink`).
+    pub linked: bool,
     /// `st_dev`, for [`Before::confirm_name`].
     device: u64,
 }
@@ -381,6 +383,7 @@ impl Before {
             version: version_of(&stat),
             accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
             examined,
+            linked: stat.st_nlink > 1,
             device: stat.st_dev,
         })
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::directory::{Directory, Place};
 use super::filter::Filter;
+use super::hard_links::{HardLinks, Others};
 use super::index::{Map, Name, Set};
 use super::inotify::{Event, Mark};
 use super::links::{LINKS_MAX, Links, depends_on};
@@ -43,6 +44,7 @@ pub(super) struct Books {
     pub(super) pending: Pending,
     pub(super) retries: Retries,
     links: Links,
+    pub(super) hard_links: HardLinks,
     /// It was said that there are too many links.
     links_warned: bool,
     pub(super) look_over: LookOver,
@@ -69,6 +71,7 @@ impl Books {
             pending: Pending::new(settle, settings.quiet, PENDING_MAX),
             retries: Retries::new(NAMES_MAX),
             links: Links::default(),
+            hard_links: HardLinks::default(),
             links_warned: false,
             look_over: LookOver::new(),
             vitals,
@@ -262,6 +265,50 @@ impl Books {
         }
     }
 
+    /// A file with further names was published under this one: it is to be read under the others.
+    fn follow_names(&mut self, place: Place, name: &Name, version: &Version, now: Instant) {
+        match self.hard_links.published(version.inode, version.fingerprint(), place, name) {
+            Others::Known(others) => {
+                let others = others.into_iter().map(|(place, name)| (place, name, version.fingerprint()));
+                self.put_others(others.collect(), version.inode, now);
+            }
+            Others::Wanted => {}
+            Others::Full => self.ask_for_look_over(now, || {
+                tracing::warn!(
+                    "more files with several names were written than can be followed: the directory is looked over"
+                );
+            }),
+        }
+    }
+
+    /// Searches for the other names of files that were published under one of them, when that is due.
+    pub(super) fn search_names(&mut self, now: Instant) {
+        if self.hard_links.next_time(now).is_none_or(|at| now < at) {
+            return;
+        }
+        let known = self
+            .tree
+            .iter()
+            .flat_map(|(place, node)| node.known.iter().map(move |(name, known)| (place, name, known.inode())));
+        let found = self.hard_links.search(known, Instant::now());
+        for (place, name, version) in found {
+            let inode = self.tree.get(place).and_then(|node| node.known.get(&name)).map(|known| known.inode());
+            self.put_others(vec![(place, name, version)], inode.unwrap_or(0), now);
+        }
+    }
+
+    /// Names of one file, each with the version that was published under another: those with another version are read.
+    fn put_others(&mut self, others: Vec<(Place, Name, u64)>, inode: u64, now: Instant) {
+        let seen_at = Stamp::now();
+        for (place, name, version) in others {
+            let Some(node) = self.tree.get(place) else { continue };
+            let lags = |known: &Known| known.inode() == inode && !known.is_of_fingerprint(version);
+            if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
+                self.put_one(Pending::event, place, &name, Hint::Closed, seen_at, now);
+            }
+        }
+    }
+
     /// What happened to a path happened to the links that lead through it.
     fn follow(&mut self, take: Take, place: Place, name: &Name, seen_at: Stamp, now: Instant) {
         if self.links.is_empty() {
@@ -402,6 +449,13 @@ impl Books {
         } else {
             tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
             self.follow(Pending::event, place, name, seen_at, now);
+            // It is not read, and a name of the same file may be.
+            if let Ok(Some(sight)) = self.look(place, name)
+                && sight.regular
+                && sight.linked
+            {
+                self.follow_names(place, name, &sight.version, now);
+            }
         }
     }
 
@@ -622,6 +676,13 @@ impl Books {
             }
         }
         match report.outcome {
+            Outcome::Confirmed { version, linked: true, .. } => self.follow_names(place, name, &version, now),
+            Outcome::Confirmed { version, .. } | Outcome::Unchanged { version, .. } => {
+                self.hard_links.seen(version.inode, place, name);
+            }
+            Outcome::Unread(_) => {}
+        }
+        match report.outcome {
             Outcome::Unchanged { version, racy, ref digests }
                 if !doubted && report.job.known == Some(Known::new(&version, digests, racy)) =>
             {
@@ -629,7 +690,7 @@ impl Books {
             }
             // What is doubted and found to be the same may have been forgotten meanwhile. Where the content alone is the
             // same, this is the version from now on.
-            Outcome::Confirmed { version, racy, digests } | Outcome::Unchanged { version, racy, digests } => {
+            Outcome::Confirmed { version, racy, digests, .. } | Outcome::Unchanged { version, racy, digests } => {
                 // One that was taken away and put back as it was before we heard of either is there all the same.
                 let deleted = self.pending.done(place, name, now) && !self.stands(place, name, &version);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {

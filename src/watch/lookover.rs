@@ -205,6 +205,8 @@ pub struct Sight {
     pub version: Version,
     /// It is a file and no link.
     pub regular: bool,
+    /// It has further names.
+    pub linked: bool,
     /// The number of the user that it belongs to.
     pub owner: u32,
 }
@@ -224,5 +226,5 @@ pub fn look(root: &Root, below: &[u8]) -> Result<Option<Sight>, Errno> {
         FileType::Symlink => false,
         _ => return Ok(None),
     };
-    Ok(Some(Sight { version: version_of(&stat), regular, owner: stat.st_uid }))
+    Ok(Some(Sight { version: version_of(&stat), regular, linked: stat.st_nlink > 1, owner: stat.st_uid }))
 }

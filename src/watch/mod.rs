@@ -7,6 +7,7 @@
 mod books;
 pub mod directory;
 pub mod filter;
+pub mod hard_links;
 pub mod index;
 pub mod inotify;
 pub mod links;
@@ -127,6 +128,7 @@ impl Watcher {
             }
             self.books.look_over_unwatched(now);
             self.books.tell_pending();
+            self.books.search_names(now);
             self.books.retry(now);
             self.books.look_over(now);
             let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now);
@@ -143,7 +145,7 @@ impl Watcher {
                 next = self.books.pending.next_time().map_or(next, |time| next.min(time));
             }
             let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());
-            let times = times.chain(self.books.retries_at());
+            let times = times.chain(self.books.retries_at()).chain(self.books.hard_links.next_time(now));
             next = times.fold(next, Instant::min);
             self.pipeline.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
         }

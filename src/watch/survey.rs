@@ -28,6 +28,10 @@ const LOOKS_IN_A_ROW: usize = 1024;
 /// Rows entered in one transaction at a start that takes what is there for known; some 250 bytes each.
 const ENTRIES_TOGETHER: usize = 1 << 16;
 
+/// Rows that may lag and are marked so at the end: links that lead nowhere, and directories that cannot be entered. Where
+/// there are more, the start has not compared them yet, and the ledger as a whole is not complete.
+const LAGGING_MAX: usize = 4096;
+
 /// What listing a directory counts for among them.
 const LOOKS_FOR_A_LISTING: usize = 16;
 
@@ -94,11 +98,17 @@ impl Entries<'_> {
 impl Books {
     /// Ends the ledger. `orderly`: nothing is on its way any more.
     pub(super) fn end(&mut self, orderly: bool) {
-        let known = self.tree.iter().map(|(_, node)| &node.known).chain(self.aside.values());
-        let exact = orderly && known.flat_map(Map::values).all(|known| known.is_exact());
-        match self.ledger.take() {
-            Some(ledger) if exact => ledger.end_exact(),
-            other => drop(other),
+        let Some(ledger) = self.ledger.take() else { return };
+        let below = |directory: &[u8], known: &Map<Name, Known>| -> Vec<Box<[u8]>> {
+            let lagging = known.iter().filter(|(_, known)| !known.is_exact());
+            lagging.map(|(name, _)| [directory, name].concat().into()).collect()
+        };
+        let nodes = self.tree.iter().map(|(_, node)| (node.directory.prefix(), &node.known));
+        let all = nodes.chain(self.aside.iter().map(|(directory, known)| (&directory[..], known)));
+        let lagging: Vec<_> =
+            all.flat_map(|(directory, known)| below(directory, known)).take(LAGGING_MAX + 1).collect();
+        if orderly && lagging.len() <= LAGGING_MAX {
+            ledger.end_exact(lagging);
         }
     }
 
@@ -374,7 +384,7 @@ impl Books {
         if !self.filter.admits(&below) {
             return;
         }
-        let Sight { version, regular, owner } = match look(node.directory.root(), &below) {
+        let Sight { version, regular, owner, .. } = match look(node.directory.root(), &below) {
             Ok(Some(sight)) => sight,
             Ok(None) => return self.retries.no_file(place, name),
             Err(errno) => return self.refuse(place, name, false, arrival, errno, now),

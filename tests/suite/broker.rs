@@ -20,7 +20,7 @@ use crate::certificates::Authority;
 use crate::consumer;
 
 /// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
-const VHOSTS: usize = 230;
+const VHOSTS: usize = 300;
 /// A cold start on two busy cores takes about 10 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// An order or a question takes milliseconds, stopping and starting RabbitMQ a second.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use crate::files::{fifo, sha256};
 use crate::service::Setup;
-use crate::world::World;
+use crate::world::{World, list};
 
 fn recursive(setup: Setup) -> Setup {
     setup.arg("--recursive")
@@ -73,6 +73,32 @@ fn a_link_follows_a_target_that_the_filter_leaves_out() {
     world.wait_for_content("link", b"second");
     assert!(world.messages_for("file.tmp").is_empty());
     world.finish();
+}
+
+#[test]
+fn a_hard_link_follows_what_is_written_by_another_name() {
+    let mut world = World::start_with(|setup| recursive(setup).arg("--exclude=*.tmp"));
+    fs::create_dir(world.path("sub")).unwrap();
+    world.write("first", "one");
+    world.wait_for_content("first", b"one");
+    fs::hard_link(world.path("first"), world.path("sub/second")).unwrap();
+    world.wait_for_content("sub/second", b"one");
+    world.write("sub/second", "written by the second");
+    for name in ["first", "sub/second"] {
+        world.wait_for_content(name, b"written by the second");
+    }
+    fs::hard_link(world.path("first"), world.path("third.tmp")).unwrap();
+    world.write("first", "by the first");
+    for name in ["first", "sub/second"] {
+        world.wait_for_content(name, b"by the first");
+    }
+    world.write("third.tmp", "by one that is left out");
+    for name in ["first", "sub/second"] {
+        world.wait_for_content(name, b"by one that is left out");
+    }
+    let messages = world.finish();
+    let count = |name: &str| messages.iter().filter(|it| it.name() == name).count();
+    assert_eq!((count("first"), count("second"), count("third.tmp")), (4, 4, 0), "{}", list(&messages));
 }
 
 #[test]

@@ -280,7 +280,12 @@ fn run_through(world: &mut World, change: impl FnOnce(Setup) -> Setup) -> Vec<Me
     let before = world.consumer.drain().len();
     world.launch(change);
     world.service().wait_log("the look-over's end", |line| line.contains("was looked over"));
-    world.pass_sentinel();
+    // A link has to settle like all that the look-over has found, and stands behind them.
+    let (beside, name) = (world.path("unwatched"), format!("zz-sentinel-linked-{before}"));
+    fs::create_dir_all(&beside).unwrap();
+    fs::write(beside.join(&name), &name).unwrap();
+    fs::hard_link(beside.join(&name), world.path(&name)).unwrap();
+    world.wait_for(&name, 1);
     world.stop_service();
     world.consumer.drain().split_off(before)
 }

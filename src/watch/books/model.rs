@@ -181,6 +181,7 @@ impl Scene {
         while self.books.looks_now(self.now) {
             self.look_over();
         }
+        self.books.search_names(self.now);
     }
 
     fn hand_out(&mut self, most: usize) {
@@ -215,7 +216,7 @@ impl Scene {
             let named = rustix::fs::stat(path_of(job)).map_err(|errno| Unread::of(Call::Stat, errno))?;
             match version_of(&named) == version {
                 true if job.is_known(&version, &digests)? => Ok(Outcome::Unchanged { version, racy: false, digests }),
-                true => Ok(Outcome::Confirmed { version, racy: false, digests }),
+                true => Ok(Outcome::Confirmed { version, racy: false, linked: named.st_nlink > 1, digests }),
                 false => Err(Unread::Busy),
             }
         };
@@ -438,6 +439,23 @@ fn metadata_alone_is_silent_and_the_ledger_follows_it() {
     assert_eq!(scene.told, BTreeMap::new());
 }
 
+/// Nobody can say what its row is worth, after a kill, but of the others it can be said.
+#[test]
+fn a_link_that_leads_nowhere_keeps_no_other_row_from_being_relied_on() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link("one/file", "one/link");
+    scene.rest();
+    scene.restart(); // all of it is in the ledger
+    scene.kill(|scene| fs::rename(scene.path("one/file"), scene.path("one/other")).unwrap());
+    scene.rest();
+    scene.restart();
+    scene.told.clear();
+    scene.chmod("one/other");
+    scene.restart();
+    scene.rest();
+    assert_eq!(scene.told, BTreeMap::new());
+}
+
 /// What the row shows came back with another ctime, which a lagging row must not be taken for.
 #[test]
 fn a_file_renamed_back_after_a_kill_is_told_again_though_its_row_lags() {
@@ -473,6 +491,7 @@ fn a_content_of_the_same_size_and_mtime_is_told() {
 enum Deed {
     Make(String),
     Link(&'static str, String),
+    HardLink(String, String),
     Write(String),
     Touch(String),
     Rename(String, String),
@@ -544,6 +563,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => path().prop_map(Deed::MoveOut),
         1 => path().prop_map(Deed::MoveIn),
         2 => (target(), file()).prop_map(|(target, path)| Deed::Link(target, path)),
+        3 => (file(), file()).prop_map(|(from, to)| Deed::HardLink(from, to)),
         2 => Just(Deed::Rest),
         2 => Just(Deed::Restart),
         1 => Just(Deed::Kill),
@@ -629,6 +649,7 @@ impl Scene {
             Deed::MoveOut(path) => drop(fs::rename(self.path(path), beside)),
             Deed::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
             Deed::Link(target, path) => self.link(target, path),
+            Deed::HardLink(from, to) => drop(fs::hard_link(self.path(from), self.path(to))),
             Deed::Rest => self.rest(),
             Deed::Restart => self.restart(),
             Deed::Kill => self.kill(|_| {}),
