@@ -50,6 +50,8 @@ const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// Runs those of one kind alone, by its name.
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
+/// A directory for all that the service has said in a seed that failed.
+const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
 /// Of one seed: each ends with no fault left and every file told.
 const ROUNDS: usize = 3;
 /// For the last message of every file, once all faults are over.
@@ -175,6 +177,9 @@ fn run(seed: u64, node: &mut Node) -> bool {
             "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
             oracle::list(&entries, &stage.data, name)
         );
+    }
+    if let Some(directory) = std::env::var_os(LOGS_VARIABLE) {
+        std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
     }
     eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
     false
