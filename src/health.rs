@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::error::{Error, os_message};
-use crate::vitals::{BrokerState, Facts, Phase, Vitals};
+use crate::vitals::{BrokerState, Facts, Phase, Stage, Vitals};
 
 /// How long an answer is waited for: the service makes it up from memory.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,7 +50,9 @@ pub struct Health<'a> {
     /// What the broker is to us.
     pub broker: BrokerState,
     /// By name.
-    pub stages: BTreeMap<&'static str, Stage>,
+    pub stages: BTreeMap<&'static str, StageHealth>,
+    /// Data directories whose files wait and cannot be read: their file system does not answer.
+    pub hanging_directories: Vec<&'a str>,
     /// Files between their first event and their confirm.
     pub pending_files: i64,
     /// Age of the oldest of them.
@@ -65,7 +67,7 @@ pub struct Health<'a> {
 
 /// One stage.
 #[derive(Debug, Serialize)]
-pub struct Stage {
+pub struct StageHealth {
     /// It gets on, or has nothing to do.
     pub alive: bool,
     /// Pieces of work that wait or are being worked on.
@@ -77,13 +79,11 @@ pub struct Stage {
 /// The verdict, and the line that says it.
 #[must_use]
 pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
-    let worst = vitals.stages().into_iter().filter(|(_, _, stalled)| *stalled >= stall).max_by_key(|stage| stage.2);
-    if let Some((stage, pulse, stalled)) = worst {
-        let told = format!(
-            "unhealthy: {stage} has got no further for {} s with {} waiting",
-            stalled.as_secs(),
-            pulse.waiting()
-        );
+    let worst = vitals.stages().into_iter().filter(|stage| stage.stalled >= stall).max_by_key(|stage| stage.stalled);
+    let hanging = hanging(vitals, stall);
+    if let Some(Stage { name, waiting, stalled }) = worst {
+        let told =
+            format!("unhealthy: {name} has got no further for {} s with {waiting} waiting{hanging}", stalled.as_secs());
         return (Status::Unhealthy, told);
     }
     let metrics = &vitals.metrics;
@@ -94,10 +94,19 @@ pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
         (Phase::Starting, _) => (Status::Starting, "starting: looks over the directory".to_owned()),
         (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts())),
         (Phase::Ready, BrokerState::Blocked) => {
-            (Status::Healthy, format!("healthy: {}; the broker takes no messages now", counts()))
+            (Status::Healthy, format!("healthy: {}; the broker takes no messages now{hanging}", counts()))
         }
-        (Phase::Ready, _) => (Status::Healthy, format!("healthy: {}", counts())),
+        (Phase::Ready, _) => (Status::Healthy, format!("healthy: {}{hanging}", counts())),
     }
+}
+
+/// Names the directories whose file system does not answer, in words for the end of the line.
+fn hanging(vitals: &Vitals, stall: Duration) -> String {
+    let told = vitals.hanging(stall).map(|(volume, stalled)| {
+        let (directories, waiting) = (&volume.directories, volume.read.waiting());
+        format!("; nothing could be read in {directories} for {} s, {waiting} files wait", stalled.as_secs())
+    });
+    told.collect()
 }
 
 impl<'a> Health<'a> {
@@ -105,8 +114,8 @@ impl<'a> Health<'a> {
     #[must_use]
     pub fn of(vitals: &'a Vitals, stall: Duration, began: Instant) -> Self {
         let (status, summary) = assess(vitals, stall);
-        let stage = |(name, pulse, stalled): (_, &crate::vitals::Pulse, Duration)| {
-            (name, Stage { alive: stalled < stall, waiting: pulse.waiting(), stalled_seconds: stalled.as_secs_f64() })
+        let stage = |Stage { name, waiting, stalled }| {
+            (name, StageHealth { alive: stalled < stall, waiting, stalled_seconds: stalled.as_secs_f64() })
         };
         let metrics = &vitals.metrics;
         Self {
@@ -118,6 +127,7 @@ impl<'a> Health<'a> {
             service: vitals.facts.get(),
             broker: vitals.broker(),
             stages: vitals.stages().into_iter().map(stage).collect(),
+            hanging_directories: vitals.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect(),
             pending_files: metrics.pending_files.get(),
             oldest_pending_seconds: metrics.oldest_pending_seconds.get(),
             unconfirmed_messages: metrics.unconfirmed_messages.get(),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use apollonia_ingestor::cli::{self, Command};
 use apollonia_ingestor::config::Config;
 use apollonia_ingestor::error::Error;
+use apollonia_ingestor::read::limits;
 use apollonia_ingestor::{doctor, health, listen, logging, scan, service};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
+    limits::raise_descriptors();
     let Some(cli) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };

@@ -134,7 +134,7 @@ impl Scan {
             }
         }
         let any = !batch.is_empty();
-        self.pipeline.submit(batch.into_iter());
+        self.pipeline.submit(batch);
         any
     }
 
@@ -195,6 +195,7 @@ impl Walk {
                     known: None,
                     within: None,
                     doubted: false,
+                    large: false,
                 });
             }
             let directory = self.ahead.pop()?;

@@ -331,7 +331,8 @@ impl Books {
                         self.pending.busy(place, &name, now);
                         continue;
                     }
-                    batch.push(Job { directory: Arc::clone(directory), name, event, seen_at, known, within, doubted });
+                    let directory = Arc::clone(directory);
+                    batch.push(Job { directory, name, event, seen_at, known, within, doubted, large: false });
                     self.tree.handed_out(place);
                 }
             }

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::ledger::store::Store;
 use crate::metrics::Totals;
 use crate::notify;
-use crate::pipeline::{Letter, Pipeline, STOP_PATIENCE};
+use crate::pipeline::{Letter, Pipeline, READ_PATIENCE, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp};
 use crate::vitals::{Phase, Vitals};
 use books::Books;
@@ -129,7 +129,7 @@ impl Watcher {
             self.books.look_over(now)?;
             let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now)?;
             let handed_out = batch.len();
-            self.pipeline.submit(batch.into_iter());
+            self.pipeline.submit(batch);
             if !more && !self.books.look_over.running() {
                 self.books.tree.end_adrift(ENDS_IN_A_ROW);
             }
@@ -184,9 +184,15 @@ impl Watcher {
 
     /// Waits for the confirms of what is in progress; takes no more events.
     fn drain(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let began = Instant::now();
+        let (deadline, mut reading) = (began + STOP_PATIENCE, Some(began + READ_PATIENCE));
+        self.pipeline.begin_no_more();
         while self.pipeline.busy() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            if reading.take_if(|until| now >= *until).is_some() {
+                self.pipeline.read_no_more();
+            }
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 tracing::warn!(
                     "{} files were still in progress after {} s and are left unconfirmed",
@@ -195,7 +201,8 @@ impl Watcher {
                 );
                 break;
             }
-            self.pipeline.mailbox.sleep(None, Some(left))?;
+            let next = reading.map_or(left, |until| until.saturating_duration_since(now));
+            self.pipeline.mailbox.sleep(None, Some(next))?;
             self.read_letters()?;
         }
         Ok(())
