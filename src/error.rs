@@ -129,7 +129,8 @@ pub enum Error {
     Stdout(io::Error),
     /// The system gave no thread.
     #[error(
-        "cannot start {what}: {cause}; raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers"
+        "cannot start {what}: {}; raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers",
+        os_message(cause)
     )]
     Threads {
         /// What it was to be.

@@ -37,7 +37,7 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
 /// process's end, and one of 5 s that begins now ends within the contract's 10 s.
-pub const READ_PATIENCE: Duration = Duration::from_secs(4);
+pub const READ_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the threads' own end is waited for after that: closing the connection is one round trip.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ pub struct Job {
     /// What the ledger holds may be of a file that can come back to this path as it was: it has to be forgotten before
     /// another is told.
     pub doubted: bool,
-    /// It was found to be large, and its turn has come. A source says `false`.
+    /// It was found to be large, and its turn has come: the pipeline says so, and not the source.
     pub large: bool,
 }
 
@@ -334,7 +334,9 @@ impl Volume {
         Self { signs, small: Share::new(most), large: Share::new(most), aside: VecDeque::new() }
     }
 
-    fn hand_in(&mut self, jobs: Vec<Job>, large: bool) {
+    fn hand_in(&mut self, mut jobs: Vec<Job>, large: bool) {
+        // One that comes again is found to be large again.
+        jobs.iter_mut().for_each(|job| job.large = large);
         let share = if large { &mut self.large } else { &mut self.small };
         share.in_flight += jobs.len();
         self.signs.read.take_on(jobs.len());
@@ -348,7 +350,7 @@ impl Volume {
         if !matches!(report.outcome, Outcome::Unread(Unread::Large)) {
             return Some(report);
         }
-        self.aside.push_back(Job { large: true, ..report.job });
+        self.aside.push_back(report.job);
         None
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::vec;
 
 use crate::config::Config;
@@ -23,6 +23,9 @@ use crate::watch::pending::BUSY_PAUSE_MIN;
 
 /// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
 const BUSY_LOOKS: u32 = 8;
+
+/// Pause before a file is tried again for which there was no descriptor or no memory.
+const WANT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Jobs handed in at a time: small enough that the first is read while the last is listed.
 const BATCH: usize = 256;
@@ -49,6 +52,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         unlisted: 0,
         looks: BTreeMap::new(),
         again: BTreeMap::new(),
+        turns: 0,
         progress,
     };
     scan.run()
@@ -67,6 +71,8 @@ struct Scan {
     looks: BTreeMap<Vec<u8>, u32>,
     /// Files to look at again, by when. The number keeps two of one time apart.
     again: BTreeMap<(Instant, u64), Job>,
+    /// The next number.
+    turns: u64,
     progress: Progress,
 }
 
@@ -138,21 +144,29 @@ impl Scan {
         any
     }
 
+    fn look_again(&mut self, job: Job, pause: Duration) {
+        self.turns += 1;
+        self.again.insert((Instant::now() + pause, self.turns), job);
+    }
+
     fn settle(&mut self, report: Report) {
         self.vitals.metrics.count(&report, Stamp::now());
         self.lines.tell(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
             self.progress.advance(version.size);
         }
-        if !matches!(report.outcome, Outcome::Unread(Unread::Busy)) {
-            return;
+        match report.outcome {
+            Outcome::Unread(Unread::Busy) => {}
+            // The want is the service's own, and passes when its other files have been read: as often as it takes.
+            Outcome::Unread(Unread::Wanting(_)) => return self.look_again(report.job, WANT_PAUSE),
+            _ => return,
         }
         let path = report.job.directory.absolute(&report.job.name);
         let looks = self.looks.entry(path.clone()).or_insert(0);
         *looks += 1;
         if *looks < BUSY_LOOKS {
-            let at = Instant::now() + BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
-            self.again.insert((at, self.found + u64::from(*looks) + self.again.len() as u64), report.job);
+            let pause = BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
+            self.look_again(report.job, pause);
         } else {
             self.unread += 1;
             tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));

@@ -135,7 +135,8 @@ impl StopSignals {
                 post.stop();
             }
         };
-        thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(refuse)?;
+        let thread = thread::Builder::new().name("signals".to_owned()).spawn(listen);
+        thread.map_err(|cause| Error::Threads { what: "the signals' thread", cause })?;
         Ok(listening)
     }
 

@@ -295,6 +295,8 @@ impl<B> Table<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use futures_util::future::join_all;
     use proptest::prelude::*;
@@ -365,21 +367,26 @@ mod tests {
     fn a_small_file_waits_for_a_step_of_the_large_ones_and_not_for_their_turns() {
         const CHUNK: usize = STEP_BLOCKS * BLOCK_BYTES;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let scheduler = Scheduler::default();
-        let ended = RefCell::new(Vec::new());
-        let file = async |name: &'static str, chunks: usize, length: usize| {
-            let mut turn = Box::new(Turn::default());
-            (0..chunks).for_each(|_| turn.add(vec![0; length], length));
-            turn.end();
-            scheduler.hash(turn).await;
-            ended.borrow_mut().push(name);
+        let scheduler = Rc::new(Scheduler::default());
+        let ended = Rc::new(RefCell::new(Vec::new()));
+        let file = |name: &'static str, chunks: usize, length: usize| {
+            let (scheduler, ended) = (Rc::clone(&scheduler), Rc::clone(&ended));
+            // A task each: those whose turns are over go on in that order.
+            tokio::task::spawn_local(async move {
+                let mut turn = Box::new(Turn::default());
+                (0..chunks).for_each(|_| turn.add(vec![0; length], length));
+                turn.end();
+                scheduler.hash(turn).await;
+                ended.borrow_mut().push(name);
+            })
         };
-        let large = join_all((0..2 * LANES_MAX).map(|_| file("large", CHUNKS_MAX, CHUNK)));
-        runtime.block_on(async {
-            tokio::select! {
-                _ = futures_util::future::join(large, file("small", 1, 100)) => {}
-                () = scheduler.run() => unreachable!("it works for ever"),
-            }
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let mut files: Vec<_> = (0..2 * LANES_MAX).map(|_| file("large", CHUNKS_MAX, CHUNK)).collect();
+            files.push(file("small", 1, 100));
+            let hashing = Rc::clone(&scheduler);
+            let hashing = tokio::task::spawn_local(async move { hashing.run().await });
+            join_all(files).await;
+            hashing.abort();
         });
         assert_eq!(ended.borrow()[0], "small", "{:?}", ended.borrow());
     }
