@@ -33,7 +33,7 @@ struct Set {
 
 impl Set {
     fn new() -> Self {
-        Self { pending: Pending::new(Duration::from_secs(1), PENDING_MAX), now: Instant::now() }
+        Self { pending: Pending::new(Duration::from_secs(1), Duration::ZERO, PENDING_MAX), now: Instant::now() }
     }
 
     fn event(&mut self, name: &Name, hint: Hint) {

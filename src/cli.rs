@@ -19,7 +19,7 @@ use crate::watch::filter::{PARTIAL, patterns_of, shown};
 pub const WORKERS_MAX: u32 = 256;
 /// The largest window of unconfirmed messages. The protocol has no bound; memory has.
 pub const CONFIRM_WINDOW_MAX: u32 = 65_535;
-/// The longest settle time, one hour in milliseconds.
+/// The longest settle time and the longest quiet, one hour in milliseconds.
 pub const SETTLE_MS_MAX: u64 = 3_600_000;
 /// The shortest time that a stage may take over a step: the longest pauses of one that is well are 10 s.
 pub const STALL_SECONDS_MIN: i64 = 15;
@@ -129,6 +129,13 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(1..=SETTLE_MS_MAX)
     )]
     pub settle_ms: u64,
+    /// How long nothing must have happened to a file after its close before it is read, for writers that close and open
+    /// again (torrent clients, scanners); 0 is at once
+    #[arg(
+        long, env = "INGESTOR_QUIET_MS", global = true, value_name = "MILLISECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=SETTLE_MS_MAX)
+    )]
+    pub quiet_ms: u64,
     /// Hashing threads [default: one per CPU]
     #[arg(
         long, env = "INGESTOR_WORKERS", global = true, value_name = "N",

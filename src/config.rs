@@ -62,6 +62,8 @@ pub struct WatchSettings {
     pub recursive: bool,
     /// How long a created file without a close must stay unchanged.
     pub settle: Duration,
+    /// How long nothing must have happened to a file after its close.
+    pub quiet: Duration,
     /// What happens to files that are there at start.
     pub catch_up: CatchUp,
     /// How often the directory is looked over without a cause.
@@ -136,6 +138,7 @@ impl Config {
             watch: WatchSettings {
                 recursive: settings.recursive,
                 settle: Duration::from_millis(settings.settle_ms),
+                quiet: Duration::from_millis(settings.quiet_ms),
                 catch_up,
                 rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
             },

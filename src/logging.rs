@@ -1,10 +1,9 @@
 //! Log lines on standard error, as text or JSON, and what is said of each file.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -88,7 +87,7 @@ impl FileLines {
         Self {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
-            unwatched: repeats("directories that cannot be watched"),
+            unwatched: repeats("directories that cannot be entered"),
             // The want is the same for all of them: one line says it.
             wanting: Repeats { bound: 1, ..repeats("files that wait for descriptors or memory") },
         }
@@ -118,20 +117,28 @@ impl FileLines {
             }
             Outcome::Unread(Unread::Wanting(cause)) => tracing::debug!(path = path(), "waits: {cause}"),
             Outcome::Unread(Unread::Failed(cause)) if self.failed.admits(now) => {
-                tracing::warn!("{:?} cannot be read: {cause}; it is tried again at its next event", path());
+                tracing::warn!("{:?} cannot be read: {cause}", path());
             }
             Outcome::Unread(Unread::Failed(cause)) => tracing::debug!(path = path(), "cannot be read: {cause}"),
         }
     }
 
-    /// Says that a directory cannot be opened.
-    pub fn unwatched(&mut self, path: &[u8], cause: Errno, now: Instant) {
+    /// Says that a file or a directory is there and cannot be had for the moment.
+    pub fn shut(&mut self, path: &[u8], directory: bool, cause: &io::Error, now: Instant) {
         let path = String::from_utf8_lossy(path);
-        if self.unwatched.admits(now) {
-            tracing::warn!("{path:?} cannot be watched: {cause}; the files in it are not published");
+        let (repeats, what) = if directory { (&mut self.unwatched, "entered") } else { (&mut self.failed, "read") };
+        if repeats.admits(now) {
+            tracing::warn!(
+                "{path:?} cannot be {what}: {cause}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
+            );
         } else {
-            tracing::debug!("{path:?} cannot be watched: {cause}");
+            tracing::debug!("{path:?} cannot be {what}: {cause}");
         }
+    }
+
+    /// Says that it was tried again in vain.
+    pub fn still_shut(path: &[u8], cause: &io::Error) {
+        tracing::debug!("{:?} still cannot be had: {cause}", String::from_utf8_lossy(path));
     }
 
     /// Says how many lines were held back, once their minute is over.

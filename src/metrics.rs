@@ -3,6 +3,8 @@
 //! Names follow Prometheus' rules: `apollonia_`, base units, `_total` for what only grows. A test holds the alert rules and
 //! the dashboard in `deploy/` to the names that are here.
 
+use std::io;
+
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -51,6 +53,7 @@ pub struct Metrics {
     in_flight_files: IntGauge,
     pub unconfirmed_messages: IntGauge,
     pub known_files: IntGauge,
+    pub refused_files: IntGauge,
     pub watched_directories: IntGauge,
     pub unwatched_directories: IntGauge,
     broker_connected: IntGauge,
@@ -179,7 +182,7 @@ impl Default for Metrics {
         );
         let [gone, leads_out, permission, io] = make.counters(
             "apollonia_failures_total",
-            "Files that got no message, by cause.",
+            "Files that got no message, by cause. One that is tried again counts once until it can be read.",
             "cause",
             ["gone", "leads_out", "permission", "io"],
         );
@@ -226,10 +229,14 @@ impl Default for Metrics {
             in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
             unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
             known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
+            refused_files: make.gauge(
+                "apollonia_refused_files",
+                "Files that are there and cannot be read now: each is tried again until it can be.",
+            ),
             watched_directories: make.gauge("apollonia_watched_directories", "Directories that are watched."),
             unwatched_directories: make.gauge(
                 "apollonia_unwatched_directories",
-                "Directories that no watch could be had for: they are looked over from time to time.",
+                "Directories without a watch, or that cannot be entered or listed now: they are looked over from time to time.",
             ),
             broker_connected: make.gauge("apollonia_broker_connected", "1 while there is a connection to the broker."),
             broker_blocked: make
@@ -277,13 +284,18 @@ impl Metrics {
             }
             Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
             Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
-            Outcome::Unread(Unread::Failed(cause)) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
-                self.failures.permission.inc();
-            }
-            Outcome::Unread(Unread::Failed(_)) => self.failures.io.inc(),
+            Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
             Outcome::Unread(Unread::Busy) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
             Outcome::Unread(Unread::NotRegular | Unread::Another | Unread::Large | Unread::Stopped) => {}
+        }
+    }
+
+    /// Counts a file or a directory that is there and cannot be had.
+    pub fn count_refusal(&self, cause: &io::Error) {
+        match cause.kind() {
+            io::ErrorKind::PermissionDenied => self.failures.permission.inc(),
+            _ => self.failures.io.inc(),
         }
     }
 

@@ -80,7 +80,8 @@ fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &Prog
             if !filter.admits(&file) {
                 continue;
             }
-            if let Some(Sight { version, regular: true, .. }) = look(root, &file) {
+            // What cannot be looked at is the scan's to tell of.
+            if let Ok(Some(Sight { version, regular: true, .. })) = look(root, &file) {
                 bar.inc_length(version.size);
             }
         }

@@ -205,11 +205,17 @@ impl Root {
     }
 
     /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
-    #[must_use]
-    pub fn still_there(&self) -> bool {
-        match (fstat(&self.dir), rustix::fs::stat(self.path())) {
-            (Ok(held), Ok(found)) => same_file(&held, &found) && held.st_nlink > 0,
-            _ => false,
+    ///
+    /// # Errors
+    /// What keeps us from telling, for the moment.
+    pub fn still_there(&self) -> Result<bool, Errno> {
+        let held = fstat(&self.dir)?;
+        match rustix::fs::stat(self.path()) {
+            Ok(found) => Ok(same_file(&held, &found) && held.st_nlink > 0),
+            Err(errno) => match meaning(Call::Stat, errno) {
+                Meaning::Gone | Meaning::NotRegular => Ok(false),
+                _ => Err(errno),
+            },
         }
     }
 
@@ -586,12 +592,12 @@ mod tests {
     #[test]
     fn a_replaced_directory_is_not_the_one_that_was_opened() {
         let (dir, root) = root();
-        assert!(root.still_there());
+        assert!(root.still_there().unwrap());
         let moved = dir.path().with_extension("moved");
         std::fs::rename(dir.path(), &moved).unwrap();
-        assert!(!root.still_there());
+        assert!(!root.still_there().unwrap());
         std::fs::create_dir(dir.path()).unwrap();
-        assert!(!root.still_there());
+        assert!(!root.still_there().unwrap());
         std::fs::remove_dir_all(moved).unwrap();
     }
 }

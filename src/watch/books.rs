@@ -1,5 +1,6 @@
 //! What the watch knows: pure but for looking at files and listing directories.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,15 +8,18 @@ use rustix::io::Errno;
 
 use super::directory::{Directory, Place};
 use super::filter::Filter;
-use super::index::Name;
+use super::index::{Name, Set};
 use super::inotify::{Event, Mark};
 use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
-use super::tree::{Arrival, Left, Node, Stands, Tree, passes};
+use super::retry::{NAMES_MAX, Recorded, Retries, What};
+use super::tree::{Arrival, Left, Node, Stands, Tree};
 use crate::config::WatchSettings;
 use crate::error::Error;
+use crate::files::errno::{Call, Meaning, meaning};
 use crate::ledger::Ledger;
 use crate::logging::FileLines;
+use crate::message::EventType;
 use crate::pipeline::{Job, Known, Outcome, Report};
 use crate::read::stable::{Root, Stamp, Unread, Version};
 use crate::vitals::Vitals;
@@ -23,9 +27,20 @@ use crate::vitals::Vitals;
 /// How often directories without a watch are looked over, unless `--rescan-seconds` says it for all.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(30);
 
+/// Files of the backlog that wait at most: what a look at the directories finds is read little by little, so that an event
+/// never waits for more of it than is under way.
+pub(super) const BACKLOG_MAX: usize = 4096;
+
+/// Names that are tried again before the rest of the loop has its turn.
+const RETRIES_IN_A_ROW: usize = 256;
+
+/// [`Pending::event`] or [`Pending::found`].
+type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result<(), Full>;
+
 /// See the module.
 pub(super) struct Books {
     pub(super) pending: Pending,
+    pub(super) retries: Retries,
     pub(super) look_over: LookOver,
     pub(super) vitals: Arc<Vitals>,
     pub(super) lines: FileLines,
@@ -34,6 +49,7 @@ pub(super) struct Books {
     pub(super) recursive: bool,
     pub(super) ledger: Option<Ledger>,
     pub(super) settle: Duration,
+    pub(super) quiet: Duration,
     /// How often directories without a watch are looked over.
     unwatched_every: Duration,
     /// When that is due, while there are any.
@@ -44,7 +60,8 @@ impl Books {
     pub(super) fn new(tree: Tree, filter: Filter, settings: &WatchSettings, vitals: Arc<Vitals>) -> Self {
         let settle = settings.settle;
         Self {
-            pending: Pending::new(settle, PENDING_MAX),
+            pending: Pending::new(settle, settings.quiet, PENDING_MAX),
+            retries: Retries::new(NAMES_MAX),
             look_over: LookOver::new(),
             vitals,
             lines: FileLines::limited(),
@@ -53,20 +70,26 @@ impl Books {
             recursive: settings.recursive,
             ledger: None,
             settle,
+            quiet: settings.quiet,
             unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
             unwatched_at: None,
         }
     }
 
-    /// Compares each data directory with what its path leads to.
+    /// Compares each data directory with what its path leads to. One that cannot be looked at for the moment is listed again
+    /// once it can be.
     ///
     /// # Errors
     /// [`Error::DirectoryGone`].
-    pub(super) fn check_roots(&self) -> Result<(), Error> {
-        match self.tree.roots().iter().find(|directory| !directory.root().still_there()) {
-            Some(directory) => Err(gone(directory.root(), "its path leads elsewhere")),
-            None => Ok(()),
+    pub(super) fn check_roots(&mut self, now: Instant) -> Result<(), Error> {
+        for directory in self.tree.roots().to_vec() {
+            match directory.root().still_there() {
+                Ok(true) => {}
+                Ok(false) => return Err(gone(directory.root(), "its path leads elsewhere")),
+                Err(errno) => self.shut(directory.place(), errno, now),
+            }
         }
+        Ok(())
     }
 
     /// Takes one event in; an error, when it is that a data directory is going away.
@@ -95,22 +118,27 @@ impl Books {
             Event::Closed(name) => {
                 events.closed.inc();
                 let name = Name::from(name);
-                if self.tree.get(place)?.directory.contains(&name) || self.admit(place, &name) {
+                self.retries.closed(place, &name);
+                if self.tree.get(place)?.directory.contains(&name) || self.admit(place, &name, now) {
                     self.wait(place, &name, Hint::Closed, seen_at, now);
                 }
             }
             Event::Removed(name) => {
                 events.removed.inc();
-                let name = Name::from(name);
-                self.forget(place, &name);
-                self.tree.get(place)?.directory.update(|names| names.remove(&name));
-                let replaced = self.admit(place, &name);
-                self.pending.gone(place, &name, replaced);
+                self.removed(place, &name.into(), now);
             }
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(place, &name.into(), Arrival::Found, false, now);
             }
             Event::DirectoryMovedTo(name) => self.resolve(place, &name.into(), Arrival::MovedTo, false, now),
+            Event::Attributes(name) | Event::DirectoryAttributes(name) => {
+                let name = Name::from(name);
+                self.retries.hurry(place, &name, now);
+                if let Some(below) = self.tree.child(place, &name) {
+                    self.hurry_below(below, now);
+                }
+            }
+            Event::OwnAttributes => self.hurry_below(place, now),
             Event::Renamed | Event::Gone(_) => match self.tree.parent(place) {
                 Some((parent, name)) => self.resolve(parent, &name, Arrival::Found, false, now),
                 None => {
@@ -143,7 +171,15 @@ impl Books {
 
     /// A name is new, or another file's.
     fn arrived(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
-        let Some(Sight { version, regular, .. }) = self.look(place, name) else { return self.forget(place, name) };
+        let sight = match self.look(place, name) {
+            Ok(sight) => sight,
+            // What is known of the name stays until it can be compared.
+            Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
+        };
+        let Some(Sight { version, regular, .. }) = sight else {
+            self.forget(place, name);
+            return self.enlist(place, name, false);
+        };
         self.forget_other(place, name, &version);
         self.enlist(place, name, regular);
         let hint = match arrival {
@@ -155,24 +191,155 @@ impl Books {
         self.wait(place, name, hint, seen_at, now);
     }
 
-    /// What stands at a name; nothing when it is no file (or gone).
-    fn look(&self, place: Place, name: &Name) -> Option<Sight> {
-        let directory = &self.tree.get(place)?.directory;
-        look(directory.root(), &directory.below(name))
+    /// The name was taken away from a file. What stands there by now can be another, or the same again.
+    fn removed(&mut self, place: Place, name: &Name, now: Instant) {
+        let sight = self.look(place, name);
+        let standing = sight.as_ref().ok().copied().flatten();
+        if !standing.is_some_and(|sight| self.is_known(place, name, &sight)) {
+            self.forget(place, name);
+        }
+        self.enlist(place, name, standing.is_some_and(|sight| sight.regular));
+        self.pending.gone(place, name, standing.is_some() || sight.is_err());
+        match sight {
+            Ok(_) => self.retries.gone(place, name),
+            Err(errno) => self.refuse(place, name, false, Arrival::Found, errno, now),
+        }
     }
 
-    /// Adds a name to the index, which has no links in it.
+    /// Whether a regular file is the version that was confirmed last: it was taken away and put back before we heard of it.
+    fn is_known(&self, place: Place, name: &Name, sight: &Sight) -> bool {
+        let known = self.tree.get(place).and_then(|node| node.known.get(name));
+        sight.regular && known.is_some_and(|known| known.version == sight.version.fingerprint())
+    }
+
+    /// Whether a regular file of exactly this version stands there.
+    fn stands(&self, place: Place, name: &Name, version: &Version) -> bool {
+        matches!(self.look(place, name), Ok(Some(sight)) if sight.regular && sight.version == *version)
+    }
+
+    /// What stands at a name; nothing when it is no file (or gone).
+    fn look(&self, place: Place, name: &Name) -> Result<Option<Sight>, Errno> {
+        let Some(node) = self.tree.get(place) else { return Ok(None) };
+        look(node.directory.root(), &node.directory.below(name))
+    }
+
+    /// Adds a name to the index, which has regular files in it, or takes it out where another kind stands there by now.
     fn enlist(&self, place: Place, name: &Name, regular: bool) {
-        if regular && let Some(node) = self.tree.get(place) {
-            node.directory.update(|names| names.insert(name));
+        if let Some(node) = self.tree.get(place) {
+            if regular {
+                node.directory.update(|names| names.insert(name));
+            } else if node.directory.contains(name) {
+                node.directory.update(|names| names.remove(name));
+            }
         }
     }
 
     /// Looks at a name and adds it to the index. Tells whether there is a file.
-    fn admit(&self, place: Place, name: &Name) -> bool {
-        let Some(sight) = self.look(place, name) else { return false };
-        self.enlist(place, name, sight.regular);
-        true
+    fn admit(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+        match self.look(place, name) {
+            Ok(sight) => {
+                self.enlist(place, name, sight.is_some_and(|sight| sight.regular));
+                sight.is_some()
+            }
+            Err(errno) => {
+                self.refuse(place, name, false, Arrival::Found, errno, now);
+                false
+            }
+        }
+    }
+
+    /// A name cannot be looked at, read or entered: it is kept, counted and told of, and tried again.
+    pub(super) fn refuse(
+        &mut self,
+        place: Place,
+        name: &Name,
+        directory: bool,
+        arrival: Arrival,
+        errno: Errno,
+        now: Instant,
+    ) {
+        self.refuse_because(place, name, What::Name { directory, arrival }, &errno.into(), now);
+    }
+
+    fn refuse_because(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) {
+        let Some(node) = self.tree.get(place) else { return };
+        let path = node.directory.absolute(name);
+        if self.retries.refuse(place, name, what, now) == Recorded::Again {
+            return FileLines::still_shut(&path, cause);
+        }
+        if Errno::from_io_error(cause).is_some_and(|errno| meaning(Call::Open, errno) == Meaning::Ours) {
+            self.vitals.metrics.wants.inc();
+        } else {
+            self.vitals.metrics.count_refusal(cause);
+        }
+        self.lines.shut(&path, what.is_directory(), cause, now);
+        self.attend();
+    }
+
+    /// A directory cannot be listed.
+    pub(super) fn shut(&mut self, place: Place, errno: Errno, now: Instant) {
+        self.refuse_because(place, &Name::from(&b""[..]), What::Listing { shut: true }, &errno.into(), now);
+    }
+
+    /// The rights of a directory have changed.
+    fn hurry_below(&mut self, top: Place, now: Instant) {
+        let within = |mut place: Place| loop {
+            if place == top {
+                return true;
+            }
+            match self.tree.parent(place) {
+                Some((parent, _)) => place = parent,
+                None => return false,
+            }
+        };
+        let places: Vec<Place> = self.retries.places().filter(|&place| within(place)).collect();
+        places.into_iter().for_each(|place| self.retries.hurry_all(place, now));
+    }
+
+    /// Has the kernel tell of changed rights where something is refused, and above it, and nowhere else: the event is
+    /// frequent wherever files are copied.
+    fn attend(&mut self) {
+        let mut wanted = Set::default();
+        for place in self.retries.places() {
+            let mut next = Some(place);
+            while let Some(place) = next.filter(|&place| wanted.insert(place)) {
+                next = self.tree.parent(place).map(|(parent, _)| parent);
+            }
+        }
+        self.tree.attend(&wanted);
+    }
+
+    /// When the next of what was refused has its turn, if there is room for what that finds.
+    pub(super) fn retries_at(&self) -> Option<Instant> {
+        self.retries.next_time().filter(|_| self.pending.backlog() < BACKLOG_MAX)
+    }
+
+    /// Tries again what was refused and whose turn it is, while there is room for what that finds.
+    pub(super) fn retry(&mut self, now: Instant) {
+        let seen_at = Stamp::now();
+        for _ in 0..RETRIES_IN_A_ROW {
+            if self.pending.backlog() >= BACKLOG_MAX {
+                return;
+            }
+            let Self { retries, pending, .. } = self;
+            let Some((place, name, what)) = retries.next_due(now, |place, name| pending.holds(place, name)) else {
+                return;
+            };
+            match what {
+                What::Listing { .. } => self.list_again(place, true),
+                What::Name { arrival, .. } => {
+                    self.resolve(place, &name, arrival, false, now);
+                    self.compare(place, &name, arrival, seen_at, now);
+                }
+                What::Recheck { version } => match self.look(place, &name) {
+                    Ok(Some(sight)) if sight.version.fingerprint() == version => {}
+                    _ => {
+                        self.retries.gone(place, &name);
+                        self.compare(place, &name, Arrival::Found, seen_at, now);
+                    }
+                },
+            }
+        }
     }
 
     fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
@@ -184,11 +351,20 @@ impl Books {
         }
     }
 
-    /// Puts a file that the filter admits into the pending set.
-    pub(super) fn wait_admitted(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+    /// Puts a file that the filter admits into the pending set, as one of which an event has come.
+    fn wait_admitted(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        self.put(Pending::event, place, name, hint, seen_at, now);
+    }
+
+    /// The same of one that a look at its directory has found.
+    pub(super) fn wait_found(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        self.put(Pending::found, place, name, hint, seen_at, now);
+    }
+
+    fn put(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let announced = self.tree.get(place).is_some_and(|node| node.known.contains_key(name));
         let waiting = self.pending.len();
-        if self.pending.event(place, name, hint, announced, seen_at, now) == Err(Full) {
+        if take(&mut self.pending, place, name, hint, announced, seen_at, now) == Err(Full) {
             self.vitals.metrics.overflows_pending.inc();
             self.pending.drop_waiting();
             self.ask_for_look_over(now, || {
@@ -211,8 +387,12 @@ impl Books {
         let stands = self.tree.resolve(parent, name, arrival, &mut left);
         self.give_up(left);
         match stands {
-            Stands::New(place) => self.look_over.to_list.push_back((place, deep)),
+            Stands::New(new) => {
+                self.retries.had(parent, name);
+                self.look_over.to_list.push_back((new, deep));
+            }
             Stands::Same { place, .. } if arrival == Arrival::MovedTo => {
+                self.retries.had(parent, name);
                 // The event of the name that was taken away comes first, and has shown it already.
                 if let Some(node) = self.tree.get_mut(place).filter(|node| !node.listed) {
                     node.arrival = arrival;
@@ -220,9 +400,14 @@ impl Books {
                 // Renamed away and back: readers that came meanwhile have found nothing.
                 self.list_again(place, true);
             }
-            Stands::Same { place, again } if again || deep => self.list_again(place, deep),
-            Stands::Same { .. } | Stands::Nothing => {}
-            Stands::Refused(errno) => self.refused(parent, name, errno, now),
+            Stands::Same { place, again } => {
+                self.retries.had(parent, name);
+                if again || deep {
+                    self.list_again(place, deep);
+                }
+            }
+            Stands::Nothing => self.retries.no_directory(parent, name),
+            Stands::Refused(errno) => self.refuse(parent, name, true, arrival, errno, now),
         }
         self.heed_limit(now);
     }
@@ -239,6 +424,7 @@ impl Books {
         let mut tops: Vec<(Arc<Directory>, bool)> = Vec::new();
         for Left { place, directory, known } in left {
             self.pending.all_gone(place);
+            self.retries.all_gone(place);
             match tops.last_mut() {
                 Some((top, any)) if directory.prefix().starts_with(top.prefix()) => *any |= !known.is_empty(),
                 _ => tops.push((directory, !known.is_empty())),
@@ -249,21 +435,14 @@ impl Books {
         }
     }
 
-    pub(super) fn refused(&mut self, parent: Place, name: &Name, errno: Errno, now: Instant) {
-        let Some(node) = self.tree.get(parent) else { return };
-        self.lines.unwatched(&node.directory.absolute(name), errno, now);
-        if passes(errno) {
-            self.look_over.ask(now);
-        }
-    }
-
     /// Says once that there are directories without a watch, and sees to their look-overs.
     fn heed_limit(&mut self, now: Instant) {
         let unwatched = self.tree.unwatched().len();
         match (unwatched, self.unwatched_at) {
             (1.., None) => {
+                let cause = self.tree.unwatched_cause().map_or_else(String::new, |errno| format!(" ({errno})"));
                 tracing::warn!(
-                    "no more than {} directories can be watched: the others are looked over every {} s instead; raise the sysctl fs.inotify.max_user_watches",
+                    "no more than {} directories can be watched{cause}: the others are looked over every {} s instead; raise the sysctl fs.inotify.max_user_watches",
                     self.tree.watched(),
                     self.unwatched_every.as_secs()
                 );
@@ -301,21 +480,17 @@ impl Books {
     }
 
     /// A batch of at most so many jobs.
-    ///
-    /// # Errors
-    /// [`Error::DataDirectory`] when it cannot be listed.
-    pub(super) fn batch(&mut self, most: usize, now: Instant) -> Result<Vec<Job>, Error> {
+    pub(super) fn batch(&mut self, most: usize, now: Instant) -> Vec<Job> {
         let mut batch = Vec::new();
         while batch.len() < most {
             match self.pending.next_due(now) {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
-                    let version_now = self.look(place, &name).map(|sight| sight.version.fingerprint());
-                    self.pending.settled(place, &name, version, version_now, now);
+                    self.settled(place, &name, version, now);
                 }
                 Some(Due::Ready { place, name, event, seen_at }) => {
-                    if self.tree.get(place).is_some_and(|node| !node.listed) {
-                        self.list(place, false, now)?; // its neighbors are to be complete
+                    if self.tree.get(place).is_some_and(|node| !node.listed) && !self.retries.is_shut(place) {
+                        self.list_or_shut(place, false, now); // its neighbors are to be complete
                     }
                     let Some(node) = self.tree.get(place) else {
                         self.pending.failed(place, &name, now);
@@ -337,21 +512,56 @@ impl Books {
                 }
             }
         }
-        Ok(batch)
+        batch
+    }
+
+    /// The settle time of a file that nobody has closed is over.
+    fn settled(&mut self, place: Place, name: &Name, before: u64, now: Instant) {
+        match self.look(place, name) {
+            Ok(sight) => {
+                let version = sight.map(|sight| sight.version.fingerprint());
+                self.pending.settled(place, name, before, version, now);
+                // Where no lease tells of a writer, one that has it open still raises no event that names it (linked from an
+                // unnamed file, for one): it is looked at again.
+                if let (Some(node), Some(sight)) = (self.tree.get(place), sight)
+                    && version == Some(before)
+                    && sight.regular
+                    && !node.directory.root().grants_lease(sight.owner)
+                {
+                    self.retries.recheck(place, name, before, self.settle, now);
+                }
+            }
+            Err(errno) => {
+                self.pending.settled(place, name, before, None, now);
+                self.refuse(place, name, false, Arrival::Found, errno, now);
+            }
+        }
     }
 
     /// Takes a job's end in.
     pub(super) fn settle(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
-        self.vitals.metrics.count(&report, time_of_day);
-        self.lines.tell(&report, now);
-        let &Job { ref directory, ref name, doubted, .. } = &report.job;
+        let &Job { ref directory, ref name, doubted, event, .. } = &report.job;
         let place = directory.place();
         self.tree.returned(place);
+        match &report.outcome {
+            Outcome::Unread(Unread::Failed(cause)) => {
+                let arrival = if event == EventType::MovedTo { Arrival::MovedTo } else { Arrival::Found };
+                self.refuse_because(place, name, What::Name { directory: false, arrival }, cause, now);
+            }
+            outcome => {
+                self.vitals.metrics.count(&report, time_of_day);
+                self.lines.tell(&report, now);
+                if !matches!(outcome, Outcome::Unread(Unread::Busy | Unread::Wanting(_) | Unread::Another)) {
+                    self.retries.had(place, name);
+                }
+            }
+        }
         match report.outcome {
             Outcome::Unchanged { .. } if !doubted => drop(self.pending.done(place, name, now)),
             // What is doubted and found to be the same may have been forgotten meanwhile.
             Outcome::Confirmed { version, digests } | Outcome::Unchanged { version, digests } => {
-                let deleted = self.pending.done(place, name, now);
+                // One that was taken away and put back as it was before we heard of either is there all the same.
+                let deleted = self.pending.done(place, name, now) && !self.stands(place, name, &version);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
                     node.known.insert(Arc::clone(name), Known::new(&version, &digests));
                     if let Some(ledger) = &self.ledger {
@@ -380,10 +590,12 @@ impl Books {
         metrics.pending_files.set(self.pending.len() as i64);
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
         metrics.watched_directories.set(self.tree.watched() as i64);
-        metrics.unwatched_directories.set(self.tree.unwatched().len() as i64);
+        metrics.unwatched_directories.set((self.tree.unwatched().len() + self.retries.directories()) as i64);
+        metrics.refused_files.set((self.retries.refused() - self.retries.directories()) as i64);
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);
         self.lines.overdue(now);
+        self.attend();
     }
 
     /// The name is gone, or another file's from now on. To be said before the index is told, which has no links in it.

@@ -52,6 +52,12 @@ pub enum Event<'a> {
     DirectoryMovedTo(&'a [u8]),
     /// The name of a directory was deleted, or renamed to another.
     DirectoryRemoved(&'a [u8]),
+    /// The rights or another attribute of a file have changed: told only where it was asked for.
+    Attributes(&'a [u8]),
+    /// The same of a directory in the watched one.
+    DirectoryAttributes(&'a [u8]),
+    /// The same of the watched directory itself.
+    OwnAttributes,
     /// The watched directory itself was renamed; its watch goes with it.
     Renamed,
     /// The watched directory itself is going away, and its watch ends.
@@ -141,9 +147,23 @@ impl Watches {
     /// # Errors
     /// What inotify_add_watch(2) says: ENOSPC at the user's limit.
     pub fn add(&self, directory: BorrowedFd<'_>) -> Result<Mark, Errno> {
+        // Added to what a watch that stands already tells: see `attend`.
+        self.set(directory, MASK.union(WatchMask::MASK_ADD))
+    }
+
+    /// Has the watch of an open directory tell of changed rights too, in it and of itself, or no more. Tells which watch that
+    /// is; where there was none, there is one now.
+    ///
+    /// # Errors
+    /// What inotify_add_watch(2) says.
+    pub fn attend(&self, directory: BorrowedFd<'_>, attributes: bool) -> Result<Mark, Errno> {
+        self.set(directory, if attributes { MASK.union(WatchMask::ATTRIB).union(WatchMask::MASK_ADD) } else { MASK })
+    }
+
+    fn set(&self, directory: BorrowedFd<'_>, mask: WatchMask) -> Result<Mark, Errno> {
         // By its descriptor: a path could lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        add_watch(&self.0, path, WatchFlags::from_bits_retain(MASK.bits())).map(Mark)
+        add_watch(&self.0, path, WatchFlags::from_bits_retain(mask.bits())).map(Mark)
     }
 
     /// Ends a watch; nothing happens where it has ended by itself.
@@ -167,7 +187,9 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
             return Some(event);
         }
     }
-    let name = name?.as_bytes();
+    let Some(name) = name.map(OsStrExt::as_bytes) else {
+        return mask.contains(EventMask::ATTRIB).then_some(Event::OwnAttributes);
+    };
     if mask.contains(EventMask::ISDIR) {
         return if mask.contains(EventMask::CREATE) {
             Some(Event::DirectoryCreated(name))
@@ -175,6 +197,8 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
             Some(Event::DirectoryMovedTo(name))
         } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
             Some(Event::DirectoryRemoved(name))
+        } else if mask.contains(EventMask::ATTRIB) {
+            Some(Event::DirectoryAttributes(name))
         } else {
             None
         };
@@ -187,6 +211,8 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
         Some(Event::Closed(name))
     } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
         Some(Event::Removed(name))
+    } else if mask.contains(EventMask::ATTRIB) {
+        Some(Event::Attributes(name))
     } else {
         None
     }
@@ -264,13 +290,14 @@ mod tests {
                 return Some((*meaning).to_owned());
             }
             if self.name.is_empty() {
-                return None;
+                return has(libc::IN_ATTRIB).then(|| "OwnAttributes".to_owned());
             }
             let about_a_name = [
                 (libc::IN_CREATE, "Created"),
                 (libc::IN_MOVED_TO, "MovedTo"),
                 (libc::IN_CLOSE_WRITE, "Closed"),
                 (libc::IN_DELETE | libc::IN_MOVED_FROM, "Removed"),
+                (libc::IN_ATTRIB, "Attributes"),
             ];
             // Nobody writes a directory.
             let told = |kind| !(has(libc::IN_ISDIR) && kind == "Closed");

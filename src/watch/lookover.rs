@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::directory::{Directory, Place};
 use super::index::Name;
 use super::tree::Arrival;
+use crate::files::errno::{Call, Meaning, meaning};
 use crate::read::stable::{Root, Version, version_of};
 
 /// Pause between two look-overs that events ask for; doubles to the longest while they keep asking.
@@ -167,8 +168,9 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
             // Some file systems do not tell in the listing.
             FileType::Unknown => match root.look(&path_in(below, name)) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(errno),
+                Err(errno) if meaning(Call::Stat, errno) == Meaning::Gone => continue,
+                // Whoever compares it is refused too, and remembers it.
+                Err(_) => FileType::Symlink,
             },
             kind => kind,
         };
@@ -198,13 +200,19 @@ pub struct Sight {
 }
 
 /// Looks at a path; nothing when there is neither a regular file nor a link.
-#[must_use]
-pub fn look(root: &Root, below: &[u8]) -> Option<Sight> {
-    let stat = root.look(below).ok()?;
+///
+/// # Errors
+/// What keeps us from telling: the path is there, or may be.
+pub fn look(root: &Root, below: &[u8]) -> Result<Option<Sight>, Errno> {
+    let stat = match root.look(below) {
+        Ok(stat) => stat,
+        Err(errno) if meaning(Call::Stat, errno) == Meaning::Gone => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
     let regular = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => true,
         FileType::Symlink => false,
-        _ => return None,
+        _ => return Ok(None),
     };
-    Some(Sight { version: version_of(&stat), regular, owner: stat.st_uid })
+    Ok(Some(Sight { version: version_of(&stat), regular, owner: stat.st_uid }))
 }

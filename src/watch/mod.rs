@@ -11,6 +11,7 @@ pub mod index;
 pub mod inotify;
 pub mod lookover;
 pub mod pending;
+pub mod retry;
 mod survey;
 pub mod tree;
 
@@ -116,7 +117,7 @@ impl Watcher {
             }
             let now = Instant::now();
             if now >= root_check {
-                self.books.check_roots()?;
+                self.books.check_roots(now)?;
                 root_check = now + ROOT_CHECK;
                 self.books.tell(now);
             }
@@ -126,8 +127,9 @@ impl Watcher {
                 rescan = self.rescan.map(|every| now + every);
             }
             self.books.look_over_unwatched(now);
-            self.books.look_over(now)?;
-            let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now)?;
+            self.books.retry(now);
+            self.books.look_over(now);
+            let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now);
             let handed_out = batch.len();
             self.pipeline.submit(batch);
             if !more && !self.books.look_over.running() {
@@ -141,6 +143,7 @@ impl Watcher {
                 next = self.books.pending.next_time().map_or(next, |time| next.min(time));
             }
             let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());
+            let times = times.chain(self.books.retries_at());
             next = times.fold(next, Instant::min);
             self.pipeline.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
         }

@@ -3,6 +3,9 @@
 //! Pure: no I/O, and the time is passed in. An entry lives from a path's first event until its message is
 //! confirmed (or there is none); a path that is with the readers is not handed out a second time, so that its
 //! messages stay in order. What happens to it meanwhile is kept and handed out afterwards.
+//!
+//! What happens now comes before what a look at the directories has found: files that a catch-up or a rescan finds stand in
+//! the backlog, and go before events only once in [`BACKLOG_SHARE`], so that they get on under any load.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -18,6 +21,9 @@ use crate::read::stable::Stamp;
 /// Paths that may wait. Beyond it the list is dropped and the directory looked over instead, which costs no
 /// memory: at some 200 bytes a path this is 50 MB.
 pub const PENDING_MAX: usize = 1 << 18;
+
+/// One in so many files is handed out from the backlog while events wait, too.
+const BACKLOG_SHARE: u32 = 16;
 
 /// Paths that an emptied directory's map keeps room for.
 const SPARE_MAX: usize = 1024;
@@ -45,6 +51,8 @@ pub enum Hint {
     MovedTo,
     /// A writer has closed it.
     Closed,
+    /// A look at the directory found it new or changed, and complete: nothing has happened to it for long enough.
+    Complete,
 }
 
 /// A path whose time has come.
@@ -82,6 +90,8 @@ struct Waiting {
     seen_at: Stamp,
     /// When its first event came in.
     since: Instant,
+    /// A look at the directory has found it, and no event has come since.
+    backlog: bool,
     state: State,
 }
 
@@ -107,23 +117,33 @@ pub struct Pending {
     spare: Map<Name, Waiting>,
     /// Of all the inner maps.
     len: usize,
+    /// Of paths with an event.
     schedule: BTreeMap<Turn, (Place, Name)>,
+    /// Of the others.
+    backlog: BTreeMap<Turn, (Place, Name)>,
+    /// Handed out since the backlog had its turn.
+    since_backlog: u32,
     turns: u64,
     settle: Duration,
+    quiet: Duration,
     bound: usize,
 }
 
 impl Pending {
-    /// An empty set with this settle time and bound.
+    /// An empty set. `settle`: how long a file that was created and not closed has to stay unchanged; `quiet`: how long
+    /// nothing may have happened to one that was closed, or renamed to its name; `bound`: paths that may wait.
     #[must_use]
-    pub fn new(settle: Duration, bound: usize) -> Self {
+    pub fn new(settle: Duration, quiet: Duration, bound: usize) -> Self {
         Self {
             entries: Map::default(),
             spare: Map::default(),
             len: 0,
             schedule: BTreeMap::new(),
+            backlog: BTreeMap::new(),
+            since_backlog: 0,
             turns: 0,
             settle,
+            quiet,
             bound,
         }
     }
@@ -153,16 +173,46 @@ impl Pending {
         seen_at: Stamp,
         now: Instant,
     ) -> Result<(), Full> {
+        self.take(place, name, hint, announced, seen_at, now, false)
+    }
+
+    /// The same of what a look at the directory has found: it stands in the backlog until an event of it comes.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn found(
+        &mut self,
+        place: Place,
+        name: &Name,
+        hint: Hint,
+        announced: bool,
+        seen_at: Stamp,
+        now: Instant,
+    ) -> Result<(), Full> {
+        self.take(place, name, hint, announced, seen_at, now, true)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `event`, and which of the two it is")]
+    fn take(
+        &mut self,
+        place: Place,
+        name: &Name,
+        hint: Hint,
+        announced: bool,
+        seen_at: Stamp,
+        now: Instant,
+        backlog: bool,
+    ) -> Result<(), Full> {
         let full = self.len >= self.bound;
-        let turn = self.turn(now);
-        let later = (now + self.settle, turn.1);
+        let times = self.times(now);
         match entry(&mut self.entries, place, name) {
             None if full => Err(Full),
             None => {
                 let event = resolve(None, hint, announced);
-                let state = State::after(hint, turn, later);
-                self.schedule.insert(state.turn().unwrap_or(turn), (place, Arc::clone(name)));
-                let waiting = Waiting { event, seen_at, since: now, state };
+                let state = State::after(hint, &times);
+                let waiting = Waiting { event, seen_at, since: now, backlog, state };
+                let new = waiting.state.turn().map(|turn| (backlog, turn));
+                self.reschedule(place, name, None, new);
                 let names = self.entries.entry(place).or_insert_with(|| mem::take(&mut self.spare));
                 names.insert(Arc::clone(name), waiting);
                 self.len += 1;
@@ -177,15 +227,18 @@ impl Pending {
                 }
                 waiting.event = resolve(Some(waiting.event), hint, announced);
                 waiting.seen_at = seen_at;
-                // A path that waits its turn keeps it, or one that changes all the time would never have it.
+                // A path that waits its turn keeps it, or one that changes all the time would never have it. One of the
+                // backlog gets its turn among the events.
                 let keeps = matches!(waiting.state, State::Ready { at, .. } if at.0 <= now);
-                if !keeps {
-                    let state = State::after(hint, turn, later);
-                    if let Some(old) = waiting.state.turn() {
-                        self.schedule.remove(&old);
+                let promoted = waiting.backlog && !backlog;
+                if promoted || !keeps {
+                    let old = waiting.state.turn().map(|turn| (waiting.backlog, turn));
+                    waiting.backlog &= backlog;
+                    if !keeps {
+                        waiting.state = State::after(hint, &times);
                     }
-                    self.schedule.insert(state.turn().unwrap_or(turn), (place, Arc::clone(name)));
-                    waiting.state = state;
+                    let new = waiting.state.turn().map(|turn| (waiting.backlog, turn));
+                    self.reschedule(place, name, old, new);
                 }
                 Ok(())
             }
@@ -203,9 +256,8 @@ impl Pending {
             }
             _ if replaced => {}
             state => {
-                if let Some(turn) = state.turn() {
-                    self.schedule.remove(&turn);
-                }
+                let old = state.turn().map(|turn| (waiting.backlog, turn));
+                self.reschedule(place, name, old, None);
                 self.remove(place, name);
             }
         }
@@ -241,8 +293,18 @@ impl Pending {
 
     /// The next path whose time has come. One that is [`Due::Ready`] is with the readers from now on.
     pub fn next_due(&mut self, now: Instant) -> Option<Due> {
-        let first = self.schedule.first_entry().filter(|first| first.key().0 <= now)?;
-        let (place, name) = first.remove();
+        let due = |schedule: &BTreeMap<Turn, _>| schedule.first_key_value().is_some_and(|((at, _), _)| *at <= now);
+        let (event, backlog) = (due(&self.schedule), due(&self.backlog));
+        let from_backlog = backlog && (!event || self.since_backlog + 1 >= BACKLOG_SHARE);
+        let (place, name) = if from_backlog {
+            self.since_backlog = 0;
+            self.backlog.pop_first()?.1
+        } else if event {
+            self.since_backlog += u32::from(backlog);
+            self.schedule.pop_first()?.1
+        } else {
+            return None;
+        };
         let waiting = entry(&mut self.entries, place, &name)?;
         match waiting.state {
             State::Settling { version, .. } => Some(Due::Settled { place, name, version }),
@@ -256,17 +318,18 @@ impl Pending {
 
     /// Answers [`Due::Settled`]: what its version looks like now, or nothing when there is none.
     pub fn settled(&mut self, place: Place, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
-        let turn = self.turn(now);
+        let times = self.times(now);
         let Some(waiting) = entry(&mut self.entries, place, name) else { return };
         match now_is {
             None => self.remove(place, name),
             Some(version) => {
                 waiting.state = if version == before {
-                    State::Ready { at: turn, pause: BUSY_PAUSE_MIN }
+                    State::Ready { at: times.now, pause: BUSY_PAUSE_MIN }
                 } else {
-                    State::Settling { at: (now + self.settle, turn.1), version }
+                    State::Settling { at: times.settled, version }
                 };
-                self.schedule.insert(waiting.state.turn().unwrap_or(turn), (place, Arc::clone(name)));
+                let new = waiting.state.turn().map(|turn| (waiting.backlog, turn));
+                self.reschedule(place, name, None, new);
             }
         }
     }
@@ -285,20 +348,21 @@ impl Pending {
 
     /// Somebody is writing the file: look again after a pause, or at its next event.
     pub fn busy(&mut self, place: Place, name: &Name, now: Instant) {
-        let turn = self.turn(now);
+        let number = self.times(now).now.1;
         let Some(waiting) = entry(&mut self.entries, place, name) else { return };
         let State::InFlight { again, deleted, pause } = waiting.state else { return };
         if again.is_none() && !deleted {
-            waiting.state = State::Ready { at: (now + pause, turn.1), pause: (pause * 2).min(BUSY_PAUSE_MAX) };
-            self.schedule.insert((now + pause, turn.1), (place, Arc::clone(name)));
+            let at = (now + pause, number);
+            waiting.state = State::Ready { at, pause: (pause * 2).min(BUSY_PAUSE_MAX) };
+            let new = Some((waiting.backlog, at));
+            self.reschedule(place, name, None, new);
         } else {
             self.returned(place, name, false, now);
         }
     }
 
     fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> bool {
-        let turn = self.turn(now);
-        let later = (now + self.settle, turn.1);
+        let times = self.times(now);
         let Some(waiting) = entry(&mut self.entries, place, name) else { return false };
         let State::InFlight { again, deleted, .. } = waiting.state else { return false };
         match again {
@@ -308,8 +372,10 @@ impl Pending {
                 waiting.event = resolve(before, hint, announced && !deleted);
                 waiting.seen_at = seen_at;
                 waiting.since = now;
-                waiting.state = State::after(hint, turn, later);
-                self.schedule.insert(waiting.state.turn().unwrap_or(turn), (place, Arc::clone(name)));
+                waiting.backlog = false;
+                waiting.state = State::after(hint, &times);
+                let new = waiting.state.turn().map(|turn| (false, turn));
+                self.reschedule(place, name, None, new);
             }
         }
         deleted
@@ -318,6 +384,7 @@ impl Pending {
     /// Drops all that waits; what is with the readers stays. A look-over finds the rest again.
     pub fn drop_waiting(&mut self) {
         self.schedule.clear();
+        self.backlog = BTreeMap::new();
         self.entries.retain(|_, names| {
             names.retain(|_, waiting| matches!(waiting.state, State::InFlight { .. }));
             names.shrink_to_fit();
@@ -331,7 +398,14 @@ impl Pending {
     /// When the next path's time comes.
     #[must_use]
     pub fn next_time(&self) -> Option<Instant> {
-        self.schedule.first_key_value().map(|((at, _), _)| *at)
+        let first = |schedule: &BTreeMap<Turn, _>| schedule.first_key_value().map(|((at, _), _)| *at);
+        first(&self.schedule).into_iter().chain(first(&self.backlog)).min()
+    }
+
+    /// Paths of the backlog that are not with the readers.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.backlog.len()
     }
 
     /// When the first event of the path that waits longest came in. It looks at each: for once a second.
@@ -349,10 +423,30 @@ impl Pending {
         }
     }
 
-    fn turn(&mut self, now: Instant) -> Turn {
+    fn times(&mut self, now: Instant) -> Times {
         self.turns += 1;
-        (now, self.turns)
+        let after = |pause| (now + pause, self.turns);
+        Times { now: (now, self.turns), quiet: after(self.quiet), settled: after(self.settle) }
     }
+
+    /// Takes a path out of its place in a schedule and gives it another. Each is the backlog's or not.
+    fn reschedule(&mut self, place: Place, name: &Name, old: Option<(bool, Turn)>, new: Option<(bool, Turn)>) {
+        if let Some((backlog, turn)) = old {
+            let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
+            schedule.remove(&turn);
+        }
+        if let Some((backlog, turn)) = new {
+            let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
+            schedule.insert(turn, (place, Arc::clone(name)));
+        }
+    }
+}
+
+/// When a path's turn comes: at once, when it was quiet for long enough, or when it has settled.
+struct Times {
+    now: Turn,
+    quiet: Turn,
+    settled: Turn,
 }
 
 fn entry<'a>(entries: &'a mut Map<Place, Map<Name, Waiting>>, place: Place, name: &Name) -> Option<&'a mut Waiting> {
@@ -360,10 +454,11 @@ fn entry<'a>(entries: &'a mut Map<Place, Map<Name, Waiting>>, place: Place, name
 }
 
 impl State {
-    fn after(hint: Hint, now: Turn, later: Turn) -> Self {
+    fn after(hint: Hint, times: &Times) -> Self {
         match hint {
-            Hint::Created { version } | Hint::Changed { version } => Self::Settling { at: later, version },
-            Hint::MovedTo | Hint::Closed => Self::Ready { at: now, pause: BUSY_PAUSE_MIN },
+            Hint::Created { version } | Hint::Changed { version } => Self::Settling { at: times.settled, version },
+            Hint::MovedTo | Hint::Closed => Self::Ready { at: times.quiet, pause: BUSY_PAUSE_MIN },
+            Hint::Complete => Self::Ready { at: times.now, pause: BUSY_PAUSE_MIN },
         }
     }
 
@@ -381,9 +476,9 @@ fn resolve(before: Option<EventType>, hint: Hint, announced: bool) -> EventType 
     match (hint, before) {
         (Hint::MovedTo, _) => EventType::MovedTo,
         (Hint::Created { .. }, _) => EventType::Create,
-        (Hint::Closed | Hint::Changed { .. }, Some(before)) => before,
-        (Hint::Closed | Hint::Changed { .. }, None) if announced => EventType::CloseWrite,
-        (Hint::Closed | Hint::Changed { .. }, None) => EventType::Create,
+        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, Some(before)) => before,
+        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, None) if announced => EventType::CloseWrite,
+        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, None) => EventType::Create,
     }
 }
 
@@ -400,7 +495,7 @@ mod tests {
     const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
 
     fn set() -> (Pending, Instant) {
-        (Pending::new(SETTLE, 100), Instant::now())
+        (Pending::new(SETTLE, Duration::ZERO, 100), Instant::now())
     }
 
     fn name(text: &str) -> Name {
@@ -496,7 +591,7 @@ mod tests {
 
     #[test]
     fn the_bound_holds_and_what_is_with_the_readers_outlives_the_drop() {
-        let mut pending = Pending::new(SETTLE, 2);
+        let mut pending = Pending::new(SETTLE, Duration::ZERO, 2);
         let now = Instant::now();
         pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
         assert!(ready(&mut pending, now).is_some());
@@ -509,9 +604,55 @@ mod tests {
         assert!(pending.is_empty());
     }
 
+    #[test]
+    fn an_event_comes_before_what_a_look_has_found_and_takes_its_path_along() {
+        let mut pending = Pending::new(SETTLE, Duration::ZERO, 1000);
+        let now = Instant::now();
+        for number in 0..100 {
+            pending.found(HERE, &name(&format!("found-{number:02}")), Hint::Complete, false, SEEN, now).unwrap();
+        }
+        pending.event(HERE, &name("live"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("found-50"), Hint::Closed, false, SEEN, now).unwrap();
+        assert_eq!(pending.backlog(), 99);
+        let order: Vec<Name> = std::iter::from_fn(|| ready(&mut pending, now)).map(|(name, _)| name).collect();
+        assert_eq!(order[..3], [name("found-50"), name("live"), name("found-00")]);
+        assert_eq!(order.len(), 101);
+    }
+
+    #[test]
+    fn the_backlog_gets_on_beside_any_number_of_events() {
+        let mut pending = Pending::new(SETTLE, Duration::ZERO, 1000);
+        let now = Instant::now();
+        pending.found(HERE, &name("found"), Hint::Complete, false, SEEN, now).unwrap();
+        for number in 0..100 {
+            pending.event(HERE, &name(&format!("live-{number}")), Hint::Closed, false, SEEN, now).unwrap();
+        }
+        let turn = std::iter::from_fn(|| ready(&mut pending, now)).position(|(it, _)| it == name("found"));
+        assert_eq!(turn, Some(BACKLOG_SHARE as usize - 1));
+    }
+
+    #[test]
+    fn quiet_begins_anew_with_each_event_and_is_not_asked_of_what_rests() {
+        let quiet = Duration::from_secs(5);
+        let (mut pending, now) = (Pending::new(SETTLE, quiet, 10), Instant::now());
+        let a = name("a");
+        pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        let later = now + quiet - Duration::from_millis(1);
+        assert_eq!(pending.next_due(later), None);
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, later).unwrap();
+        assert_eq!(pending.next_due(now + quiet), None);
+        assert_eq!(ready(&mut pending, later + quiet), Some((a.clone(), EventType::Create)));
+        pending.event(HERE, &a, Hint::Closed, false, SEEN, later + quiet).unwrap();
+        pending.done(HERE, &a, later + quiet);
+        assert_eq!(pending.next_due(later + quiet), None, "what happened meanwhile waits for quiet, too");
+        pending.found(HERE, &name("b"), Hint::Complete, false, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now), Some((name("b"), EventType::Create)));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
-        Event(u8, Hint),
+        Event(u8, Hint, bool),
         Gone(u8, bool),
         Take,
         Return(u8, u8),
@@ -523,11 +664,12 @@ mod tests {
             (0..3u64).prop_map(|version| Hint::Created { version }),
             (0..3u64).prop_map(|version| Hint::Changed { version }),
             Just(Hint::MovedTo),
-            Just(Hint::Closed)
+            Just(Hint::Closed),
+            Just(Hint::Complete)
         ];
         prop::collection::vec(
             prop_oneof![
-                4 => (0..3u8, hint).prop_map(|(path, hint)| Step::Event(path, hint)),
+                4 => (0..3u8, hint, any::<bool>()).prop_map(|(path, hint, found)| Step::Event(path, hint, found)),
                 1 => (0..3u8, any::<bool>()).prop_map(|(path, replaced)| Step::Gone(path, replaced)),
                 3 => Just(Step::Take),
                 2 => (0..3u8, 0..3u8).prop_map(|(path, how)| Step::Return(path, how)),
@@ -562,8 +704,9 @@ mod tests {
             };
             for step in steps {
                 match step {
-                    Step::Event(path, hint) => {
-                        pending.event(HERE, &names[usize::from(path)], hint, false, SEEN, now).unwrap();
+                    Step::Event(path, hint, found) => {
+                        let take = if found { Pending::found } else { Pending::event };
+                        take(&mut pending, HERE, &names[usize::from(path)], hint, false, SEEN, now).unwrap();
                         owed[usize::from(path)] = true;
                     }
                     Step::Gone(path, replaced) => {
@@ -587,10 +730,13 @@ mod tests {
                     Step::Wait(millis) => now += Duration::from_millis(millis),
                 }
                 let waiting = pending.entries.values().flat_map(Map::values).filter(|waiting| waiting.state.turn().is_some()).count();
-                prop_assert_eq!(pending.schedule.len(), waiting);
+                prop_assert_eq!(pending.schedule.len() + pending.backlog.len(), waiting);
                 prop_assert!(pending.spare.is_empty() && !pending.entries.values().any(Map::is_empty));
-                for (turn, (place, name)) in &pending.schedule {
-                    prop_assert_eq!(pending.entries[place][name].state.turn(), Some(*turn));
+                for (backlog, schedule) in [(false, &pending.schedule), (true, &pending.backlog)] {
+                    for (turn, (place, name)) in schedule {
+                        let waiting = &pending.entries[place][name];
+                        prop_assert_eq!((waiting.backlog, waiting.state.turn()), (backlog, Some(*turn)));
+                    }
                 }
             }
             for _ in 0..4 {

@@ -1,21 +1,22 @@
 //! Look-overs of what the books are about: at start, of a directory that is new, after lost events, and on a timer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::books::Books;
+use super::books::{BACKLOG_MAX, Books};
 use super::directory::{Directory, Place};
 use super::index::{Map, Name, Set};
 use super::lookover::{Compare, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::error::Error;
+use crate::files::errno::{Call, Meaning, meaning};
 use crate::ledger::store::Store;
 use crate::ledger::{ALL, Ledger};
 use crate::pipeline::Known;
-use crate::read::stable::{Stamp, Version};
+use crate::read::stable::{Root, Stamp, Version};
 
 /// Files that a look-over compares before the rest of the loop has its turn.
 const LOOKS_IN_A_ROW: usize = 1024;
@@ -25,10 +26,17 @@ const LOOKS_FOR_A_LISTING: usize = 16;
 
 impl Books {
     /// Watches and lists the whole tree; its files are left to be compared.
+    ///
+    /// # Errors
+    /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
     pub(super) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
         self.look_over.begin(self.tree.roots(), now);
         while let Some((place, deep)) = self.look_over.to_list.pop_front() {
-            self.list(place, deep, now)?;
+            match (self.list(place, deep, now), self.tree.root(place)) {
+                (Ok(()), _) => {}
+                (Err(errno), Some(root)) => return Err(unlisted(root, errno)),
+                (Err(errno), None) => self.shut(place, errno, now),
+            }
         }
         Ok(())
     }
@@ -79,7 +87,8 @@ impl Books {
             let Some(node) = self.tree.get_mut(place) else { continue };
             node.recalled = false;
             for name in left {
-                if let Some(Sight { version, .. }) = look(node.directory.root(), &node.directory.below(&name)) {
+                // What cannot be looked at is new once it can be: nothing else is known of it.
+                if let Ok(Some(Sight { version, .. })) = look(node.directory.root(), &node.directory.below(&name)) {
                     let seen = Known::seen(&version);
                     let known = node.known.entry(name).or_insert(seen);
                     if known.version != seen.version {
@@ -95,14 +104,14 @@ impl Books {
     pub(super) fn looks_now(&self, now: Instant) -> bool {
         let begins = self.look_over.next_time().is_some_and(|time| time <= now);
         let wanted = self.look_over.running() || self.look_over.whole || begins;
-        let room = self.pending.len() < PENDING_MAX / 2;
+        let room = self.pending.len() < PENDING_MAX / 2 && self.pending.backlog() < BACKLOG_MAX;
         wanted && room && !self.ledger.as_ref().is_some_and(Ledger::is_pressed)
     }
 
     /// Begins the look-over that is needed, or goes on with those that run.
-    pub(super) fn look_over(&mut self, now: Instant) -> Result<(), Error> {
+    pub(super) fn look_over(&mut self, now: Instant) {
         if !self.looks_now(now) {
-            return Ok(());
+            return;
         }
         if self.look_over.next_time().is_some_and(|time| time <= now) {
             self.look_over.begin(self.tree.roots(), now);
@@ -122,7 +131,7 @@ impl Books {
             } else if let Some((place, deep)) = self.look_over.to_list.pop_front() {
                 // It may have been listed before its turn, for the sake of a file in it.
                 if deep || self.tree.get(place).is_some_and(|node| !node.listed) {
-                    self.list(place, deep, now)?;
+                    self.list_or_shut(place, deep, now);
                     looks = looks.saturating_sub(LOOKS_FOR_A_LISTING);
                 }
             } else {
@@ -136,39 +145,33 @@ impl Books {
                 found => tracing::info!("the directory was looked over: {found} files to be read"),
             }
         }
-        Ok(())
+    }
+
+    /// Lists a directory, or remembers that it cannot be.
+    pub(super) fn list_or_shut(&mut self, place: Place, deep: bool, now: Instant) {
+        if let Err(errno) = self.list(place, deep, now) {
+            self.shut(place, errno, now);
+        }
     }
 
     /// Lists a directory: the index is exactly this from now on, and every file in it is to be compared; what is new of
     /// its sub-directories is watched and listed next. `deep`: and what is not.
     ///
     /// In one go, so that no event comes in between: what is missing here is gone, or its event is still queued.
-    pub(super) fn list(&mut self, place: Place, deep: bool, now: Instant) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// What keeps it from being listed. Nothing that is known of it is forgotten then.
+    fn list(&mut self, place: Place, deep: bool, now: Instant) -> Result<(), Errno> {
         let Some(node) = self.tree.get(place) else { return Ok(()) };
         let listing = match (list(node.directory.root(), &node.directory.below(b"")), self.tree.parent(place)) {
             (Ok(listing), _) => listing,
-            (Err(errno), None) => {
-                return Err(Error::DataDirectory {
-                    path: node.directory.root().path().to_owned(),
-                    cause: format!("it cannot be listed: {errno}"),
-                    next: match errno {
-                        // Want of rights is EACCES. These are seccomp's: a profile's own, and that of systemd.
-                        Errno::PERM | Errno::NOSYS => {
-                            "allow openat2 in the seccomp filter (systemd: without RestrictSUIDSGID=)"
-                        }
-                        _ => "give this user the right to read it",
-                    },
-                });
-            }
-            (Err(errno), Some((parent, name))) => {
-                if nothing_to_enter(errno) {
-                    self.resolve(parent, &name, Arrival::Found, false, now);
-                } else {
-                    self.refused(parent, &name, errno, now);
-                }
+            (Err(errno), Some((parent, name))) if nothing_to_enter(Call::Open, errno) => {
+                self.resolve(parent, &name, Arrival::Found, false, now);
                 return Ok(());
             }
+            (Err(errno), _) => return Err(errno),
         };
+        self.retries.had(place, &Name::from(&b""[..]));
         let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
         node.listed = true;
         let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
@@ -208,15 +211,20 @@ impl Books {
         }
     }
 
-    fn compare(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
+    pub(super) fn compare(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
         let Some(node) = self.tree.get_mut(place) else { return };
         let below = node.directory.below(name);
         if !self.filter.admits(&below) {
             return;
         }
-        let Some(Sight { version, regular, owner }) = look(node.directory.root(), &below) else { return };
+        let Sight { version, regular, owner } = match look(node.directory.root(), &below) {
+            Ok(Some(sight)) => sight,
+            Ok(None) => return self.retries.no_file(place, name),
+            Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
+        };
         if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
             if !self.look_over.everything {
+                self.retries.had(place, name);
                 // The readers may have met another file, whose directory stood here for a moment.
                 self.pending.look_again(place, name, false, seen_at);
                 return;
@@ -229,20 +237,33 @@ impl Books {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
                 // Complete as it stands, or the lease will tell that it is not.
-                Arrival::Found if leased || self.rests(&version, seen_at) => Hint::Closed,
+                Arrival::Found if leased || rests(&version, seen_at, self.settle) => {
+                    let quiet = self.quiet.is_zero() || rests(&version, seen_at, self.quiet);
+                    if quiet { Hint::Complete } else { Hint::Closed }
+                }
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
-            self.wait_admitted(place, name, hint, seen_at, now);
+            self.wait_found(place, name, hint, seen_at, now);
         }
         // What a link leads to is compared by the readers.
         if regular {
             self.doubt(place, name);
         }
     }
+}
 
-    /// Whether a file was last changed longer ago than the settle time. ctime, for it cannot be set.
-    fn rests(&self, version: &Version, now: Stamp) -> bool {
-        let settle = i64::try_from(self.settle.as_secs() + 1).unwrap_or(i64::MAX);
-        now.seconds.saturating_sub(version.changed.seconds) > settle
-    }
+/// Whether a file was last changed longer ago than this. ctime, for it cannot be set.
+fn rests(version: &Version, now: Stamp, pause: Duration) -> bool {
+    let pause = i64::try_from(pause.as_secs() + 1).unwrap_or(i64::MAX);
+    now.seconds.saturating_sub(version.changed.seconds) > pause
+}
+
+/// A data directory that cannot be listed at start.
+fn unlisted(root: &Root, errno: Errno) -> Error {
+    let next = match meaning(Call::List, errno) {
+        Meaning::Broken => "allow openat2 in the seccomp filter (systemd: without RestrictSUIDSGID=)",
+        // A profile can answer EPERM where systemd's answers ENOSYS.
+        _ => "give this user the right to read it; where it has it, allow openat2 in the seccomp filter",
+    };
+    Error::DataDirectory { path: root.path().to_owned(), cause: format!("it cannot be listed: {errno}"), next }
 }

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::directory::{Directory, Place};
 use super::index::{Map, Name, Set};
 use super::inotify::{Mark, Watches};
+use crate::files::errno::{Call, Meaning, meaning};
 use crate::pipeline::Known;
 use crate::read::stable::Root;
 
@@ -82,17 +83,11 @@ pub enum Stands {
     Refused(Errno),
 }
 
-/// Whether a refusal to open a directory says that there is none to enter: it is gone, another kind of file, a link, or
-/// another file system's.
+/// Whether a refusal to open or list a directory says that there is none to enter: it is gone, another kind of file, a
+/// link, or another file system's.
 #[must_use]
-pub fn nothing_to_enter(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
-}
-
-/// Whether a refusal says nothing of the directory, and may be over the next time.
-#[must_use]
-pub fn passes(errno: Errno) -> bool {
-    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR)
+pub fn nothing_to_enter(call: Call, errno: Errno) -> bool {
+    matches!(meaning(call, errno), Meaning::Gone | Meaning::NotRegular | Meaning::Link | Meaning::LeadsOut)
 }
 
 /// See the module.
@@ -103,6 +98,10 @@ pub struct Tree {
     nodes: Map<Place, Node>,
     marks: Map<Mark, Place>,
     unwatched: Set<Place>,
+    /// Why the last of them has no watch.
+    unwatched_cause: Option<Errno>,
+    /// Directories whose watches tell of changed rights.
+    attending: Set<Place>,
     /// Watches of directories that were given up, and that may turn up elsewhere.
     adrift: Set<Mark>,
     /// By path: given up while files of theirs were with the readers. One that is made there again takes over the
@@ -121,6 +120,8 @@ impl Tree {
             nodes: Map::default(),
             marks: Map::default(),
             unwatched: Set::default(),
+            unwatched_cause: None,
+            attending: Set::default(),
             adrift: Set::default(),
             lingering: Map::default(),
             next: Place::FIRST,
@@ -158,6 +159,12 @@ impl Tree {
         self.nodes.get_mut(&place).filter(|node| !node.left)
     }
 
+    /// The data directory that this is, if it is one.
+    #[must_use]
+    pub fn root(&self, place: Place) -> Option<&Root> {
+        self.roots.iter().find(|directory| directory.place() == place).map(|directory| directory.root())
+    }
+
     /// The data directories.
     #[must_use]
     pub fn roots(&self) -> &[Arc<Directory>] {
@@ -180,6 +187,12 @@ impl Tree {
         &self.unwatched
     }
 
+    /// Why the last one has none.
+    #[must_use]
+    pub fn unwatched_cause(&self) -> Option<Errno> {
+        self.unwatched_cause
+    }
+
     /// How many are watched.
     #[must_use]
     pub fn watched(&self) -> usize {
@@ -190,6 +203,12 @@ impl Tree {
     #[must_use]
     pub fn parent(&self, place: Place) -> Option<(Place, Name)> {
         self.get(place)?.parent.clone()
+    }
+
+    /// The sub-directory of a name, where it is in the tree.
+    #[must_use]
+    pub fn child(&self, place: Place, name: &Name) -> Option<Place> {
+        self.get(place)?.children.get(name).copied()
     }
 
     /// The names of its sub-directories that are in the tree.
@@ -220,15 +239,16 @@ impl Tree {
         let Some(node) = self.get(parent) else { return Stands::Nothing };
         let existing = node.children.get(name).copied();
         let (above, below) = (Arc::clone(&node.directory), node.directory.below(name));
-        let dir = match above.root().open_directory(&below) {
-            Ok(dir) => dir,
-            Err(errno) if passes(errno) => return Stands::Refused(errno),
+        let opened = above.root().open_directory(&below).and_then(|dir| Ok((fstat(&dir)?.st_ino, dir)));
+        let (inode, dir) = match opened {
+            Ok((inode, dir)) => (Some(inode), dir),
             Err(errno) => {
-                existing.into_iter().for_each(|place| self.leave(place, left));
-                return if nothing_to_enter(errno) { Stands::Nothing } else { Stands::Refused(errno) };
+                if nothing_to_enter(Call::Open, errno) || self.is_other(existing, above.root(), &below) {
+                    existing.into_iter().for_each(|place| self.leave(place, left));
+                }
+                return if nothing_to_enter(Call::Open, errno) { Stands::Nothing } else { Stands::Refused(errno) };
             }
         };
-        let inode = fstat(&dir).ok().map(|stat| stat.st_ino);
         let mark = self.watch(dir.as_fd());
         // Before anything is given up, for that sets watches adrift: this one is the new directory's.
         let elsewhere = mark.and_then(|mark| self.of(mark)).filter(|&place| Some(place) != existing);
@@ -261,6 +281,44 @@ impl Tree {
         }
     }
 
+    /// Whether another than a directory that we know stands at its name, which is shut. What cannot be looked at is taken for
+    /// the same: what is known of it is not thrown away for a moment's want of rights.
+    fn is_other(&self, existing: Option<Place>, root: &Root, below: &[u8]) -> bool {
+        let Some(node) = existing.and_then(|place| self.get(place)) else { return false };
+        root.look(below).is_ok_and(|stat| Some(stat.st_ino) != node.inode)
+    }
+
+    /// Has the watches of exactly these directories tell of changed rights too, as far as they let us: without the right to
+    /// read a directory its watch stays as it is, and time alone brings what is in it.
+    pub fn attend(&mut self, wanted: &Set<Place>) {
+        for place in wanted.difference(&self.attending).copied().collect::<Vec<_>>() {
+            if self.attend_one(place, true) {
+                self.attending.insert(place);
+            }
+        }
+        for place in self.attending.difference(wanted).copied().collect::<Vec<_>>() {
+            self.attend_one(place, false);
+            self.attending.remove(&place);
+        }
+    }
+
+    fn attend_one(&mut self, place: Place, attributes: bool) -> bool {
+        let Some(node) = self.get(place) else { return false };
+        let Some(mark) = node.mark else { return false };
+        let Ok(dir) = node.directory.root().open_directory(&node.directory.below(b"")) else { return false };
+        match self.watches.attend(dir.as_fd(), attributes) {
+            Ok(told) if told == mark => true,
+            Ok(told) => {
+                // Another stands there by now, whose event is still to come: it is not for us to watch it yet.
+                if self.of(told).is_none() {
+                    self.adrift.insert(told);
+                }
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Gives up a directory, and those below it.
     pub fn leave(&mut self, place: Place, left: &mut Vec<Left>) {
         let Some((parent, name)) = self.parent(place) else { return };
@@ -272,6 +330,7 @@ impl Tree {
             let mark = self.unmark(place);
             self.adrift.extend(mark);
             self.unwatched.remove(&place);
+            self.attending.remove(&place);
             let Some(node) = self.nodes.get_mut(&place) else { continue };
             places.extend(node.children.drain().map(|(_, child)| child));
             let directory = Arc::clone(&node.directory);
@@ -315,9 +374,17 @@ impl Tree {
             self.end_adrift(1);
             self.watches.add(directory)
         });
-        let mark = added.ok()?;
-        self.adrift.remove(&mark);
-        Some(mark)
+        match added {
+            Ok(mark) => {
+                self.adrift.remove(&mark);
+                Some(mark)
+            }
+            // It is kept without a watch, and why is told with the number of those.
+            Err(errno) => {
+                self.unwatched_cause = Some(errno);
+                None
+            }
+        }
     }
 
     fn enter(&mut self, above: &Directory, name: &Name, below: &[u8], inode: Option<u64>, arrival: Arrival) -> Place {
@@ -351,6 +418,9 @@ impl Tree {
                 let new = node.mark.replace(mark) != Some(mark);
                 self.marks.insert(mark, place);
                 self.unwatched.remove(&place);
+                if new {
+                    self.attending.remove(&place);
+                }
                 new
             }
             None => {

@@ -151,7 +151,7 @@ impl Scene {
     }
 
     fn look_over(&mut self) {
-        self.books.look_over(self.now).unwrap();
+        self.books.look_over(self.now);
         self.books.tree.end_adrift(1);
     }
 
@@ -163,7 +163,7 @@ impl Scene {
     }
 
     fn hand_out(&mut self, most: usize) {
-        for job in self.books.batch(most, self.now).unwrap() {
+        for job in self.books.batch(most, self.now) {
             assert!(
                 self.in_flight.iter().all(|other| path_of(&other.job) != path_of(&job)),
                 "twice with the readers: {job:?}"
@@ -254,7 +254,13 @@ fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-    let settings = WatchSettings { recursive: true, settle: Duration::ZERO, catch_up: CatchUp::Changed, rescan: None };
+    let settings = WatchSettings {
+        recursive: true,
+        settle: Duration::ZERO,
+        quiet: Duration::ZERO,
+        catch_up: CatchUp::Changed,
+        rescan: None,
+    };
     let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
     books.list_all(Instant::now()).unwrap();
     books.recall(Store::open(&state(top, kills)).unwrap()).unwrap();

@@ -107,6 +107,9 @@ const NOTHING: Path = Path {
     given_up: false,
 };
 
+/// [`Pending::event`] or [`Pending::found`].
+type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result<(), Full>;
+
 struct Model {
     pending: Pending,
     names: [Name; PATHS],
@@ -121,7 +124,7 @@ struct Model {
 impl Model {
     fn new(bound: usize) -> Self {
         let names = [0, 1, 2].map(|number| Name::from(&[b'a' + number][..]));
-        let (pending, now) = (Pending::new(SETTLE, bound), Instant::now());
+        let (pending, now) = (Pending::new(SETTLE, Duration::ZERO, bound), Instant::now());
         Self { pending, names, paths: [NOTHING; PATHS], now, events: 0, dropped: false, bound }
     }
 
@@ -185,18 +188,23 @@ impl Model {
         let inside = self.pending.look_again(HERE, &self.names[number], false, seen_at);
         assert_eq!(inside, path.owed || path.out.is_some(), "path {number} is waited for, or it is not");
         if !inside {
-            self.tell(number, if rests { Hint::Closed } else { Hint::Changed { version: self.paths[number].version } });
+            let changed = Hint::Changed { version: self.paths[number].version };
+            self.tell_as(number, if rests { Hint::Complete } else { changed }, Pending::found);
         } else if !path.owed {
             (path.owed, path.seen_at, path.rests_from) = (true, seen_at, None);
         }
     }
 
     fn tell(&mut self, number: usize, hint: Hint) {
+        self.tell_as(number, hint, Pending::event);
+    }
+
+    fn tell_as(&mut self, number: usize, hint: Hint, take: Take) {
         self.events += 1;
         let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
         let announced = self.paths[number].known.is_some();
         self.paths[number].given_up = false;
-        if self.pending.event(HERE, &self.names[number], hint, announced, seen_at, self.now) == Err(Full) {
+        if take(&mut self.pending, HERE, &self.names[number], hint, announced, seen_at, self.now) == Err(Full) {
             return self.drop_waiting();
         }
         let path = &mut self.paths[number];
