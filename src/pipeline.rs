@@ -339,8 +339,11 @@ impl Volume {
         jobs.iter_mut().for_each(|job| job.large = large);
         let share = if large { &mut self.large } else { &mut self.small };
         share.in_flight += jobs.len();
+        if large {
+            self.signs.large.fetch_add(jobs.len(), Ordering::Relaxed);
+        }
         self.signs.read.take_on(jobs.len());
-        share.queue.hand_in(jobs.into_iter());
+        share.queue.hand_in(jobs);
     }
 
     /// Takes a report in; one that says that the file is large is none of the source's.

@@ -38,13 +38,15 @@ pub struct Volume {
     pub directories: String,
     /// Files handed to the readers and not yet read.
     pub read: Pulse,
+    /// The large ones among them.
+    pub large: AtomicUsize,
 }
 
 impl Volume {
     /// With nothing to do yet.
     #[must_use]
     pub fn new(directories: String) -> Self {
-        Self { directories, read: Pulse::default() }
+        Self { directories, read: Pulse::default(), large: AtomicUsize::new(0) }
     }
 }
 

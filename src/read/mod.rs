@@ -20,6 +20,7 @@ use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -126,9 +127,12 @@ fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> 
 }
 
 impl Readers {
-    /// The queue that a job came from.
-    fn queue(&self, job: &Job) -> &Queue {
-        if job.large { &self.large } else { &self.small }
+    /// How many of the outstanding files of one size a thread may take, so that a few do not all end up with the one that
+    /// was quicker to ask.
+    fn share(&self, large: bool) -> usize {
+        let larges = self.volume.large.load(Ordering::Relaxed);
+        let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
+        outstanding.div_ceil(self.workers).max(1)
     }
 }
 
@@ -175,7 +179,9 @@ impl Outbox {
             self.seconds.observe(began.elapsed().as_secs_f64());
         }
         self.readers.volume.read.done(1);
-        self.readers.queue(&job).done();
+        if job.large {
+            self.readers.volume.large.fetch_sub(1, Ordering::Relaxed);
+        }
         let outcome = match read {
             // The ring has taken it back.
             Err(Unread::Wanting(_)) if self.readers.deadline.is_over() => Outcome::Unread(Unread::Stopped),

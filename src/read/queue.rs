@@ -1,7 +1,7 @@
 //! A volume's jobs on their way to its reading threads, and how many of them one thread takes.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_channel::{Receiver, Sender};
 use tokio::sync::Notify;
@@ -11,8 +11,6 @@ use crate::pipeline::Job;
 /// Jobs of one volume, all of them large files' or none. It never holds more than its source lets be in flight.
 pub struct Queue {
     jobs: (Sender<Job>, Receiver<Job>),
-    /// Handed in and not yet read.
-    outstanding: AtomicUsize,
     /// More have been handed in: each thread's share is another.
     arrived: Notify,
 }
@@ -21,13 +19,11 @@ impl Queue {
     /// For so many jobs at most.
     #[must_use]
     pub fn new(bound: usize) -> Self {
-        Self { jobs: async_channel::bounded(bound), outstanding: AtomicUsize::new(0), arrived: Notify::new() }
+        Self { jobs: async_channel::bounded(bound), arrived: Notify::new() }
     }
 
-    /// Hands jobs to the reading threads.
-    pub fn hand_in(&self, batch: impl ExactSizeIterator<Item = Job>) {
-        // Counted before the first is taken: a thread's share is measured by the whole batch.
-        self.outstanding.fetch_add(batch.len(), Ordering::Relaxed);
+    /// Hands jobs to the reading threads, which have been counted: a thread's share is measured by the whole batch.
+    pub fn hand_in(&self, batch: impl IntoIterator<Item = Job>) {
         for job in batch {
             // Never full, by the source's bound; closed only at the end.
             let _ = self.jobs.0.try_send(job);
@@ -53,27 +49,17 @@ impl Queue {
         self.jobs.1.recv_blocking().ok()
     }
 
-    /// The next job for a thread of so many that has `room(share)` for it: the share is how many of the outstanding files
-    /// one thread may take, so that a few do not all end up with the thread that was quicker to ask. `changed` tells that
-    /// there may be more room than before. Nothing at the end.
-    pub async fn next(&self, threads: usize, room: impl Fn(usize) -> bool, changed: &Notify) -> Option<Job> {
+    /// The next job for a thread, once it has room. Whether it has is asked again when more jobs have been handed in, and
+    /// when `changed` says so. Nothing at the end.
+    pub async fn next(&self, has_room: impl Fn() -> bool, changed: &Notify) -> Option<Job> {
         loop {
-            // Before the look at the share: what is handed in after that look ends the wait.
+            // Before the look: what is handed in after that look ends the wait.
             let arrived = pin!(self.arrived.notified());
-            if room(self.share(threads)) {
+            if has_room() {
                 return self.jobs.1.recv().await.ok();
             }
             futures_util::future::select(arrived, pin!(changed.notified())).await;
         }
-    }
-
-    /// One that was taken has been read.
-    pub fn done(&self) {
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn share(&self, threads: usize) -> usize {
-        self.outstanding.load(Ordering::Relaxed).div_ceil(threads).max(1)
     }
 }
 
@@ -140,25 +126,24 @@ mod tests {
     }
 
     /// Takes as many as there is room for; tells how many.
-    fn take(queue: &Queue, threads: usize, held: &Cell<usize>, changed: &Notify) -> usize {
-        let mut taken = 0;
-        while let Some(Some(_)) = queue.next(threads, |share| held.get() < share, changed).now_or_never() {
+    fn take(queue: &Queue, most: usize, changed: &Notify) -> usize {
+        let held = Cell::new(0);
+        while let Some(Some(_)) = queue.next(|| held.get() < most, changed).now_or_never() {
             held.set(held.get() + 1);
-            taken += 1;
         }
-        taken
+        held.get()
     }
 
     #[test]
-    fn a_few_files_are_shared_out_and_a_new_one_finds_a_thread_that_has_room() {
-        let queue = Queue::new(100);
-        let (changed, a, b) = (Notify::new(), Cell::new(0), Cell::new(0));
-        queue.hand_in(jobs(5).into_iter());
-        assert_eq!((take(&queue, 2, &a, &changed), take(&queue, 2, &b, &changed)), (3, 2));
-        // Both hold their share of files that never end, and wait.
-        let mut waiting = Box::pin(queue.next(2, |share| b.get() < share, &changed));
+    fn a_thread_that_has_no_room_learns_of_what_is_handed_in() {
+        let (queue, changed, share) = (Queue::new(100), Notify::new(), Cell::new(3));
+        queue.hand_in(jobs(5));
+        assert_eq!((take(&queue, 3, &changed), take(&queue, 2, &changed)), (3, 2));
+        // It holds its share of files that never end, and waits.
+        let mut waiting = Box::pin(queue.next(|| share.get() > 3, &changed));
         assert!(waiting.as_mut().now_or_never().is_none());
-        queue.hand_in(jobs(1).into_iter());
+        share.set(4);
+        queue.hand_in(jobs(1));
         assert!(waiting.as_mut().now_or_never().is_some(), "nobody told the thread of its new share");
     }
 
@@ -166,8 +151,8 @@ mod tests {
     fn a_thread_whose_file_has_ended_takes_the_next_and_the_end_is_told() {
         let queue = Queue::new(100);
         let (changed, held) = (Notify::new(), Cell::new(1));
-        queue.hand_in(jobs(2).into_iter());
-        let mut waiting = Box::pin(queue.next(2, |_| held.get() < 1, &changed));
+        queue.hand_in(jobs(2));
+        let mut waiting = Box::pin(queue.next(|| held.get() < 1, &changed));
         assert!(waiting.as_mut().now_or_never().is_none());
         held.set(0);
         changed.notify_one();

@@ -282,9 +282,9 @@ impl Lane {
     }
 
     /// Takes jobs from a queue until it ends, and waits for their ends.
-    async fn take(self: &Rc<Self>, queue: &Queue, intake: &Intake) {
-        let room = |share: usize| intake.in_flight.get() < share.min(intake.most.get());
-        while let Some(job) = queue.next(self.readers.workers, room, &intake.finished).await {
+    async fn take(self: &Rc<Self>, queue: &Queue, intake: &Intake, large: bool) {
+        let has_room = || intake.in_flight.get() < self.readers.share(large).min(intake.most.get());
+        while let Some(job) = queue.next(has_room, &intake.finished).await {
             intake.in_flight.set(intake.in_flight.get() + 1);
             self.give(job);
         }
@@ -340,7 +340,8 @@ async fn read_all(lane: Rc<Lane>) {
         ending.readers.deadline.wait().await;
         cancel_all().await;
     });
-    join(lane.take(&lane.readers.small, &lane.small), lane.take(&lane.readers.large, &lane.large)).await;
+    let (small, large) = (&lane.readers.small, &lane.readers.large);
+    join(lane.take(small, &lane.small, false), lane.take(large, &lane.large, true)).await;
     lane.outbox.borrow_mut().hand_on();
 }
 

@@ -129,7 +129,7 @@ impl Watcher {
             self.books.look_over_unwatched(now);
             self.books.retry(now);
             self.books.look_over(now);
-            let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now);
+            let batch = self.books.batch(self.pipeline.rooms(), now);
             let handed_out = batch.len();
             self.pipeline.submit(batch);
             if !more && !self.books.look_over.running() {
@@ -139,7 +139,7 @@ impl Watcher {
                 continue;
             }
             let mut next = root_check;
-            if self.pipeline.room() > 0 {
+            if self.pipeline.rooms().iter().any(|room| *room > 0) {
                 next = self.books.pending.next_time().map_or(next, |time| next.min(time));
             }
             let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());

@@ -2,8 +2,6 @@
 
 use std::fs::File;
 
-use serde_json::Value;
-
 use crate::control::health;
 use crate::files::{noise, sha256};
 use crate::pipeline_engines::io_uring_is_allowed;
@@ -28,7 +26,7 @@ fn busy_with(engine: &str, workers: &str, huge: usize) -> (tempfile::TempDir, st
     let deadline = std::time::Instant::now() + crate::service::PATIENCE;
     loop {
         let (_, told) = health(&socket);
-        if told["pending_files"] == Value::from(huge) && told["stages"]["read"]["waiting"] != 0 {
+        if told["pending_files"] == huge && told["stages"]["read"]["waiting"] != 0 {
             return (root, data, service);
         }
         assert!(std::time::Instant::now() < deadline, "they are not being read: {told:#}");
