@@ -13,7 +13,7 @@ use apollonia_ingestor::watch::index::NEIGHBORS_MAX;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const STAMP: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };
-const VERSION: Version = Version { device: 1, inode: 2, size: 31_415_926, modified: STAMP, changed: STAMP };
+const VERSION: Version = Version { inode: 2, size: 31_415_926, modified: STAMP, changed: STAMP };
 
 /// A file's path and those of its neighbors.
 fn put_together(paths: &mut Paths, names: &[Vec<u8>]) {

@@ -62,7 +62,12 @@ pub enum Command {
         timeout: Option<NonZeroU32>,
     },
     /// Ask the running service on this host whether it is alive and getting on; exit status 0 or 1
-    Health,
+    Health {
+        /// Ask whether it can deliver, too: started, the broker connected and not blocked, a queue bound, its directories
+        /// readable
+        #[arg(long)]
+        ready: bool,
+    },
     /// Check all that the service needs here, and say of each what is wrong and how to mend it; changes nothing
     Doctor {
         /// One JSON object instead of lines
@@ -117,7 +122,7 @@ pub struct Settings {
     #[arg(long, env = "STATE_DIRECTORY", global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Files already there when the watch starts: leave them, publish those whose version the ledger does not hold,
-    /// or publish them all [default: changed with a ledger, else none]
+    /// publish them all, or enter them in the ledger as known and publish none [default: changed with a ledger, else none]
     #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum)]
     pub catch_up: Option<CatchUp>,
     /// Look over the directory again this often, for network file systems and changes that raise no event; 0 is never
@@ -151,10 +156,11 @@ pub struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=i64::from(CONFIRM_WINDOW_MAX))
     )]
     pub confirm_window: u32,
-    /// When no queue is bound to the exchange: count and warn, or fail
-    #[arg(long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Warn)]
+    /// When no queue is bound to the exchange, so that the broker returns what is published: wait and publish it again until
+    /// one is bound, count it as done and warn, or fail
+    #[arg(long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Wait)]
     pub unroutable: Unroutable,
-    /// Unix socket of the service that answers HTTP GET /health and /metrics, mode 0600 [default:
+    /// Unix socket of the service that answers HTTP GET /health, /ready and /metrics, mode 0600 [default:
     /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
     #[arg(long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
@@ -258,6 +264,8 @@ pub enum CatchUp {
     Changed,
     /// Publish them all.
     All,
+    /// Enter them as known, and publish none of them.
+    Baseline,
 }
 
 /// How files are read.
@@ -275,7 +283,9 @@ pub enum ReadEngine {
 /// What an unroutable message means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unroutable {
-    /// Count it, and warn at most once a minute.
+    /// Not confirmed: it is published again, with a growing pause, until a queue is bound.
+    Wait,
+    /// Count it as done, and warn at most once a minute.
     Warn,
     /// End with an error.
     Fail,

@@ -114,7 +114,7 @@ impl Config {
         let broker = Broker::new(&settings.amqp)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
         let roots = match command {
-            Some(Command::Listen { .. } | Command::Health | Command::Doctor { .. }) => Vec::new(),
+            Some(Command::Listen { .. } | Command::Health { .. } | Command::Doctor { .. }) => Vec::new(),
             Some(Command::Scan { dirs }) if !dirs.is_empty() => open_roots(dirs)?,
             Some(Command::Scan { .. } | Command::Watch) | None => open_roots(&settings.data_dirs)?,
         };
@@ -123,13 +123,7 @@ impl Config {
         }
         let (catch_up, workers, socket) = (catch_up(&settings)?, workers(&settings), control_socket(&settings));
         Ok(Self {
-            log_level: match settings.log_level {
-                LogLevel::Trace => LevelFilter::TRACE,
-                LogLevel::Debug => LevelFilter::DEBUG,
-                LogLevel::Info => LevelFilter::INFO,
-                LogLevel::Warn => LevelFilter::WARN,
-                LogLevel::Error => LevelFilter::ERROR,
-            },
+            log_level: settings.log_level.into(),
             log_format: settings.log_format,
             broker: broker.clone(),
             roots,
@@ -161,6 +155,18 @@ impl Config {
             },
             recursive: settings.recursive,
         })
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Trace => Self::TRACE,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Error => Self::ERROR,
+        }
     }
 }
 

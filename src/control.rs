@@ -1,4 +1,4 @@
-//! The control socket: `GET /health` and `GET /metrics` over HTTP, on a Unix socket and, where asked for, over TCP.
+//! The control socket: `GET /health`, `GET /ready` and `GET /metrics` over HTTP, on a Unix socket and, where asked for, over TCP.
 //!
 //! One thread serves both and keeps the service manager informed (see [`crate::notify`]). It only reads what the stages
 //! write: a stage that hangs does not keep it from saying so.
@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::ControlSettings;
 use crate::error::{Error, os_message};
-use crate::health::{Health, Status};
+use crate::health::{Health, Readiness, Status};
 use crate::vitals::Vitals;
 use crate::{metrics, notify};
 
@@ -217,12 +217,18 @@ impl Source {
                 let body = simd_json::to_vec(&health).unwrap_or_default();
                 (status, HeaderValue::from_static("application/json"), body)
             }
+            (&Method::GET, "/ready") => {
+                let readiness = Readiness::of(&self.vitals, self.stall);
+                let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                let body = simd_json::to_vec(&readiness).unwrap_or_default();
+                (status, HeaderValue::from_static("application/json"), body)
+            }
             (&Method::GET, "/metrics") => {
-                let body = metrics::encode(&self.vitals);
+                let body = metrics::encode(&self.vitals, Readiness::of(&self.vitals, self.stall).ready);
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
-            (_, "/health" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),
-            _ => (StatusCode::NOT_FOUND, TEXT, b"/health or /metrics\n".to_vec()),
+            (_, "/health" | "/ready" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),
+            _ => (StatusCode::NOT_FOUND, TEXT, b"/health, /ready or /metrics\n".to_vec()),
         };
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;

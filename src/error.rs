@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// No queue is bound to the exchange and `--unroutable fail` was asked for.
     #[error(
-        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable warn"
+        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable wait and bind it later"
     )]
     Unroutable {
         /// The exchange's name.
@@ -125,7 +125,7 @@ pub enum Error {
         total: usize,
     },
     /// Standard output was closed or cannot be written.
-    #[error("standard output: {0}; keep its reader running, or choose --output amqp")]
+    #[error("standard output: {0}; {next}", next = stdout_cure(.0))]
     Stdout(io::Error),
     /// The system gave no thread.
     #[error(
@@ -149,6 +149,14 @@ pub enum Error {
         /// Files found.
         total: u64,
     },
+}
+
+fn stdout_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
+        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
+        _ => "keep its reader running, or choose --output amqp",
+    }
 }
 
 impl Error {

@@ -1,4 +1,5 @@
-//! `health`: is the service on this host alive and getting on? What it says of itself, and the command that asks.
+//! `health`: is the service on this host alive and getting on, and can it deliver? What it says of itself, and the command
+//! that asks.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::error::{Error, os_message};
+use crate::publish::broker::EXCHANGE;
 use crate::vitals::{BrokerState, Facts, Phase, Stage, Vitals};
 
 /// How long an answer is waited for: the service makes it up from memory.
@@ -59,6 +61,8 @@ pub struct Health<'a> {
     pub oldest_pending_seconds: f64,
     /// Messages sent and not yet confirmed.
     pub unconfirmed_messages: i64,
+    /// Messages that wait until a queue is bound to the exchange.
+    pub unroutable_messages: usize,
     /// Messages that the output has confirmed.
     pub confirmed_messages: u64,
     /// Files that could not be read.
@@ -80,10 +84,9 @@ pub struct StageHealth {
 #[must_use]
 pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
     let worst = vitals.stages().into_iter().filter(|stage| stage.stalled >= stall).max_by_key(|stage| stage.stalled);
-    let hanging = hanging(vitals, stall);
     if let Some(Stage { name, waiting, stalled }) = worst {
-        let told =
-            format!("unhealthy: {name} has got no further for {} s with {waiting} waiting{hanging}", stalled.as_secs());
+        let told = format!("unhealthy: {name} has got no further for {} s with {waiting} waiting", stalled.as_secs());
+        let told = hanging(vitals, stall).fold(told, |line, what| line + "; " + &what);
         return (Status::Unhealthy, told);
     }
     let metrics = &vitals.metrics;
@@ -93,20 +96,74 @@ pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
         (Phase::Starting, BrokerState::Disconnected) => (Status::Starting, "starting: waits for the broker".to_owned()),
         (Phase::Starting, _) => (Status::Starting, "starting: looks over the directory".to_owned()),
         (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts())),
-        (Phase::Ready, BrokerState::Blocked) => {
-            (Status::Healthy, format!("healthy: {}; the broker takes no messages now{hanging}", counts()))
+        (Phase::Ready, _) => {
+            let line = in_the_way(vitals, stall)
+                .iter()
+                .fold(format!("healthy: {}", counts()), |line, what| line + "; " + what);
+            (Status::Healthy, line)
         }
-        (Phase::Ready, _) => (Status::Healthy, format!("healthy: {}{hanging}", counts())),
     }
 }
 
-/// Names the directories whose file system does not answer, in words for the end of the line.
-fn hanging(vitals: &Vitals, stall: Duration) -> String {
-    let told = vitals.hanging(stall).map(|(volume, stalled)| {
-        let (directories, waiting) = (&volume.directories, volume.read.waiting());
-        format!("; nothing could be read in {directories} for {} s, {waiting} files wait", stalled.as_secs())
+/// What keeps files waiting and no restart would mend, each in words.
+fn in_the_way(vitals: &Vitals, stall: Duration) -> Vec<String> {
+    let broker = match vitals.broker() {
+        BrokerState::Disconnected => Some("there is no connection to the broker".to_owned()),
+        BrokerState::Blocked => Some("the broker takes no messages now".to_owned()),
+        BrokerState::Unused | BrokerState::Connected => None,
+    };
+    let queue = (vitals.unroutable() > 0).then(|| {
+        format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", vitals.unroutable())
     });
-    told.collect()
+    let told = [broker, queue, vitals.unreadable.describe()].into_iter().flatten();
+    told.chain(hanging(vitals, stall)).collect()
+}
+
+/// Whether what lands now can be delivered, and the line that says it, with all that is in the way.
+///
+/// Whether a queue is bound is known from the broker's answer to the last message: before the first there is nothing wrong.
+#[must_use]
+pub fn assess_readiness(vitals: &Vitals, stall: Duration) -> (bool, String) {
+    let (status, summary) = assess(vitals, stall);
+    if matches!(status, Status::Starting | Status::Stopping) {
+        return (false, format!("not ready: {summary}"));
+    }
+    let stalled = (status == Status::Unhealthy).then_some(summary);
+    let told = |what: &String| stalled.as_ref().is_none_or(|summary| !summary.contains(what));
+    let others: Vec<String> = in_the_way(vitals, stall).into_iter().filter(told).collect();
+    let wrong: Vec<String> = stalled.into_iter().chain(others).collect();
+    if wrong.is_empty() {
+        let metrics = &vitals.metrics;
+        let (pending, confirmed) = (metrics.pending_files.get(), metrics.messages_confirmed.get());
+        return (true, format!("ready: {pending} pending, {confirmed} messages confirmed"));
+    }
+    (false, format!("not ready: {}", wrong.join("; ")))
+}
+
+/// The answer to `GET /ready`.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// Whether what lands now can be delivered.
+    pub ready: bool,
+    /// The same in a line, with all that is in the way.
+    pub summary: String,
+}
+
+impl Readiness {
+    /// Of what runs.
+    #[must_use]
+    pub fn of(vitals: &Vitals, stall: Duration) -> Self {
+        let (ready, summary) = assess_readiness(vitals, stall);
+        Self { ready, summary }
+    }
+}
+
+/// Names the directories whose file system does not answer.
+fn hanging(vitals: &Vitals, stall: Duration) -> impl Iterator<Item = String> {
+    vitals.hanging(stall).map(|(volume, stalled)| {
+        let (directories, waiting) = (&volume.directories, volume.read.waiting());
+        format!("nothing could be read in {directories} for {} s and {waiting} files wait", stalled.as_secs())
+    })
 }
 
 impl<'a> Health<'a> {
@@ -131,6 +188,7 @@ impl<'a> Health<'a> {
             pending_files: metrics.pending_files.get(),
             oldest_pending_seconds: metrics.oldest_pending_seconds.get(),
             unconfirmed_messages: metrics.unconfirmed_messages.get(),
+            unroutable_messages: vitals.unroutable(),
             confirmed_messages: metrics.messages_confirmed.get(),
             failed_files: metrics.totals().failed,
         }
@@ -143,26 +201,44 @@ struct Answer {
     summary: String,
 }
 
-/// Asks the service behind this socket, and prints its line when it is healthy.
+/// What is asked of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Whether it is alive and gets on: what is not, a restart would mend.
+    Alive,
+    /// Whether it can deliver, too.
+    Ready,
+}
+
+impl Question {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Alive => "/health",
+            Self::Ready => "/ready",
+        }
+    }
+}
+
+/// Asks the service behind this socket, and prints its line when it is healthy, or ready.
 ///
 /// # Errors
 /// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].
-pub fn run(socket: &Path) -> Result<(), Error> {
-    let line = ask(socket)?;
+pub fn run(socket: &Path, question: Question) -> Result<(), Error> {
+    let line = ask(socket, question)?;
     writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
 }
 
-/// The line of a service that is healthy.
+/// The line of a service that is healthy, or ready.
 ///
 /// # Errors
 /// [`Error::NoService`] and [`Error::Unhealthy`].
-pub fn ask(socket: &Path) -> Result<String, Error> {
+pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
     let refuse = |cause: String| Error::NoService { socket: socket.to_owned(), cause };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Internal(format!("cannot start: {error}")))?;
-    let asked = async { tokio::time::timeout(ANSWER_PATIENCE, get(socket)).await };
+    let asked = async { tokio::time::timeout(ANSWER_PATIENCE, get(socket, question.path())).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,
         Err(_) => return Err(refuse(format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()))),
@@ -173,15 +249,80 @@ pub fn ask(socket: &Path) -> Result<String, Error> {
     if status == StatusCode::OK { Ok(summary) } else { Err(Error::Unhealthy(summary)) }
 }
 
-async fn get(socket: &Path) -> Result<(StatusCode, Bytes), String> {
+async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), String> {
     let stream = UnixStream::connect(socket).await.map_err(|error| os_message(&error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
-    let request = Request::get("/health").header("host", "localhost").body(Empty::<Bytes>::new());
+    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new());
     let request = request.map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
     Ok((status, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(60);
+
+    fn at_work() -> Vitals {
+        let vitals = Vitals::default();
+        vitals.broker_is(BrokerState::Connected);
+        vitals.enter(Phase::Ready);
+        vitals
+    }
+
+    #[track_caller]
+    fn assert_not_ready(vitals: &Vitals, wanted: &[&str]) {
+        let (ready, line) = assess_readiness(vitals, STALL);
+        assert!(!ready && line.starts_with("not ready: ") && line.lines().count() == 1, "{line}");
+        assert!(wanted.iter().all(|word| line.contains(word)), "{line}");
+    }
+
+    #[test]
+    fn ready_is_what_can_deliver() {
+        let vitals = at_work();
+        assert_eq!(assess_readiness(&vitals, STALL), (true, "ready: 0 pending, 0 messages confirmed".to_owned()));
+        vitals.broker_is(BrokerState::Unused);
+        assert!(assess_readiness(&vitals, STALL).0, "without a broker there is none to be missed");
+        vitals.enter(Phase::Starting);
+        assert_not_ready(&vitals, &["starting"]);
+        vitals.enter(Phase::Stopping);
+        assert_not_ready(&vitals, &["stopping"]);
+    }
+
+    #[test]
+    fn all_that_is_in_the_way_is_named_and_a_restart_mends_none_of_it() {
+        let vitals = at_work();
+        vitals.unroutable_are(7);
+        assert_not_ready(&vitals, &["no queue", "7 messages"]);
+        vitals.unreadable.are(2, "/srv/x", "Permission denied");
+        assert_not_ready(
+            &vitals,
+            &["no queue", "; 2 directories cannot be read, \"/srv/x\" for one: Permission denied"],
+        );
+        vitals.broker_is(BrokerState::Blocked);
+        assert_not_ready(&vitals, &["takes no messages", "no queue", "2 directories"]);
+        let (status, line) = assess(&vitals, STALL);
+        assert_eq!(status, Status::Healthy);
+        assert!(["takes no messages", "no queue", "2 directories"].iter().all(|word| line.contains(word)), "{line}");
+        vitals.broker_is(BrokerState::Disconnected);
+        vitals.unroutable_are(0);
+        vitals.unreadable.are(0, "", "");
+        assert_not_ready(&vitals, &["no connection"]);
+        vitals.broker_is(BrokerState::Connected);
+        assert!(assess_readiness(&vitals, STALL).0);
+    }
+
+    #[test]
+    fn the_healthy_line_names_the_want_of_a_queue() {
+        let vitals = at_work();
+        vitals.unroutable_are(3);
+        let (status, line) = assess(&vitals, STALL);
+        assert_eq!(status, Status::Healthy);
+        assert!(line.contains("no queue is bound") && line.contains("3 messages wait"), "{line}");
+    }
 }

@@ -1,32 +1,40 @@
 //! The ledger: for each path the version and the digests that were confirmed last, kept across restarts.
 //!
 //! It may lag, never lead: a row is written after the broker's confirm, many rows in one transaction, by a
-//! thread of its own. Losing its tail repeats messages, never loses one. A row is checked by its message id when it is
+//! thread of its own. Losing its tail repeats messages, never loses one. A row is checked by its checksum when it is
 //! read, so that damage which SQLite itself would not notice is noticed.
 //!
 //! One thing is waited for. A file keeps its version while its directory is renamed, or a link to it is made to lead
 //! elsewhere, and can come back to its path with it. A row that lags would then be taken for what was told last. So
 //! where such a path is given up its row goes first, and only then is anything else told there: [`Ledger::still_holds`].
 //! On a disk that takes nothing a mark beside the ledger says that it is behind, and the next start does without it.
+//!
+//! For the same reason a row that lags may not be taken for a file of which all but ctime is the same: renamed away,
+//! another told in its place, the process killed, and renamed back, it differs in nothing else. So a mark says that the
+//! ledger is complete. It stands there only while no process runs, and only when the last one came to its end and knew of
+//! each row that it is what was told last.
 
+mod form1;
 pub mod store;
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Resource;
+
 use crate::error::Error;
 use crate::hash::Digests;
 use crate::read::stable::Version;
 use crate::vitals::Vitals;
-use store::{BEHIND, Confirmed, Store, Trouble};
+use store::{BEHIND, COMPLETE, Confirmed, Rows, Store, Trouble};
 
-/// Rows wait this long for others to share their transaction.
-const GROUP_TIME: Duration = Duration::from_millis(250);
+/// Rows wait this long for others to share their transaction: so much of what was confirmed does a kill repeat.
+const GROUP_TIME: Duration = Duration::from_millis(25);
 
 /// Paths that wait at most while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. What is
 /// beyond is published again after a restart. As many directories that are forgotten: beyond that, all is.
@@ -79,6 +87,8 @@ struct Waiting {
     urgent: bool,
     /// Confirms that found no room.
     dropped: u64,
+    /// At the end: what is known is what was told last, and with these rows the ledger holds all of it.
+    exact: bool,
     closing: bool,
     closed: bool,
 }
@@ -160,9 +170,15 @@ impl Ledger {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Notes what was confirmed for an absolute path.
-    pub fn confirm(&self, path: Vec<u8>, version: Version, digests: Digests) {
-        self.put(path, Some(Confirmed { version, digests }));
+    /// Notes what was confirmed for an absolute path. `racy`: see [`Version::is_racy`].
+    pub fn confirm(&self, path: Vec<u8>, version: Version, digests: Digests, racy: bool) {
+        self.put(path, Some(Confirmed { version, digests: Some(digests), racy, by_version_only: false }));
+    }
+
+    /// Writes what waits and ends. Everything that was told has been confirmed here, and what was recalled has been
+    /// compared: the next start may rely on each row.
+    pub fn end_exact(self) {
+        self.shared.lock().exact = true;
     }
 
     /// Forgets a path that is gone.
@@ -242,8 +258,7 @@ impl Drop for Ledger {
 struct Group {
     /// Removed first: all that is below of these.
     below: Vec<Box<[u8]>>,
-    /// Sorted, which is the table's own order.
-    rows: BTreeMap<Box<[u8]>, Option<Confirmed>>,
+    rows: Rows,
 }
 
 impl Group {
@@ -284,14 +299,16 @@ struct Writer {
     warned: Option<Instant>,
     /// The last attempt failed.
     failing: bool,
+    /// Some that was confirmed never found room: its rows are of what was told before.
+    lags: bool,
 }
 
 impl Writer {
     fn new(mut store: Store, shared: Arc<Shared>) -> Self {
-        let gone = store.take_gone().into_iter().map(|path| (path, None));
-        let group = Group { below: Vec::new(), rows: gone.collect() };
+        let group = Group { below: Vec::new(), rows: store.take_unwritten() };
         shared.vitals.ledger.take_on(group.len());
-        let mut writer = Self { store, shared, group, number: 0, behind: None, warned: None, failing: false };
+        let mut writer =
+            Self { store, shared, group, number: 0, behind: None, warned: None, failing: false, lags: false };
         if !writer.group.is_empty()
             && let Err(error) = writer.fall_behind()
         {
@@ -305,6 +322,7 @@ impl Writer {
         self.tell_size();
         loop {
             let (closing, dropped) = self.gather(pause);
+            self.lags |= dropped > 0;
             match self.write() {
                 Ok(()) => {
                     self.shared.vitals.ledger.done(self.group.len());
@@ -333,7 +351,8 @@ impl Writer {
                     let waiting = self.group.rows.len();
                     self.warn(|directory| {
                         tracing::warn!(
-                            "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; make room on its disk"
+                            "the ledger in {directory:?} cannot be written: {trouble}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; {}",
+                            make_room()
                         );
                         unmarkable.iter().for_each(|error| unmarked(directory, error));
                     });
@@ -344,7 +363,19 @@ impl Writer {
                 break;
             }
         }
-        drop(self.store); // its last checkpoint belongs to what is waited for
+        // Its last checkpoint belongs to what is waited for.
+        let all_written = self.group.is_empty() && self.behind.is_none() && !self.lags;
+        let exact = |waiting: &Waiting| waiting.exact && waiting.is_empty();
+        if all_written && exact(&self.shared.lock()) {
+            let directory = self.store.directory().to_owned();
+            if let Err(trouble) = self.store.complete() {
+                tracing::warn!(
+                    "{COMPLETE} cannot be made in {directory:?}: {trouble}; files whose metadata alone changes until the next start may be published again"
+                );
+            }
+        } else {
+            drop(self.store);
+        }
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
     }
@@ -405,6 +436,16 @@ impl Writer {
             self.warned = Some(Instant::now());
             tell(self.store.directory());
         }
+    }
+}
+
+/// What to do where it cannot be written: SQLite does not say which of these it was.
+fn make_room() -> String {
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(bytes) => format!(
+            "make room on its disk or in its quota, or raise the limit of {bytes} bytes a file (ulimit -f, LimitFSIZE=)"
+        ),
+        None => "make room on its disk, or in its quota".to_owned(),
     }
 }
 

@@ -58,4 +58,5 @@ pub mod doctor;
 pub mod health;
 pub mod metrics;
 pub mod notify;
+pub mod signals;
 pub mod vitals;

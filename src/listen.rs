@@ -1,6 +1,7 @@
 //! `listen`: a temporary queue on the exchange, and each message on standard output, one a line.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::Write;
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::error::Error;
 use crate::publish::address::Broker;
 use crate::publish::broker::{Session, answer, exchange, failure};
+use crate::publish::local::stdout;
 
 /// A time-out that never comes, for no time-out: a hundred years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -31,6 +33,7 @@ pub fn run(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU3
 async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
     let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
+    let mut stdout = stdout()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
     let session = Session::open(broker).await?;
     let (channel, at) = (&session.channel, &session.at[..]);
@@ -52,7 +55,7 @@ async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZ
         tokio::select! {
             delivery = deliveries.next() => match delivery {
                 Some(Ok(delivery)) => {
-                    print(delivery.data)?;
+                    print(&mut stdout, delivery.data)?;
                     seen += 1;
                 }
                 Some(Err(error)) => return Err(failure(at, &error)),
@@ -72,7 +75,7 @@ async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZ
 }
 
 /// One object a line, also of a message that somebody else wrote over several lines.
-fn print(mut body: Vec<u8>) -> Result<(), Error> {
+fn print(stdout: &mut File, mut body: Vec<u8>) -> Result<(), Error> {
     if body.contains(&b'\n') {
         match simd_json::to_owned_value(&mut body).and_then(|value| simd_json::to_vec(&value)) {
             Ok(compact) => body = compact,
@@ -83,6 +86,5 @@ fn print(mut body: Vec<u8>) -> Result<(), Error> {
         }
     }
     body.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&body).and_then(|()| stdout.flush()).map_err(Error::Stdout)
+    stdout.write_all(&body).map_err(Error::Stdout)
 }

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use apollonia_ingestor::cli::{self, Command};
-use apollonia_ingestor::config::Config;
+use apollonia_ingestor::config::{Config, control_socket};
 use apollonia_ingestor::error::Error;
+use apollonia_ingestor::health::Question;
 use apollonia_ingestor::read::limits;
-use apollonia_ingestor::{doctor, health, listen, logging, scan, service};
+use apollonia_ingestor::{doctor, health, listen, logging, scan, service, signals};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
 #[global_allocator]
@@ -15,6 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Names and messages are small and many: huge pages would gain nothing and hold megabytes of nothing.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    signals::ignore_file_size_signal();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,13 +34,17 @@ fn run() -> Result<(), Error> {
     if let Some(Command::Doctor { json }) = cli.command {
         return doctor::run(&cli.settings, json); // before the settings are refused: it tells what is wrong with them
     }
+    if let Some(Command::Health { ready }) = cli.command {
+        // The settings are those of the service that answers: what is wrong with ours is no fault of its.
+        logging::start(cli.settings.log_level.into(), cli.settings.log_format);
+        return health::run(&control_socket(&cli.settings), if ready { Question::Ready } else { Question::Alive });
+    }
     let config = Config::new(cli.settings, cli.command.as_ref())?;
     logging::start(config.log_level, config.log_format);
     match cli.command.unwrap_or(Command::Watch) {
         Command::Watch => service::run(config),
         Command::Scan { .. } => scan::run(config),
         Command::Listen { count, timeout } => listen::run(&config.broker, count, timeout),
-        Command::Health => health::run(&config.control.socket),
-        Command::Doctor { .. } => Ok(()), // above
+        Command::Health { .. } | Command::Doctor { .. } => Ok(()), // above
     }
 }

@@ -209,7 +209,6 @@ mod tests {
 
     fn version() -> Version {
         Version {
-            device: 1,
             inode: 2,
             size: 3,
             modified: Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 },

@@ -52,12 +52,14 @@ pub struct Metrics {
     pub oldest_pending_seconds: Gauge,
     in_flight_files: IntGauge,
     pub unconfirmed_messages: IntGauge,
+    unroutable_messages: IntGauge,
     pub known_files: IntGauge,
     pub refused_files: IntGauge,
     pub watched_directories: IntGauge,
     pub unwatched_directories: IntGauge,
     broker_connected: IntGauge,
     broker_blocked: IntGauge,
+    ready: IntGauge,
     pub ledger_rows: IntGauge,
     pub ledger_bytes: IntGauge,
     ledger_waiting_rows: IntGauge,
@@ -221,13 +223,17 @@ impl Default for Metrics {
             messages_nacked: make.counter("apollonia_messages_nacked_total", "Messages that the broker has rejected."),
             messages_returned: make.counter(
                 "apollonia_messages_returned_total",
-                "Messages confirmed that reached no queue: none is bound to the exchange.",
+                "Messages that the broker has returned, for no queue is bound to the exchange; each try is counted.",
             ),
             pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
             oldest_pending_seconds: make
                 .add(Gauge::new("apollonia_oldest_pending_seconds", "Age of the oldest pending file.")),
             in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
             unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
+            unroutable_messages: make.gauge(
+                "apollonia_unroutable_messages",
+                "Messages that wait until a queue is bound to the exchange; they are published again, and not confirmed before.",
+            ),
             known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
             refused_files: make.gauge(
                 "apollonia_refused_files",
@@ -241,6 +247,10 @@ impl Default for Metrics {
             broker_connected: make.gauge("apollonia_broker_connected", "1 while there is a connection to the broker."),
             broker_blocked: make
                 .gauge("apollonia_broker_blocked", "1 while the broker takes no messages (an alarm of its own)."),
+            ready: make.gauge(
+                "apollonia_ready",
+                "1 while what lands can be delivered: started, broker connected and not blocked, a queue bound, directories readable.",
+            ),
             ledger_rows: make.gauge("apollonia_ledger_rows", "File versions in the ledger."),
             ledger_bytes: make.gauge("apollonia_ledger_bytes", "Size of the ledger's database."),
             ledger_waiting_rows: make.gauge("apollonia_ledger_waiting_rows", "Rows not yet written to the ledger."),
@@ -313,9 +323,9 @@ impl Metrics {
     }
 }
 
-/// All of it as text.
+/// All of it as text; `ready`: what lands now can be delivered (see [`crate::health::assess_readiness`]).
 #[must_use]
-pub fn encode(vitals: &Vitals) -> Vec<u8> {
+pub fn encode(vitals: &Vitals, ready: bool) -> Vec<u8> {
     let metrics = &vitals.metrics;
     if let Some(facts) = vitals.facts.get() {
         let output = if vitals.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
@@ -331,6 +341,8 @@ pub fn encode(vitals: &Vitals) -> Vec<u8> {
     let broker = vitals.broker();
     metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
     metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
+    metrics.ready.set(ready.into());
+    metrics.unroutable_messages.set(whole(vitals.unroutable()));
     let reading: usize = vitals.volumes().iter().map(|volume| volume.read.waiting()).sum();
     metrics.in_flight_files.set(whole(reading + vitals.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
@@ -347,7 +359,7 @@ mod tests {
 
     #[test]
     fn every_number_is_there_before_anything_has_happened() {
-        let text = String::from_utf8(encode(&Vitals::default())).unwrap();
+        let text = String::from_utf8(encode(&Vitals::default(), false)).unwrap();
         for name in [
             "apollonia_events_total{kind=\"moved_to\"} 0",
             "apollonia_overflows_total{queue=\"kernel\"} 0",

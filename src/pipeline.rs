@@ -38,6 +38,8 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
 /// process's end, and one of 5 s that begins now ends within the contract's 10 s.
 pub const READ_PATIENCE: Duration = Duration::from_secs(3);
+/// How often the end looks whether what is still in progress only waits for a queue.
+pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 
 /// How long the threads' own end is waited for after that: closing the connection is one round trip.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -73,39 +75,114 @@ impl Job {
     /// # Errors
     /// [`Unread::Another`].
     pub fn admit(&self, version: &Version) -> Result<(), Unread> {
-        let another = |known: Known| known != Known::ANNOUNCED && known.version != version.fingerprint();
+        let another = |known: Known| known != Known::ANNOUNCED && !known.may_be(version);
         if self.doubted && self.known.is_some_and(another) { Err(Unread::Another) } else { Ok(()) }
+    }
+
+    /// Whether what was read is what was confirmed last.
+    ///
+    /// # Errors
+    /// [`Unread::Another`]: it is not, and may not be told yet. That showed only when it was read.
+    pub fn is_known(&self, version: &Version, digests: &Digests) -> Result<bool, Unread> {
+        match self.known {
+            Some(known) if known.is(version, digests) => Ok(true),
+            Some(known) if self.doubted && known.content.is_some() => Err(Unread::Another),
+            _ => Ok(false),
+        }
     }
 }
 
-/// What was confirmed for a path: its version and its content, each by a hash.
+/// What was confirmed for a path: its version and its content, by hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// [`Version::fingerprint`].
-    pub version: u64,
+    version: u64,
+    /// [`Version::fingerprint_without_ctime`] but for its last bit, which is [`RACY`]. Nothing in the others: the version
+    /// counts as a whole only.
+    data: u64,
     /// The first half of the content's SHA-256; nothing when only the version is known.
     content: Option<NonZeroU64>,
 }
 
+/// See [`Known::is_racy`].
+const RACY: u64 = 1;
+
 impl Known {
     /// Of a path that had a message, of whatever file: it equals nothing that is read.
-    pub const ANNOUNCED: Self = Self { version: 0, content: None };
+    pub const ANNOUNCED: Self = Self { version: 0, data: 0, content: None };
 
-    /// Of what was read.
+    /// Of what was read. `racy`: see [`Version::is_racy`].
     #[must_use]
-    pub fn new(version: &Version, digests: &Digests) -> Self {
-        let mut half = [0; 8];
-        half.copy_from_slice(&digests.sha256[..8]);
-        // 0 would mean "unknown"; as a hash it is worth no more than 1.
-        let content = NonZeroU64::new(u64::from_le_bytes(half)).or(NonZeroU64::new(1));
-        Self { version: version.fingerprint(), content }
+    pub fn new(version: &Version, digests: &Digests, racy: bool) -> Self {
+        Self { content: content(digests), ..Self::seen(version, racy) }.exact(version)
     }
 
     /// Of a file that was there before us, and has not been read.
     #[must_use]
-    pub fn seen(version: &Version) -> Self {
-        Self { version: version.fingerprint(), content: None }
+    pub fn seen(version: &Version, racy: bool) -> Self {
+        Self { version: version.fingerprint(), data: u64::from(racy), content: None }
     }
+
+    /// The same, where it may not be what was told last unless the whole version agrees, ctime too.
+    #[must_use]
+    pub fn by_version_only(self) -> Self {
+        Self { data: self.data & RACY, ..self }
+    }
+
+    /// The same, once it is certain to be what was told last: of this version.
+    #[must_use]
+    pub fn exact(self, version: &Version) -> Self {
+        let data = version.fingerprint_without_ctime() & !RACY | self.data & RACY;
+        Self { data: if self.content.is_some() { data } else { self.data }, ..self }
+    }
+
+    /// Whether it is certain to be what was told last: not of [`Known::by_version_only`].
+    #[must_use]
+    pub fn is_exact(self) -> bool {
+        self.content.is_none() || self.data & !RACY != 0
+    }
+
+    /// Whether the content is known, and not the version alone.
+    #[must_use]
+    pub fn is_read(self) -> bool {
+        self.content.is_some()
+    }
+
+    /// Whether it is of this version.
+    #[must_use]
+    pub fn is_of(self, version: &Version) -> bool {
+        self.version == version.fingerprint()
+    }
+
+    /// Whether a file of this version may be the one that is known: it is of this version, or of another one with all but
+    /// ctime the same, which the content decides.
+    #[must_use]
+    pub fn may_be(self, version: &Version) -> bool {
+        let without_ctime = || {
+            let data = self.data & !RACY;
+            data != 0 && data == version.fingerprint_without_ctime() & !RACY
+        };
+        self.is_of(version) || self.content.is_some() && without_ctime()
+    }
+
+    /// Whether the version may hide a later change, so that the content has to be looked at once more.
+    #[must_use]
+    pub fn is_racy(self) -> bool {
+        self.data & RACY != 0
+    }
+
+    /// Whether this version with this content is what is known.
+    #[must_use]
+    pub fn is(self, version: &Version, digests: &Digests) -> bool {
+        self.may_be(version) && self.content == content(digests)
+    }
+}
+
+fn content(digests: &Digests) -> Option<NonZeroU64> {
+    let mut half = [0; 8];
+    half.copy_from_slice(&digests.sha256[..8]);
+    // 0 would mean "unknown"; as a hash it is worth no more than 1.
+    NonZeroU64::new(u64::from_le_bytes(half)).or(NonZeroU64::new(1))
 }
 
 /// A message on its way to the output.
@@ -119,6 +196,8 @@ pub struct Outgoing {
     pub raw_path: Option<Vec<u8>>,
     /// The version that was read.
     pub version: Version,
+    /// See [`Version::is_racy`].
+    pub racy: bool,
     /// The digests of its content.
     pub digests: Digests,
     /// The job that it answers.
@@ -129,8 +208,8 @@ impl Outgoing {
     /// The job's end, once the output has confirmed the message.
     #[must_use]
     pub fn confirmed(self) -> Report {
-        let Self { job, version, digests, .. } = self;
-        Report { job, outcome: Outcome::Confirmed { version, digests } }
+        let Self { job, version, racy, digests, .. } = self;
+        Report { job, outcome: Outcome::Confirmed { version, racy, digests } }
     }
 }
 
@@ -150,6 +229,8 @@ pub enum Outcome {
     Confirmed {
         /// The version that was read.
         version: Version,
+        /// See [`Version::is_racy`].
+        racy: bool,
         /// The digests of its content.
         digests: Digests,
     },
@@ -157,6 +238,8 @@ pub enum Outcome {
     Unchanged {
         /// The version that was read.
         version: Version,
+        /// See [`Version::is_racy`].
+        racy: bool,
         /// The digests of its content.
         digests: Digests,
     },
@@ -296,6 +379,7 @@ pub struct Pipeline {
     /// Hashing threads.
     pub workers: usize,
     volumes: Vec<Volume>,
+    vitals: Arc<Vitals>,
     deadline: Arc<Deadline>,
     readers: Vec<JoinHandle<()>>,
     publisher: Option<JoinHandle<()>>,
@@ -412,7 +496,7 @@ impl Pipeline {
         };
         let readers = volumes.iter().map(readers).collect();
         let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
-        Ok(Self { mailbox, post, engine, workers, volumes, deadline, readers: threads, publisher })
+        Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers: threads, publisher })
     }
 
     /// How many jobs of a volume ([`Root::volume`]) may be handed in now.
@@ -458,6 +542,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes.
+    #[must_use]
+    pub fn waits_for_a_queue(&self) -> bool {
+        self.busy() && self.vitals.unroutable() == self.in_flight()
+    }
+
     /// The next letter; reported jobs are on their way no more.
     pub fn next_letter(&mut self) -> Option<Letter> {
         let letter = self.mailbox.take()?;
@@ -482,34 +572,27 @@ impl Pipeline {
         self.deadline.end();
     }
 
-    /// Ends the stages; what they still hold has been waited for already.
+    /// Ends the stages; what they still hold has been waited for already. What they have reported by then is in the mailbox.
     ///
     /// # Errors
-    /// What a stage failed with meanwhile.
-    pub fn finish(self) -> Result<(), Error> {
-        let Self { mut mailbox, post, volumes, readers, publisher, .. } = self;
-        for volume in &volumes {
+    /// [`Error::Internal`] when poll(2) fails.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        for volume in &self.volumes {
             volume.small.queue.close();
             volume.large.queue.close();
         }
-        drop((volumes, post));
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let mut pause = Duration::from_micros(50);
-        for thread in readers.into_iter().chain(publisher) {
+        for thread in self.readers.drain(..).chain(self.publisher.take()) {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Ok(()); // they hold what can't be had any more; the process's end ends them
                 }
-                mailbox.sleep(None, Some(left.min(pause)))?;
+                self.mailbox.sleep(None, Some(left.min(pause)))?;
                 pause = (2 * pause).min(Duration::from_millis(5));
             }
             let _ = thread.join();
-        }
-        while let Some(letter) = mailbox.take() {
-            if let Letter::Failed(error) = letter {
-                return Err(error);
-            }
         }
         Ok(())
     }
@@ -540,12 +623,23 @@ mod tests {
     #[test]
     fn known_needs_version_and_content() {
         let stamp = Stamp { seconds: 0, nanoseconds: 0 };
-        let version = Version { device: 1, inode: 1, size: 1, modified: stamp, changed: stamp };
-        let known = Known::new(&version, &Digests::of(b"a"));
-        assert_eq!(known, Known::new(&version, &Digests::of(b"a")));
-        assert_ne!(known, Known::new(&version, &Digests::of(b"b")));
-        assert_ne!(known, Known::new(&Version { inode: 2, ..version }, &Digests::of(b"a")));
-        assert_ne!(known, Known::seen(&version));
-        assert_ne!(known, Known::ANNOUNCED);
+        let version = Version { inode: 1, size: 1, modified: stamp, changed: stamp };
+        let later = Stamp { seconds: 1, nanoseconds: 0 };
+        let [a, b] = [Digests::of(b"a"), Digests::of(b"b")];
+        let (other_file, touched) = (Version { inode: 2, ..version }, Version { modified: later, ..version });
+        let metadata_alone = Version { changed: later, ..version };
+        let known = Known::new(&version, &a, false);
+        assert!(known.is(&version, &a) && !known.is(&version, &b));
+        assert!(known.is(&metadata_alone, &a) && !known.is(&metadata_alone, &b) && !known.is_of(&metadata_alone));
+        assert!(!known.may_be(&other_file) && !known.may_be(&touched));
+        let only = known.by_version_only();
+        assert!(only.is(&version, &a) && !only.may_be(&metadata_alone) && !only.is_exact());
+        assert_eq!(only.exact(&version), known);
+        let racy = Known::new(&version, &a, true);
+        assert!(racy.is_racy() && racy.by_version_only().is_racy() && racy.is(&metadata_alone, &a) && racy != known);
+        let seen = Known::seen(&version, true);
+        assert!(seen.is_of(&version) && seen.is_racy() && seen.is_exact() && seen.exact(&version) == seen);
+        assert!(!seen.may_be(&metadata_alone) && !seen.is(&version, &a));
+        assert!(!Known::ANNOUNCED.may_be(&version) && !Known::ANNOUNCED.is_racy() && Known::ANNOUNCED.is_exact());
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::logging::FileLines;
 use crate::message::EventType;
 use crate::metrics::Totals;
-use crate::pipeline::{Job, Letter, Outcome, Pipeline, Report};
+use crate::pipeline::{Job, Letter, Outcome, Pipeline, READ_PATIENCE, Report, STOP_LOOKS, STOP_PATIENCE};
 use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
 use crate::service::{StopSignals, prepare};
@@ -79,18 +79,28 @@ struct Scan {
 impl Scan {
     fn run(mut self) -> Result<(), Error> {
         let began = Instant::now();
-        let stopped = self.work()?;
+        let worked = self.work();
         self.progress.end();
         let seconds = began.elapsed().as_secs_f64();
+        let finished = if worked.is_ok() { self.pipeline.finish() } else { Ok(()) };
+        // Whatever has ended it: what was reported counts.
+        let rest = self.read_rest();
+        // Those that somebody goes on writing are failures at the end, and no more than left before it.
+        let left = self.pipeline.in_flight() + self.again.len();
+        let told = match worked {
+            Ok(false) => "done",
+            Ok(true) => "stopped before the end",
+            Err(_) => "failed before the end",
+        };
         let Totals { files, bytes, confirmed, failed, refused, .. } = self.vitals.metrics.totals();
         let failed = failed + self.unread + self.unlisted;
         tracing::info!(
-            "{}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {failed} failures, {refused} links refused",
-            if stopped { "stopped before the end" } else { "done" },
+            "{told}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
             files as f64 / seconds,
             bytes as f64 / seconds / 1e6,
+            if self.walk.is_through() { "" } else { "at least " },
         );
-        self.pipeline.finish()?;
+        worked.map(drop).and(finished).and(rest)?;
         // The process ends here: giving back a large directory's names one by one would only delay it.
         mem::forget(self.walk);
         if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
@@ -98,25 +108,55 @@ impl Scan {
 
     /// Whether it was stopped before the end.
     fn work(&mut self) -> Result<bool, Error> {
-        let mut stopped = false;
-        loop {
-            while let Some(letter) = self.pipeline.next_letter() {
-                match letter {
-                    Letter::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
-                    Letter::Failed(error) => return Err(error),
-                    Letter::Stop => stopped = true,
-                }
-            }
-            let filled = !stopped && self.fill();
-            if filled {
+        while !self.read_letters()? {
+            if self.fill() {
                 continue;
             }
-            if !self.pipeline.busy() && (stopped || self.again.is_empty()) {
-                return Ok(stopped);
+            if !self.pipeline.busy() && self.again.is_empty() {
+                return Ok(false);
             }
-            let next = self.again.first_key_value().filter(|_| !stopped).map(|((at, _), _)| *at);
+            let next = self.again.first_key_value().map(|((at, _), _)| *at);
             self.pipeline.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
         }
+        self.drain()?;
+        Ok(true)
+    }
+
+    /// Whether one of them says stop.
+    fn read_letters(&mut self) -> Result<bool, Error> {
+        let mut stopped = false;
+        while let Some(letter) = self.pipeline.next_letter() {
+            match letter {
+                Letter::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
+                Letter::Failed(error) => return Err(error),
+                Letter::Stop => stopped = true,
+            }
+        }
+        Ok(stopped)
+    }
+
+    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    fn read_rest(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        while let Err(error) = self.read_letters() {
+            first = first.and(Err(error));
+        }
+        first
+    }
+
+    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound.
+    fn drain(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut reading = Some(began + READ_PATIENCE);
+        self.pipeline.begin_no_more();
+        while self.pipeline.busy() && !self.pipeline.waits_for_a_queue() && began.elapsed() < STOP_PATIENCE {
+            if reading.take_if(|until| Instant::now() >= *until).is_some() {
+                self.pipeline.read_no_more();
+            }
+            self.pipeline.mailbox.sleep(None, Some(STOP_LOOKS))?;
+            self.read_letters()?;
+        }
+        Ok(())
     }
 
     /// Hands in the next batch; `false` when there is none now.
@@ -194,6 +234,11 @@ impl Walk {
     fn new(roots: &[Arc<Root>], filter: Arc<Filter>, recursive: bool) -> Self {
         let ahead = roots.iter().rev().map(|root| Directory::new(root, b"")).collect();
         Self { filter, recursive, ahead, current: None }
+    }
+
+    /// Whether every file has been handed in.
+    fn is_through(&self) -> bool {
+        self.ahead.is_empty() && self.current.as_ref().is_none_or(|current| current.files.len() == 0)
     }
 
     fn next(&mut self, unlisted: &mut u64) -> Option<Job> {

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::cli::{CatchUp, Output};
 use crate::config::{Config, Publisher};
 use crate::control::Control;
 use crate::error::Error;
@@ -29,7 +30,10 @@ pub fn run(config: Config) -> Result<(), Error> {
     let signals = StopSignals::listen()?;
     let vitals = Arc::new(Vitals::default());
     let _control = Control::start(config.control, Arc::clone(&vitals))?;
-    let store = config.state_dir.as_deref().map(Store::open).transpose()?;
+    let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
+    // What is published nowhere is not confirmed.
+    let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
+    let store = state_dir.as_deref().map(Store::open).transpose()?;
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
     let watch = Watch::new(&paths)?;
     let mut settings = config.pipeline;
@@ -46,8 +50,26 @@ pub fn run(config: Config) -> Result<(), Error> {
     let watcher = Watcher::new(&roots, watch, pipeline, store, config.filter, config.watch, Arc::clone(&vitals))?;
     vitals.enter(Phase::Ready);
     notify::ready();
+    // Not before: a start that fails is one line.
+    if let Some(line) = without_ledger {
+        tracing::warn!("{line}");
+    }
     tracing::info!("{ready}");
     watcher.run()
+}
+
+/// What it means that no ledger is kept, where somebody relies on one or would miss it.
+fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'static str> {
+    match (output, named) {
+        (Output::None, true) => Some(
+            "--output none publishes nothing, so no ledger is kept: STATE_DIRECTORY (--state-dir) is neither read nor written",
+        ),
+        // By `all` the next start publishes what is there, known or not.
+        (Output::Amqp, false) if catch_up != CatchUp::All => Some(
+            "no ledger is kept: what waits when the broker goes away or the service ends is lost, and so is what lands while it is down; set STATE_DIRECTORY (--state-dir)",
+        ),
+        _ => None,
+    }
 }
 
 /// A name for whatever publishes a directory from this host: the same in each container, another on each host. In one

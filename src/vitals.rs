@@ -1,10 +1,10 @@
 //! Signs of life: what each stage has to do, when it last got on with it, and the numbers that it counts.
 //!
-//! The stages write here and never read; the control socket, the watchdog and the log read. All of it is atomics:
-//! nobody waits for anybody.
+//! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, but for one
+//! example that is held while it is copied: nobody waits for anybody.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -21,6 +21,8 @@ pub struct Vitals {
     pub publish: Pulse,
     /// Rows that wait for the ledger.
     pub ledger: Pulse,
+    /// Directories that are there and cannot be read now.
+    pub unreadable: Unreadable,
     /// The numbers.
     pub metrics: Metrics,
     /// What was settled at start, once it is.
@@ -29,6 +31,7 @@ pub struct Vitals {
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
     broker: AtomicU8,
+    unroutable: AtomicUsize,
 }
 
 /// A file system that data directories are on: their files are read by threads of their own.
@@ -138,6 +141,21 @@ impl Vitals {
         self.broker.store(state as u8, Ordering::Relaxed);
     }
 
+    /// Messages that the broker has returned, and those behind them, that wait until a queue is bound; 0 while none is
+    /// missing, as far as is known.
+    #[must_use]
+    pub fn unroutable(&self) -> usize {
+        self.unroutable.load(Ordering::Relaxed)
+    }
+
+    /// So many messages wait until a queue is bound.
+    pub fn unroutable_are(&self, messages: usize) {
+        if self.unroutable.swap(messages, Ordering::Relaxed) > 0 && messages == 0 {
+            // What waited for a queue has from now on time to be confirmed.
+            self.publish.get_on();
+        }
+    }
+
     /// Tells which volumes there are.
     pub fn set_volumes(&self, volumes: Vec<Arc<Volume>>) {
         let _ = self.volumes.set(volumes); // once a pipeline, and there is one
@@ -162,6 +180,8 @@ impl Vitals {
         let publish = match self.broker() {
             // It waits for the broker by order, which is no illness of its own.
             BrokerState::Blocked => Duration::ZERO,
+            // Nor is it one that nobody has bound a queue.
+            BrokerState::Connected if self.unroutable() > 0 => Duration::ZERO,
             _ => self.publish.stalled(),
         };
         let volumes = self.volumes().iter();
@@ -177,6 +197,41 @@ impl Vitals {
             of("publish", &self.publish, publish),
             of("ledger", &self.ledger, self.ledger.stalled()),
         ]
+    }
+}
+
+/// How many directories are there and cannot be read or entered now, and one of them with what the kernel says of it.
+#[derive(Debug, Default)]
+pub struct Unreadable(Mutex<Option<Example>>);
+
+#[derive(Debug)]
+struct Example {
+    directories: usize,
+    /// In quotes, at most [`SHOWN_MAX`] characters of it.
+    path: String,
+    cause: String,
+}
+
+/// The longest path that is shown, in characters: the kernel's longest (PATH_MAX, 4096 bytes) has no more.
+const SHOWN_MAX: usize = 4096;
+
+impl Unreadable {
+    /// So many directories cannot be read now, this one among them, for this cause in the kernel's words. None: all can be
+    /// read, and path and cause are not looked at.
+    pub fn are(&self, directories: usize, path: &str, cause: &str) {
+        let shown: String = path.chars().take(SHOWN_MAX).collect();
+        let example = Example { directories, path: format!("{shown:?}"), cause: cause.to_owned() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (directories > 0).then_some(example);
+    }
+
+    /// What is wrong, in words; nothing when all can be read.
+    #[must_use]
+    pub fn describe(&self) -> Option<String> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map(|Example { directories, path, cause }| match directories {
+            1 => format!("the directory {path} cannot be read: {cause}"),
+            _ => format!("{directories} directories cannot be read, {path} for one: {cause}"),
+        })
     }
 }
 
@@ -291,6 +346,35 @@ mod tests {
         assert_eq!(vitals.stages()[1].waiting, 3);
         volumes[0].read.done(1);
         assert_eq!(told(), (false, "two".to_owned()));
+    }
+
+    #[test]
+    fn want_of_a_queue_stalls_nobody() {
+        let vitals = Vitals::default();
+        vitals.broker_is(BrokerState::Connected);
+        vitals.publish.take_on(1);
+        vitals.unroutable_are(1);
+        age(&vitals.publish, 60_000);
+        assert!(vitals.stages().iter().all(|stage| stage.stalled.is_zero()));
+        vitals.unroutable_are(0);
+        assert!(vitals.publish.stalled() < Duration::from_secs(5), "the time counts from here");
+        age(&vitals.publish, 60_000);
+        assert_eq!(vitals.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
+    }
+
+    #[test]
+    fn directories_that_cannot_be_read_are_told_of_with_one_example() {
+        let unreadable = Unreadable::default();
+        assert_eq!(unreadable.describe(), None);
+        unreadable.are(2, "/srv/x", "Permission denied");
+        let told = unreadable.describe().unwrap();
+        assert_eq!(told, "2 directories cannot be read, \"/srv/x\" for one: Permission denied");
+        unreadable.are(1, "/srv/x", "Permission denied");
+        assert_eq!(unreadable.describe().unwrap(), "the directory \"/srv/x\" cannot be read: Permission denied");
+        unreadable.are(1, &"é".repeat(5000), "Permission denied");
+        assert!(unreadable.describe().unwrap().chars().count() < SHOWN_MAX + 64);
+        unreadable.are(0, "", "");
+        assert_eq!(unreadable.describe(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::cli::Settings;
 use crate::config;
 use crate::control;
 use crate::error::{Error, os_message};
-use crate::health;
+use crate::health::{self, Question};
 
 const NAME: &str = "service";
 
@@ -26,7 +26,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
 
 /// The service that answers there, and how it is.
 fn running(socket: &Path) -> Option<Check> {
-    match health::ask(socket) {
+    match health::ask(socket, Question::Alive) {
         Ok(line) => Some(Check::ok(NAME, format!("one runs here: {line}"))),
         Err(Error::Unhealthy(line)) => Some(Check::warn(NAME, format!("one runs here: {line}"), "see its log")),
         Err(Error::NoService { cause, .. }) if UnixStream::connect(socket).is_ok() => {

@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io, mem};
 
 use rusqlite::{Connection, ErrorCode, Row, params};
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
 use rustix::io::Errno;
+use xxhash_rust::xxh3::Xxh3;
 
+use super::form1;
 use crate::error::{Error, os_message};
 use crate::hash::Digests;
-use crate::message::message_id;
 use crate::pipeline::Known;
 use crate::read::stable::{Stamp, Version};
 
@@ -29,11 +31,16 @@ pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
 /// Stands beside a database with rows that ought to be gone. Empty: a full disk has room for a name.
 pub(super) const BEHIND: &str = "ledger.behind";
 
+/// Stands beside a database that holds all that was told last: the process that wrote it came to its end, and none has
+/// begun since. Taken away before anything is told: a row may lag from then on. It says which file it is of, so that an
+/// older copy put in its place is not taken for it.
+pub(super) const COMPLETE: &str = "ledger.complete";
+
 /// What SQLite keeps beside a database.
 const SIDE_FILES: [&str; 3] = ["", "-wal", "-shm"];
 
 /// The table's form, in `user_version`.
-pub(super) const FORM: i64 = 1;
+pub(super) const FORM: i64 = 2;
 
 /// How every database begins (sqlite.org/fileformat2.html, 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -41,11 +48,64 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Where `user_version` stands in a database's header, big-endian.
 const FORM_AT: usize = 60;
 
+/// In a row's `flags`: see [`Version::is_racy`].
+const RACY: u8 = 1;
+
+/// In a row's `flags`: see [`Confirmed::by_version_only`].
+const BY_VERSION_ONLY: u8 = 2;
+
 /// What was confirmed of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Confirmed {
     pub version: Version,
-    pub digests: Digests,
+    /// Nothing where the file was there before us: it was entered, and not read.
+    pub digests: Option<Digests>,
+    /// See [`Version::is_racy`].
+    pub racy: bool,
+    /// It was not compared with its file since the ledger was not [`COMPLETE`], and may lag.
+    pub by_version_only: bool,
+}
+
+impl Confirmed {
+    fn known(&self) -> Known {
+        let known = match &self.digests {
+            Some(digests) => Known::new(&self.version, digests, self.racy),
+            None => Known::seen(&self.version, self.racy),
+        };
+        if self.by_version_only { known.by_version_only() } else { known }
+    }
+
+    pub(super) fn flags(&self) -> u8 {
+        let racy = if self.racy { RACY } else { 0 };
+        if self.by_version_only { racy | BY_VERSION_ONLY } else { racy }
+    }
+
+    /// Of all that a row holds, so that damage which SQLite itself would not notice is noticed.
+    pub(super) fn checksum(&self, path: &[u8]) -> u128 {
+        let mut hasher = Xxh3::new();
+        hasher.update(path);
+        hasher.update(&[0, self.flags(), u8::from(self.digests.is_some())]);
+        hasher.update(&self.version.to_bytes());
+        if let Some(Digests { sha256, xxh128 }) = &self.digests {
+            hasher.update(sha256);
+            hasher.update(&xxh128.to_be_bytes());
+        }
+        hasher.digest128()
+    }
+}
+
+/// An absolute path, and the version that stood there before us with whether it is racy: nothing where the row only goes.
+pub type Seen = (Vec<u8>, Option<(Version, bool)>);
+
+/// What becomes of a row when the ledger is recalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is known from now on.
+    Known,
+    /// Its file is not there any more.
+    Gone,
+    /// It is of a file that this process does not follow: kept as it is.
+    LeftOut,
 }
 
 /// The database, locked for this process.
@@ -55,23 +115,34 @@ pub struct Store {
     connection: Option<Connection>,
     /// How many it holds, once it was read.
     rows: i64,
-    /// Paths that could not be removed when it was read.
-    gone: Vec<Box<[u8]>>,
+    /// What could not be written when it was read.
+    unwritten: Rows,
+    /// [`COMPLETE`] was there when it was opened.
+    complete: bool,
     /// flock(2) on the directory itself: no file is needed, and the kernel drops it with the process.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
+
+/// Rows by path, each with what was confirmed last, or nothing when the path is gone. Sorted, which is the table's own
+/// order.
+pub(super) type Rows = BTreeMap<Box<[u8]>, Option<Confirmed>>;
 
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub enum Trouble {
+    /// What stands there is not what was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
+    /// Rows stand in it that ought to be gone.
     #[error("it is behind: its disk was full")]
     Behind,
+    /// Its form is not known here.
     #[error("it was written by a newer version")]
     Newer,
+    /// It cannot be read or written.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
+    /// What stands beside it cannot be.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -110,8 +181,15 @@ impl Store {
             Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
             _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
         })?;
-        let mut store =
-            Self { directory: directory.to_owned(), connection: None, rows: 0, gone: Vec::new(), _lock: dir };
+        let mark = fs::read_to_string(directory.join(COMPLETE)).ok();
+        let mut store = Self {
+            directory: directory.to_owned(),
+            connection: None,
+            rows: 0,
+            unwritten: Rows::new(),
+            complete: mark.is_some() && mark == identity(directory).ok(),
+            lock: dir,
+        };
         match store.connect_or_set_aside() {
             Ok(_) => {}
             Err(Trouble::Newer) => return Err(newer(directory)),
@@ -122,24 +200,84 @@ impl Store {
         Ok(store)
     }
 
-    /// Hands over what was confirmed for each absolute path; `take` tells whether the row stays: those of files that
-    /// are not there any more are removed. `false`: the ledger cannot be read to its end, and nothing of it counts.
-    #[must_use]
-    pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> bool) -> bool {
-        let read = self.set_aside_if_behind().and_then(|()| recall(self.connect()?, take));
-        let whole = read.is_ok();
-        let Recalled { rows, gone } = read.unwrap_or_else(|trouble| {
-            self.note_damage(&trouble);
-            Recalled::default()
-        });
-        self.rows = rows;
-        let paths = gone.iter().map(|path| (&**path, None));
-        match self.connect().and_then(|connection| write(connection, &[], paths)) {
-            Ok(more) => self.rows += more,
-            Err(trouble @ Trouble::Damaged(_)) => self.note_damage(&trouble),
-            Err(_) => self.gone = gone, // the thread tries again, and tells
+    /// Hands over what was confirmed for each absolute path; `take` tells what becomes of the row. `false`: the ledger
+    /// cannot be read to its end, and nothing of it counts. From now on it is not complete: to be called before anything is
+    /// told.
+    ///
+    /// # Errors
+    /// [`Error::StateDirectory`] when it would go on saying that it is.
+    pub fn recall(&mut self, take: impl FnMut(&[u8], Known) -> Fate) -> Result<bool, Error> {
+        let complete = self.take_completeness().map_err(|error| Error::StateDirectory {
+            path: self.directory.join(COMPLETE),
+            cause: format!("it cannot be removed: {}", os_message(&error)),
+            next: "give this user the right to write there, or name another directory",
+        })?;
+        let read = self.set_aside_if_behind().and_then(|()| self.read_all(complete, take));
+        if let Err(trouble) = &read {
+            self.note_damage(trouble);
+            self.unwritten.clear();
         }
-        whole
+        Ok(read.is_ok())
+    }
+
+    /// See [`Store::recall`]. By the page, so that a million rows that change need no memory for all of them.
+    fn read_all(&mut self, complete: bool, mut take: impl FnMut(&[u8], Known) -> Fate) -> Result<(), Trouble> {
+        self.rows = 0;
+        let mut last = Box::default();
+        loop {
+            let Page { end, rows, mut changes } = read_page(self.connect()?, &last, complete, &mut take)?;
+            self.rows += rows;
+            if !changes.is_empty() && self.unwritten.is_empty() {
+                match write(self.connect()?, &[], each(&changes)) {
+                    Ok(more) => {
+                        self.rows += more;
+                        changes.clear();
+                    }
+                    Err(trouble @ Trouble::Damaged(_)) => return Err(trouble),
+                    Err(_) => {} // on a full disk: the thread tries again, and tells
+                }
+            }
+            self.unwritten.extend(changes);
+            match end {
+                Some(path) => last = path,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Enters what was there before us, without digests, or forgets what stands there no more, in one transaction.
+    ///
+    /// # Errors
+    /// Why it could not be written: nothing of it was.
+    pub fn enter(&mut self, seen: impl IntoIterator<Item = Seen>) -> Result<(), Trouble> {
+        let row = |(version, racy)| Confirmed { version, digests: None, racy, by_version_only: false };
+        let rows: Rows = seen.into_iter().map(|(path, seen)| (path.into(), seen.map(row))).collect();
+        self.write(&[], &rows)
+    }
+
+    /// Whether the ledger was marked as complete; it is not any more, even if power is cut.
+    fn take_completeness(&self) -> io::Result<bool> {
+        match fs::remove_file(self.directory.join(COMPLETE)) {
+            Ok(()) => match rustix::fs::fsync(&self.lock) {
+                // Some file systems have no such thing for a directory (fsync(2)).
+                Ok(()) | Err(Errno::INVAL) => Ok(self.complete),
+                Err(errno) => Err(errno.into()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the use of it; marks it as complete once all of it is on the disk.
+    pub(super) fn complete(mut self) -> Result<(), Trouble> {
+        let Some(connection) = self.connection.take() else { return Ok(()) };
+        let checkpoint = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let (busy, log, done) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint)?;
+        connection.close().map_err(|(_, error)| error)?;
+        if busy == 0 && log == done {
+            fs::write(self.directory.join(COMPLETE), identity(&self.directory)?)?;
+        }
+        Ok(())
     }
 
     /// Where it is.
@@ -157,24 +295,19 @@ impl Store {
         size(self.connection.as_ref()?).ok()
     }
 
-    /// What [`Store::recall`] was to remove and could not.
-    pub(super) fn take_gone(&mut self) -> Vec<Box<[u8]>> {
-        mem::take(&mut self.gone)
+    /// What [`Store::recall`] was to write and could not.
+    pub(super) fn take_unwritten(&mut self) -> Rows {
+        mem::take(&mut self.unwritten)
     }
 
     /// Removes all rows below these directories, then writes rows, and removes those that are nothing, in one transaction.
     /// A damaged database is set aside first.
-    pub(super) fn write(
-        &mut self,
-        below: &[Box<[u8]>],
-        rows: &BTreeMap<Box<[u8]>, Option<Confirmed>>,
-    ) -> Result<(), Trouble> {
-        let rows = || rows.iter().map(|(path, row)| (&**path, row.as_ref()));
-        let written = self.connect_or_set_aside().and_then(|connection| write(connection, below, rows()));
+    pub(super) fn write(&mut self, below: &[Box<[u8]>], rows: &Rows) -> Result<(), Trouble> {
+        let written = self.connect_or_set_aside().and_then(|connection| write(connection, below, each(rows)));
         self.rows += match written {
             Err(trouble @ Trouble::Damaged(_)) => {
                 self.set_aside(&trouble)?;
-                write(self.connect()?, below, rows())?
+                write(self.connect()?, below, each(rows))?
             }
             other => other?,
         };
@@ -242,6 +375,12 @@ impl Store {
     }
 }
 
+/// What tells the database that stands there from another, and from what it was before it was written again.
+fn identity(directory: &Path) -> io::Result<String> {
+    let status = fs::metadata(directory.join(FILE))?;
+    Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))
+}
+
 fn newer(directory: &Path) -> Error {
     Error::StateDirectory {
         path: directory.to_owned(),
@@ -273,7 +412,7 @@ pub fn looks_sound(directory: &Path) -> Result<bool, Error> {
 }
 
 fn connect(file: &Path) -> Result<Connection, Trouble> {
-    let connection = Connection::open(file)?;
+    let mut connection = Connection::open(file)?;
     // Exclusive: no file of shared memory beside it, which a full disk would refuse.
     connection.pragma_update(None, "locking_mode", "exclusive")?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -291,12 +430,13 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
     }
     match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
         FORM => {}
+        form1::FORM => form1::migrate(&mut connection)?,
         0 => {
             connection.execute_batch(
                 "BEGIN IMMEDIATE;
                 CREATE TABLE confirmed (
                     path BLOB PRIMARY KEY,
-                    device INTEGER NOT NULL,
+                    flags INTEGER NOT NULL,
                     inode INTEGER NOT NULL,
                     size INTEGER NOT NULL,
                     modified_seconds INTEGER NOT NULL,
@@ -305,9 +445,9 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
                     changed_nanoseconds INTEGER NOT NULL,
                     sha256 BLOB NOT NULL,
                     xxh128 BLOB NOT NULL,
-                    message_id BLOB NOT NULL
+                    checksum BLOB NOT NULL
                 ) STRICT, WITHOUT ROWID;
-                PRAGMA user_version = 1;
+                PRAGMA user_version = 2;
                 COMMIT;",
             )?;
         }
@@ -317,13 +457,20 @@ fn connect(file: &Path) -> Result<Connection, Trouble> {
     Ok(connection)
 }
 
-/// What one reading of the ledger shows.
-#[derive(Default)]
-struct Recalled {
-    /// All of them.
+/// Some rows of the ledger.
+struct Page {
+    /// The last path, unless these are the last.
+    end: Option<Box<[u8]>>,
     rows: i64,
-    /// Paths that are there no more.
-    gone: Vec<Box<[u8]>>,
+    /// What is there no more goes; what is left out may lag from now on.
+    changes: Rows,
+}
+
+/// Rows in a [`Page`]; some 400 bytes each where all of them change.
+const PAGE_ROWS: i64 = 1 << 14;
+
+fn each(rows: &Rows) -> impl Iterator<Item = (&[u8], Option<&Confirmed>)> {
+    rows.iter().map(|(path, row)| (&**path, row.as_ref()))
 }
 
 fn size(connection: &Connection) -> rusqlite::Result<i64> {
@@ -331,40 +478,65 @@ fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-fn recall(connection: &mut Connection, mut take: impl FnMut(&[u8], Known) -> bool) -> Result<Recalled, Trouble> {
-    let mut recalled = Recalled::default();
-    let mut select = connection.prepare("SELECT * FROM confirmed")?;
-    let mut rows = select.query([])?;
+fn read_page(
+    connection: &mut Connection,
+    after: &[u8],
+    complete: bool,
+    take: &mut impl FnMut(&[u8], Known) -> Fate,
+) -> Result<Page, Trouble> {
+    let mut page = Page { end: None, rows: 0, changes: Rows::new() };
+    let mut select = connection.prepare_cached("SELECT * FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2")?;
+    let mut rows = select.query(params![after, PAGE_ROWS])?;
     while let Some(row) = rows.next()? {
-        let path = row.get_ref(0)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))?;
+        let path = blob(row, 0)?;
         let confirmed = decode(path, row)?;
-        recalled.rows += 1;
-        if !take(path, Known::new(&confirmed.version, &confirmed.digests)) {
-            recalled.gone.push(path.into());
+        let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
+        page.rows += 1;
+        match take(path, lags.known()) {
+            Fate::LeftOut if lags != confirmed => drop(page.changes.insert(path.into(), Some(lags))),
+            Fate::Gone => drop(page.changes.insert(path.into(), None)),
+            Fate::Known | Fate::LeftOut => {}
+        }
+        if page.rows == PAGE_ROWS {
+            page.end = Some(path.into());
         }
     }
-    Ok(recalled)
+    Ok(page)
 }
 
-/// A row as it was written, or damage: its message id says so.
-fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
+pub(super) fn blob<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row [u8], Trouble> {
+    row.get_ref(column)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))
+}
+
+/// The columns that every form has in the same places: the version, and the digests.
+pub(super) fn decode_file(row: &Row<'_>) -> Result<(Version, Option<Digests>), Trouble> {
     let nanoseconds = |column| row.get::<_, u32>(column);
-    let confirmed = Confirmed {
-        version: Version {
-            device: row.get::<_, i64>(1)?.cast_unsigned(),
-            inode: row.get::<_, i64>(2)?.cast_unsigned(),
-            size: row.get::<_, i64>(3)?.cast_unsigned(),
-            modified: Stamp { seconds: row.get(4)?, nanoseconds: nanoseconds(5)? },
-            changed: Stamp { seconds: row.get(6)?, nanoseconds: nanoseconds(7)? },
-        },
-        digests: Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) },
+    let version = Version {
+        inode: row.get::<_, i64>(2)?.cast_unsigned(),
+        size: row.get::<_, i64>(3)?.cast_unsigned(),
+        modified: Stamp { seconds: row.get(4)?, nanoseconds: nanoseconds(5)? },
+        changed: Stamp { seconds: row.get(6)?, nanoseconds: nanoseconds(7)? },
     };
-    let id = message_id(&[path], &confirmed.version, &confirmed.digests.sha256);
-    if row.get::<_, [u8; 16]>(10)? != id.to_be_bytes() {
-        let path = String::from_utf8_lossy(path).into_owned();
-        return Err(Trouble::Damaged(format!("its row of {path:?} is not what was written")));
-    }
-    Ok(confirmed)
+    let digests = match (blob(row, 8)?, blob(row, 9)?) {
+        ([], []) => None,
+        _ => Some(Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) }),
+    };
+    Ok((version, digests))
+}
+
+/// A row as it was written, or damage: its checksum says so.
+fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
+    let (version, digests) = decode_file(row)?;
+    let flags: u8 = row.get(1)?;
+    let (racy, by_version_only) = (flags & RACY != 0, flags & BY_VERSION_ONLY != 0);
+    let confirmed = Confirmed { version, digests, racy, by_version_only };
+    let intact = flags == confirmed.flags() && row.get::<_, [u8; 16]>(10)? == confirmed.checksum(path).to_be_bytes();
+    if intact { Ok(confirmed) } else { Err(not_as_written(path)) }
+}
+
+pub(super) fn not_as_written(path: &[u8]) -> Trouble {
+    let path = String::from_utf8_lossy(path).into_owned();
+    Trouble::Damaged(format!("its row of {path:?} is not what was written"))
 }
 
 /// See [`Store::write`]. Tells how many rows there are more than before.
@@ -392,21 +564,20 @@ fn write<'a>(
         for (path, row) in rows {
             match row {
                 None => more -= remove.execute([path])? as i64,
-                Some(Confirmed { version, digests }) => {
-                    let id = message_id(&[path], version, &digests.sha256).to_be_bytes();
-                    let xxh128 = digests.xxh128.to_be_bytes();
+                Some(confirmed @ Confirmed { version, digests, .. }) => {
+                    let xxh128 = digests.map(|digests| digests.xxh128.to_be_bytes());
                     let row = params![
                         path,
-                        version.device.cast_signed(),
+                        confirmed.flags(),
                         version.inode.cast_signed(),
                         version.size.cast_signed(),
                         version.modified.seconds,
                         version.modified.nanoseconds,
                         version.changed.seconds,
                         version.changed.nanoseconds,
-                        digests.sha256,
-                        xxh128,
-                        id,
+                        digests.as_ref().map_or(&[][..], |digests| &digests.sha256),
+                        xxh128.as_ref().map_or(&[][..], |xxh128| xxh128),
+                        confirmed.checksum(path).to_be_bytes(),
                     ];
                     if add.execute(row)? == 1 {
                         more += 1;

@@ -1,12 +1,13 @@
 //! What is recalled is what was confirmed last, whatever became of the writer, the disk and the database.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::store::{DAMAGED, FILE, FORM, looks_sound};
+use super::store::{DAMAGED, FILE, FORM, Fate, looks_sound};
 use super::*;
 use crate::pipeline::Known;
 use crate::read::stable::Stamp;
@@ -14,17 +15,28 @@ use crate::read::stable::Stamp;
 const DIRECTORY: &[u8] = b"/data/";
 
 /// What a ledger holds, by name.
-type Rows = BTreeMap<Vec<u8>, Known>;
+type State = BTreeMap<Vec<u8>, Known>;
 
 fn confirmed(number: u64) -> Confirmed {
     let stamp = Stamp { seconds: -1, nanoseconds: 999_999_999 };
-    let version = Version { device: u64::MAX, inode: number, size: number, modified: stamp, changed: stamp };
-    Confirmed { version, digests: Digests::of(&number.to_le_bytes()) }
+    let version = Version { inode: number, size: number, modified: stamp, changed: stamp };
+    let digests = Digests::of(&number.to_le_bytes());
+    Confirmed { version, digests: Some(digests), racy: number % 2 == 1, by_version_only: false }
 }
 
+/// As it is recalled of a ledger that is not complete.
 fn known(number: u64) -> Known {
-    let confirmed = confirmed(number);
-    Known::new(&confirmed.version, &confirmed.digests)
+    exactly_known(number).by_version_only()
+}
+
+fn exactly_known(number: u64) -> Known {
+    let Confirmed { version, digests, racy, .. } = confirmed(number);
+    Known::new(&version, &digests.unwrap(), racy)
+}
+
+fn confirm(ledger: &Ledger, path: Vec<u8>, number: u64) {
+    let Confirmed { version, digests, racy, .. } = confirmed(number);
+    ledger.confirm(path, version, digests.unwrap(), racy);
 }
 
 fn path(name: &[u8]) -> Vec<u8> {
@@ -36,18 +48,18 @@ fn put(store: &mut Store, rows: &[(Vec<u8>, Option<u64>)]) {
     store.write(&[], &rows).unwrap();
 }
 
-fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> Rows {
+fn recalled(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> State {
     let present: Vec<Vec<u8>> = names.into_iter().collect();
-    let mut rows = Rows::new();
+    let mut rows = State::new();
     let whole = store.recall(|path, known| {
-        let Some(name) = path.strip_prefix(DIRECTORY) else { return true };
+        let Some(name) = path.strip_prefix(DIRECTORY) else { return Fate::LeftOut };
         let there = present.iter().any(|present| present == name);
         if there {
             rows.insert(name.to_vec(), known);
         }
-        there
+        if there { Fate::Known } else { Fate::Gone }
     });
-    if whole { rows } else { Rows::new() }
+    if whole.unwrap() { rows } else { State::new() }
 }
 
 /// What was to be forgotten first is gone.
@@ -83,19 +95,118 @@ fn what_was_confirmed_last_is_recalled_and_what_is_gone_is_removed() {
     let names: Vec<Vec<u8>> = [&b"a"[..], b"b\xff\n", b"gone"].map(<[u8]>::to_vec).to_vec();
     let ledger = Ledger::start(Store::open(dir.path()).unwrap(), Arc::default()).unwrap();
     for (number, name) in (1..).zip(&names) {
-        let Confirmed { version, digests } = confirmed(number);
-        ledger.confirm(path(name), version, digests);
+        confirm(&ledger, path(name), number);
     }
-    let Confirmed { version, digests } = confirmed(9);
-    ledger.confirm(b"/database/a".to_vec(), version, digests);
-    ledger.confirm(path(b"a"), version, digests);
+    confirm(&ledger, b"/database/a".to_vec(), 9);
+    confirm(&ledger, path(b"a"), 9);
     ledger.forget(path(b"never there"));
     drop(ledger);
 
     let mut store = Store::open(dir.path()).unwrap();
-    let expected = Rows::from([(names[0].clone(), known(9)), (names[1].clone(), known(2))]);
+    let expected = State::from([(names[0].clone(), known(9)), (names[1].clone(), known(2))]);
     assert_eq!(recalled(&mut store, names[..2].to_vec()), expected);
     assert_eq!(recalled(&mut store, names), expected, "what was gone once is in the ledger no more");
+}
+
+/// Made by the last build that wrote this form, of eight files.
+const FORM_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/ledger-form-1.sqlite");
+
+#[test]
+fn a_ledger_of_the_first_form_is_recalled_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(FORM_1, dir.path().join(FILE)).unwrap();
+    for _ in 0..2 {
+        assert!(looks_sound(dir.path()).unwrap());
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut paths = Vec::new();
+        let whole = store.recall(|path, known| {
+            assert!(known.is_read() && !known.is_exact() && !known.is_racy());
+            paths.push(path.to_vec());
+            Fate::Known
+        });
+        assert!(whole.unwrap());
+        let names = [
+            &b"caf\xe9"[..],
+            b"empty",
+            b"first",
+            b"hard-link",
+            b"link",
+            b"sub/file",
+            b"zeros",
+            "\u{fc}n\u{ef}code".as_bytes(),
+        ];
+        assert_eq!(paths, names.map(|name| [b"/srv/drop/", name].concat()));
+        assert!(!dir.path().join(DAMAGED).exists());
+    }
+}
+
+#[test]
+fn a_row_of_the_first_form_that_is_not_what_was_written_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(FORM_1, dir.path().join(FILE)).unwrap();
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute("UPDATE confirmed SET device = device + 1 WHERE size = 14", []).unwrap();
+    drop(connection);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!(dir.path().join(DAMAGED).exists());
+    put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    assert_eq!(recalled(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
+}
+
+#[test]
+fn what_was_there_before_is_entered_without_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
+    let version = confirmed(3).version;
+    let seen = [(path(b"a"), Some((version, true))), (path(b"b"), None), (path(b"c"), Some((version, false)))];
+    store.enter(seen).unwrap();
+    let expected = [(b"a".to_vec(), Known::seen(&version, true)), (b"c".to_vec(), Known::seen(&version, false))];
+    assert_eq!(recalled(&mut store, [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec)), State::from(expected));
+}
+
+#[test]
+fn a_ledger_is_complete_between_an_exact_end_and_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_complete = || dir.path().join(COMPLETE).exists();
+    let open = || Store::open(dir.path()).unwrap();
+    let recalled = || recalled(&mut open(), [b"a".to_vec()]);
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 1);
+    drop(ledger);
+    assert!(!is_complete());
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(1))]));
+
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 2);
+    ledger.end_exact();
+    assert!(is_complete());
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), exactly_known(2))]));
+    assert!(!is_complete(), "nor while it is used");
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
+
+    // An older copy in its place is not what was complete.
+    let database = |name: &str| dir.path().join(name);
+    fs::copy(database(FILE), database("copy")).unwrap();
+    let ledger = Ledger::start(open(), Arc::default()).unwrap();
+    confirm(&ledger, path(b"a"), 3);
+    ledger.end_exact();
+    fs::rename(database("copy"), database(FILE)).unwrap();
+    assert_eq!(recalled(), State::from([(b"a".to_vec(), known(2))]));
+}
+
+#[test]
+fn what_is_left_out_while_the_ledger_is_not_complete_counts_by_its_version_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
+    assert!(store.recall(|_, _| Fate::LeftOut).unwrap());
+    let ledger = Ledger::start(store, Arc::default()).unwrap();
+    confirm(&ledger, path(b"b"), 2);
+    ledger.end_exact();
+    let mut store = Store::open(dir.path()).unwrap();
+    let expected = [(b"a".to_vec(), known(1)), (b"b".to_vec(), exactly_known(2))];
+    assert_eq!(recalled(&mut store, [b"a".to_vec(), b"b".to_vec()]), State::from(expected));
 }
 
 #[test]
@@ -114,7 +225,7 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
     assert!(!ledger.still_holds(DIRECTORY, b"link2"));
     crash(&home, &dir.path().join("killed"));
     let mut after = Store::open(&dir.path().join("killed")).unwrap();
-    let left = Rows::from([b"dd", &b"link2"[..]].map(|name| (name.to_vec(), known(1))));
+    let left = State::from([b"dd", &b"link2"[..]].map(|name| (name.to_vec(), known(1))));
     assert_eq!(recalled(&mut after, names), left);
 }
 
@@ -142,8 +253,7 @@ fn what_has_to_go_first_finds_room_where_confirms_find_none() {
     let ledger = without_writer();
     let name = |number: usize| format!("{number}").into_bytes();
     for number in 0..=WAITING_MAX {
-        let Confirmed { version, digests } = confirmed(number as u64);
-        ledger.confirm(path(&name(number)), version, digests);
+        confirm(&ledger, path(&name(number)), number as u64);
     }
     assert_eq!(ledger.shared.lock().dropped, 1);
     assert!(!ledger.is_pressed());
@@ -167,12 +277,12 @@ fn a_ledger_that_is_behind_is_set_aside() {
     drop(store);
     assert!(!looks_sound(dir.path()).unwrap());
     let mut store = Store::open(dir.path()).unwrap();
-    assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::new());
+    assert_eq!(recalled(&mut store, [b"a".to_vec()]), State::new());
     assert!(dir.path().join(DAMAGED).exists());
     put(&mut store, &[(b"a".to_vec(), Some(2))]);
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
-    assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::from([(b"a".to_vec(), known(2))]));
+    assert_eq!(recalled(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(2))]));
 }
 
 #[test]
@@ -208,7 +318,7 @@ fn a_file_that_is_no_ledger_is_set_aside() {
     let mut store = Store::open(dir.path()).unwrap();
     assert_eq!(fs::read(dir.path().join(DAMAGED)).unwrap(), [b'x'; 5000]);
     put(&mut store, &[(b"a".to_vec(), Some(1))]);
-    assert_eq!(recalled(&mut store, [b"a".to_vec()]), Rows::from([(b"a".to_vec(), known(1))]));
+    assert_eq!(recalled(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
 }
 
 /// Names and what is written for them, or that they go, in one transaction.
@@ -221,8 +331,8 @@ fn groups() -> impl Strategy<Value = Vec<Writes>> {
 }
 
 /// Every state that the ledger has had, the empty one first, and all names.
-fn history(groups: &[Writes]) -> (Vec<Rows>, Vec<Vec<u8>>) {
-    let mut states = vec![Rows::new()];
+fn history(groups: &[Writes]) -> (Vec<State>, Vec<Vec<u8>>) {
+    let mut states = vec![State::new()];
     for group in groups {
         let mut state = states.last().cloned().unwrap_or_default();
         for (name, number) in group {
@@ -276,12 +386,11 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
         let ledger = without_writer();
-        let (mut group, mut expected) = (Group::default(), Rows::new());
+        let (mut group, mut expected) = (Group::default(), State::new());
         for deed in deeds.into_iter().chain([Deed::Write]) {
             match deed {
                 Deed::Confirm(at, number) => {
-                    let Confirmed { version, digests } = confirmed(number);
-                    ledger.confirm(path(PATHS[at]), version, digests);
+                    confirm(&ledger, path(PATHS[at]), number);
                     expected.insert(PATHS[at].to_vec(), known(number));
                 }
                 Deed::Forget(at) => {
@@ -358,7 +467,7 @@ proptest! {
             put(&mut after, &[(b"new".to_vec(), Some(1))]);
             drop(after);
             let mut again = Store::open(&damaged).unwrap();
-            prop_assert_eq!(recalled(&mut again, [b"new".to_vec()]), Rows::from([(b"new".to_vec(), known(1))]));
+            prop_assert_eq!(recalled(&mut again, [b"new".to_vec()]), State::from([(b"new".to_vec(), known(1))]));
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod confirms;
 pub mod connect;
 pub mod local;
+pub mod returned;
 pub mod tls;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::vitals::{BrokerState, Vitals};
 /// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///
 /// # Errors
-/// [`Error::Broker`] when the broker cannot be used; [`Error::Internal`] when there is no thread.
+/// [`Error::Broker`] when the broker cannot be used; [`Error::Stdout`] when there is none; [`Error::Internal`] when there is no thread.
 pub fn start(
     output: Output,
     settings: &PublishSettings,
@@ -43,7 +44,16 @@ pub fn start(
         .spawn(move || {
             let _watched = post.clone().watch_for_panic();
             let ended = match output {
-                Output::Stdout => ready.send(Ok(())).map_or(Ok(()), |()| local::to_stdout(messages, &post, &vitals)),
+                Output::Stdout => match local::stdout() {
+                    Ok(stdout) => {
+                        let _ = ready.send(Ok(()));
+                        local::to_stdout(stdout, messages, &post, &vitals)
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        Ok(())
+                    }
+                },
                 Output::Amqp | Output::None => confirms::run(&settings, messages, &post, &vitals, &ready),
             };
             if let Err(error) = ended {

@@ -31,7 +31,7 @@ use crate::cli::ReadEngine;
 use crate::error::Error;
 use crate::hash::Digests;
 use crate::message::{Message, Paths, message_id};
-use crate::pipeline::{Job, Known, Outcome, Outgoing, Post, Report};
+use crate::pipeline::{Job, Outcome, Outgoing, Post, Report};
 use crate::vitals::{Vitals, Volume};
 pub use queue::{Deadline, Queue};
 use stable::{Before, Root, Unread};
@@ -151,6 +151,12 @@ fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
     Ok(before)
 }
 
+/// See [`Version::is_racy`](stable::Version::is_racy).
+fn is_racy(job: &Job, before: &Before) -> bool {
+    let again = job.known.is_some_and(|known| known.is_racy() && known.is_of(&before.version));
+    before.version.is_racy(before.examined, again)
+}
+
 /// A reading thread's way out: files that end together go on together, so that the next stage wakes once for them.
 struct Outbox {
     readers: Readers,
@@ -182,15 +188,16 @@ impl Outbox {
         if job.large {
             self.readers.volume.large.fetch_sub(1, Ordering::Relaxed);
         }
-        let outcome = match read {
+        // The version alone proves nothing about an event that came after it was read; the content does.
+        let judged = read.and_then(|(before, digests)| Ok((job.is_known(&before.version, &digests)?, before, digests)));
+        let outcome = match judged {
             // The ring has taken it back.
             Err(Unread::Wanting(_)) if self.readers.deadline.is_over() => Outcome::Unread(Unread::Stopped),
             Err(unread) => Outcome::Unread(unread),
-            // The version alone proves nothing about an event that came after it was read; the content does.
-            Ok((Before { version, .. }, digests)) if job.known == Some(Known::new(&version, &digests)) => {
-                Outcome::Unchanged { version, digests }
+            Ok((true, before, digests)) => {
+                Outcome::Unchanged { version: before.version, racy: is_racy(&job, &before), digests }
             }
-            Ok((before, digests)) => match self.compose(&job, &before, &digests) {
+            Ok((false, before, digests)) => match self.compose(&job, &before, &digests) {
                 Ok(body) => {
                     let Before { version, .. } = before;
                     self.messages.push(Outgoing {
@@ -198,6 +205,7 @@ impl Outbox {
                         id: message_id(&[job.directory.prefix(), &job.name], &version, &digests.sha256),
                         raw_path: self.raw_path(&job),
                         version,
+                        racy: is_racy(&job, &before),
                         digests,
                         job,
                     });

@@ -11,12 +11,13 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use xxhash_rust::xxh3::xxh3_64;
@@ -66,11 +67,22 @@ fn nanoseconds(value: impl TryInto<u32>) -> u32 {
     value.try_into().ok().filter(|&value| value < 1_000_000_000).unwrap_or(0)
 }
 
+/// Seconds that the coarsest ctime is exact to: FAT keeps even seconds (its specification, DIR_WrtTime, and
+/// fat_truncate_time() in linux/fs/fat/misc.c); ext4 with inodes of 128 bytes, HFS+ and many FUSE servers whole ones.
+const COARSEST_SECONDS: i64 = 2;
+
+/// Bytes of [`Version::to_bytes`].
+const VERSION_BYTES: usize = 40;
+
+/// See [`Version::to_bytes`].
+const CTIME_BYTES: usize = 12;
+
 /// One state of a file. Compared for equality only: clocks go backwards, inodes are used again.
+///
+/// The device's number is no part of it: it is another when a volume is mounted again, and no file of another file system
+/// is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
-    /// `st_dev`.
-    pub device: u64,
     /// `st_ino`.
     pub inode: u64,
     /// Bytes.
@@ -82,22 +94,22 @@ pub struct Version {
 }
 
 impl Version {
-    /// All of it in a fixed form, for hashing.
+    /// All of it in a fixed form, for hashing; ctime stands at the end, in the last [`CTIME_BYTES`].
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; 48] {
-        let mut bytes = [0; 48];
-        let fields = [
-            self.device.to_le_bytes(),
-            self.inode.to_le_bytes(),
-            self.size.to_le_bytes(),
-            self.modified.seconds.to_le_bytes(),
-            self.changed.seconds.to_le_bytes(),
-        ];
-        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
-            place.copy_from_slice(&field);
+    pub fn to_bytes(&self) -> [u8; VERSION_BYTES] {
+        let mut bytes = [0; VERSION_BYTES];
+        let mut rest = &mut bytes[..];
+        let mut put = |field: &[u8]| {
+            let (place, behind) = mem::take(&mut rest).split_at_mut(field.len());
+            place.copy_from_slice(field);
+            rest = behind;
+        };
+        put(&self.inode.to_le_bytes());
+        put(&self.size.to_le_bytes());
+        for stamp in [self.modified, self.changed] {
+            put(&stamp.seconds.to_le_bytes());
+            put(&stamp.nanoseconds.to_le_bytes());
         }
-        bytes[40..44].copy_from_slice(&self.modified.nanoseconds.to_le_bytes());
-        bytes[44..].copy_from_slice(&self.changed.nanoseconds.to_le_bytes());
         bytes
     }
 
@@ -105,6 +117,21 @@ impl Version {
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         xxh3_64(&self.to_bytes())
+    }
+
+    /// The same of all but ctime, which is what metadata alone leaves as it is.
+    #[must_use]
+    pub fn fingerprint_without_ctime(&self) -> u64 {
+        xxh3_64(&self.to_bytes()[..VERSION_BYTES - CTIME_BYTES])
+    }
+
+    /// Whether a change soon after the file was examined can leave the same ctime (git: a racily clean entry): it is of
+    /// whole seconds, and those were not over. `again`: the file had been examined at this version before, and what
+    /// was in doubt was what came between; a ctime in the future, by a clock that was set back, is then not waited for.
+    #[must_use]
+    pub fn is_racy(&self, examined: Stamp, again: bool) -> bool {
+        let age = examined.seconds.saturating_sub(self.changed.seconds);
+        self.changed.nanoseconds == 0 && age < COARSEST_SECONDS && !(again && age < 0)
     }
 }
 
@@ -227,6 +254,21 @@ impl Root {
         statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
     }
 
+    /// What a link below leads to, as it is written in it; nothing where none stands there that can be read.
+    #[must_use]
+    pub fn target(&self, below: &[u8]) -> Option<Vec<u8>> {
+        // Asked for to know when to look again: whoever opens the link tells what keeps it from being read.
+        readlinkat(&self.dir, below, Vec::new()).ok().map(CString::into_bytes)
+    }
+
+    /// What stands at a path below, or what a link there leads to, wherever that is.
+    ///
+    /// # Errors
+    /// What statx(2) says.
+    pub fn look_through(&self, below: &[u8]) -> Result<Stat, Errno> {
+        statat(&self.dir, below, AtFlags::empty())
+    }
+
     /// Opens a file below for reading, following no link.
     ///
     /// # Errors
@@ -338,6 +380,10 @@ pub struct Before {
     pub version: Version,
     /// atime, before our own reading moves it.
     pub accessed: Stamp,
+    /// The time of day just before stat A.
+    pub examined: Stamp,
+    /// `st_dev`, for [`Before::confirm_name`].
+    device: u64,
 }
 
 impl Before {
@@ -346,6 +392,7 @@ impl Before {
     /// # Errors
     /// [`Unread::NotRegular`], [`Unread::Busy`], or what fstat(2) says.
     pub fn examine(file: BorrowedFd<'_>) -> Result<Self, Unread> {
+        let examined = Stamp::now();
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
@@ -357,6 +404,8 @@ impl Before {
         Ok(Self {
             version: version_of(&stat),
             accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
+            examined,
+            device: stat.st_dev,
         })
     }
 
@@ -389,7 +438,8 @@ impl Before {
     /// meanwhile and written under its other name would pass every other check.
     fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
         let named = statat(&root.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if version_of(&named) == self.version { Ok(()) } else { Err(Unread::Busy) }
+        let same = named.st_dev == self.device && version_of(&named) == self.version;
+        if same { Ok(()) } else { Err(Unread::Busy) }
     }
 }
 
@@ -402,7 +452,6 @@ fn same_file(one: &Stat, other: &Stat) -> bool {
 #[must_use]
 pub fn version_of(stat: &Stat) -> Version {
     Version {
-        device: stat.st_dev,
         inode: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: Stamp { seconds: stat.st_mtime, nanoseconds: nanoseconds(stat.st_mtime_nsec) },
@@ -564,6 +613,20 @@ mod tests {
         std::fs::write(at("f"), "another").unwrap();
         assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Busy)));
         before.confirm_name(&root, c"g").unwrap();
+    }
+
+    #[test]
+    fn whole_seconds_that_are_not_over_leave_a_doubt() {
+        let at = |seconds, nanoseconds| Stamp { seconds, nanoseconds };
+        let racy = |changed, examined, again| {
+            Version { inode: 1, size: 1, modified: changed, changed }.is_racy(examined, again)
+        };
+        for again in [false, true] {
+            assert!(racy(at(100, 0), at(100, 0), again) && racy(at(100, 0), at(101, 999_999_999), again));
+            assert!(!racy(at(100, 0), at(102, 0), again) && !racy(at(100, 1), at(100, 2), again));
+        }
+        assert!(racy(at(100, 0), at(99, 0), false), "by another clock");
+        assert!(!racy(at(100, 0), at(99, 0), true), "and not for ever");
     }
 
     #[test]

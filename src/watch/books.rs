@@ -9,8 +9,9 @@ use rustix::io::Errno;
 use super::BATCH_MAX;
 use super::directory::{Directory, Place};
 use super::filter::Filter;
-use super::index::{Name, Set};
+use super::index::{Map, Name, Set};
 use super::inotify::{Event, Mark};
+use super::links::{LINKS_MAX, Links, depends_on};
 use super::lookover::{LookOver, Sight, look};
 use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
 use super::retry::{NAMES_MAX, Recorded, Retries, What};
@@ -42,6 +43,9 @@ type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result
 pub(super) struct Books {
     pub(super) pending: Pending,
     pub(super) retries: Retries,
+    links: Links,
+    /// It was said that there are too many links.
+    links_warned: bool,
     pub(super) look_over: LookOver,
     pub(super) vitals: Arc<Vitals>,
     pub(super) lines: FileLines,
@@ -49,6 +53,8 @@ pub(super) struct Books {
     pub(super) tree: Tree,
     pub(super) recursive: bool,
     pub(super) ledger: Option<Ledger>,
+    /// What the ledger holds below directories that could not be listed, by their paths.
+    pub(super) aside: Map<Vec<u8>, Map<Name, Known>>,
     pub(super) settle: Duration,
     pub(super) quiet: Duration,
     /// How often directories without a watch are looked over.
@@ -63,6 +69,8 @@ impl Books {
         Self {
             pending: Pending::new(settle, settings.quiet, PENDING_MAX),
             retries: Retries::new(NAMES_MAX),
+            links: Links::default(),
+            links_warned: false,
             look_over: LookOver::new(),
             vitals,
             lines: FileLines::limited(),
@@ -70,6 +78,7 @@ impl Books {
             tree,
             recursive: settings.recursive,
             ledger: None,
+            aside: Map::default(),
             settle,
             quiet: settings.quiet,
             unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
@@ -179,10 +188,10 @@ impl Books {
         };
         let Some(Sight { version, regular, .. }) = sight else {
             self.forget(place, name);
-            return self.enlist(place, name, false);
+            return self.seen(place, name, None);
         };
         self.forget_other(place, name, &version);
-        self.enlist(place, name, regular);
+        self.seen(place, name, sight.as_ref());
         let hint = match arrival {
             Arrival::MovedTo => Hint::MovedTo,
             Arrival::Found if regular => Hint::Created { version: version.fingerprint() },
@@ -199,7 +208,7 @@ impl Books {
         if !standing.is_some_and(|sight| self.is_known(place, name, &sight)) {
             self.forget(place, name);
         }
-        self.enlist(place, name, standing.is_some_and(|sight| sight.regular));
+        self.seen(place, name, standing.as_ref());
         self.pending.gone(place, name, standing.is_some() || sight.is_err());
         match sight {
             Ok(_) => self.retries.gone(place, name),
@@ -210,7 +219,7 @@ impl Books {
     /// Whether a regular file is the version that was confirmed last: it was taken away and put back before we heard of it.
     fn is_known(&self, place: Place, name: &Name, sight: &Sight) -> bool {
         let known = self.tree.get(place).and_then(|node| node.known.get(name));
-        sight.regular && known.is_some_and(|known| known.version == sight.version.fingerprint())
+        sight.regular && known.is_some_and(|known| known.is_of(&sight.version))
     }
 
     /// Whether a regular file of exactly this version stands there.
@@ -224,13 +233,46 @@ impl Books {
         look(node.directory.root(), &node.directory.below(name))
     }
 
-    /// Adds a name to the index, which has regular files in it, or takes it out where another kind stands there by now.
-    fn enlist(&self, place: Place, name: &Name, regular: bool) {
-        if let Some(node) = self.tree.get(place) {
-            if regular {
-                node.directory.update(|names| names.insert(name));
-            } else if node.directory.contains(name) {
-                node.directory.update(|names| names.remove(name));
+    /// Notes what stands at a name: regular files are in the index, whatever stood there before, and links are followed.
+    fn seen(&mut self, place: Place, name: &Name, sight: Option<&Sight>) {
+        let Some(node) = self.tree.get(place) else { return };
+        if sight.is_some_and(|sight| sight.regular) {
+            node.directory.update(|names| names.insert(name));
+        } else if node.directory.contains(name) {
+            node.directory.update(|names| names.remove(name));
+        }
+        match sight {
+            Some(Sight { regular: false, .. }) => self.seen_link(place, name),
+            _ => self.links.remove(place, name),
+        }
+    }
+
+    /// Notes what a link leads through.
+    pub(super) fn seen_link(&mut self, place: Place, name: &Name) {
+        let Some(node) = self.tree.get(place) else { return };
+        let root = node.directory.root();
+        // Without its slash, where it is /.
+        let real = root.path().as_os_str().as_encoded_bytes();
+        let real = real.strip_suffix(b"/").unwrap_or(real);
+        let below = |path: &[u8]| path.get(real.len() + 1..).and_then(|below| root.target(below));
+        let paths = depends_on(real, &node.directory.below(name), below);
+        if !self.links.set(place, name, paths) && !std::mem::replace(&mut self.links_warned, true) {
+            tracing::warn!(
+                "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
+            );
+        }
+    }
+
+    /// What happened to a path happened to the links that lead through it.
+    fn follow(&mut self, take: Take, place: Place, name: &Name, seen_at: Stamp, now: Instant) {
+        if self.links.is_empty() {
+            return;
+        }
+        let Some(node) = self.tree.get(place) else { return };
+        for (place, name) in self.links.followers(&node.directory.absolute(name)) {
+            let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
+            if self.tree.get(place).is_some_and(admits) {
+                self.put_one(take, place, &name, Hint::Closed, seen_at, now);
             }
         }
     }
@@ -239,7 +281,7 @@ impl Books {
     fn admit(&mut self, place: Place, name: &Name, now: Instant) -> bool {
         match self.look(place, name) {
             Ok(sight) => {
-                self.enlist(place, name, sight.is_some_and(|sight| sight.regular));
+                self.seen(place, name, sight.as_ref());
                 sight.is_some()
             }
             Err(errno) => {
@@ -265,7 +307,7 @@ impl Books {
     fn refuse_because(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) {
         let Some(node) = self.tree.get(place) else { return };
         let path = node.directory.absolute(name);
-        if self.retries.refuse(place, name, what, now) == Recorded::Again {
+        if self.retries.refuse(place, name, what, cause, now) == Recorded::Again {
             return FileLines::still_shut(&path, cause);
         }
         if Errno::from_io_error(cause).is_some_and(|errno| meaning(Call::Open, errno) == Meaning::Ours) {
@@ -275,6 +317,17 @@ impl Books {
         }
         self.lines.shut(&path, what.is_directory(), cause, now);
         self.attend();
+        self.tell_unreadable();
+    }
+
+    /// Says what keeps the service from being ready: directories that cannot be entered or listed.
+    fn tell_unreadable(&self) {
+        let example = self.retries.a_directory().and_then(|(place, name, cause)| {
+            let path = self.tree.get(place)?.directory.absolute(&name);
+            Some((String::from_utf8_lossy(&path).into_owned(), cause))
+        });
+        let (path, cause) = example.unwrap_or_default();
+        self.vitals.unreadable.are(self.retries.directories(), &path, &cause);
     }
 
     /// A directory cannot be listed.
@@ -349,6 +402,7 @@ impl Books {
             self.wait_admitted(place, name, hint, seen_at, now);
         } else {
             tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+            self.follow(Pending::event, place, name, seen_at, now);
         }
     }
 
@@ -363,6 +417,14 @@ impl Books {
     }
 
     fn put(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+        self.put_one(take, place, name, hint, seen_at, now);
+        // One that may still be written is followed once it has settled.
+        if !matches!(hint, Hint::Created { .. } | Hint::Changed { .. }) {
+            self.follow(take, place, name, seen_at, now);
+        }
+    }
+
+    fn put_one(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let announced = self.tree.get(place).is_some_and(|node| node.known.contains_key(name));
         let waiting = self.pending.len();
         if take(&mut self.pending, place, name, hint, announced, seen_at, now) == Err(Full) {
@@ -426,6 +488,7 @@ impl Books {
         for Left { place, directory, known } in left {
             self.pending.all_gone(place);
             self.retries.all_gone(place);
+            self.links.all_gone(place);
             match tops.last_mut() {
                 Some((top, any)) if directory.prefix().starts_with(top.prefix()) => *any |= !known.is_empty(),
                 _ => tops.push((directory, !known.is_empty())),
@@ -526,6 +589,9 @@ impl Books {
             Ok(sight) => {
                 let version = sight.map(|sight| sight.version.fingerprint());
                 self.pending.settled(place, name, before, version, now);
+                if version == Some(before) {
+                    self.follow(Pending::event, place, name, Stamp::now(), now);
+                }
                 // Where no lease tells of a writer, one that has it open still raises no event that names it (linked from an
                 // unnamed file, for one): it is looked at again.
                 if let (Some(node), Some(sight)) = (self.tree.get(place), sight)
@@ -562,20 +628,25 @@ impl Books {
             }
         }
         match report.outcome {
-            Outcome::Unchanged { .. } if !doubted => drop(self.pending.done(place, name, now)),
-            // What is doubted and found to be the same may have been forgotten meanwhile.
-            Outcome::Confirmed { version, digests } | Outcome::Unchanged { version, digests } => {
+            Outcome::Unchanged { version, racy, ref digests }
+                if !doubted && report.job.known == Some(Known::new(&version, digests, racy)) =>
+            {
+                self.pending.done(place, name, now);
+            }
+            // What is doubted and found to be the same may have been forgotten meanwhile. Where the content alone is the
+            // same, this is the version from now on.
+            Outcome::Confirmed { version, racy, digests } | Outcome::Unchanged { version, racy, digests } => {
                 // One that was taken away and put back as it was before we heard of either is there all the same.
                 let deleted = self.pending.done(place, name, now) && !self.stands(place, name, &version);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
-                    node.known.insert(Arc::clone(name), Known::new(&version, &digests));
+                    node.known.insert(Arc::clone(name), Known::new(&version, &digests, racy));
                     if let Some(ledger) = &self.ledger {
                         let path = directory.absolute(name);
                         // It may be another by now, and what was told can come back.
                         if doubted && self.pending.holds(place, name) {
                             ledger.forget_first(&path);
                         } else {
-                            ledger.confirm(path, version, digests);
+                            ledger.confirm(path, version, digests, racy);
                         }
                     }
                 }
@@ -589,13 +660,28 @@ impl Books {
         }
     }
 
+    /// Tells how many files are under way: whenever there is nothing else to do.
+    pub(super) fn tell_pending(&self) {
+        self.vitals.metrics.pending_files.set(self.pending.len() as i64);
+    }
+
+    /// Files that are known to have no message yet: pending ones, and those that cannot be read now.
+    pub(super) fn left(&self) -> usize {
+        self.pending.len() + self.retries.refused()
+    }
+
+    /// Whether there may be files without a message that are not pending: a look-over is needed, or under way.
+    pub(super) fn misses_some(&self) -> bool {
+        self.look_over.needed || self.look_over.whole || self.look_over.running() || self.retries.directories() > 0
+    }
+
     /// Tells how much there is to do: once a second, for whoever asks.
     pub(super) fn tell(&mut self, now: Instant) {
         let metrics = &self.vitals.metrics;
-        metrics.pending_files.set(self.pending.len() as i64);
         metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
         metrics.watched_directories.set(self.tree.watched() as i64);
         metrics.unwatched_directories.set((self.tree.unwatched().len() + self.retries.directories()) as i64);
+        self.tell_unreadable();
         metrics.refused_files.set((self.retries.refused() - self.retries.directories()) as i64);
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);
@@ -628,7 +714,7 @@ impl Books {
     /// The same, unless what stands there is what was confirmed: a look-over saw it before its event was read.
     fn forget_other(&mut self, place: Place, name: &Name, version: &Version) {
         let known = self.tree.get(place).and_then(|node| node.known.get(name));
-        if known.is_some_and(|known| known.version != version.fingerprint()) {
+        if known.is_some_and(|known| !known.may_be(version)) {
             self.forget(place, name);
         }
     }

@@ -11,7 +11,7 @@ use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::error::Error;
 
 /// Names under which common writers keep a file until it is complete and renamed, and who they are.
-pub const PARTIAL: [(&str, &str); 14] = [
+pub const PARTIAL: [(&str, &str); 20] = [
     (".*.[0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z]", "rsync: six letters or digits"),
     (".~tmp~/", "rsync --delay-updates"),
     (".rsync-partial/", "rsync --partial-dir, by the name in its manual"),
@@ -21,6 +21,12 @@ pub const PARTIAL: [(&str, &str); 14] = [
     ("*.filepart", "WinSCP"),
     (".syncthing.*.tmp", "Syncthing"),
     (".pureftpd-upload.*", "Pure-FTPd"),
+    (".sftpgo-upload.*", "SFTPGo"),
+    (".in.*.", "ProFTPD's HiddenStores"),
+    (".*.~[0-9a-f]*", "the clients of ownCloud and Nextcloud"),
+    ("*.!qB", "qBittorrent"),
+    ("*.aria2", "aria2: what it knows of the file beside it"),
+    ("*.opdownload", "Opera"),
     (".goutputstream-*", "GLib, and so GNOME's programs"),
     (".nfs*", "NFS clients: deleted, but still open"),
     (".fuse_hidden*", "FUSE: deleted, but still open"),
@@ -331,6 +337,12 @@ mod tests {
             "album.flac.filepart",
             ".syncthing.album.flac.tmp",
             ".pureftpd-upload.5f1c.15.1a2b.deadbeef",
+            ".sftpgo-upload.cn1vbd3lq0vs7l7l6k10.album.flac",
+            ".in.album.flac.",
+            ".album.flac.~1f0c9a3e",
+            "album.flac.!qB",
+            "album.flac.aria2",
+            "album.flac.opdownload",
             ".goutputstream-6VRBK1",
             ".nfs000000000a1b2c3d00000001",
             ".fuse_hidden0000001f00000001",
@@ -353,6 +365,11 @@ mod tests {
             ".a.12345-",
             "a.swp",
             "nfs1",
+            "album.flac.~1f0c9a3e",
+            ".album.flac.~xyz",
+            ".in.album.flac",
+            "in.album.",
+            "album.qB",
         ];
         for name in whole {
             assert!(filter.admits(name.as_bytes()), "{name:?}");

@@ -32,6 +32,12 @@ pub struct LookOver {
     pub to_compare: VecDeque<Compare>,
     /// Files found other than they are known.
     pub found: usize,
+    /// Of those, the ones whose content decides whether they are.
+    pub in_question: usize,
+    /// Files compared, those that the filter leaves out aside.
+    pub compared: usize,
+    /// It is the start's.
+    pub first: bool,
     /// What is known counts as well: `--catch-up all`.
     pub everything: bool,
     /// When the last one of the whole tree began.
@@ -60,6 +66,9 @@ impl LookOver {
             to_list: VecDeque::new(),
             to_compare: VecDeque::new(),
             found: 0,
+            in_question: 0,
+            compared: 0,
+            first: true,
             everything: false,
             began: None,
             not_before: Instant::now(),
@@ -105,7 +114,8 @@ impl LookOver {
 
     /// That of the whole tree begins.
     pub fn begin(&mut self, roots: &[Arc<Directory>], now: Instant) {
-        (self.needed, self.whole, self.everything, self.found) = (false, true, false, 0);
+        (self.needed, self.whole, self.everything) = (false, true, false);
+        (self.found, self.in_question, self.compared) = (0, 0, 0);
         self.began = Some(now);
         self.to_list.extend(roots.iter().map(|root| (root.place(), true)));
     }

@@ -9,6 +9,7 @@ pub mod directory;
 pub mod filter;
 pub mod index;
 pub mod inotify;
+pub mod links;
 pub mod lookover;
 pub mod pending;
 pub mod retry;
@@ -19,13 +20,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::ledger::store::Store;
 use crate::metrics::Totals;
 use crate::notify;
-use crate::pipeline::{Letter, Pipeline, READ_PATIENCE, STOP_PATIENCE};
+use crate::pipeline::{Letter, Pipeline, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp};
 use crate::vitals::{Phase, Vitals};
 use books::Books;
@@ -72,14 +72,7 @@ impl Watcher {
         let mut books = Books::new(tree, filter, &settings, vitals);
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
-        if let Some(store) = store {
-            books.recall(store)?;
-        }
-        match settings.catch_up {
-            CatchUp::None => books.take_as_seen(),
-            CatchUp::Changed => {}
-            CatchUp::All => books.look_over.everything = true,
-        }
+        books.begin(store, settings.catch_up)?;
         Ok(Self { watch, books, pipeline, rescan: settings.rescan })
     }
 
@@ -90,20 +83,26 @@ impl Watcher {
     pub fn run(mut self) -> Result<(), Error> {
         let vitals = Arc::clone(&self.books.vitals);
         vitals.watch.take_on(1);
-        let ended = self.follow();
+        let followed = self.follow();
         vitals.enter(Phase::Stopping);
         notify::stopping();
-        if matches!(ended, Ok(()) | Err(Error::DirectoryGone { .. })) {
-            self.drain()?;
-        }
+        let drained = match followed {
+            Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.pipeline.finish()),
+            Err(_) => Ok(()),
+        };
+        // Whatever has ended it: what was reported counts.
+        let rest = self.read_rest();
         self.books.lines.rest();
         let Totals { files, bytes, confirmed, failed, gone, refused } = vitals.metrics.totals();
         tracing::info!(
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {}{} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused",
+            if self.books.misses_some() { "at least " } else { "" },
+            self.books.left(),
         );
         vitals.watch.done(1);
-        ended?;
-        self.pipeline.finish()
+        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
+        self.books.end(orderly && !self.pipeline.busy());
+        followed.and(drained).and(rest)
     }
 
     fn follow(&mut self) -> Result<(), Error> {
@@ -127,6 +126,7 @@ impl Watcher {
                 rescan = self.rescan.map(|every| now + every);
             }
             self.books.look_over_unwatched(now);
+            self.books.tell_pending();
             self.books.retry(now);
             self.books.look_over(now);
             let batch = self.books.batch(self.pipeline.rooms(), now);
@@ -185,7 +185,19 @@ impl Watcher {
         Ok(false)
     }
 
-    /// Waits for the confirms of what is in progress; takes no more events.
+    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    fn read_rest(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        loop {
+            match self.read_letters() {
+                Err(error) => first = first.and(Err(error)),
+                Ok(true) => {}
+                Ok(false) => return first,
+            }
+        }
+    }
+
+    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound; takes no more events.
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
         let (deadline, mut reading) = (began + STOP_PATIENCE, Some(began + READ_PATIENCE));
@@ -196,6 +208,9 @@ impl Watcher {
                 self.pipeline.read_no_more();
             }
             let left = deadline.saturating_duration_since(now);
+            if self.pipeline.waits_for_a_queue() {
+                break;
+            }
             if left.is_zero() {
                 tracing::warn!(
                     "{} files were still in progress after {} s and are left unconfirmed",
@@ -204,8 +219,7 @@ impl Watcher {
                 );
                 break;
             }
-            let next = reading.map_or(left, |until| until.saturating_duration_since(now));
-            self.pipeline.mailbox.sleep(None, Some(next))?;
+            self.pipeline.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
             self.read_letters()?;
         }
         Ok(())

@@ -9,12 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::directory::Place;
 use super::index::{Map, Name};
 use super::tree::Arrival;
+use crate::error::os_message;
 
 /// The first pause before what was refused is tried again; it doubles each time. Short: rights are mostly given a moment
 /// later by whoever made the file, and the watch for that may have come too late.
@@ -97,6 +99,8 @@ pub struct Retries {
     refused: usize,
     directories: usize,
     bound: usize,
+    /// Of the last directory that was refused.
+    last_cause: String,
 }
 
 impl Retries {
@@ -111,11 +115,16 @@ impl Retries {
             refused: 0,
             directories: 0,
             bound,
+            last_cause: String::new(),
         }
     }
 
     /// A name was refused, or a directory where `what` says so (its name is not looked at then).
-    pub fn refuse(&mut self, place: Place, name: &Name, what: What, now: Instant) -> Recorded {
+    /// `cause` is kept where it is a directory, for whoever asks what is wrong.
+    pub fn refuse(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) -> Recorded {
+        if what.is_directory() {
+            self.last_cause = os_message(cause);
+        }
         let listing = matches!(what, What::Listing { .. });
         let known = !listing && self.get(place, name).is_some();
         if listing || !known && self.names >= self.bound {
@@ -282,12 +291,14 @@ impl Retries {
         self.directories
     }
 
-    /// One of those directories: the directory and a name in it, which is empty where it is itself.
+    /// One of those directories (a directory and a name in it, which is empty where it is itself), and what was said of the last
+    /// that was refused.
     #[must_use]
-    pub fn a_directory(&self) -> Option<(Place, Name)> {
+    pub fn a_directory(&self) -> Option<(Place, Name, String)> {
         let mut all =
             self.entries.iter().flat_map(|(place, names)| names.iter().map(move |(name, it)| (place, name, it)));
-        all.find(|(.., entry)| What::is_directory(entry.what)).map(|(place, name, _)| (*place, Arc::clone(name)))
+        all.find(|(.., entry)| What::is_directory(entry.what))
+            .map(|(place, name, _)| (*place, Arc::clone(name), self.last_cause.clone()))
     }
 
     /// When the next has to be tried.
@@ -349,6 +360,10 @@ mod tests {
         text.as_bytes().into()
     }
 
+    fn refuse(retries: &mut Retries, place: Place, name: &Name, what: What, now: Instant) -> Recorded {
+        retries.refuse(place, name, what, &io::Error::from_raw_os_error(libc::EACCES), now)
+    }
+
     fn due(retries: &mut Retries, now: Instant) -> Option<(Place, Name, What)> {
         retries.next_due(now, |_, _| false)
     }
@@ -356,13 +371,13 @@ mod tests {
     #[test]
     fn what_is_refused_is_tried_with_growing_pauses_until_it_is_had() {
         let (mut retries, mut now) = (Retries::new(10), Instant::now());
-        assert_eq!(retries.refuse(HERE, &name("a"), FILE, now), Recorded::New);
+        assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::New);
         let mut pause = PAUSE_MIN;
         for _ in 0..20 {
             assert_eq!(due(&mut retries, now), None);
             now += pause;
             assert_eq!(due(&mut retries, now), Some((HERE, name("a"), FILE)));
-            assert_eq!(retries.refuse(HERE, &name("a"), FILE, now), Recorded::Again);
+            assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::Again);
             pause = (pause * 2).min(PAUSE_MAX);
         }
         retries.had(HERE, &name("a"));
@@ -372,7 +387,7 @@ mod tests {
     #[test]
     fn one_that_is_not_refused_again_goes_by_itself() {
         let (mut retries, now) = (Retries::new(10), Instant::now());
-        retries.refuse(HERE, &name("a"), FILE, now);
+        refuse(&mut retries, HERE, &name("a"), FILE, now);
         assert!(due(&mut retries, now + PAUSE_MIN).is_some());
         assert_eq!(retries.next_due(now + 4 * PAUSE_MIN, |_, _| true), None);
         assert_eq!(retries.refused(), 1, "its try is still under way");
@@ -383,16 +398,16 @@ mod tests {
     #[test]
     fn a_change_of_rights_brings_it_at_once_and_with_short_pauses_again() {
         let (mut retries, mut now) = (Retries::new(10), Instant::now());
-        retries.refuse(HERE, &name("a"), FILE, now);
-        retries.refuse(HERE, &name("b"), FILE, now);
+        refuse(&mut retries, HERE, &name("a"), FILE, now);
+        refuse(&mut retries, HERE, &name("b"), FILE, now);
         for _ in 0..10 {
             now = retries.next_time().unwrap();
             let (place, name, what) = due(&mut retries, now).unwrap();
-            retries.refuse(place, &name, what, now);
+            refuse(&mut retries, place, &name, what, now);
         }
         assert!(retries.hurry(HERE, &name("a"), now) && !retries.hurry(HERE, &name("c"), now));
         assert_eq!(due(&mut retries, now), Some((HERE, name("a"), FILE)));
-        retries.refuse(HERE, &name("a"), FILE, now);
+        refuse(&mut retries, HERE, &name("a"), FILE, now);
         assert_eq!(retries.next_time(), Some(now + PAUSE_MIN));
         retries.hurry_all(HERE, now);
         assert_eq!([due(&mut retries, now), due(&mut retries, now)].iter().flatten().count(), 2);
@@ -402,14 +417,14 @@ mod tests {
     fn beyond_the_bound_the_directory_stands_for_its_names() {
         let (mut retries, now) = (Retries::new(2), Instant::now());
         for text in ["a", "b", "c", "d"] {
-            retries.refuse(HERE, &name(text), FILE, now);
+            refuse(&mut retries, HERE, &name(text), FILE, now);
         }
         let due: Vec<_> =
             std::iter::from_fn(|| due(&mut retries, now + PAUSE_MIN)).map(|(_, name, what)| (name, what)).collect();
         let stands = What::Listing { shut: false };
         assert_eq!(due, [(name("a"), FILE), (name("b"), FILE), (name(""), stands)]);
         assert_eq!((retries.refused(), retries.directories()), (3, 0));
-        retries.refuse(HERE, &name(""), What::Listing { shut: true }, now);
+        refuse(&mut retries, HERE, &name(""), What::Listing { shut: true }, now);
         assert!(retries.is_shut(HERE) && retries.directories() == 1);
         retries.all_gone(HERE);
         assert_eq!((retries.refused(), retries.directories(), retries.next_time()), (0, 0, None));
@@ -439,9 +454,9 @@ mod tests {
                 let (place, name) = (if which % 2 == 0 { HERE } else { HERE.next() }, name(&format!("{which}")));
                 let directory = What::Name { directory: true, arrival: Arrival::MovedTo };
                 match step {
-                    0 => drop(retries.refuse(place, &name, FILE, now)),
-                    1 => drop(retries.refuse(place, &name, directory, now)),
-                    2 => drop(retries.refuse(place, &name, What::Listing { shut: true }, now)),
+                    0 => drop(refuse(&mut retries, place, &name, FILE, now)),
+                    1 => drop(refuse(&mut retries, place, &name, directory, now)),
+                    2 => drop(refuse(&mut retries, place, &name, What::Listing { shut: true }, now)),
                     3 => retries.recheck(place, &name, 1, Duration::from_secs(1), now),
                     4 if seconds == 0 => retries.gone(place, &name),
                     4 if seconds == 1 => retries.closed(place, &name),

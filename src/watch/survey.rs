@@ -1,30 +1,107 @@
 //! Look-overs of what the books are about: at start, of a directory that is new, after lost events, and on a timer.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::books::{BACKLOG_MAX, Books};
 use super::directory::{Directory, Place};
+use super::filter::Filter;
 use super::index::{Map, Name, Set};
-use super::lookover::{Compare, Sight, list, look};
+use super::lookover::{Compare, LookOver, Sight, list, look};
 use super::pending::{Hint, PENDING_MAX};
 use super::tree::{Arrival, nothing_to_enter};
+use crate::cli::CatchUp;
 use crate::error::Error;
 use crate::files::errno::{Call, Meaning, meaning};
-use crate::ledger::store::Store;
+use crate::ledger::store::{Fate, Seen, Store};
 use crate::ledger::{ALL, Ledger};
 use crate::pipeline::Known;
-use crate::read::stable::{Root, Stamp, Version};
+use crate::read::stable::{Root, Stamp, Version, version_of};
 
 /// Files that a look-over compares before the rest of the loop has its turn.
 const LOOKS_IN_A_ROW: usize = 1024;
 
+/// Rows entered in one transaction at a start that takes what is there for known; some 250 bytes each.
+const ENTRIES_TOGETHER: usize = 1 << 16;
+
 /// What listing a directory counts for among them.
 const LOOKS_FOR_A_LISTING: usize = 16;
 
+/// What becomes of the ledger's rows below a directory that is not listed at the start.
+#[derive(Clone, Copy)]
+enum Unlisted<'a> {
+    /// There is none to enter.
+    Gone,
+    /// It is there, or may be, and was not to be entered: it cannot be said what is in it.
+    Refused(&'a Directory),
+    /// This process does not follow it: below an excluded directory, a sub-directory without `--recursive`, another data
+    /// directory.
+    LeftOut,
+}
+
+/// See [`Unlisted`]. `directory` ends in `/`.
+fn unlisted_at<'a>(directory: &[u8], roots: &'a [Arc<Directory>], recursive: bool, filter: &Filter) -> Unlisted<'a> {
+    let Some(root) = roots.iter().find(|root| recursive && directory.starts_with(root.prefix())) else {
+        return Unlisted::LeftOut;
+    };
+    let below = &directory[root.prefix().len()..];
+    let below = below.strip_suffix(b"/").unwrap_or(below);
+    match root.root().open_directory(below) {
+        Err(errno) if nothing_to_enter(Call::Open, errno) => Unlisted::Gone,
+        _ if !filter.enters(below) => Unlisted::LeftOut,
+        _ => Unlisted::Refused(root),
+    }
+}
+
+/// The version of the regular file that a link leads to, if it leads to one.
+fn target_of(root: &Root, below: &[u8]) -> Option<Version> {
+    let target = root.look_through(below).ok()?;
+    (FileType::from_raw_mode(target.st_mode) == FileType::RegularFile).then(|| version_of(&target))
+}
+
+/// On their way into the ledger before anything is told.
+struct Entries<'a> {
+    /// Nothing without a ledger, or when it could not be written.
+    store: Option<&'a mut Store>,
+    waiting: Vec<Seen>,
+    /// All could be written.
+    whole: bool,
+}
+
+impl Entries<'_> {
+    fn push(&mut self, seen: Seen) {
+        self.waiting.push(seen);
+        if self.waiting.len() >= ENTRIES_TOGETHER {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        let entries = mem::take(&mut self.waiting);
+        if let Some(store) = &mut self.store
+            && let Err(trouble) = store.enter(entries)
+        {
+            tracing::warn!("what is there cannot be entered in the ledger: {trouble}; the ledger begins empty");
+            (self.store, self.whole) = (None, false);
+        }
+    }
+}
+
 impl Books {
+    /// Ends the ledger. `orderly`: nothing is on its way any more.
+    pub(super) fn end(&mut self, orderly: bool) {
+        let known = self.tree.iter().map(|(_, node)| &node.known).chain(self.aside.values());
+        let exact = orderly && known.flat_map(Map::values).all(|known| known.is_exact());
+        match self.ledger.take() {
+            Some(ledger) if exact => ledger.end_exact(),
+            other => drop(other),
+        }
+    }
+
     /// Watches and lists the whole tree; its files are left to be compared.
     ///
     /// # Errors
@@ -41,63 +118,126 @@ impl Books {
         Ok(())
     }
 
-    /// Takes over what the ledger knows of the listed files.
-    pub(super) fn recall(&mut self, mut store: Store) -> Result<(), Error> {
+    /// Takes over what the ledger holds, and makes of the listed files what the start is to make of them.
+    ///
+    /// # Errors
+    /// [`Error::StateDirectory`], or [`Error::Internal`] when the ledger's thread cannot be had.
+    pub(super) fn begin(&mut self, mut store: Option<Store>, catch_up: CatchUp) -> Result<(), Error> {
+        let mut whole = match &mut store {
+            Some(store) => self.recall(store)?,
+            None => true,
+        };
+        match catch_up {
+            CatchUp::None | CatchUp::Baseline => whole &= self.take_as_seen(store.as_mut(), catch_up),
+            CatchUp::Changed => {}
+            CatchUp::All => self.look_over.everything = true,
+        }
+        if let Some(store) = store {
+            let ledger = Ledger::start(store, Arc::clone(&self.vitals))?;
+            if !whole {
+                ledger.forget_below(ALL);
+            }
+            self.ledger = Some(ledger);
+        }
+        Ok(())
+    }
+
+    /// Takes over what the ledger knows of the listed files. `false`: it could not be read, and nothing of it counts.
+    fn recall(&mut self, store: &mut Store) -> Result<bool, Error> {
         let mut present: Map<Vec<u8>, (Place, Set<Name>)> = Map::default();
         let mut files = 0;
         for compare in &self.look_over.to_compare {
             let Some(node) = self.tree.get(compare.place) else { continue };
             let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
-            files += names.len();
+            files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
             present.insert(node.directory.prefix().to_vec(), (compare.place, names));
         }
         let (mut recalled, recursive, roots) = (0, self.recursive, self.tree.roots().to_vec());
+        let mut unlisted: Map<Vec<u8>, Unlisted> = Map::default();
+        let Self { tree, filter, aside, .. } = self;
         let whole = store.recall(|path, known| {
             let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
+            let left_out = |directory: &Directory| !filter.admits(&directory.below(name));
             let Some((place, names)) = present.get(directory) else {
-                // Without sub-directories nothing is known of what is in them, nor ever of other data directories.
-                let ours = |root: &Arc<Directory>| match recursive {
-                    true => directory.starts_with(root.prefix()),
-                    false => directory == root.prefix(),
+                let found = match unlisted.get(directory) {
+                    Some(found) => *found,
+                    None => {
+                        *unlisted.entry(directory.into()).or_insert(unlisted_at(directory, &roots, recursive, filter))
+                    }
                 };
-                return !roots.iter().any(ours);
+                return match found {
+                    Unlisted::Gone => Fate::Gone,
+                    Unlisted::Refused(root) if !left_out(&root.deeper(&directory[root.prefix().len()..])) => {
+                        aside.entry(directory.into()).or_default().insert(name.into(), known);
+                        recalled += 1;
+                        Fate::Known
+                    }
+                    Unlisted::Refused(_) | Unlisted::LeftOut => Fate::LeftOut,
+                };
             };
-            let (Some(name), Some(node)) = (names.get(name), self.tree.get_mut(*place)) else { return false };
+            let (Some(name), Some(node)) = (names.get(name), tree.get_mut(*place)) else { return Fate::Gone };
+            if left_out(&node.directory) {
+                return Fate::LeftOut;
+            }
             node.known.insert(Arc::clone(name), known);
             node.recalled = true;
             recalled += 1;
-            true
-        });
+            Fate::Known
+        })?;
         if !whole {
             recalled = 0;
+            self.aside.clear();
             self.tree.iter_mut().for_each(|node| node.known.clear());
         }
         tracing::info!("the ledger holds {recalled} of {files} files");
-        let ledger = Ledger::start(store, Arc::clone(&self.vitals))?;
-        if !whole {
-            ledger.forget_below(ALL);
-        }
-        self.ledger = Some(ledger);
-        Ok(())
+        Ok(whole)
     }
 
-    /// Takes the listed files as they are now for known: they were there before us.
-    pub(super) fn take_as_seen(&mut self) {
-        for Compare { place, left, .. } in std::mem::take(&mut self.look_over.to_compare) {
+    /// Takes the listed files as they are now for known: they were there before us. What the ledger holds of another file
+    /// goes before anything is told, and with [`CatchUp::Baseline`] what stands there is entered. `false`: it could not be
+    /// written, and nothing of it may count.
+    fn take_as_seen(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
+        let mut entries = Entries { store, waiting: Vec::new(), whole: true };
+        let mut files = 0;
+        for Compare { place, left, .. } in mem::take(&mut self.look_over.to_compare) {
             let Some(node) = self.tree.get_mut(place) else { continue };
             node.recalled = false;
+            let mut links = Vec::new();
             for name in left {
+                let below = node.directory.below(&name);
+                if !self.filter.admits(&below) {
+                    continue;
+                }
+                let examined = Stamp::now();
                 // What cannot be looked at is new once it can be: nothing else is known of it.
-                if let Ok(Some(Sight { version, .. })) = look(node.directory.root(), &node.directory.below(&name)) {
-                    let seen = Known::seen(&version);
-                    let known = node.known.entry(name).or_insert(seen);
-                    if known.version != seen.version {
-                        *known = seen;
-                    }
+                let Ok(Some(Sight { version, regular, .. })) = look(node.directory.root(), &below) else { continue };
+                files += 1;
+                if !regular {
+                    links.push(Name::clone(&name));
+                }
+                let known = node.known.get(&name).copied();
+                let stands = if regular { Some(version) } else { target_of(node.directory.root(), &below) };
+                // What a link leads to is not read, so its content decides nothing.
+                let is = |known: Known, stands| known.is_of(&stands) || regular && known.may_be(&stands);
+                if known.zip(stands).is_some_and(|(known, stands)| is(known, stands)) {
+                    continue;
+                }
+                let seen = stands.map(|version| (version, version.is_racy(examined, false)));
+                let path = node.directory.absolute(&name);
+                match seen {
+                    Some((version, racy)) => drop(node.known.insert(name, Known::seen(&version, racy))),
+                    None => drop(node.known.remove(&name)),
+                }
+                if catch_up == CatchUp::Baseline || known.is_some() {
+                    entries.push((path, seen.filter(|_| catch_up == CatchUp::Baseline)));
                 }
             }
+            links.iter().for_each(|name| self.seen_link(place, name));
         }
-        self.look_over.whole = false;
+        entries.write();
+        (self.look_over.whole, self.look_over.first) = (false, false);
+        tracing::info!("the directory was looked over: 0 of {files} files are to be published (--catch-up)");
+        entries.whole
     }
 
     /// Whether a look-over can go on at once.
@@ -140,7 +280,19 @@ impl Books {
         }
         if self.look_over.whole && !self.look_over.running() {
             self.look_over.whole = false;
-            match self.look_over.found {
+            let LookOver { found, in_question, compared, .. } = self.look_over;
+            let first = mem::take(&mut self.look_over.first);
+            match found {
+                _ if first => {
+                    let content_decides = match in_question {
+                        0 => String::new(),
+                        more => format!(", and {more} more if their content is another"),
+                    };
+                    let new = found - in_question;
+                    tracing::info!(
+                        "the directory was looked over: {new} of {compared} files are to be published{content_decides}"
+                    );
+                }
                 0 => tracing::debug!("the directory was looked over: nothing new"),
                 found => tracing::info!("the directory was looked over: {found} files to be read"),
             }
@@ -174,7 +326,12 @@ impl Books {
         self.retries.had(place, &Name::from(&b""[..]));
         let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
         node.listed = true;
-        let arrival = std::mem::replace(&mut node.arrival, Arrival::Found);
+        let arrival = mem::replace(&mut node.arrival, Arrival::Found);
+        if let Some(rows) = self.aside.remove(node.directory.prefix()) {
+            // Found out only now whether its files are still there.
+            node.known.extend(rows);
+            node.recalled = true;
+        }
         node.known.shrink_to_fit();
         // Mostly all that is known is listed, and counting is cheaper than a set of the listed. A name that is listed
         // twice, for it was renamed meanwhile, can hide one that is gone until the next listing.
@@ -222,16 +379,34 @@ impl Books {
             Ok(None) => return self.retries.no_file(place, name),
             Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
         };
-        if node.known.get(name).is_some_and(|known| known.version == version.fingerprint()) {
-            if !self.look_over.everything {
-                self.retries.had(place, name);
-                // The readers may have met another file, whose directory stood here for a moment.
-                self.pending.look_again(place, name, false, seen_at);
-                return;
+        self.look_over.compared += 1;
+        let known = node.known.get_mut(name);
+        // What a link leads to is compared by the readers, unless they have never read it.
+        let through = !regular && known.as_ref().is_some_and(|known| !known.is_read());
+        let stands = if through { target_of(node.directory.root(), &below) } else { Some(version) };
+        let may_lead_to_it = !regular && !through && known.is_some();
+        let known = known.zip(stands).filter(|(known, stands)| known.may_be(stands));
+        let may_be_known = known.is_some();
+        match known {
+            Some(_) if self.look_over.everything => drop(node.known.remove(name)),
+            Some((known, stands)) if known.is_of(&stands) => {
+                // A row that lags would be of another version.
+                *known = known.exact(&stands);
+                if !known.is_racy() {
+                    self.retries.had(place, name);
+                    // The readers may have met another file, whose directory stood here for a moment.
+                    self.pending.look_again(place, name, false, seen_at);
+                    return;
+                }
+                self.look_over.in_question += 1;
             }
-            node.known.remove(name);
+            Some(_) => self.look_over.in_question += 1,
+            None => self.look_over.in_question += usize::from(may_lead_to_it && !self.look_over.everything),
         }
         let leased = node.directory.root().grants_lease(owner);
+        if !regular {
+            self.seen_link(place, name);
+        }
         self.look_over.found += 1;
         if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {
@@ -245,8 +420,7 @@ impl Books {
             };
             self.wait_found(place, name, hint, seen_at, now);
         }
-        // What a link leads to is compared by the readers.
-        if regular {
+        if regular && !may_be_known {
             self.doubt(place, name);
         }
     }

@@ -175,7 +175,7 @@ async fn declare_queue_of_one(channel: &Channel) {
 }
 
 #[test]
-fn without_a_queue_the_service_warns_once_and_goes_on() {
+fn without_a_queue_the_service_warns_once_and_all_comes_when_there_is_one() {
     let url = broker::shared().vhost();
     let (_root, data, _) = directories();
     let service = Setup::watch(&data, &url).spawn();
@@ -188,8 +188,8 @@ fn without_a_queue_the_service_warns_once_and_goes_on() {
     let consumer = Consumer::bind(&url);
     fs::write(data.join("seen"), "content").unwrap();
     assert!(
-        consumer.wait_until(PATIENCE, |all| all.iter().any(|it| it.name() == "seen")),
-        "no message came after a queue was bound:\n{}",
+        consumer.wait_until(PATIENCE, |all| all.len() >= 21),
+        "not every message came after a queue was bound:\n{}",
         service.stderr()
     );
     let ended = service.stop();

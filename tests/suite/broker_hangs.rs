@@ -80,4 +80,5 @@ fn a_frozen_broker_does_not_keep_the_service_from_stopping() {
     service.signal(Signal::TERM);
     let ended = service.wait_exit().expect_code(0);
     assert_eq!(ended.stderr.matches("ERROR").count(), 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains(", 1 left unpublished"), "{}", ended.stderr);
 }

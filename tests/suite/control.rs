@@ -75,6 +75,11 @@ pub fn ask_by_command(socket: &Path) -> Ended {
     Setup::new(&["health"]).env("INGESTOR_CONTROL_SOCKET", socket).run()
 }
 
+/// `health --ready` against this socket.
+pub fn ask_whether_ready(socket: &Path) -> Ended {
+    Setup::new(&["health", "--ready"]).env("INGESTOR_CONTROL_SOCKET", socket).run()
+}
+
 #[test]
 fn a_service_that_is_ready_says_that_it_is_healthy() {
     let mut world = World::start();
@@ -93,6 +98,15 @@ fn a_service_that_is_ready_says_that_it_is_healthy() {
     assert!(!health.to_string().contains("guest:guest"), "a password: {health}");
     let ended = ask_by_command(&socket).expect_code(0);
     assert!(ended.stdout.starts_with("healthy") && ended.stdout.lines().count() == 1, "{ended:?}");
+    let ended = ask_whether_ready(&socket).expect_code(0);
+    assert!(ended.stdout.starts_with("ready: ") && ended.stdout.lines().count() == 1, "{ended:?}");
+    let (status, head, body) = get(&socket, "/ready");
+    assert!(status == 200 && head.contains("content-type: application/json"), "{head}");
+    let told: Value = serde_json::from_str(&body).unwrap();
+    assert!(
+        told["ready"] == true && told["summary"].as_str().is_some_and(|line| line.starts_with("ready: ")),
+        "{body}"
+    );
     world.stop_service();
     assert!(!socket.exists(), "the socket is taken away at the end");
 }
@@ -129,6 +143,27 @@ fn a_service_that_waits_for_its_broker_is_starting() {
     assert_eq!(health["broker"], "disconnected");
     let ended = ask_by_command(&socket).expect_code(1);
     assert!(ended.stderr.contains("starting"), "{}", ended.stderr);
+    assert_eq!(get(&socket, "/ready").0, 503);
+    let ended = ask_whether_ready(&socket).expect_code(1);
+    assert!(ended.stderr.contains("not ready: starting") && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+}
+
+/// A probe runs where the service does, with whatever is set there.
+#[test]
+fn health_is_asked_whatever_else_is_set() {
+    let (_root, data, _) = directories();
+    let service = Setup::new(&["watch", "--output", "none"]).env("DATA_DIRECTORY", &data).spawn();
+    service.wait_ready();
+    let socket = service.control_socket();
+    for question in [&["health"][..], &["health", "--ready"]] {
+        let asked = Setup::new(question)
+            .env("INGESTOR_CONTROL_SOCKET", &socket)
+            .env("AMQP_CONNECTION_STRING", "no broker")
+            .env("INGESTOR_INCLUDE", "[")
+            .env("INGESTOR_AMQP_CA_FILE", data.join("missing"))
+            .env("INGESTOR_CATCH_UP", "changed");
+        asked.run().expect_code(0);
+    }
 }
 
 #[test]
@@ -170,6 +205,8 @@ fn the_metrics_count_what_happened() {
         ("apollonia_look_overs_total{cause=\"start\"}", 1.0),
         ("apollonia_in_flight_files", 0.0),
         ("apollonia_unconfirmed_messages", 0.0),
+        ("apollonia_unroutable_messages", 0.0),
+        ("apollonia_ready", 1.0),
         ("apollonia_broker_connected", 1.0),
         ("apollonia_broker_blocked", 0.0),
         ("apollonia_ledger_waiting_rows", 0.0),
@@ -194,6 +231,8 @@ fn over_tcp_only_where_it_is_asked_for() {
     let mut world = World::start_with(|it| it.args(&["--metrics-address", &address]));
     let connect = || TcpStream::connect(&address).unwrap();
     assert_eq!(ask(connect(), "GET /health").0, 200);
+    assert_eq!(ask(connect(), "GET /ready").0, 200);
+    assert_eq!(ask(connect(), "POST /ready").0, 405);
     assert!(ask(connect(), "GET /metrics").2.contains("apollonia_files_read_total 0"));
     assert_eq!(ask(connect(), "GET /").0, 404);
     assert_eq!(ask(connect(), "POST /metrics").0, 405);

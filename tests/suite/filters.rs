@@ -170,7 +170,7 @@ fn a_look_over_passes_by_what_is_left_out() {
     }
     world.launch(|setup| setup.args(&["--catch-up=all", "--exclude=*.log", "--settle-ms=50"]));
     let line = world.service().wait_log("the look-over's end", |line| line.contains("was looked over"));
-    assert!(line.contains(" 1 files to be read"), "{line}");
+    assert!(line.contains(" 1 of 1 files are to be published"), "{line}");
     world.wait_for_one("a.flac");
     let messages = world.finish();
     assert_eq!(told(&messages), [("a.flac", "IN_CREATE")]);

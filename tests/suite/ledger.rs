@@ -64,6 +64,7 @@ pub fn one_run(world: &mut World, change: impl FnOnce(Setup) -> Setup) -> (Vec<M
     fs::write(world.outside.join(&name), &name).unwrap();
     fs::hard_link(world.outside.join(&name), world.path(&name)).unwrap();
     world.wait_for(&name, 1);
+    world.rest();
     let ended = world.stop_service();
     (world.consumer.drain().split_off(before), ended)
 }
@@ -235,10 +236,10 @@ fn a_state_directory_that_cannot_be_used_is_refused_by_name() {
 }
 
 /// A small file system of its own, gone with the test.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(at: PathBuf, size: &str) -> Option<Self> {
+    pub fn mount(at: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir(&at).unwrap();
         let options = format!("size={size},mode=0777");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).status();

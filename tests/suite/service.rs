@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -133,6 +133,16 @@ impl Setup {
     /// The reading end of its standard output is closed at once.
     pub fn spawn_unread(self) -> Service {
         self.spawn_reading(false)
+    }
+
+    /// Its standard output is the test's own to read, or to leave unread.
+    pub fn spawn_held(mut self) -> (Service, ChildStdout) {
+        let mut child = self.command.spawn().expect("the binary starts");
+        let output = Arc::new(Output::default());
+        let stderr = child.stderr.take().expect("piped");
+        let readers = vec![collect(stderr, &output, |text| &mut text.stderr)];
+        let stdout = child.stdout.take().expect("piped");
+        (Service { child, output, readers, private: self.private }, stdout)
     }
 
     fn spawn_reading(mut self, reading: bool) -> Service {
@@ -363,6 +373,13 @@ pub fn is_ready_line(line: &str) -> bool {
             || message.contains(": ready")
             || message.contains("\"message\":\"ready")
     })
+}
+
+/// No warning but the one that a service without a ledger begins with.
+#[track_caller]
+pub fn assert_no_warning(log: &str) {
+    let warnings = log.lines().filter(|line| line.contains("WARN") && !line.contains("no ledger is kept")).count();
+    assert_eq!(warnings, 0, "{log}");
 }
 
 /// Says on standard error why a test did nothing, so that nobody takes it for a pass unseen.

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::broker::{self, Broker, CERTIFIED};
 use crate::certificates::Authority;
 use crate::cli::assert_one_line;
+use crate::consumer::Consumer;
 use crate::service::Setup;
 use crate::world::{World, directories};
 
@@ -45,7 +46,9 @@ fn every_authority_in_the_ca_file_is_trusted_by_scan_and_listen_too() {
     let broker = broker::shared();
     let bundle = outside.join("bundle.pem");
     fs::write(&bundle, format!("{}{}", Authority::new("another").pem(), broker.authority.pem())).unwrap();
-    let url = by_tls(&broker.vhost());
+    let plain = broker.vhost();
+    let _consumer = Consumer::bind(&plain);
+    let url = by_tls(&plain);
     for command in [&["scan"][..], &["listen", "--timeout", "1"]] {
         let setup = Setup::new(command).args(&["--amqp-url", &url]).arg("--amqp-ca-file").arg(&bundle);
         setup.env("DATA_DIRECTORY", &data).run().expect_code(0);

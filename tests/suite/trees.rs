@@ -16,7 +16,7 @@ use crate::consumer::Message;
 use crate::control::wait_for_metrics;
 use crate::files::sha256;
 use crate::ledger::rows;
-use crate::service::{Setup, skip};
+use crate::service::{Setup, assert_no_warning, skip};
 use crate::world::{World, list};
 
 fn recursive(setup: Setup) -> Setup {
@@ -258,7 +258,7 @@ fn more_directories_than_the_kernels_queue_is_long_are_renamed_and_moved_out_wit
     wait_for_watches(&mut world, 1);
     world.pass_sentinel();
     let log = world.service().stderr();
-    assert!(!log.contains("WARN"), "{log}");
+    assert_no_warning(&log);
     fs::rename(world.outside.join("tree"), world.path("back")).unwrap();
     world.wait_for_one("back/7/7/file");
     let data = world.data.clone();
@@ -617,7 +617,7 @@ fn at_the_limit_of_watches_those_of_directories_moved_out_make_room() {
     world.wait_for_one("new/2/3/file");
     wait_for_watches(&mut world, 4);
     let log = world.service().stderr();
-    assert!(!log.contains("WARN"), "{log}");
+    assert_no_warning(&log);
 }
 
 #[test]

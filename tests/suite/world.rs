@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::broker;
 use crate::consumer::{Consumer, Message};
+use crate::control::wait_for_metrics;
 use crate::service::{Ended, PATIENCE, Service, Setup};
 
 /// Sorts behind every name that a test uses and is a neighbor to none of them.
@@ -147,6 +148,13 @@ impl World {
         let mut messages = self.finish();
         assert_eq!(messages.len(), 1, "exactly one message was due: {}", list(&messages));
         messages.swap_remove(0)
+    }
+
+    /// Waits until nothing is under way that the service knows of: what a look-over has found comes after what happens now.
+    #[track_caller]
+    pub fn rest(&mut self) {
+        let socket = self.service().control_socket();
+        wait_for_metrics(&socket, "the end of what is pending", |seen| seen["apollonia_pending_files"] == 0.0);
     }
 
     /// Ends the service in the middle of the test, to start it again.

@@ -1,0 +1,293 @@
+//! Contract 4.5, 4.6 and 6: what is there and cannot be read or entered now is published once it can be.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+
+use crate::control::{get, health, metrics, wait_for_metrics};
+use crate::files::{chmod, give_name, nameless};
+use crate::ledger::{rows, with_ledger, world};
+use crate::service::{NOBODY, Setup, is_root, skip};
+use crate::world::{World, list};
+
+const PERMISSION: &str = "apollonia_failures_total{cause=\"permission\"}";
+
+/// The service as a user without rights, and the test as root who writes.
+#[track_caller]
+fn start(change: impl FnOnce(Setup) -> Setup) -> Option<World> {
+    if !is_root() {
+        skip("another user's rights need root");
+        return None;
+    }
+    Some(World::start_with(|setup| change(setup).by_nobody()))
+}
+
+fn write_as(path: &Path, mode: u32, content: &str) {
+    let mut file = File::options().create_new(true).write(true).mode(mode).open(path).unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+}
+
+/// Runs a line of shell with `$data` and `$outside`.
+#[track_caller]
+fn shell(world: &World, line: &str) {
+    let mut command = Command::new("sh");
+    command.args(["-ec", line]).env("data", &world.data).env("outside", &world.outside);
+    assert!(command.status().expect("sh").success(), "{line}");
+}
+
+#[test]
+fn trees_that_root_copies_with_closed_rights_are_published_once_they_are_open() {
+    let ways = [
+        "cp -a $outside/album $data/",
+        "tar -C $outside -cf $outside/tar album; tar -C $data -xf $outside/tar",
+        "umask 077; cp -r $outside/album $data/; chmod -R a+rX $data/album",
+        "umask 077; cp -r $outside/album $data/; sleep 0.4; chmod -R a+rX $data/album",
+        "umask 077; mkdir $data/album; chmod 755 $data/album; umask 022; cp -a $outside/album $data/",
+    ];
+    for way in ways {
+        let Some(mut world) = start(|setup| setup.arg("--recursive")) else { return };
+        shell(&world, "mkdir -p $outside/album/disc; for f in a b disc/c; do echo $f > $outside/album/$f; done");
+        shell(&world, way);
+        for (name, content) in [("album/a", "a\n"), ("album/b", "b\n"), ("album/disc/c", "disc/c\n")] {
+            world.wait_for_content(name, content.as_bytes());
+        }
+        // They are watched from then on.
+        shell(&world, "echo new > $data/album/disc/new");
+        world.wait_for_content("album/disc/new", b"new\n");
+        let socket = world.service().control_socket();
+        wait_for_metrics(&socket, "no directory refused", |seen| seen["apollonia_unwatched_directories"] == 0.0);
+        world.finish();
+    }
+}
+
+#[test]
+fn a_file_whose_rights_come_after_its_event_is_published_then() {
+    let Some(mut world) = start(|setup| setup) else { return };
+    write_as(&world.path("closed"), 0o600, "closed");
+    write_as(&world.outside.join("renamed"), 0o600, "renamed");
+    fs::rename(world.outside.join("renamed"), world.path("renamed")).unwrap();
+    write_as(&world.path("owned"), 0o600, "owned");
+    for name in ["closed", "renamed", "owned"] {
+        let named = format!("{:?}", world.path(name));
+        world.service().wait_log("the refusal", |line| line.contains(&named) && line.contains("Permission denied"));
+    }
+    let socket = world.service().control_socket();
+    wait_for_metrics(&socket, "three that wait", |seen| seen["apollonia_refused_files"] == 3.0);
+    assert_eq!(metrics(&socket)[PERMISSION], 3.0, "each counts once");
+    chmod(&world.path("closed"), 0o644);
+    chmod(&world.path("renamed"), 0o644);
+    chown(world.path("owned"), Some(NOBODY), None).unwrap();
+    let events = [("closed", "IN_CREATE"), ("renamed", "IN_MOVED_TO"), ("owned", "IN_CREATE")];
+    for (name, event) in events {
+        assert_eq!(world.wait_for_one(name).event(), event, "{name}");
+    }
+    wait_for_metrics(&socket, "none that waits", |seen| seen["apollonia_refused_files"] == 0.0);
+    let messages = world.finish();
+    assert_eq!(messages.len(), 3, "{}", list(&messages));
+}
+
+#[test]
+fn files_made_while_their_directory_is_shut_are_published_once_it_is_open() {
+    for (recursive, mode) in [(false, 0o700), (true, 0o700), (true, 0o744), (true, 0o711)] {
+        let Some(mut world) = start(|setup| if recursive { setup.arg("--recursive") } else { setup }) else { return };
+        let (below, directory) = if recursive { ("sub/", world.path("sub")) } else { ("", world.data.clone()) };
+        if recursive {
+            fs::create_dir(&directory).unwrap();
+            world.write("sub/before", "before");
+            world.wait_for_one("sub/before");
+        }
+        chmod(&directory, mode);
+        world.write(&format!("{below}during"), "during");
+        if mode != 0o711 {
+            world.service().wait_log("the refusal", |line| line.contains("Permission denied"));
+        }
+        chmod(&directory, 0o755);
+        world.wait_for_content(&format!("{below}during"), b"during");
+        world.write(&format!("{below}after"), "after");
+        world.wait_for_content(&format!("{below}after"), b"after");
+        world.finish();
+    }
+}
+
+/// A directory that was shut before the service started, in each way that a directory can be.
+#[test]
+fn what_is_in_a_directory_that_was_shut_at_start_is_published_once_it_is_open() {
+    for mode in [0o000, 0o700, 0o744, 0o711] {
+        if !is_root() {
+            return skip("another user's rights need root");
+        }
+        let mut world = World::without_service();
+        fs::create_dir_all(world.path("sub/deep")).unwrap();
+        world.write("sub/file", "file");
+        world.write("sub/deep/file", "deep");
+        chmod(&world.path("sub"), mode);
+        world.launch(|setup| setup.args(&["--recursive", "--catch-up", "all"]).by_nobody());
+        world.write("top", "top");
+        world.wait_for_one("top");
+        assert!(world.messages_for("sub/file").is_empty() || mode == 0o711, "it is shut");
+        chmod(&world.path("sub"), 0o755);
+        world.wait_for_content("sub/file", b"file");
+        world.wait_for_content("sub/deep/file", b"deep");
+        world.finish();
+    }
+}
+
+#[test]
+fn a_rescan_and_a_restart_over_a_shut_directory_forget_no_row() {
+    if !is_root() {
+        return skip("another user's rights need root");
+    }
+    let (mut world, state) = world();
+    fs::create_dir(&state).unwrap();
+    chmod(&state, 0o777);
+    fs::create_dir_all(world.path("sub/deep")).unwrap();
+    world.write("sub/file", "file");
+    world.write("sub/deep/file", "deep");
+    let run = || {
+        let ledger = with_ledger(&state);
+        move |setup: Setup| ledger(setup).args(&["--recursive", "--rescan-seconds", "1"]).by_nobody()
+    };
+    world.launch(run());
+    world.wait_until("both", |messages| messages.len() == 2);
+    for mode in [0o700, 0o744] {
+        chmod(&world.path("sub"), mode);
+        let socket = world.service().control_socket();
+        let rescans = "apollonia_look_overs_total{cause=\"rescan\"}";
+        let before = metrics(&socket)[rescans];
+        wait_for_metrics(&socket, "two rescans", |seen| seen[rescans] >= before + 2.0);
+        world.stop_service();
+        assert_eq!(rows(&state).len(), 2, "after a rescan, mode {mode:o}");
+        world.launch(run());
+        world.pass_sentinel();
+        world.stop_service();
+        let kept = rows(&state).iter().filter(|path| path.contains("/sub/")).count();
+        assert_eq!(kept, 2, "after a restart, mode {mode:o}");
+        chmod(&world.path("sub"), 0o755);
+        world.launch(run());
+    }
+    world.pass_sentinel();
+    let told = world.messages_for("file").len();
+    assert_eq!(told, 2, "{}", world.story());
+    world.finish();
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_listed_for_a_while_ends_nothing() {
+    if !is_root() {
+        return skip("another user's rights need root");
+    }
+    let mut world = World::without_service();
+    world.launch(|setup| setup.args(&["--rescan-seconds", "1"]).by_nobody());
+    let socket = world.service().control_socket();
+    assert_eq!(get(&socket, "/ready").0, 200);
+    chmod(&world.data, 0o700);
+    world.service().wait_log("the refusal", |line| line.contains("WARN") && line.contains("Permission denied"));
+    wait_for_metrics(&socket, "that it is not ready", |_| get(&socket, "/ready").0 == 503);
+    let (_, _, body) = get(&socket, "/ready");
+    assert!(body.contains("Permission denied") && body.contains(world.data.to_str().unwrap()), "{body}");
+    assert_eq!(health(&socket).0, 200, "a restart would mend nothing");
+    world.write("during", "during");
+    chmod(&world.data, 0o777);
+    world.wait_for_content("during", b"during");
+    wait_for_metrics(&socket, "readiness", |_| get(&socket, "/ready").0 == 200);
+    world.finish();
+}
+
+#[test]
+fn files_that_no_descriptor_is_free_for_are_published_once_there_is_one() {
+    let mut world = World::start_with(|setup| setup.arg("--recursive"));
+    world.write("before", "before");
+    world.wait_for_one("before");
+    let pid = Pid::from_raw(world.service().id().cast_signed()).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", world.service().id())).unwrap().count() as u64;
+    let limit = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(open), maximum: Some(20_000) }).unwrap();
+    let names: BTreeSet<String> = (0..5).map(|number| format!("during-{number}")).collect();
+    names.iter().for_each(|name| world.write(name, name));
+    fs::create_dir(world.path("sub")).unwrap();
+    world.write("sub/file", "sub");
+    world.service().wait_log("the want", |line| line.contains("WARN") && line.contains("Too many open files"));
+    prlimit(Some(pid), Resource::Nofile, Rlimit { maximum: Some(20_000), ..limit }).unwrap();
+    names.iter().for_each(|name| world.wait_for_content(name, name.as_bytes()));
+    world.wait_for_content("sub/file", b"sub");
+    let ended = world.stop_service();
+    assert!(ended.stderr.contains(" 0 failures"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_file_deleted_and_put_back_in_a_hurry_is_not_published_twice_as_the_same_version() {
+    let mut world = World::start();
+    for number in 0..300 {
+        let name = format!("file-{number}");
+        world.write(&name, format!("{number}"));
+        fs::rename(world.path(&name), world.path("t")).unwrap();
+        fs::rename(world.path("t"), world.path(&name)).unwrap();
+        let name = format!("again-{number}");
+        world.write(&name, "first");
+        fs::remove_file(world.path(&name)).unwrap();
+        world.write(&name, format!("second {number}"));
+    }
+    for number in 0..300 {
+        world.wait_for_content(&format!("file-{number}"), format!("{number}").as_bytes());
+        world.wait_for_content(&format!("again-{number}"), format!("second {number}").as_bytes());
+    }
+    let messages = world.finish();
+    let ids: BTreeSet<&str> = messages.iter().map(|message| message.message_id()).collect();
+    assert_eq!(ids.len(), messages.len(), "a version was published twice");
+}
+
+/// No lease tells of the writer: the file is another user's.
+#[test]
+fn what_was_linked_while_it_was_open_is_looked_at_again() {
+    let Some(mut world) = start(|setup| setup.args(&["--settle-ms", "100"])) else { return };
+    let mut file = nameless(&world.data);
+    file.set_permissions(PermissionsExt::from_mode(0o644)).unwrap();
+    file.write_all(b"first half ").unwrap();
+    give_name(&file, &world.path("linked"));
+    world.wait_for_content("linked", b"first half ");
+    file.write_all(b"second half").unwrap();
+    drop(file);
+    world.wait_for_content("linked", b"first half second half");
+    world.finish();
+}
+
+#[test]
+fn a_writer_that_closes_and_opens_again_is_waited_for_where_quiet_is_asked_for() {
+    let mut world = World::start_with(|setup| setup.args(&["--quiet-ms", "2000"]));
+    let piece = |text: &str| {
+        let mut file = File::options().create(true).append(true).open(world.path("download")).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    ["one ", "two ", "three"].iter().for_each(|text| piece(text));
+    world.wait_for_content("download", b"one two three");
+    let messages = world.finish();
+    assert_eq!(messages.len(), 1, "{}", list(&messages));
+}
+
+#[test]
+fn a_kill_while_something_is_refused_loses_nothing() {
+    if !is_root() {
+        return skip("another user's rights need root");
+    }
+    let (mut world, state) = world();
+    fs::create_dir(&state).unwrap();
+    chmod(&state, 0o777);
+    let run = || {
+        let ledger = with_ledger(&state);
+        move |setup: Setup| ledger(setup).by_nobody()
+    };
+    world.launch(run());
+    write_as(&world.path("shut"), 0o600, "shut");
+    world.service().wait_log("the refusal", |line| line.contains("Permission denied"));
+    let service = world.take_service();
+    service.signal(Signal::KILL);
+    service.wait_exit();
+    world.launch(run());
+    chmod(&world.path("shut"), 0o644);
+    world.wait_for_content("shut", b"shut");
+    world.finish();
+}
