@@ -12,7 +12,7 @@ use apollonia_ingestor::hash::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, La
 use apollonia_ingestor::hash::scheduler::{Scheduler, Turn};
 use apollonia_ingestor::hash::{Digests, Hasher, Xxh128Stream};
 use apollonia_ingestor::read::buffer::CHUNK_BYTES;
-use apollonia_ingestor::read::uring::FILES_IN_FLIGHT;
+use apollonia_ingestor::read::limits::FILES_IN_FLIGHT;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};

@@ -75,12 +75,12 @@ impl Control {
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
         let source = Arc::new(Source { vitals, stall, began: Instant::now() });
-        let refuse = |error: io::Error| Error::Internal(format!("cannot start the control thread: {error}"));
+        let refuse = |error: io::Error| Error::Internal(format!("cannot start the control socket's runtime: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(run(source, unix, tcp)))
-            .map_err(refuse)?;
+            .map_err(|cause| Error::Threads { what: "the control thread", cause })?;
         Ok(Self { _socket: socket })
     }
 }

@@ -127,7 +127,18 @@ pub enum Error {
     /// Standard output was closed or cannot be written.
     #[error("standard output: {0}; {next}", next = stdout_cure(.0))]
     Stdout(io::Error),
-    /// A thread of the pipeline could not be started or ended by itself.
+    /// The system gave no thread.
+    #[error(
+        "cannot start {what}: {}; raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers",
+        os_message(cause)
+    )]
+    Threads {
+        /// What it was to be.
+        what: &'static str,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// A thread of the pipeline ended by itself.
     #[error("{0}; this should not happen, please report it")]
     Internal(String),
     /// `scan` could not read some files; each was logged.

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::error::{Error, os_message};
 use crate::publish::broker::EXCHANGE;
-use crate::vitals::{BrokerState, Facts, Phase, Vitals};
+use crate::vitals::{BrokerState, Facts, Phase, Stage, Vitals};
 
 /// How long an answer is waited for: the service makes it up from memory.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,7 +52,9 @@ pub struct Health<'a> {
     /// What the broker is to us.
     pub broker: BrokerState,
     /// By name.
-    pub stages: BTreeMap<&'static str, Stage>,
+    pub stages: BTreeMap<&'static str, StageHealth>,
+    /// Data directories whose files wait and cannot be read: their file system does not answer.
+    pub hanging_directories: Vec<&'a str>,
     /// Files between their first event and their confirm.
     pub pending_files: i64,
     /// Age of the oldest of them.
@@ -69,7 +71,7 @@ pub struct Health<'a> {
 
 /// One stage.
 #[derive(Debug, Serialize)]
-pub struct Stage {
+pub struct StageHealth {
     /// It gets on, or has nothing to do.
     pub alive: bool,
     /// Pieces of work that wait or are being worked on.
@@ -81,13 +83,10 @@ pub struct Stage {
 /// The verdict, and the line that says it.
 #[must_use]
 pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
-    let worst = vitals.stages().into_iter().filter(|(_, _, stalled)| *stalled >= stall).max_by_key(|stage| stage.2);
-    if let Some((stage, pulse, stalled)) = worst {
-        let told = format!(
-            "unhealthy: {stage} has got no further for {} s with {} waiting",
-            stalled.as_secs(),
-            pulse.waiting()
-        );
+    let worst = vitals.stages().into_iter().filter(|stage| stage.stalled >= stall).max_by_key(|stage| stage.stalled);
+    if let Some(Stage { name, waiting, stalled }) = worst {
+        let told = format!("unhealthy: {name} has got no further for {} s with {waiting} waiting", stalled.as_secs());
+        let told = hanging(vitals, stall).fold(told, |line, what| line + "; " + &what);
         return (Status::Unhealthy, told);
     }
     let metrics = &vitals.metrics;
@@ -98,15 +97,16 @@ pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
         (Phase::Starting, _) => (Status::Starting, "starting: looks over the directory".to_owned()),
         (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts())),
         (Phase::Ready, _) => {
-            let line =
-                in_the_way(vitals).iter().fold(format!("healthy: {}", counts()), |line, what| line + "; " + what);
+            let line = in_the_way(vitals, stall)
+                .iter()
+                .fold(format!("healthy: {}", counts()), |line, what| line + "; " + what);
             (Status::Healthy, line)
         }
     }
 }
 
 /// What keeps files waiting and no restart would mend, each in words.
-fn in_the_way(vitals: &Vitals) -> Vec<String> {
+fn in_the_way(vitals: &Vitals, stall: Duration) -> Vec<String> {
     let broker = match vitals.broker() {
         BrokerState::Disconnected => Some("there is no connection to the broker".to_owned()),
         BrokerState::Blocked => Some("the broker takes no messages now".to_owned()),
@@ -115,7 +115,8 @@ fn in_the_way(vitals: &Vitals) -> Vec<String> {
     let queue = (vitals.unroutable() > 0).then(|| {
         format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", vitals.unroutable())
     });
-    [broker, queue, vitals.unreadable.describe()].into_iter().flatten().collect()
+    let told = [broker, queue, vitals.unreadable.describe()].into_iter().flatten();
+    told.chain(hanging(vitals, stall)).collect()
 }
 
 /// Whether what lands now can be delivered, and the line that says it, with all that is in the way.
@@ -128,7 +129,9 @@ pub fn assess_readiness(vitals: &Vitals, stall: Duration) -> (bool, String) {
         return (false, format!("not ready: {summary}"));
     }
     let stalled = (status == Status::Unhealthy).then_some(summary);
-    let wrong: Vec<String> = stalled.into_iter().chain(in_the_way(vitals)).collect();
+    let told = |what: &String| stalled.as_ref().is_none_or(|summary| !summary.contains(what));
+    let others: Vec<String> = in_the_way(vitals, stall).into_iter().filter(told).collect();
+    let wrong: Vec<String> = stalled.into_iter().chain(others).collect();
     if wrong.is_empty() {
         let metrics = &vitals.metrics;
         let (pending, confirmed) = (metrics.pending_files.get(), metrics.messages_confirmed.get());
@@ -155,13 +158,21 @@ impl Readiness {
     }
 }
 
+/// Names the directories whose file system does not answer.
+fn hanging(vitals: &Vitals, stall: Duration) -> impl Iterator<Item = String> {
+    vitals.hanging(stall).map(|(volume, stalled)| {
+        let (directories, waiting) = (&volume.directories, volume.read.waiting());
+        format!("nothing could be read in {directories} for {} s and {waiting} files wait", stalled.as_secs())
+    })
+}
+
 impl<'a> Health<'a> {
     /// Of what runs.
     #[must_use]
     pub fn of(vitals: &'a Vitals, stall: Duration, began: Instant) -> Self {
         let (status, summary) = assess(vitals, stall);
-        let stage = |(name, pulse, stalled): (_, &crate::vitals::Pulse, Duration)| {
-            (name, Stage { alive: stalled < stall, waiting: pulse.waiting(), stalled_seconds: stalled.as_secs_f64() })
+        let stage = |Stage { name, waiting, stalled }| {
+            (name, StageHealth { alive: stalled < stall, waiting, stalled_seconds: stalled.as_secs_f64() })
         };
         let metrics = &vitals.metrics;
         Self {
@@ -173,6 +184,7 @@ impl<'a> Health<'a> {
             service: vitals.facts.get(),
             broker: vitals.broker(),
             stages: vitals.stages().into_iter().map(stage).collect(),
+            hanging_directories: vitals.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect(),
             pending_files: metrics.pending_files.get(),
             oldest_pending_seconds: metrics.oldest_pending_seconds.get(),
             unconfirmed_messages: metrics.unconfirmed_messages.get(),

@@ -167,7 +167,7 @@ impl Ledger {
             let shared = Arc::clone(&shared);
             move || Writer::new(store, shared).run()
         });
-        let thread = thread.map_err(|error| Error::Internal(format!("cannot start the ledger's thread: {error}")))?;
+        let thread = thread.map_err(|error| Error::Threads { what: "the ledger's thread", cause: error })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -6,6 +6,7 @@ use apollonia_ingestor::cli::{self, Command};
 use apollonia_ingestor::config::{Config, control_socket};
 use apollonia_ingestor::error::Error;
 use apollonia_ingestor::health::Question;
+use apollonia_ingestor::read::limits;
 use apollonia_ingestor::{doctor, health, listen, logging, scan, service, signals};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
+    limits::raise_descriptors();
     let Some(cli) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };

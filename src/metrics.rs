@@ -297,7 +297,7 @@ impl Metrics {
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
             Outcome::Unread(Unread::Busy) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
-            Outcome::Unread(Unread::NotRegular | Unread::Another) => {}
+            Outcome::Unread(Unread::NotRegular | Unread::Another | Unread::Large | Unread::Stopped) => {}
         }
     }
 
@@ -332,15 +332,19 @@ pub fn encode(vitals: &Vitals, ready: bool) -> Vec<u8> {
         metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION"), facts.engine, output]).set(1);
     }
     let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    for (stage, _, stalled) in vitals.stages() {
-        metrics.stage_stalled_seconds.with_label_values(&[stage]).set(stalled.as_secs().cast_signed());
+    for stage in vitals.stages() {
+        metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
     }
+    // Somebody has to see to a file system that hangs, though the service gets on beside it.
+    let hanging = vitals.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
+    metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
     let broker = vitals.broker();
     metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
     metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
     metrics.ready.set(ready.into());
     metrics.unroutable_messages.set(whole(vitals.unroutable()));
-    metrics.in_flight_files.set(whole(vitals.read.waiting() + vitals.publish.waiting()));
+    let reading: usize = vitals.volumes().iter().map(|volume| volume.read.waiting()).sum();
+    metrics.in_flight_files.set(whole(reading + vitals.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {

@@ -39,6 +39,7 @@ pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = String::new();
+    let mut hanging: Vec<&str> = Vec::new();
     let mut totals = vitals.metrics.totals();
     let mut totals_at = Instant::now() + TOTALS_EVERY;
     loop {
@@ -51,6 +52,7 @@ pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
             tell(&[NotifyState::Status(&summary)]);
             told = summary;
         }
+        tell_hanging(vitals, stall, &mut hanging);
         if watchdog.is_some() && status != Status::Unhealthy {
             tell(&[NotifyState::Watchdog]);
         }
@@ -72,6 +74,21 @@ pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
             totals = now;
         }
     }
+}
+
+/// Logs once of each volume that it has come to hang, and that it answers again.
+fn tell_hanging<'a>(vitals: &'a Vitals, stall: Duration, told: &mut Vec<&'a str>) {
+    let hanging: Vec<&str> = vitals.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect();
+    for directories in hanging.iter().filter(|directories| !told.contains(directories)) {
+        tracing::warn!(
+            "nothing could be read in {directories} for {} s, and its files wait: see to its file system; other file systems' directories go on",
+            stall.as_secs()
+        );
+    }
+    for directories in told.iter().filter(|directories| !hanging.contains(directories)) {
+        tracing::info!("files are read in {directories} again");
+    }
+    *told = hanging;
 }
 
 /// Says it to whoever started us, if they listen.

@@ -1,9 +1,12 @@
 //! The wiring: every thread, every channel and every bound between a source of work and its confirms.
 //!
-//! A source (the watch, or a scan) hands in jobs while there is [`Pipeline::room`] and gets exactly one
+//! A source (the watch, or a scan) hands in jobs while there is [`Pipeline::room_for`] their volume and gets exactly one
 //! [`Report`] for each. The number of jobs between the two is bounded, and every channel is large enough for
-//! all of them: no stage ever waits for a full channel in a circle, and a slow broker slows reading.
+//! all of them: no stage ever waits for a full channel in a circle, and a slow broker slows reading. Each volume has a
+//! bound of its own, so that one that hangs keeps no other's files out; and what the readers find to be large gives its
+//! place up and waits aside, so that no number of large files keeps a small one out.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,9 +24,10 @@ use crate::error::Error;
 use crate::hash::Digests;
 use crate::message::EventType;
 use crate::publish;
+use crate::read::limits::{self, FILES_IN_FLIGHT};
 use crate::read::stable::{Root, Stamp, Unread, Version};
-use crate::read::{self, Readers, uring};
-use crate::vitals::Vitals;
+use crate::read::{self, Deadline, Queue, Readers};
+use crate::vitals::{self, Vitals};
 use crate::watch::directory::Directory;
 use crate::watch::index::Name;
 
@@ -31,6 +35,9 @@ use crate::watch::index::Name;
 /// container engine kills after 10 s.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
+/// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
+/// process's end, and one of 5 s that begins now ends within the contract's 10 s.
+pub const READ_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the end looks whether what is still in progress only waits for a queue.
 pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 
@@ -58,6 +65,8 @@ pub struct Job {
     /// What the ledger holds may be of a file that can come back to this path as it was: it has to be forgotten before
     /// another is told.
     pub doubted: bool,
+    /// It was found to be large, and its turn has come: the pipeline says so, and not the source.
+    pub large: bool,
 }
 
 impl Job {
@@ -385,12 +394,89 @@ pub struct Pipeline {
     pub post: Post,
     /// The read engine's name.
     pub engine: &'static str,
-    jobs: async_channel::Sender<Job>,
+    /// Hashing threads.
+    pub workers: usize,
+    volumes: Vec<Volume>,
     vitals: Arc<Vitals>,
-    in_flight: usize,
-    in_flight_max: usize,
+    deadline: Arc<Deadline>,
     readers: Vec<JoinHandle<()>>,
     publisher: Option<JoinHandle<()>>,
+}
+
+/// One file system's jobs.
+struct Volume {
+    /// For whoever asks what waits where.
+    signs: Arc<vitals::Volume>,
+    small: Share,
+    large: Share,
+    /// Found to be large, and not handed to the readers again yet. Their source holds each of them in its own bound.
+    aside: VecDeque<Job>,
+}
+
+/// Jobs between a queue's entry and their reports.
+struct Share {
+    queue: Arc<Queue>,
+    in_flight: usize,
+    most: usize,
+}
+
+impl Share {
+    fn new(most: usize) -> Self {
+        Self { queue: Arc::new(Queue::new(most)), in_flight: 0, most }
+    }
+
+    fn room(&self) -> usize {
+        self.most - self.in_flight
+    }
+}
+
+impl Volume {
+    fn new(most: usize, directories: String) -> Self {
+        let signs = Arc::new(vitals::Volume::new(directories));
+        Self { signs, small: Share::new(most), large: Share::new(most), aside: VecDeque::new() }
+    }
+
+    fn hand_in(&mut self, mut jobs: Vec<Job>, large: bool) {
+        // One that comes again is found to be large again.
+        jobs.iter_mut().for_each(|job| job.large = large);
+        let share = if large { &mut self.large } else { &mut self.small };
+        share.in_flight += jobs.len();
+        if large {
+            self.signs.large.fetch_add(jobs.len(), Ordering::Relaxed);
+        }
+        self.signs.read.take_on(jobs.len());
+        share.queue.hand_in(jobs);
+    }
+
+    /// Takes a report in; one that says that the file is large is none of the source's.
+    fn take_back(&mut self, report: Report) -> Option<Report> {
+        let share = if report.job.large { &mut self.large } else { &mut self.small };
+        share.in_flight -= 1;
+        if !matches!(report.outcome, Outcome::Unread(Unread::Large)) {
+            return Some(report);
+        }
+        self.aside.push_back(report.job);
+        None
+    }
+
+    /// Hands large files to the readers while there is room.
+    fn go_on(&mut self) {
+        let count = self.large.room().min(self.aside.len());
+        if count > 0 {
+            let jobs = self.aside.drain(..count).collect();
+            self.hand_in(jobs, true);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.small.in_flight + self.large.in_flight + self.aside.len()
+    }
+}
+
+/// The paths of a volume's data directories.
+fn directories(roots: &[Arc<Root>], volume: usize) -> String {
+    let paths = roots.iter().filter(|root| root.volume() == volume).map(|root| format!("{:?}", root.path()));
+    paths.collect::<Vec<_>>().join(", ")
 }
 
 impl Pipeline {
@@ -399,67 +485,109 @@ impl Pipeline {
     /// # Errors
     /// What keeps one of them from starting.
     pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], vitals: Arc<Vitals>) -> Result<Self, Error> {
-        // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
-        let in_flight_max = settings.publish.window + 2 * settings.workers * uring::FILES_IN_FLIGHT;
+        let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
+        let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
+            .enumerate()
+            .map(|(number, workers)| {
+                // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
+                let most = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
+                Volume::new(most, directories(roots, number))
+            })
+            .collect();
+        vitals.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.signs)).collect());
+        let in_flight_max = volumes.iter().map(|volume| volume.small.most + volume.large.most).sum();
         let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
         let (messages, outgoing) = mpsc::channel(in_flight_max);
         let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
-        let (jobs, queued) = async_channel::bounded(in_flight_max);
-        let readers = Readers {
+        let deadline = Arc::new(Deadline::default());
+        let readers = |volume: &Volume| Readers {
             roots: roots.to_vec(),
-            jobs: queued,
+            small: Arc::clone(&volume.small.queue),
+            large: Arc::clone(&volume.large.queue),
+            volume: Arc::clone(&volume.signs),
             vitals: Arc::clone(&vitals),
             workers: settings.workers,
-            messages: publisher.is_some().then_some(messages),
+            files: limits::files_each(settings.workers, None),
+            deadline: Arc::clone(&deadline),
+            messages: publisher.is_some().then(|| messages.clone()),
             post: post.clone(),
         };
-        let read::Started { engine, threads } = read::start(settings.engine, &readers)?;
-        Ok(Self { mailbox, post, engine, jobs, vitals, in_flight: 0, in_flight_max, readers: threads, publisher })
+        let readers = volumes.iter().map(readers).collect();
+        let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
+        Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers: threads, publisher })
     }
 
-    /// How many jobs may be handed in now.
+    /// How many jobs of a volume ([`Root::volume`]) may be handed in now.
+    #[must_use]
+    pub fn room_for(&self, volume: usize) -> usize {
+        self.volumes.get(volume).map_or(0, |volume| volume.small.room())
+    }
+
+    /// The same of each volume, in the order of their numbers.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<usize> {
+        self.volumes.iter().map(|volume| volume.small.room()).collect()
+    }
+
+    /// How many jobs of whatever volume may be handed in now.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.in_flight_max - self.in_flight
+        self.volumes.iter().map(|volume| volume.small.room()).min().unwrap_or(0)
     }
 
     /// Whether jobs are on their way.
     #[must_use]
     pub fn busy(&self) -> bool {
-        self.in_flight > 0
+        self.in_flight() > 0
     }
 
     /// Jobs on their way.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.volumes.iter().map(Volume::in_flight).sum()
     }
 
-    /// Hands in a batch of at most [`Pipeline::room`] jobs.
-    pub fn submit(&mut self, batch: impl ExactSizeIterator<Item = Job>) {
-        debug_assert!(batch.len() <= self.room());
-        self.in_flight += batch.len();
-        // Counted before the first is taken: a reader's share is measured by the whole batch.
-        self.vitals.read.take_on(batch.len());
-        for job in batch {
-            // Never full, by the bound above; closed only when the readers are gone, which they report.
-            let _ = self.jobs.try_send(job);
+    /// Hands in a batch of at most [`Pipeline::room_for`] jobs of each volume.
+    pub fn submit(&mut self, batch: impl IntoIterator<Item = Job>) {
+        let mut batch: Vec<Job> = batch.into_iter().collect();
+        let several = self.volumes.len() > 1;
+        for (number, volume) in self.volumes.iter_mut().enumerate() {
+            let of_volume = |job: &mut Job| !several || job.directory.root().volume() == number;
+            let own: Vec<Job> = batch.extract_if(.., of_volume).collect();
+            if !own.is_empty() {
+                volume.hand_in(own, false);
+            }
         }
     }
 
     /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
-        self.busy() && self.vitals.unroutable() == self.in_flight
+        self.busy() && self.vitals.unroutable() == self.in_flight()
     }
 
     /// The next letter; reported jobs are on their way no more.
     pub fn next_letter(&mut self) -> Option<Letter> {
-        let letter = self.mailbox.take();
-        if let Some(Letter::Reports(reports)) = &letter {
-            self.in_flight -= reports.len();
-        }
-        letter
+        let letter = self.mailbox.take()?;
+        let Letter::Reports(reports) = letter else { return Some(letter) };
+        let volumes = &mut self.volumes;
+        let taken_back = |report: Report| match volumes.get_mut(report.job.directory.root().volume()) {
+            Some(volume) => volume.take_back(report),
+            None => Some(report), // of no job of ours
+        };
+        let reports = reports.into_iter().filter_map(taken_back).collect();
+        self.volumes.iter_mut().for_each(Volume::go_on);
+        Some(Letter::Reports(reports))
+    }
+
+    /// Gives up what waits aside: the end has begun, and none of it has.
+    pub fn begin_no_more(&mut self) {
+        self.volumes.iter_mut().for_each(|volume| volume.aside.clear());
+    }
+
+    /// Gives up what is not being read yet, and further pieces of what is.
+    pub fn read_no_more(&self) {
+        self.deadline.end();
     }
 
     /// Ends the stages; what they still hold has been waited for already. What they have reported by then is in the mailbox.
@@ -467,7 +595,10 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.jobs.close();
+        for volume in &self.volumes {
+            volume.small.queue.close();
+            volume.large.queue.close();
+        }
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let mut pause = Duration::from_micros(50);
         for thread in self.readers.drain(..).chain(self.publisher.take()) {

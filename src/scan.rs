@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::vec;
 
 use crate::config::Config;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::logging::FileLines;
 use crate::message::EventType;
 use crate::metrics::Totals;
-use crate::pipeline::{Job, Letter, Outcome, Pipeline, Report, STOP_LOOKS, STOP_PATIENCE};
+use crate::pipeline::{Job, Letter, Outcome, Pipeline, READ_PATIENCE, Report, STOP_LOOKS, STOP_PATIENCE};
 use crate::progress::Progress;
 use crate::read::stable::{Root, Stamp, Unread};
 use crate::service::{StopSignals, prepare};
@@ -23,6 +23,9 @@ use crate::watch::pending::BUSY_PAUSE_MIN;
 
 /// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
 const BUSY_LOOKS: u32 = 8;
+
+/// Pause before a file is tried again for which there was no descriptor or no memory.
+const WANT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Jobs handed in at a time: small enough that the first is read while the last is listed.
 const BATCH: usize = 256;
@@ -49,6 +52,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         unlisted: 0,
         looks: BTreeMap::new(),
         again: BTreeMap::new(),
+        turns: 0,
         progress,
     };
     scan.run()
@@ -67,6 +71,8 @@ struct Scan {
     looks: BTreeMap<Vec<u8>, u32>,
     /// Files to look at again, by when. The number keeps two of one time apart.
     again: BTreeMap<(Instant, u64), Job>,
+    /// The next number.
+    turns: u64,
     progress: Progress,
 }
 
@@ -140,8 +146,13 @@ impl Scan {
 
     /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound.
     fn drain(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + STOP_PATIENCE;
-        while self.pipeline.busy() && !self.pipeline.waits_for_a_queue() && Instant::now() < deadline {
+        let began = Instant::now();
+        let mut reading = Some(began + READ_PATIENCE);
+        self.pipeline.begin_no_more();
+        while self.pipeline.busy() && !self.pipeline.waits_for_a_queue() && began.elapsed() < STOP_PATIENCE {
+            if reading.take_if(|until| Instant::now() >= *until).is_some() {
+                self.pipeline.read_no_more();
+            }
             self.pipeline.mailbox.sleep(None, Some(STOP_LOOKS))?;
             self.read_letters()?;
         }
@@ -169,8 +180,13 @@ impl Scan {
             }
         }
         let any = !batch.is_empty();
-        self.pipeline.submit(batch.into_iter());
+        self.pipeline.submit(batch);
         any
+    }
+
+    fn look_again(&mut self, job: Job, pause: Duration) {
+        self.turns += 1;
+        self.again.insert((Instant::now() + pause, self.turns), job);
     }
 
     fn settle(&mut self, report: Report) {
@@ -179,15 +195,18 @@ impl Scan {
         if let Outcome::Confirmed { version, .. } = report.outcome {
             self.progress.advance(version.size);
         }
-        if !matches!(report.outcome, Outcome::Unread(Unread::Busy)) {
-            return;
+        match report.outcome {
+            Outcome::Unread(Unread::Busy) => {}
+            // The want is the service's own, and passes when its other files have been read: as often as it takes.
+            Outcome::Unread(Unread::Wanting(_)) => return self.look_again(report.job, WANT_PAUSE),
+            _ => return,
         }
         let path = report.job.directory.absolute(&report.job.name);
         let looks = self.looks.entry(path.clone()).or_insert(0);
         *looks += 1;
         if *looks < BUSY_LOOKS {
-            let at = Instant::now() + BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
-            self.again.insert((at, self.found + u64::from(*looks) + self.again.len() as u64), report.job);
+            let pause = BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
+            self.look_again(report.job, pause);
         } else {
             self.unread += 1;
             tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
@@ -235,6 +254,7 @@ impl Walk {
                     known: None,
                     within: None,
                     doubted: false,
+                    large: false,
                 });
             }
             let directory = self.ahead.pop()?;

@@ -34,14 +34,13 @@ pub fn run(config: Config) -> Result<(), Error> {
     // What is published nowhere is not confirmed.
     let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
     let store = state_dir.as_deref().map(Store::open).transpose()?;
-    let workers = config.pipeline.workers;
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
     let watch = Watch::new(&paths)?;
     let mut settings = config.pipeline;
     settings.publish.publishers = publishers(&roots);
     let pipeline = Pipeline::start(&settings, &roots, Arc::clone(&vitals))?;
     signals.ask(pipeline.post.clone());
-    let engine = pipeline.engine;
+    let (engine, workers) = (pipeline.engine, pipeline.workers);
     let output = settings.output.describe(&config.broker).to_owned();
     let told: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
     let ready = format!("ready: watching {}, output {output}, {engine} engine, {workers} workers", told.join(", "));
@@ -106,13 +105,27 @@ pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
     if roots.is_empty() {
         return Err(Error::Internal("no data directory".to_owned()));
     }
-    let roots: Vec<Arc<Root>> = roots.into_iter().map(Arc::new).collect();
+    let devices: Vec<Option<u64>> = roots.iter().map(Root::device).collect();
+    let numbered = roots.into_iter().zip(volumes(&devices));
+    let roots: Vec<Arc<Root>> = numbered.map(|(root, volume)| Arc::new(root.on_volume(volume))).collect();
     lease::ignore_break_signal();
     stable::raise_lease_capability();
     for protection in protections(&roots) {
         tracing::info!("no half-written file is published: {protection}");
     }
     Ok(roots)
+}
+
+/// A number for each directory's file system, from 0 on: the same for those of one device. One whose device is not known
+/// is its own.
+#[must_use]
+pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
+    let mut numbers: Vec<usize> = Vec::with_capacity(devices.len());
+    for (at, device) in devices.iter().enumerate() {
+        let same = devices[..at].iter().position(|other| device.is_some() && other == device);
+        numbers.push(same.map_or_else(|| numbers.iter().max().map_or(0, |last| last + 1), |first| numbers[first]));
+    }
+    numbers
 }
 
 /// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once. Where the first comes before
@@ -144,12 +157,23 @@ impl StopSignals {
                 post.stop();
             }
         };
-        thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(refuse)?;
+        let thread = thread::Builder::new().name("signals".to_owned()).spawn(listen);
+        thread.map_err(|cause| Error::Threads { what: "the signals' thread", cause })?;
         Ok(listening)
     }
 
     /// Whom to ask.
     pub fn ask(self, post: Post) {
         let _ = self.0.set(post); // taken by value: set once
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_one_file_system_share_a_volume() {
+        assert_eq!(volumes(&[Some(7), Some(9), Some(7), None, None, Some(9)]), [0, 1, 0, 2, 3, 1]);
     }
 }

@@ -4,7 +4,7 @@
 //! example that is held while it is copied: nobody waits for anybody.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -17,8 +17,6 @@ use crate::metrics::Metrics;
 pub struct Vitals {
     /// The loop of the watch. It has work for as long as it runs: it comes round at least once a second.
     pub watch: Pulse,
-    /// Files handed to the readers and not yet read.
-    pub read: Pulse,
     /// Messages handed to the output and not yet confirmed.
     pub publish: Pulse,
     /// Rows that wait for the ledger.
@@ -29,9 +27,41 @@ pub struct Vitals {
     pub metrics: Metrics,
     /// What was settled at start, once it is.
     pub facts: OnceLock<Facts>,
+    /// By their numbers, once the readers are about to start.
+    volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
     broker: AtomicU8,
     unroutable: AtomicUsize,
+}
+
+/// A file system that data directories are on: their files are read by threads of their own.
+#[derive(Debug)]
+pub struct Volume {
+    /// The paths of the data directories, quoted, with commas between.
+    pub directories: String,
+    /// Files handed to the readers and not yet read.
+    pub read: Pulse,
+    /// The large ones among them.
+    pub large: AtomicUsize,
+}
+
+impl Volume {
+    /// With nothing to do yet.
+    #[must_use]
+    pub fn new(directories: String) -> Self {
+        Self { directories, read: Pulse::default(), large: AtomicUsize::new(0) }
+    }
+}
+
+/// A stage, and how it gets on.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Pieces that wait or are being worked on.
+    pub waiting: usize,
+    /// For how long it has got no further; zero where nothing waits.
+    pub stalled: Duration,
 }
 
 /// What does not change while the service runs.
@@ -126,19 +156,44 @@ impl Vitals {
         }
     }
 
-    /// Each stage by its name, in the order of the data, and for how long it has got no further with work waiting.
+    /// Tells which volumes there are.
+    pub fn set_volumes(&self, volumes: Vec<Arc<Volume>>) {
+        let _ = self.volumes.set(volumes); // once a pipeline, and there is one
+    }
+
+    /// The volumes that files are read from.
     #[must_use]
-    pub fn stages(&self) -> [(&'static str, &Pulse, Duration); 4] {
+    pub fn volumes(&self) -> &[Arc<Volume>] {
+        self.volumes.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Volumes whose files wait and get no further for so long, each with that time: their file system does not answer.
+    pub fn hanging(&self, stall: Duration) -> impl Iterator<Item = (&Volume, Duration)> {
+        let stalled = self.volumes().iter().map(|volume| (&**volume, volume.read.stalled()));
+        stalled.filter(move |(_, stalled)| *stalled >= stall)
+    }
+
+    /// Each stage, in the order of the data. Reading gets on while one volume does, or has nothing to do: what a file
+    /// system that hangs holds up a restart would not mend, and would take from the others (see [`Vitals::hanging`]).
+    #[must_use]
+    pub fn stages(&self) -> [Stage; 4] {
         let publish = match self.broker() {
             // It waits for the broker by order, which is no illness of its own.
             BrokerState::Blocked => Duration::ZERO,
             _ => self.publish.stalled(),
         };
+        let volumes = self.volumes().iter();
+        let read = Stage {
+            name: "read",
+            waiting: volumes.clone().map(|volume| volume.read.waiting()).sum(),
+            stalled: volumes.map(|volume| volume.read.stalled()).min().unwrap_or_default(),
+        };
+        let of = |name, pulse: &Pulse, stalled| Stage { name, waiting: pulse.waiting(), stalled };
         [
-            ("watch", &self.watch, self.watch.stalled()),
-            ("read", &self.read, self.read.stalled()),
-            ("publish", &self.publish, publish),
-            ("ledger", &self.ledger, self.ledger.stalled()),
+            of("watch", &self.watch, self.watch.stalled()),
+            read,
+            of("publish", &self.publish, publish),
+            of("ledger", &self.ledger, self.ledger.stalled()),
         ]
     }
 }
@@ -263,10 +318,32 @@ mod tests {
         vitals.publish.take_on(1);
         vitals.broker_is(BrokerState::Blocked);
         age(&vitals.publish, 60_000);
-        assert!(vitals.stages().iter().all(|(_, _, stalled)| stalled.is_zero()));
+        assert!(vitals.stages().iter().all(|stage| stage.stalled.is_zero()));
         vitals.broker_is(BrokerState::Connected);
         age(&vitals.publish, 60_000);
-        assert_eq!(vitals.stages().iter().filter(|(_, _, stalled)| !stalled.is_zero()).count(), 1);
+        assert_eq!(vitals.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
+    }
+
+    #[test]
+    fn reading_stalls_only_where_every_volume_does() {
+        let volumes: Vec<_> = ["one", "two"].map(|name| Arc::new(Volume::new(name.to_owned()))).into();
+        let vitals = Vitals::default();
+        vitals.set_volumes(volumes.clone());
+        let minute = Duration::from_secs(60);
+        let told = || {
+            let names: Vec<&str> = vitals.hanging(minute).map(|(volume, _)| &*volume.directories).collect();
+            (vitals.stages()[1].stalled >= minute, names.join(" "))
+        };
+        volumes[0].read.take_on(2);
+        age(&volumes[0].read, 60_000);
+        assert_eq!(told(), (false, "one".to_owned()), "the other has nothing to do");
+        volumes[1].read.take_on(1);
+        assert_eq!(told(), (false, "one".to_owned()));
+        age(&volumes[1].read, 60_000);
+        assert_eq!(told(), (true, "one two".to_owned()));
+        assert_eq!(vitals.stages()[1].waiting, 3);
+        volumes[0].read.done(1);
+        assert_eq!(told(), (false, "two".to_owned()));
     }
 
     #[test]
@@ -278,12 +355,12 @@ mod tests {
         age(&vitals.publish, 60_000);
         assert!(vitals.publish.stalled() >= Duration::from_secs(60), "no probe was answered for so long");
         vitals.publish.done(0);
-        assert!(vitals.stages().iter().all(|(_, _, stalled)| *stalled < Duration::from_secs(5)), "one was");
+        assert!(vitals.stages().iter().all(|stage| stage.stalled < Duration::from_secs(5)), "one was");
         age(&vitals.publish, 60_000);
         vitals.unroutable_are(0);
         assert!(vitals.publish.stalled() < Duration::from_secs(5), "the time counts from here");
         age(&vitals.publish, 60_000);
-        assert_eq!(vitals.stages().iter().filter(|(_, _, stalled)| !stalled.is_zero()).count(), 1);
+        assert_eq!(vitals.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
     }
 
     #[test]

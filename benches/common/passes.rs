@@ -61,6 +61,7 @@ impl Passes {
             known: None,
             within: None,
             doubted: false,
+            large: false,
         };
         let mut batches = files.chunks(BATCH).peekable();
         loop {

@@ -1,15 +1,15 @@
 //! The kernel, its limits, and what a seccomp profile leaves of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::{fs, io};
-
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
 
 use super::Check;
 use crate::cli::{ReadEngine, Settings};
 use crate::config::workers;
 use crate::error::os_message;
+use crate::read::limits::{self, BUFFERS, BUFFERS_MIN};
 use crate::read::uring;
+use crate::service::volumes;
 
 /// openat2(2).
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -17,18 +17,19 @@ const KERNEL_MIN: (u32, u32) = (5, 6);
 /// IORING_SETUP_SINGLE_ISSUER, which the rings are set up with (io_uring_setup(2)).
 const KERNEL_FOR_RINGS: (u32, u32) = (6, 0);
 
-/// Descriptors beside the files in flight: rings, sockets, the ledger, the log.
-const DESCRIPTORS_BESIDE: u64 = 64;
-
 pub fn checks(settings: &Settings) -> Vec<Check> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // Each file system that data directories are on has one of its own at the least.
+    let devices: Vec<Option<u64>> =
+        settings.data_dirs.iter().map(|path| fs::metadata(path).ok().map(|found| found.dev())).collect();
+    let workers = workers(settings).max(volumes(&devices).into_iter().max().map_or(1, |last| last + 1));
     let mut checks = vec![version(&release), seccomp(&status)];
     if settings.read_engine != ReadEngine::Blocking {
-        checks.push(io_uring(settings, field(&status, "Seccomp") == Some("2")));
-        checks.push(locked_memory(settings));
+        checks.push(io_uring(settings, field(&status, "Seccomp") == Some("2"), workers));
+        checks.push(locked_memory(workers, settings.read_engine, limits::locked_memory()));
     }
-    checks.push(descriptors(workers(settings), settings.read_engine));
+    checks.push(descriptors(workers, settings.read_engine, limits::descriptors()));
     checks
 }
 
@@ -67,22 +68,23 @@ fn seccomp(status: &str) -> Check {
     Check::ok("seccomp", format!("{mode}{no_new_privileges}"))
 }
 
-fn io_uring(settings: &Settings, filtered: bool) -> Check {
+fn io_uring(settings: &Settings, filtered: bool, workers: usize) -> Check {
     const NAME: &str = "io_uring";
-    let cause = match uring::probe() {
-        Ok((buffers, all)) if buffers == all => {
-            return Check::ok(NAME, "a ring and its registered buffers can be had");
+    // As the service does it, and given back at once.
+    let cause = match uring::Rings::set_up(workers) {
+        Ok(Ok(rings)) => {
+            return match rings.shortage(workers) {
+                None => Check::ok(NAME, format!("rings and their registered buffers can be had for {workers} workers")),
+                Some((found, cure)) => Check::warn(NAME, found, cure),
+            };
         }
-        Ok((buffers, all)) => {
-            let cure = uring::cure(&io::Error::from_raw_os_error(libc::ENOMEM), workers(settings));
-            return Check::warn(NAME, format!("a ring can be had, with {buffers} of its {all} buffers"), cure);
-        }
-        Err(cause) => cause,
+        Ok(Err(cause)) => cause,
+        Err(error) => return Check::refused(NAME, error),
     };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let (whom, cure) = by_whom(&cause, disabled.trim(), filtered);
     let found = format!("refused: {}{whom}", os_message(&cause));
-    let cure = cure.map_or_else(|| uring::cure(&cause, workers(settings)), str::to_owned);
+    let cure = cure.map_or_else(|| uring::cure(&cause, workers), str::to_owned);
     match settings.read_engine {
         ReadEngine::IoUring => Check::fail(NAME, found, cure),
         _ => Check::warn(NAME, format!("{found}; the blocking engine reads"), cure),
@@ -114,42 +116,44 @@ fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> (&'static str, 
     }
 }
 
-fn locked_memory(settings: &Settings) -> Check {
-    let unlimited = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    let limit = getrlimit(Resource::Memlock).current.filter(|_| !unlimited);
-    judge_locked_memory(workers(settings), settings.read_engine, limit)
-}
-
 /// `limit` in bytes; nothing is no limit.
-fn judge_locked_memory(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
+fn locked_memory(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
     const NAME: &str = "locked memory";
-    let (need, least) = (uring::locked_kib(workers) as u64, uring::least_locked_kib(workers) as u64);
-    let Some(limit) = limit.map(|bytes| bytes / 1024) else {
+    let kib = |bytes: u64| bytes / 1024;
+    let need = kib(limits::locked_bytes(workers, BUFFERS));
+    let Some(limit) = limit else {
         return Check::ok(NAME, format!("no limit; {workers} workers lock {need} KiB"));
     };
-    let cure = || uring::cure(&io::Error::from_raw_os_error(libc::ENOMEM), workers);
-    if limit >= need {
-        Check::ok(NAME, format!("{limit} KiB for all processes of this user; {workers} workers lock {need} KiB"))
-    } else if limit >= least {
-        Check::warn(NAME, format!("{limit} KiB, and {workers} workers lock {need} KiB: they get fewer buffers"), cure())
-    } else if engine == ReadEngine::IoUring {
-        Check::fail(NAME, format!("{limit} KiB, and {workers} workers lock {least} KiB at the least"), cure())
-    } else {
-        let found =
-            format!("{limit} KiB, and {workers} workers lock {least} KiB at the least: the blocking engine reads");
-        Check::warn(NAME, found, cure())
+    let least = limits::locked_bytes(1, BUFFERS_MIN);
+    if limit < least {
+        let found = format!("{} KiB, and one worker locks {} KiB at the least", kib(limit), kib(least));
+        return match engine {
+            ReadEngine::IoUring => Check::fail(NAME, found, limits::more_memory(workers)),
+            _ => Check::warn(NAME, format!("{found}: the blocking engine reads"), limits::more_memory(workers)),
+        };
+    }
+    let plan = limits::plan(workers, Some(limit), None);
+    match plan.shortage(workers) {
+        None => {
+            let found = format!("{} KiB for all processes of this user; {workers} workers lock {need} KiB", kib(limit));
+            Check::ok(NAME, found)
+        }
+        Some((found, cure)) => Check::warn(NAME, format!("{} KiB: {found}", kib(limit)), cure),
     }
 }
 
-fn descriptors(workers: usize, engine: ReadEngine) -> Check {
+/// `limit` is the hard one: the service raises the soft one to it.
+fn descriptors(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
     const NAME: &str = "open files";
-    let each = if engine == ReadEngine::Blocking { 1 } else { uring::FILES_IN_FLIGHT };
-    let need = (workers * each) as u64 + DESCRIPTORS_BESIDE;
-    match getrlimit(Resource::Nofile).current {
+    let need = match engine {
+        ReadEngine::Blocking => limits::descriptors_wanted_blocking(workers),
+        _ => limits::descriptors_wanted(workers),
+    };
+    match limit {
         Some(limit) if limit < need => Check::warn(
             NAME,
-            format!("at most {limit}, and {workers} workers have up to {need} open"),
-            format!("raise RLIMIT_NOFILE (LimitNOFILE in systemd, ulimit -n) to {need}, or lower --workers"),
+            format!("at most {limit}, and {workers} workers have up to {need} open: fewer files are read at a time"),
+            limits::more_descriptors(workers),
         ),
         Some(limit) => Check::ok(NAME, format!("at most {limit}; {workers} workers have up to {need} open")),
         None => Check::ok(NAME, "no limit"),
@@ -185,12 +189,20 @@ mod tests {
 
     #[test]
     fn locked_memory_is_for_all_workers() {
-        let judge = |workers, engine, kib: u64| judge_locked_memory(workers, engine, Some(kib << 10)).status;
-        assert_eq!(judge(3, ReadEngine::Auto, 8 << 10), Status::Ok);
-        assert_eq!(judge(4, ReadEngine::IoUring, 8 << 10), Status::Warn, "fewer buffers");
-        assert_eq!(judge(2, ReadEngine::Auto, 1023), Status::Warn);
-        assert_eq!(judge(2, ReadEngine::IoUring, 1023), Status::Fail);
-        assert_eq!(judge_locked_memory(256, ReadEngine::IoUring, None).status, Status::Ok);
+        let judge = |workers, engine, kib: u64| {
+            let check = locked_memory(workers, engine, Some(kib << 10));
+            (check.status, check.found)
+        };
+        assert_eq!(judge(3, ReadEngine::Auto, 8 << 10).0, Status::Ok);
+        for (workers, told) in [(8, "15 of 32 buffers"), (64, "enough for 14 of 64 workers")] {
+            let (status, found) = judge(workers, ReadEngine::IoUring, 8 << 10);
+            assert_eq!(status, Status::Warn);
+            assert!(found.contains(told), "{found}");
+        }
+        assert_eq!(judge(2, ReadEngine::Auto, 575).0, Status::Warn);
+        assert_eq!(judge(2, ReadEngine::IoUring, 575).0, Status::Fail);
+        assert_eq!(judge(2, ReadEngine::IoUring, 576).0, Status::Warn, "one of them");
+        assert_eq!(locked_memory(256, ReadEngine::IoUring, None).status, Status::Ok);
     }
 
     #[test]

@@ -63,7 +63,11 @@ pub fn meaning(call: Call, errno: Errno) -> Meaning {
         // A write lease that we would have to wait for (fcntl(2)), a rename that crossed our look-up (openat2(2)), a writer
         // in the way of a read lease (fcntl(2)).
         (Open | Lease, Errno::AGAIN) => Meaning::Writer,
-        (_, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR) => Meaning::Ours,
+        // The last: the ring had no thread for it, or took it back at the end (io_uring_enter(2)).
+        (
+            _,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR | Errno::CANCELED,
+        ) => Meaning::Ours,
         // The user's limit of watches (inotify_add_watch(2)).
         (Watch, Errno::NOSPC) => Meaning::Ours,
         // No lease on this kind of file system (fcntl(2)).
@@ -105,6 +109,7 @@ mod tests {
             (Errno::NFILE, [Ours; 6]),
             (Errno::NOMEM, [Ours; 6]),
             (Errno::NOBUFS, [Ours; 6]),
+            (Errno::CANCELED, [Ours; 6]),
             (Errno::NOSPC, [Theirs, Theirs, Theirs, Theirs, Theirs, Ours]),
             (Errno::INVAL, [Broken; 6]),
             (Errno::NOSYS, [Broken; 6]),

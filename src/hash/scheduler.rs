@@ -2,7 +2,8 @@
 //!
 //! A file hands in a turn (its stream and the chunks just read) and gets it back when they are taken up. The lanes
 //! advance together to the next end of one of them and its place is given to the next in the queue, so that a large
-//! file and many small ones keep all of them busy. Nobody is held back to wait for company: what is there is taken up
+//! file and many small ones keep all of them busy. A turn of several chunks gives its place up after each while others
+//! wait: a small file waits for a step of those before it and not for their turns. Nobody is held back to wait for company: what is there is taken up
 //! at once, by itself if need be, and whoever comes meanwhile joins in at the next step.
 
 use std::cell::RefCell;
@@ -259,8 +260,11 @@ impl<B: Deref<Target = [u8]>> Scheduler<B> {
             }
             step(&mut lanes);
             for at in (0..lanes.len()).rev() {
+                let segment = lanes[at].turn.segment;
                 if !lanes[at].turn.settle() {
                     self.table.borrow_mut().give_back(lanes.swap_remove(at));
+                } else if lanes[at].turn.segment > segment && !all_seated {
+                    self.table.borrow_mut().queue.push_back(lanes.swap_remove(at));
                 }
             }
             if all_seated && !lanes.is_empty() {
@@ -291,6 +295,8 @@ impl<B> Table<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use futures_util::future::join_all;
     use proptest::prelude::*;
@@ -355,6 +361,34 @@ mod tests {
         let contents: Vec<_> = lengths.iter().map(|&length| (vec![7; length], vec![65_536])).collect();
         let expected: Vec<[u8; 32]> = contents.iter().map(|(content, _)| Sha256::digest(content).into()).collect();
         assert_eq!(hash_all(&contents), expected);
+    }
+
+    #[test]
+    fn a_small_file_waits_for_a_step_of_the_large_ones_and_not_for_their_turns() {
+        const CHUNK: usize = STEP_BLOCKS * BLOCK_BYTES;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let scheduler = Rc::new(Scheduler::default());
+        let ended = Rc::new(RefCell::new(Vec::new()));
+        let file = |name: &'static str, chunks: usize, length: usize| {
+            let (scheduler, ended) = (Rc::clone(&scheduler), Rc::clone(&ended));
+            // A task each: those whose turns are over go on in that order.
+            tokio::task::spawn_local(async move {
+                let mut turn = Box::new(Turn::default());
+                (0..chunks).for_each(|_| turn.add(vec![0; length], length));
+                turn.end();
+                scheduler.hash(turn).await;
+                ended.borrow_mut().push(name);
+            })
+        };
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let mut files: Vec<_> = (0..2 * LANES_MAX).map(|_| file("large", CHUNKS_MAX, CHUNK)).collect();
+            files.push(file("small", 1, 100));
+            let hashing = Rc::clone(&scheduler);
+            let hashing = tokio::task::spawn_local(async move { hashing.run().await });
+            join_all(files).await;
+            hashing.abort();
+        });
+        assert_eq!(ended.borrow()[0], "small", "{:?}", ended.borrow());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Getting into the broker: each host in its turn, by TLS where that was asked for, under a name that the broker shows.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Once;
+use std::thread;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::runtime::default_runtime;
 use lapin::tcp::RustlsConnector;
 use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
+use tokio::sync::oneshot;
 
 use super::address::{Address, Broker};
 use super::broker::{APP_ID, answer_or_refusal, failure};
@@ -60,8 +63,8 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
 /// one more at that moment.
 fn make_the_last_runtime() {
     // On a thread that is in no runtime. Where none can be made, the client has none of its own either, and says so.
-    let made = std::thread::Builder::new().spawn(|| drop(async_compat::Compat::new(())));
-    let _ = made.map(std::thread::JoinHandle::join);
+    let made = thread::Builder::new().spawn(|| drop(async_compat::Compat::new(())));
+    let _ = made.map(thread::JoinHandle::join);
 }
 
 async fn open(broker: &Broker, address: &Address) -> lapin::Result<Connection> {
@@ -72,7 +75,7 @@ async fn open(broker: &Broker, address: &Address) -> lapin::Result<Connection> {
     let here = runtime.clone();
     let stream = async move |uri: AMQPUri, _| {
         let host = uri.authority.host;
-        let resolved = here.to_socket_addrs((host.clone(), uri.authority.port));
+        let resolved = resolve(host.clone(), uri.authority.port).await?;
         let stream = AsyncTcpStream::connect(&here, resolved).await?;
         match &tls {
             None => Ok(stream),
@@ -80,6 +83,18 @@ async fn open(broker: &Broker, address: &Address) -> lapin::Result<Connection> {
         }
     };
     Connection::connector(address.uri.clone(), runtime, stream, properties()).await
+}
+
+/// A host's addresses. On a thread of our own: the runtime's would panic where the system gives it none.
+async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let (tell, told) = oneshot::channel();
+    // Whoever asks may have given up meanwhile.
+    let look_up = move || drop(tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect)));
+    thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?;
+    told.await.unwrap_or_else(|_| Err(io::Error::other("the name's look-up has ended without an answer")))
 }
 
 /// What the broker's own list shows of us.
@@ -107,6 +122,9 @@ fn explained(broker: &Broker, address: &Address, error: &lapin::Error) -> Error 
     let told = |cause: String, next| Error::Broker { url: address.shown.clone(), cause, next };
     let by_certificate = address.uri.query.auth_mechanism == Some(SASLMechanism::External);
     match (error.kind(), &broker.tls) {
+        (ErrorKind::IOError(io), _) if io.raw_os_error() == Some(libc::EAGAIN) => {
+            Error::Threads { what: "a thread for the broker's connection", cause: os_error(io) }
+        }
         (ErrorKind::ProtocolError(refusal), _) if by_certificate && is_verdict(error) => told(
             refusal.get_message().to_string(),
             "set --amqp-client-cert and --amqp-client-key to a certificate whose name is a user of the broker, with its plugin rabbitmq_auth_mechanism_ssl",
@@ -119,6 +137,11 @@ fn explained(broker: &Broker, address: &Address, error: &lapin::Error) -> Error 
         (ErrorKind::ParsingError(_), None) => told("it does not speak AMQP at this port".to_owned(), SPEAKS_TLS),
         _ => failure(&address.shown, error),
     }
+}
+
+/// The same error, for a line of its own: the library shares its own with whoever asks.
+fn os_error(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// The end of a connection that was there.

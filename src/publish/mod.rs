@@ -60,7 +60,7 @@ pub fn start(
                 post.fail(error);
             }
         })
-        .map_err(|error| Error::Internal(format!("cannot start the publishing thread: {error}")))?;
+        .map_err(|cause| Error::Threads { what: "the publishing thread", cause })?;
     started.recv().unwrap_or_else(|_| Err(Error::Internal("the publishing thread has ended".to_owned())))?;
     Ok(Some(thread))
 }

@@ -1,6 +1,7 @@
 //! The fallback engine: one file at a time a thread, with plain reads.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -8,43 +9,45 @@ use rustix::io::retry_on_intr;
 
 use super::buffer::CHUNK_BYTES;
 use super::stable::{Before, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Queue, Readers, examine};
 use crate::error::Error;
 use crate::files::errno::Call;
 use crate::hash::{Digests, Hasher};
 use crate::pipeline::Job;
-use crate::vitals::Pulse;
 
 /// Small files that are handed on together.
 const FILES_TOGETHER: usize = 32;
 
-/// Starts the threads.
+/// Starts the threads: as many for files that are large as for the others, so that those have a way past. The system
+/// shares the CPUs out between them.
 ///
 /// # Errors
-/// [`Error::Internal`] when the system refuses a thread.
+/// [`Error::Threads`].
 pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
-    let spawn = |number| {
-        let readers = readers.clone();
+    let spawn = |name: String, queue: &Arc<Queue>| {
+        let (readers, queue) = (readers.clone(), Arc::clone(queue));
         thread::Builder::new()
-            .name(format!("read-{number}"))
-            .spawn(move || run(&readers))
-            .map_err(|error| Error::Internal(format!("cannot start a reading thread: {error}")))
+            .name(name)
+            .spawn(move || run(&readers, &queue))
+            .map_err(|cause| Error::Threads { what: "a reading thread", cause })
     };
-    (0..readers.workers).map(spawn).collect()
+    let small = (0..readers.workers).map(|number| spawn(format!("read-{number}"), &readers.small));
+    let large = (0..readers.workers).map(|number| spawn(format!("read-large-{number}"), &readers.large));
+    small.chain(large).collect()
 }
 
-fn run(readers: &Readers) {
+fn run(readers: &Readers, queue: &Queue) {
     let _watched = readers.post.clone().watch_for_panic();
     let mut outbox = Outbox::new(readers.clone());
     let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES] };
     loop {
-        let job = readers.jobs.try_recv().or_else(|_| {
+        let job = queue.try_next().or_else(|| {
             outbox.hand_on();
-            readers.jobs.recv_blocking()
+            queue.wait_next()
         });
-        let Ok(job) = job else { break };
+        let Some(job) = job else { break };
         let began = Instant::now();
-        let read = reader.read(readers, &job, &mut outbox);
+        let read = reader.read(&job, &mut outbox);
         outbox.conclude(job, began, read);
     }
 }
@@ -56,7 +59,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, readers: &Readers, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
+    fn read(&mut self, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
+        outbox.begin()?;
         let root = job.directory.root();
         self.below.set(job);
         let below = self.below.path()?;
@@ -66,13 +70,13 @@ impl Reader {
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
             outbox.hand_on();
         }
-        let digests = hash(&file, &before, &mut self.buffer, &readers.vitals.read)?;
+        let digests = hash(&file, &before, &mut self.buffer, outbox)?;
         before.confirm_all(root, below, file.as_fd(), job.within.is_some())?;
         Ok((before, digests))
     }
 }
 
-fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], pulse: &Pulse) -> Result<Digests, Unread> {
+fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> Result<Digests, Unread> {
     let size = before.version.size;
     let mut at = 0;
     let mut chunks = 0;
@@ -91,10 +95,11 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], pulse: &Pulse) -> Re
             return Ok(Digests::of(chunk));
         }
         hasher.get_or_insert_default().update(chunk);
-        pulse.get_on();
+        outbox.readers.volume.read.get_on();
         if at == size {
             return Ok(hasher.unwrap_or_default().finish());
         }
+        outbox.begin()?;
         if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
             before.confirm(file.as_fd())?;
         }

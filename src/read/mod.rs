@@ -3,9 +3,15 @@
 //! Two engines do the same work behind one seam, [`start`]: [`uring`] with a ring and registered buffers a
 //! thread, [`blocking`] with plain reads. Everything that decides what a file's result *is* stands here and
 //! in [`stable`], once for both.
+//!
+//! Nobody waits for somebody else's file: each file system has reading threads of its own, so that one that hangs
+//! holds up nobody's calls but those for its own files; and a file of more than [`LARGE_BYTES`] waits in a queue of its
+//! own for one of the few places that there are for such files, so that those below it go past it.
 
 pub mod blocking;
 pub mod buffer;
+pub mod limits;
+mod queue;
 pub mod stable;
 pub mod uring;
 
@@ -14,6 +20,7 @@ use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -25,24 +32,36 @@ use crate::error::Error;
 use crate::hash::Digests;
 use crate::message::{Message, Paths, message_id};
 use crate::pipeline::{Job, Outcome, Outgoing, Post, Report};
-use crate::vitals::Vitals;
+use crate::vitals::{Vitals, Volume};
+pub use queue::{Deadline, Queue};
 use stable::{Before, Root, Unread};
 
 /// Chunks between two looks at a large file while it is read (16 MiB): a file that changes under our hands
 /// is given up early instead of being read to its end for nothing.
 const CHUNKS_BETWEEN_LOOKS: u64 = 256;
 
-/// The way into the next stages, one clone a reading thread.
+/// The largest file that is promised not to wait for larger ones, in bytes (contract, 4.7).
+pub const LARGE_BYTES: u64 = 1024 * 1024;
+
+/// What the threads of one volume read, and their way into the next stages; one clone a reading thread.
 #[derive(Clone)]
 pub struct Readers {
     /// The data directories: open for as long as there is a reading thread.
     pub roots: Vec<Arc<Root>>,
     /// Jobs to read; closed at the end.
-    pub jobs: async_channel::Receiver<Job>,
-    /// Where jobs handed in and not yet read are counted, queued ones included.
+    pub small: Arc<Queue>,
+    /// Jobs of files that were found to be large; closed at the end.
+    pub large: Arc<Queue>,
+    /// The volume, where jobs handed in and not yet read are counted, queued ones included.
+    pub volume: Arc<Volume>,
+    /// For the numbers.
     pub vitals: Arc<Vitals>,
-    /// Hashing threads.
+    /// Hashing threads of this volume.
     pub workers: usize,
+    /// How many files a thread with a ring has open.
+    pub files: limits::Files,
+    /// The end, when it will not wait for files any longer.
+    pub deadline: Arc<Deadline>,
     /// Messages to publish, as many as came together; nothing where they go nowhere.
     pub messages: Option<mpsc::Sender<Vec<Outgoing>>>,
     /// Reports of files that get no message.
@@ -53,21 +72,25 @@ pub struct Readers {
 pub struct Started {
     /// Its name, for the log.
     pub engine: &'static str,
+    /// How many threads hash: as many as were asked for, or as there is locked memory and descriptors for.
+    pub workers: usize,
     /// They end when the jobs' channel is closed.
     pub threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the reading threads with the engine that was chosen, or that can be had.
+/// Starts the reading threads of each volume with the engine that was chosen, or that can be had. Each gets its share of
+/// the workers, and one at the least.
 ///
 /// # Errors
-/// [`Error::Engine`] when io_uring was asked for by name and is refused; [`Error::Internal`] when a thread
-/// cannot be started.
-pub fn start(choice: ReadEngine, readers: &Readers) -> Result<Started, Error> {
+/// [`Error::Engine`] when io_uring was asked for by name and is refused; [`Error::Threads`] when the system refuses a
+/// thread.
+pub fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
+    let wanted = workers.max(volumes.len());
     if choice != ReadEngine::Blocking {
-        match uring::start(readers)? {
-            Ok(threads) => return Ok(Started { engine: "io_uring", threads }),
+        match uring::Rings::set_up(wanted)? {
+            Ok(rings) => return with_rings(rings, wanted, volumes),
             Err(cause) => {
-                let next = uring::cure(&cause, readers.workers);
+                let next = uring::cure(&cause, wanted);
                 if choice == ReadEngine::IoUring {
                     return Err(Error::Engine { cause, next });
                 }
@@ -75,14 +98,41 @@ pub fn start(choice: ReadEngine, readers: &Readers) -> Result<Started, Error> {
             }
         }
     }
-    Ok(Started { engine: "blocking", threads: blocking::start(readers)? })
+    let shares: Vec<usize> = limits::share_out(wanted, volumes.len()).collect();
+    let mut threads = Vec::new();
+    for (readers, workers) in volumes.into_iter().zip(shares) {
+        threads.extend(blocking::start(&Readers { workers, ..readers })?);
+    }
+    Ok(Started { engine: "blocking", workers: wanted, threads })
+}
+
+/// Every volume gets its share of the rings; where there are fewer rings than volumes, the last are read without.
+fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
+    if let Some((found, cure)) = rings.shortage(wanted) {
+        tracing::warn!("{found}; {cure}");
+    }
+    let workers = rings.count().max(volumes.len());
+    let files = limits::files_each(workers, limits::descriptors_free());
+    let shares: Vec<usize> = limits::share_out(workers, volumes.len()).collect();
+    let mut threads = Vec::new();
+    for (readers, workers) in volumes.into_iter().zip(shares) {
+        let readers = Readers { workers, files, ..readers };
+        if rings.count() >= workers {
+            threads.extend(rings.give(workers, &readers));
+        } else {
+            threads.extend(blocking::start(&readers)?);
+        }
+    }
+    Ok(Started { engine: "io_uring", workers, threads })
 }
 
 impl Readers {
-    /// How many of the outstanding files one thread may take, so that a few large files do not all end up with
-    /// the thread that was quicker to ask.
-    fn share(&self) -> usize {
-        self.vitals.read.waiting().div_ceil(self.workers).max(1)
+    /// How many of the outstanding files of one size a thread may take, so that a few do not all end up with the one that
+    /// was quicker to ask.
+    fn share(&self, large: bool) -> usize {
+        let larges = self.volume.large.load(Ordering::Relaxed);
+        let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
+        outstanding.div_ceil(self.workers).max(1)
     }
 }
 
@@ -94,6 +144,10 @@ fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
     }
     let before = Before::examine(file)?;
     job.admit(&before.version)?;
+    // It waits for its turn elsewhere, where nobody waits behind it.
+    if before.version.size > LARGE_BYTES && !job.large {
+        return Err(Unread::Large);
+    }
     Ok(before)
 }
 
@@ -120,15 +174,25 @@ impl Outbox {
         Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new(), seconds }
     }
 
+    /// Refuses to begin what the process's end would wait for.
+    fn begin(&self) -> Result<(), Unread> {
+        if self.readers.deadline.is_over() { Err(Unread::Stopped) } else { Ok(()) }
+    }
+
     /// Turns what was read into a message, or into silence when it is what was confirmed last.
     fn conclude(&mut self, job: Job, began: Instant, read: Result<(Before, Digests), Unread>) {
         if read.is_ok() {
             self.seconds.observe(began.elapsed().as_secs_f64());
         }
-        self.readers.vitals.read.done(1);
+        self.readers.volume.read.done(1);
+        if job.large {
+            self.readers.volume.large.fetch_sub(1, Ordering::Relaxed);
+        }
         // The version alone proves nothing about an event that came after it was read; the content does.
         let judged = read.and_then(|(before, digests)| Ok((job.is_known(&before.version, &digests)?, before, digests)));
         let outcome = match judged {
+            // The ring has taken it back.
+            Err(Unread::Wanting(_)) if self.readers.deadline.is_over() => Outcome::Unread(Unread::Stopped),
             Err(unread) => Outcome::Unread(unread),
             Ok((true, before, digests)) => {
                 Outcome::Unchanged { version: before.version, racy: is_racy(&job, &before), digests }
@@ -238,6 +302,7 @@ mod tests {
             seen_at: Stamp::now(),
             known: None,
             doubted: false,
+            large: false,
             within: Some(fs::metadata(&one).unwrap().ino()),
         };
         let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());

@@ -150,6 +150,11 @@ pub enum Unread {
     Another,
     /// The service had no descriptor or no memory for it: tried again, and never charged to the file.
     Wanting(io::Error),
+    /// It is large and waits for one of the places for such files ([`crate::read::LARGE_BYTES`]): the pipeline's own
+    /// affair, which its source never sees.
+    Large,
+    /// The process comes to its end first.
+    Stopped,
     /// It is there, and the kernel refused to open, examine or read it.
     Failed(io::Error),
 }
@@ -184,6 +189,7 @@ impl Unread {
 pub struct Root {
     dir: OwnedFd,
     path: Box<[u8]>,
+    volume: usize,
     /// Once it was asked for: it stays.
     protection: OnceLock<Protection>,
 }
@@ -192,7 +198,25 @@ impl Root {
     /// Of an open directory and its real path.
     #[must_use]
     pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
-        Self { dir, path: path.into(), protection: OnceLock::new() }
+        Self { dir, path: path.into(), volume: 0, protection: OnceLock::new() }
+    }
+
+    /// The same, as one of the volume with this number.
+    #[must_use]
+    pub fn on_volume(self, volume: usize) -> Self {
+        Self { volume, ..self }
+    }
+
+    /// The number of its volume: data directories of one file system share it, and the threads that read there.
+    #[must_use]
+    pub fn volume(&self) -> usize {
+        self.volume
+    }
+
+    /// `st_dev` of the directory; nothing where that cannot be asked.
+    #[must_use]
+    pub fn device(&self) -> Option<u64> {
+        fstat(&self.dir).ok().map(|found| found.st_dev)
     }
 
     /// The real path.

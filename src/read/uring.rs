@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::io;
 use std::iter;
+use std::mem;
 use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
@@ -18,11 +19,11 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join4;
+use futures_util::future::{join, join4};
 use io_uring::{cqueue, opcode, types};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 use tokio_uring::fs::File;
 use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
@@ -30,25 +31,17 @@ use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::buffer::{CHUNK_BYTES, Chunk};
+use super::limits::{self, BUFFERS, BUFFERS_MIN, FILES_IN_FLIGHT, LARGE_IN_FLIGHT, Plan, Short};
 use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
+use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Queue, Readers, examine};
 use crate::error::Error;
 use crate::files::errno::Call;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::hash::{Digests, Xxh128Stream};
 use crate::pipeline::Job;
 
-/// Files in flight a thread: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
-pub const FILES_IN_FLIGHT: usize = 128;
-
 /// Entries of the submission queue: every file's open or close, and every buffer's read, fit at once.
 const RING_ENTRIES: u32 = 256;
-
-/// Registered buffers a thread, 2 MiB. Three threads' worth stays below the usual 8 MiB of RLIMIT_MEMLOCK.
-const BUFFERS: usize = 32;
-
-/// With fewer buffers than this the ring is not worth having.
-const BUFFERS_MIN: usize = 8;
 
 /// Content that is hashed where it is read: the way into the lanes and back costs 230 ns, and company gains 150 ns to
 /// 300 ns a KB.
@@ -64,70 +57,120 @@ const AHEAD_STEP_BYTES: u64 = 1024 * 1024;
 /// The charge of a process that has just ended is given back late: a restart can see ENOMEM for that long.
 const MEMLOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-const _: () = assert!(BUFFERS_MIN >= CHUNKS_MAX && FILES_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
+const _: () =
+    assert!(BUFFERS_MIN >= 2 * CHUNKS_MAX && FILES_IN_FLIGHT + LARGE_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
 
-/// Starts the threads, all of them or none: the inner error is the first refusal of a ring or its buffers.
-///
-/// # Errors
-/// [`Error::Internal`] when the system refuses a thread.
-pub fn start(readers: &Readers) -> Result<io::Result<Vec<JoinHandle<()>>>, Error> {
-    let (report, reports) = std_mpsc::channel();
-    let mut threads = Vec::with_capacity(readers.workers);
-    let mut starts = Vec::with_capacity(readers.workers);
-    for number in 0..readers.workers {
-        let (go, told) = std_mpsc::channel();
-        let (readers, report) = (readers.clone(), report.clone());
-        let thread = thread::Builder::new()
-            .name(format!("read-{number}"))
-            .spawn(move || run(readers, &report, &told))
-            .map_err(|error| Error::Internal(format!("cannot start a reading thread: {error}")))?;
-        threads.push(thread);
-        starts.push(go);
-    }
-    drop(report);
-    for outcome in reports.iter().take(readers.workers) {
-        if let Err(cause) = outcome {
-            drop(starts); // sends the others home
-            for thread in threads {
-                let _ = thread.join();
+/// Threads with a ring and registered buffers each, that wait to be told what to read. Dropped, they go home.
+pub struct Rings {
+    threads: Waiting,
+    plan: Plan,
+}
+
+impl Rings {
+    /// As many of so many as there are descriptors and locked memory for, with as many buffers each: first by the limits,
+    /// then by what the kernel grants, for others of this user may hold some. The inner error: not even one.
+    ///
+    /// # Errors
+    /// [`Error::Threads`].
+    pub fn set_up(workers: usize) -> Result<io::Result<Self>, Error> {
+        let mut plan = limits::plan(workers, limits::locked_memory(), limits::descriptors_free());
+        loop {
+            let (threads, refused) = try_rings(plan)?;
+            match refused {
+                None => {}
+                // All are taken down: what some lack is what others have too much of.
+                Some(cause) if is_out_of_memory(&cause) && plan.buffers > BUFFERS_MIN => {
+                    send_home(threads);
+                    plan.buffers = (plan.buffers / 2).max(BUFFERS_MIN);
+                    plan.short_of = Some(Short::LockedMemory);
+                    continue;
+                }
+                Some(cause) if threads.is_empty() => return Ok(Err(cause)),
+                Some(cause) => {
+                    let memory = is_out_of_memory(&cause);
+                    plan.short_of = Some(if memory { Short::LockedMemory } else { Short::Descriptors });
+                }
             }
-            return Ok(Err(cause));
+            plan.rings = threads.len();
+            return Ok(Ok(Self { threads, plan }));
         }
     }
-    for go in starts {
-        let _ = go.send(());
+
+    /// How many are left to be told what to read.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.threads.len()
     }
-    Ok(Ok(threads))
+
+    /// See [`Plan::shortage`].
+    #[must_use]
+    pub fn shortage(&self, workers: usize) -> Option<(String, String)> {
+        self.plan.shortage(workers)
+    }
+
+    /// Has so many of them read for a volume.
+    pub fn give(&mut self, count: usize, readers: &Readers) -> Vec<JoinHandle<()>> {
+        let given = self.threads.drain(..count.min(self.threads.len()));
+        given
+            .map(|(told, thread)| {
+                let _ = told.send(readers.clone()); // it waits for this
+                thread
+            })
+            .collect()
+    }
 }
 
-/// Locked memory that so many threads want, in KiB: their buffers, and 64 KiB for a ring.
-#[must_use]
-pub fn locked_kib(workers: usize) -> usize {
-    workers * (BUFFERS * CHUNK_BYTES / 1024 + 64)
+impl Drop for Rings {
+    fn drop(&mut self) {
+        send_home(mem::take(&mut self.threads));
+    }
 }
 
-/// Locked memory in KiB without which so many threads cannot start: with the fewest buffers that a ring is worth having for.
-#[must_use]
-pub fn least_locked_kib(workers: usize) -> usize {
-    workers * BUFFERS_MIN * CHUNK_BYTES / 1024
+type Waiting = Vec<(std_mpsc::Sender<Readers>, JoinHandle<()>)>;
+
+fn send_home(threads: Waiting) {
+    let (told, threads): (Vec<_>, Vec<_>) = threads.into_iter().unzip();
+    drop(told);
+    for thread in threads {
+        let _ = thread.join();
+    }
 }
 
-/// Sets up a ring and its buffers as a thread does, and takes them down. Tells how many buffers it had, of how many.
-///
-/// # Errors
-/// What the kernel refuses.
-pub fn probe() -> io::Result<(usize, usize)> {
-    let runtime = patiently(runtime)?;
-    runtime.block_on(async { register_most().map(|(_, buffers)| (buffers, BUFFERS)) })
+/// Starts the threads of a plan. Those that have a ring wait; the error is the first refusal of a ring or its buffers.
+fn try_rings(plan: Plan) -> Result<(Waiting, Option<io::Error>), Error> {
+    let mut threads = Vec::with_capacity(plan.rings);
+    for number in 0..plan.rings {
+        let (go, told) = std_mpsc::channel();
+        let (report, reported) = std_mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("read-{number}"))
+            .spawn(move || run(plan.buffers, &report, &told))
+            .map_err(|cause| Error::Threads { what: "a reading thread", cause })?;
+        threads.push((reported, go, thread));
+    }
+    let (mut waiting, mut refused) = (Vec::with_capacity(plan.rings), None);
+    for (reported, go, thread) in threads {
+        // One that has ended without a word has panicked, and said so.
+        match reported.recv().unwrap_or_else(|_| Err(io::Error::other("a reading thread has ended"))) {
+            Ok(()) => waiting.push((go, thread)),
+            Err(cause) => {
+                refused.get_or_insert(cause);
+                let _ = thread.join();
+            }
+        }
+    }
+    Ok((waiting, refused))
+}
+
+fn is_out_of_memory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOMEM)
 }
 
 /// What to do about a refusal.
 pub fn cure(cause: &io::Error, workers: usize) -> String {
     match cause.raw_os_error() {
-        Some(libc::ENOMEM) => format!(
-            "raise RLIMIT_MEMLOCK (LimitMEMLOCK in systemd, ulimit -l) to {} KiB, or lower --workers",
-            locked_kib(workers)
-        ),
+        Some(libc::ENOMEM) => limits::more_memory(workers),
+        Some(libc::EMFILE | libc::ENFILE) => limits::more_descriptors(workers),
         // The flags that the rings are set up with (io_uring_setup(2)).
         Some(libc::EINVAL) => "use Linux 6.0 or newer".to_owned(),
         Some(libc::ENOSYS) => "use a kernel with io_uring, or allow io_uring_setup in the seccomp profile".to_owned(),
@@ -135,19 +178,21 @@ pub fn cure(cause: &io::Error, workers: usize) -> String {
     }
 }
 
-fn run(readers: Readers, report: &std_mpsc::Sender<io::Result<()>>, told: &std_mpsc::Receiver<()>) {
-    let _watched = readers.post.clone().watch_for_panic();
+fn run(buffers: usize, report: &std_mpsc::Sender<io::Result<()>>, told: &std_mpsc::Receiver<Readers>) {
     let runtime = match patiently(runtime) {
         Ok(runtime) => runtime,
         Err(error) => return drop(report.send(Err(error))),
     };
     runtime.block_on(async {
-        let pool = match register_most() {
-            Ok((pool, _)) => pool,
+        let pool = match patiently(|| register(buffers)) {
+            Ok(pool) => pool,
             Err(error) => return drop(report.send(Err(error))),
         };
-        if report.send(Ok(())).is_ok() && told.recv().is_ok() {
-            read_all(Rc::new(Lane::new(readers, pool))).await;
+        if report.send(Ok(())).is_ok()
+            && let Ok(readers) = told.recv()
+        {
+            let _watched = readers.post.clone().watch_for_panic();
+            read_all(Rc::new(Lane::new(readers, Buffers::new(pool, buffers)))).await;
         }
     });
 }
@@ -158,13 +203,6 @@ fn runtime() -> io::Result<Runtime> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_coop_taskrun().setup_single_issuer();
     Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring))
-}
-
-/// As many buffers as can be had, and their number.
-fn register_most() -> io::Result<(FixedBufPool<Chunk>, usize)> {
-    let fewer = |buffers| move |_| register(buffers).map(|pool| (pool, buffers));
-    let all = patiently(|| register(BUFFERS)).map(|pool| (pool, BUFFERS));
-    all.or_else(fewer(BUFFERS / 2)).or_else(fewer(BUFFERS_MIN))
 }
 
 fn register(buffers: usize) -> io::Result<FixedBufPool<Chunk>> {
@@ -189,7 +227,7 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 /// One thread's share of the work.
 struct Lane {
     readers: Readers,
-    pool: FixedBufPool<Chunk>,
+    buffers: Buffers,
     scheduler: Scheduler<FixedBuf>,
     outbox: RefCell<Outbox>,
     concluded: Notify,
@@ -198,29 +236,65 @@ struct Lane {
     called: Notify,
     /// Hands that wait and have not been called.
     idle: Cell<usize>,
+    small: Intake,
+    large: Intake,
+}
+
+/// The files of one of the two queues that a thread has in flight.
+struct Intake {
     in_flight: Cell<usize>,
+    /// How many it may have, up to `bound`: fewer while the system refuses descriptors or memory.
+    most: Cell<usize>,
+    bound: usize,
+    /// One of them has ended.
     finished: Notify,
 }
 
+impl Intake {
+    fn new(bound: usize) -> Self {
+        Self { in_flight: Cell::new(0), most: Cell::new(bound), bound, finished: Notify::new() }
+    }
+
+    /// One has ended; the service lacked something for it, or it got on.
+    fn end(&self, wanting: bool) {
+        let left = self.in_flight.get() - 1;
+        self.in_flight.set(left);
+        let most = if wanting { left.min(self.most.get()).max(1) } else { (self.most.get() + 1).min(self.bound) };
+        self.most.set(most);
+        self.finished.notify_one();
+    }
+}
+
 impl Lane {
-    fn new(readers: Readers, pool: FixedBufPool<Chunk>) -> Self {
+    fn new(readers: Readers, buffers: Buffers) -> Self {
         Self {
             outbox: RefCell::new(Outbox::new(readers.clone())),
+            small: Intake::new(readers.files.small),
+            large: Intake::new(readers.files.large),
             readers,
-            pool,
+            buffers,
             scheduler: Scheduler::default(),
             concluded: Notify::new(),
             given: RefCell::default(),
             called: Notify::new(),
             idle: Cell::new(0),
-            in_flight: Cell::new(0),
-            finished: Notify::new(),
+        }
+    }
+
+    /// Takes jobs from a queue until it ends, and waits for their ends.
+    async fn take(self: &Rc<Self>, queue: &Queue, intake: &Intake, large: bool) {
+        let has_room = || intake.in_flight.get() < self.readers.share(large).min(intake.most.get());
+        while let Some(job) = queue.next(has_room, &intake.finished).await {
+            intake.in_flight.set(intake.in_flight.get() + 1);
+            self.give(job);
+        }
+        while intake.in_flight.get() > 0 {
+            intake.finished.notified().await;
         }
     }
 
     /// Gives a job to a hand that waits, or to a new one.
     fn give(self: &Rc<Self>, job: Job) {
-        self.in_flight.set(self.in_flight.get() + 1);
         self.given.borrow_mut().push_back(job);
         if self.idle.get() > 0 {
             self.idle.set(self.idle.get() - 1);
@@ -241,10 +315,11 @@ impl Lane {
     }
 
     fn conclude(&self, job: Job, began: Instant, read: Result<(Before, Digests), Unread>) {
+        let intake = if job.large { &self.large } else { &self.small };
+        let wanting = matches!(read, Err(Unread::Wanting(_)));
         self.outbox.borrow_mut().conclude(job, began, read);
         self.concluded.notify_one();
-        self.in_flight.set(self.in_flight.get() - 1);
-        self.finished.notify_one();
+        intake.end(wanting);
     }
 
     /// Hands on what has been concluded, for ever. A task of its own, like the scheduler: called by the first file of a
@@ -258,20 +333,78 @@ impl Lane {
 }
 
 async fn read_all(lane: Rc<Lane>) {
-    let (hashing, handing_on) = (Rc::clone(&lane), Rc::clone(&lane));
+    let (hashing, handing_on, ending) = (Rc::clone(&lane), Rc::clone(&lane), Rc::clone(&lane));
     tokio_uring::spawn(async move { hashing.scheduler.run().await });
     tokio_uring::spawn(async move { handing_on.hand_on().await });
-    loop {
-        while lane.in_flight.get() >= lane.readers.share().min(FILES_IN_FLIGHT) {
-            lane.finished.notified().await;
-        }
-        let Ok(job) = lane.readers.jobs.recv().await else { break };
-        lane.give(job);
-    }
-    while lane.in_flight.get() > 0 {
-        lane.finished.notified().await;
-    }
+    tokio_uring::spawn(async move {
+        ending.readers.deadline.wait().await;
+        cancel_all().await;
+    });
+    let (small, large) = (&lane.readers.small, &lane.readers.large);
+    join(lane.take(small, &lane.small, false), lane.take(large, &lane.large, true)).await;
     lane.outbox.borrow_mut().hand_on();
+}
+
+/// Takes back what the ring has not begun yet.
+async fn cancel_all() {
+    let entry = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+    // SAFETY of what the entry points at: at nothing.
+    UnsubmittedOneshot::new((), Cancelled, entry).submit().await;
+}
+
+/// Nothing is made of the completion of a cancellation: each operation tells its own end.
+struct Cancelled;
+
+impl OneshotOutputTransform for Cancelled {
+    type Output = ();
+    type StoredData = ();
+
+    fn transform_oneshot_output(self, (): Self::StoredData, _: cqueue::Entry) -> Self::Output {}
+}
+
+/// A thread's registered buffers, and who may have how many at a time. First come, first served; large files together
+/// never have more than half of them.
+struct Buffers {
+    pool: FixedBufPool<Chunk>,
+    all: Semaphore,
+    large: Semaphore,
+}
+
+/// The right to buffers, given back when it is dropped.
+struct Held<'a> {
+    _large: Option<SemaphorePermit<'a>>,
+    all: SemaphorePermit<'a>,
+}
+
+impl Buffers {
+    fn new(pool: FixedBufPool<Chunk>, count: usize) -> Self {
+        Self { pool, all: Semaphore::new(count), large: Semaphore::new(count / 2) }
+    }
+
+    /// The right to one buffer, once there is one, and to as many more, up to `most`, as are free now: files that waited
+    /// for each other's buffers would wait for ever.
+    async fn hold(&self, most: usize, large: bool) -> Result<Held<'_>, Unread> {
+        let large = if large { Some(some_of(&self.large, most).await?) } else { None };
+        let most = large.as_ref().map_or(most, SemaphorePermit::num_permits);
+        Ok(Held { _large: large, all: some_of(&self.all, most).await? })
+    }
+
+    /// A buffer that there is a right to.
+    async fn next(&self) -> FixedBuf {
+        self.pool.next(CHUNK_BYTES).await
+    }
+}
+
+/// One permit, once there is one, and as many more as are free then.
+async fn some_of(semaphore: &Semaphore, most: usize) -> Result<SemaphorePermit<'_>, Unread> {
+    // It is never closed.
+    let mut permit = semaphore.acquire().await.map_err(|closed| Unread::Failed(io::Error::other(closed)))?;
+    while permit.num_permits() < most
+        && let Ok(more) = semaphore.try_acquire()
+    {
+        permit.merge(more);
+    }
+    Ok(permit)
 }
 
 /// One of a thread's hands: a file at a time, with the same few pieces of memory.
@@ -293,6 +426,7 @@ struct Tools {
 }
 
 async fn read_file(lane: &Lane, tools: &mut Tools, job: &Job) -> Result<(Before, Digests), Unread> {
+    lane.outbox.borrow().begin()?;
     let mut request = tools.request.take().unwrap_or_default();
     request.below.set(job);
     request.below.path()?;
@@ -318,7 +452,7 @@ async fn read_open(
     file: &File,
 ) -> Result<(Before, Digests), Unread> {
     let before = examine(job, borrow(file))?;
-    let digests = hash(lane, turn, file, &before).await?;
+    let digests = hash(lane, turn, file, &before, job.large).await?;
     before.confirm_all(job.directory.root(), below, borrow(file), job.within.is_some())?;
     Ok((before, digests))
 }
@@ -334,13 +468,14 @@ async fn hash(
     turn: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
     before: &Before,
+    large: bool,
 ) -> Result<Digests, Unread> {
-    let first = lane.pool.next(CHUNK_BYTES).await;
     if before.version.size <= CHUNK_BYTES as u64 {
-        return hash_small(lane, turn, file, before, first).await;
+        let _held = lane.buffers.hold(1, large).await?;
+        return hash_small(lane, turn, file, before, lane.buffers.next().await).await;
     }
     // In a box: a hand whose files are small does not carry the room for this.
-    Box::pin(hash_large(lane, turn, file, before, first)).await
+    Box::pin(hash_large(lane, turn, file, before, large)).await
 }
 
 /// The turn of the file before, or a new one, as for a new content.
@@ -376,25 +511,27 @@ async fn hash_small(
     }
 }
 
+/// Turn by turn, with as many buffers as there are for it each time: between two turns whoever waits has them.
 async fn hash_large(
     lane: &Lane,
     used: &mut Option<Box<Turn<FixedBuf>>>,
     file: &File,
     before: &Before,
-    first: FixedBuf,
+    large: bool,
 ) -> Result<Digests, Unread> {
-    // Only the first buffer is waited for: files that wait for each other's buffers would wait for ever.
-    let mut buffers = [Some(first), None, None, None];
-    for buffer in &mut buffers[1..] {
-        *buffer = lane.pool.try_next(CHUNK_BYTES);
-    }
     let mut turn = begin(used);
     let size = before.version.size;
     let mut ahead = ReadAhead { asked: 0, size };
     let mut xxh128 = Xxh128Stream::new();
     let (mut at, mut chunks) = (0, 0);
     while at < size {
+        lane.outbox.borrow().begin()?;
         ahead.ask(file, at);
+        let held = lane.buffers.hold(chunks_left(size - at), large).await?;
+        let mut buffers = [const { None }; CHUNKS_MAX];
+        for place in buffers.iter_mut().take(held.all.num_permits()) {
+            *place = Some(lane.buffers.next().await);
+        }
         let mut read = |number: usize| {
             let from = at + (number * CHUNK_BYTES) as u64;
             let buffer = if from < size { buffers[number].take() } else { None };
@@ -425,11 +562,15 @@ async fn hash_large(
             turn.end();
         }
         turn = lane.scheduler.hash(turn).await;
-        lane.readers.vitals.read.get_on();
-        let free = buffers.iter_mut().filter(|place| place.is_none());
-        free.zip(turn.buffers()).for_each(|(place, buffer)| *place = Some(buffer));
+        lane.readers.volume.read.get_on();
+        turn.buffers().for_each(drop);
     }
     Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh128.finish_128() })
+}
+
+/// Chunks that so many bytes fill, [`CHUNKS_MAX`] at the most.
+fn chunks_left(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(CHUNK_BYTES as u64)).map_or(CHUNKS_MAX, |chunks| chunks.min(CHUNKS_MAX))
 }
 
 /// What the disk has been asked for beyond the reads in flight. Eight cold files of 256 MiB take 0.6 of the time; of warm

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::BATCH_MAX;
 use super::directory::{Directory, Place};
 use super::filter::Filter;
 use super::hard_links::{HardLinks, Others};
@@ -596,11 +597,12 @@ impl Books {
         }
     }
 
-    /// A batch of at most so many jobs.
-    pub(super) fn batch(&mut self, most: usize, now: Instant) -> Vec<Job> {
+    /// A batch of at most [`BATCH_MAX`] jobs, and as many of each volume as there is room for.
+    pub(super) fn batch(&mut self, mut rooms: Vec<usize>, now: Instant) -> Vec<Job> {
         let mut batch = Vec::new();
-        while batch.len() < most {
-            match self.pending.next_due(now) {
+        rooms.iter().enumerate().for_each(|(volume, room)| self.pending.unpark(volume, *room));
+        while batch.len() < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+            match self.pending.next_due(now, |volume| rooms.get(volume).is_some_and(|room| *room > 0)) {
                 None => break,
                 Some(Due::Settled { place, name, version }) => {
                     self.settled(place, &name, version, now);
@@ -623,7 +625,11 @@ impl Books {
                         self.pending.busy(place, &name, now);
                         continue;
                     }
-                    batch.push(Job { directory: Arc::clone(directory), name, event, seen_at, known, within, doubted });
+                    let directory = Arc::clone(directory);
+                    if let Some(room) = rooms.get_mut(place.volume()) {
+                        *room -= 1;
+                    }
+                    batch.push(Job { directory, name, event, seen_at, known, within, doubted, large: false });
                     self.tree.handed_out(place);
                 }
             }

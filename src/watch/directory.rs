@@ -16,8 +16,23 @@ const ONE_BY_ONE_SHARE: usize = 16;
 pub struct Place(u64);
 
 impl Place {
-    /// The first data directory.
+    /// The first data directory, if it is on the first volume.
     pub const FIRST: Self = Self(0);
+
+    /// Bits of the number itself: no tree has so many directories in its life. The volume's stands above them.
+    const BITS: u32 = 48;
+
+    /// The same number, of a directory of this volume ([`Root::volume`]).
+    #[must_use]
+    pub fn on_volume(self, volume: usize) -> Self {
+        Self(self.0 & ((1 << Self::BITS) - 1) | (volume as u64) << Self::BITS)
+    }
+
+    /// The volume that it is on.
+    #[must_use]
+    pub fn volume(self) -> usize {
+        (self.0 >> Self::BITS) as usize
+    }
 
     /// The one after this.
     #[must_use]

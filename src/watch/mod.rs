@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::ledger::store::Store;
 use crate::metrics::Totals;
 use crate::notify;
-use crate::pipeline::{Letter, Pipeline, STOP_LOOKS, STOP_PATIENCE};
+use crate::pipeline::{Letter, Pipeline, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
 use crate::read::stable::{Root, Stamp};
 use crate::vitals::{Phase, Vitals};
 use books::Books;
@@ -131,9 +131,9 @@ impl Watcher {
             self.books.search_names(now);
             self.books.retry(now);
             self.books.look_over(now);
-            let batch = self.books.batch(self.pipeline.room().min(BATCH_MAX), now);
+            let batch = self.books.batch(self.pipeline.rooms(), now);
             let handed_out = batch.len();
-            self.pipeline.submit(batch.into_iter());
+            self.pipeline.submit(batch);
             if !more && !self.books.look_over.running() {
                 self.books.tree.end_adrift(ENDS_IN_A_ROW);
             }
@@ -141,7 +141,7 @@ impl Watcher {
                 continue;
             }
             let mut next = root_check;
-            if self.pipeline.room() > 0 {
+            if self.pipeline.rooms().iter().any(|room| *room > 0) {
                 next = self.books.pending.next_time().map_or(next, |time| next.min(time));
             }
             let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());
@@ -201,9 +201,15 @@ impl Watcher {
 
     /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound; takes no more events.
     fn drain(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let began = Instant::now();
+        let (deadline, mut reading) = (began + STOP_PATIENCE, Some(began + READ_PATIENCE));
+        self.pipeline.begin_no_more();
         while self.pipeline.busy() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            if reading.take_if(|until| now >= *until).is_some() {
+                self.pipeline.read_no_more();
+            }
+            let left = deadline.saturating_duration_since(now);
             if self.pipeline.waits_for_a_queue() {
                 break;
             }

@@ -6,12 +6,15 @@
 //!
 //! What happens now comes before what a look at the directories has found: files that a catch-up or a rescan finds stand in
 //! the backlog, and go before events only once in [`BACKLOG_SHARE`], so that they get on under any load.
+//!
+//! A volume that the readers have no room for keeps no other's files waiting: what has come to its turn there is parked
+//! until they have.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{iter, mem};
 
 use super::directory::Place;
 use super::index::{Map, Name};
@@ -108,6 +111,9 @@ enum State {
 /// A place in the schedule: a time, and a number that keeps those of one time in their order.
 type Turn = (Instant, u64);
 
+/// A volume's events (`false`), and behind them its backlog.
+type Parked = BTreeMap<(bool, Turn), (Place, Name)>;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Pending {
@@ -121,6 +127,8 @@ pub struct Pending {
     schedule: BTreeMap<Turn, (Place, Name)>,
     /// Of the others.
     backlog: BTreeMap<Turn, (Place, Name)>,
+    /// What has come to its turn on a volume without room, by volume.
+    parked: BTreeMap<usize, Parked>,
     /// Handed out since the backlog had its turn.
     since_backlog: u32,
     turns: u64,
@@ -140,6 +148,7 @@ impl Pending {
             len: 0,
             schedule: BTreeMap::new(),
             backlog: BTreeMap::new(),
+            parked: BTreeMap::new(),
             since_backlog: 0,
             turns: 0,
             settle,
@@ -291,19 +300,35 @@ impl Pending {
         }
     }
 
-    /// The next path whose time has come. One that is [`Due::Ready`] is with the readers from now on.
-    pub fn next_due(&mut self, now: Instant) -> Option<Due> {
+    /// There is room for so many paths of a volume: as many of those that are parked are due again.
+    pub fn unpark(&mut self, volume: usize, room: usize) {
+        let Some(parked) = self.parked.get_mut(&volume) else { return };
+        for ((backlog, turn), path) in iter::from_fn(|| parked.pop_first()).take(room) {
+            let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
+            schedule.insert(turn, path);
+        }
+        if parked.is_empty() {
+            self.parked.remove(&volume);
+        }
+    }
+
+    /// The next path whose time has come, of a volume that there is room for. One that is [`Due::Ready`] is with the
+    /// readers from now on.
+    pub fn next_due(&mut self, now: Instant, has_room: impl Fn(usize) -> bool) -> Option<Due> {
         let due = |schedule: &BTreeMap<Turn, _>| schedule.first_key_value().is_some_and(|((at, _), _)| *at <= now);
-        let (event, backlog) = (due(&self.schedule), due(&self.backlog));
-        let from_backlog = backlog && (!event || self.since_backlog + 1 >= BACKLOG_SHARE);
-        let (place, name) = if from_backlog {
-            self.since_backlog = 0;
-            self.backlog.pop_first()?.1
-        } else if event {
-            self.since_backlog += u32::from(backlog);
-            self.schedule.pop_first()?.1
-        } else {
-            return None;
+        let (place, name) = loop {
+            let (event, backlog) = (due(&self.schedule), due(&self.backlog));
+            if !event && !backlog {
+                return None;
+            }
+            let from_backlog = backlog && (!event || self.since_backlog + 1 >= BACKLOG_SHARE);
+            let schedule = if from_backlog { &mut self.backlog } else { &mut self.schedule };
+            let (turn, (place, name)) = schedule.pop_first()?;
+            if has_room(place.volume()) {
+                self.since_backlog = if from_backlog { 0 } else { self.since_backlog + u32::from(backlog) };
+                break (place, name);
+            }
+            self.parked.entry(place.volume()).or_default().insert((from_backlog, turn), (place, name));
         };
         let waiting = entry(&mut self.entries, place, &name)?;
         match waiting.state {
@@ -385,6 +410,7 @@ impl Pending {
     pub fn drop_waiting(&mut self) {
         self.schedule.clear();
         self.backlog = BTreeMap::new();
+        self.parked.clear();
         self.entries.retain(|_, names| {
             names.retain(|_, waiting| matches!(waiting.state, State::InFlight { .. }));
             names.shrink_to_fit();
@@ -395,7 +421,7 @@ impl Pending {
         self.len = self.entries.values().map(Map::len).sum();
     }
 
-    /// When the next path's time comes.
+    /// When the next path's time comes, those aside that are parked.
     #[must_use]
     pub fn next_time(&self) -> Option<Instant> {
         let first = |schedule: &BTreeMap<Turn, _>| schedule.first_key_value().map(|((at, _), _)| *at);
@@ -433,7 +459,11 @@ impl Pending {
     fn reschedule(&mut self, place: Place, name: &Name, old: Option<(bool, Turn)>, new: Option<(bool, Turn)>) {
         if let Some((backlog, turn)) = old {
             let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
-            schedule.remove(&turn);
+            if schedule.remove(&turn).is_none()
+                && let Some(parked) = self.parked.get_mut(&place.volume())
+            {
+                parked.remove(&(backlog, turn));
+            }
         }
         if let Some((backlog, turn)) = new {
             let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
@@ -503,7 +533,7 @@ mod tests {
     }
 
     fn ready(pending: &mut Pending, now: Instant) -> Option<(Name, EventType)> {
-        match pending.next_due(now) {
+        match pending.next_due(now, |_| true) {
             Some(Due::Ready { name, event, .. }) => Some((name, event)),
             _ => None,
         }
@@ -513,10 +543,10 @@ mod tests {
     fn created_and_closed_is_one_creation_at_once() {
         let (mut pending, now) = set();
         pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
-        assert_eq!(pending.next_due(now), None);
+        assert_eq!(pending.next_due(now, |_| true), None);
         pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::Create)));
-        assert_eq!(pending.next_due(now + SETTLE * 2), None);
+        assert_eq!(pending.next_due(now + SETTLE * 2, |_| true), None);
     }
 
     #[test]
@@ -524,11 +554,11 @@ mod tests {
         let (mut pending, now) = set();
         pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         let later = now + SETTLE;
-        assert_eq!(pending.next_due(later), Some(Due::Settled { place: HERE, name: name("a"), version: 1 }));
+        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { place: HERE, name: name("a"), version: 1 }));
         pending.settled(HERE, &name("a"), 1, Some(2), later);
-        assert_eq!(pending.next_due(later), None);
+        assert_eq!(pending.next_due(later, |_| true), None);
         let later = later + SETTLE;
-        assert_eq!(pending.next_due(later), Some(Due::Settled { place: HERE, name: name("a"), version: 2 }));
+        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { place: HERE, name: name("a"), version: 2 }));
         pending.settled(HERE, &name("a"), 2, Some(2), later);
         assert_eq!(ready(&mut pending, later), Some((name("a"), EventType::Create)));
     }
@@ -541,7 +571,7 @@ mod tests {
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::MovedTo)));
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
-        assert_eq!(pending.next_due(now), None);
+        assert_eq!(pending.next_due(now, |_| true), None);
         assert!(!pending.done(HERE, &a, now));
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
         pending.failed(HERE, &a, now);
@@ -632,6 +662,27 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_without_room_keeps_no_others_files_waiting() {
+        let (mut pending, now) = (Pending::new(SETTLE, Duration::ZERO, 1000), Instant::now());
+        let (slow, fast) = (HERE.next().on_volume(0), HERE.on_volume(1));
+        for number in 0..100 {
+            pending.event(slow, &name(&format!("slow-{number:02}")), Hint::Closed, false, SEEN, now).unwrap();
+            pending.event(fast, &name(&format!("fast-{number:02}")), Hint::Closed, false, SEEN, now).unwrap();
+        }
+        let taken = |pending: &mut Pending, volume| {
+            let due = iter::from_fn(|| pending.next_due(now, |of| of == volume));
+            due.filter(|due| matches!(due, Due::Ready { place, .. } if place.volume() == volume)).count()
+        };
+        assert_eq!(taken(&mut pending, 1), 100);
+        assert_eq!(pending.next_time(), None, "nothing wakes the loop for what has no room");
+        pending.gone(slow, &name("slow-05"), false);
+        pending.unpark(0, 10);
+        assert_eq!(taken(&mut pending, 0), 10);
+        pending.unpark(0, 1000);
+        assert_eq!(taken(&mut pending, 0), 89);
+    }
+
+    #[test]
     fn quiet_begins_anew_with_each_event_and_is_not_asked_of_what_rests() {
         let quiet = Duration::from_secs(5);
         let (mut pending, now) = (Pending::new(SETTLE, quiet, 10), Instant::now());
@@ -639,13 +690,13 @@ mod tests {
         pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         let later = now + quiet - Duration::from_millis(1);
-        assert_eq!(pending.next_due(later), None);
+        assert_eq!(pending.next_due(later, |_| true), None);
         pending.event(HERE, &a, Hint::Closed, false, SEEN, later).unwrap();
-        assert_eq!(pending.next_due(now + quiet), None);
+        assert_eq!(pending.next_due(now + quiet, |_| true), None);
         assert_eq!(ready(&mut pending, later + quiet), Some((a.clone(), EventType::Create)));
         pending.event(HERE, &a, Hint::Closed, false, SEEN, later + quiet).unwrap();
         pending.done(HERE, &a, later + quiet);
-        assert_eq!(pending.next_due(later + quiet), None, "what happened meanwhile waits for quiet, too");
+        assert_eq!(pending.next_due(later + quiet, |_| true), None, "what happened meanwhile waits for quiet, too");
         pending.found(HERE, &name("b"), Hint::Complete, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("b"), EventType::Create)));
     }
@@ -655,6 +706,7 @@ mod tests {
         Event(u8, Hint, bool),
         Gone(u8, bool),
         Take,
+        Park,
         Return(u8, u8),
         Wait(u64),
     }
@@ -672,6 +724,7 @@ mod tests {
                 4 => (0..3u8, hint, any::<bool>()).prop_map(|(path, hint, found)| Step::Event(path, hint, found)),
                 1 => (0..3u8, any::<bool>()).prop_map(|(path, replaced)| Step::Gone(path, replaced)),
                 3 => Just(Step::Take),
+                1 => Just(Step::Park),
                 2 => (0..3u8, 0..3u8).prop_map(|(path, how)| Step::Return(path, how)),
                 1 => (0..1500u64).prop_map(Step::Wait),
             ],
@@ -690,7 +743,8 @@ mod tests {
             let mut out = [false; 3];
             let mut owed = [false; 3];
             let take = |pending: &mut Pending, now: Instant, out: &mut [bool; 3], owed: &mut [bool; 3]| {
-                while let Some(due) = pending.next_due(now) {
+                pending.unpark(0, usize::MAX);
+                while let Some(due) = pending.next_due(now, |_| true) {
                     match due {
                         Due::Settled { name, version, .. } => pending.settled(HERE, &name, version, Some(version), now),
                         Due::Ready { name, .. } => {
@@ -713,6 +767,7 @@ mod tests {
                         pending.gone(HERE, &names[usize::from(path)], replaced);
                         owed[usize::from(path)] &= replaced;
                     }
+                    Step::Park => prop_assert_eq!(pending.next_due(now, |_| false), None),
                     Step::Take => take(&mut pending, now, &mut out, &mut owed),
                     Step::Return(path, how) if out[usize::from(path)] => {
                         let (path, name) = (usize::from(path), &names[usize::from(path)]);
@@ -730,7 +785,12 @@ mod tests {
                     Step::Wait(millis) => now += Duration::from_millis(millis),
                 }
                 let waiting = pending.entries.values().flat_map(Map::values).filter(|waiting| waiting.state.turn().is_some()).count();
-                prop_assert_eq!(pending.schedule.len() + pending.backlog.len(), waiting);
+                let parked: Vec<_> = pending.parked.values().flatten().collect();
+                prop_assert_eq!(pending.schedule.len() + pending.backlog.len() + parked.len(), waiting);
+                for ((backlog, turn), (place, name)) in parked {
+                    let waiting = &pending.entries[place][name];
+                    prop_assert_eq!((waiting.backlog, waiting.state.turn()), (*backlog, Some(*turn)));
+                }
                 prop_assert!(pending.spare.is_empty() && !pending.entries.values().any(Map::is_empty));
                 for (backlog, schedule) in [(false, &pending.schedule), (true, &pending.backlog)] {
                     for (turn, (place, name)) in schedule {

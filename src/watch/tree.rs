@@ -127,7 +127,7 @@ impl Tree {
             next: Place::FIRST,
         };
         for (root, &mark) in roots {
-            let place = tree.number();
+            let place = tree.number(root.volume());
             let directory = Arc::new(Directory::new(root, b"").at(place));
             tree.roots.push(Arc::clone(&directory));
             tree.nodes.insert(place, Node::new(directory, Some(mark), None, None, Arrival::Found));
@@ -136,10 +136,10 @@ impl Tree {
         tree
     }
 
-    fn number(&mut self) -> Place {
+    fn number(&mut self, volume: usize) -> Place {
         let place = self.next;
         self.next = place.next();
-        place
+        place.on_volume(volume)
     }
 
     /// Whose watch it is, if it still is one's.
@@ -399,7 +399,7 @@ impl Tree {
                 place
             }
             None => {
-                let place = self.number();
+                let place = self.number(above.root().volume());
                 self.nodes.insert(place, Node::new(Arc::new(directory.at(place)), None, inode, up, arrival));
                 place
             }

@@ -213,18 +213,9 @@ fn locked_memory_that_is_too_little_is_told_with_the_sum() {
     let (_root, data, _) = directories();
     let look = || {
         let setup = doctor(&data, NO_BROKER).args(&["--output", "none", "--workers", "2"]).by_nobody();
-        // SAFETY: setrlimit is async-signal-safe and the closure allocates nothing.
-        unsafe {
-            setup.before_exec(|| {
-                let little = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
-                match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const little) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            })
-        }
+        setup.limited(libc::RLIMIT_MEMLOCK, 65_536, 65_536)
     };
-    let words = ["64 KiB", "1024 KiB at the least", "4224 KiB", "LimitMEMLOCK", "--workers"];
+    let words = ["64 KiB", "576 KiB at the least", "4224 KiB", "LimitMEMLOCK", "--workers"];
     assert_told(&look().run().expect_code(0), "locked memory", "warn", &words);
     let ended = look().args(&["--read-engine", "io_uring"]).run().expect_code(1);
     assert_told(&ended, "locked memory", "fail", &words);

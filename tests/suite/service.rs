@@ -91,15 +91,20 @@ impl Setup {
     }
 
     /// Runs as a user without any privilege, from a copy of the binary which that user can reach.
-    pub fn by_nobody(mut self) -> Self {
+    pub fn by_nobody(self) -> Self {
+        self.by_user(NOBODY)
+    }
+
+    /// The same as another: limits that are counted by user are that one's alone.
+    pub fn by_user(mut self, user: u32) -> Self {
         let copy = self.private.path().join("apollonia-ingestor");
         copy_of_binary(&copy);
         let mut by_nobody = command(&copy);
         by_nobody
             .args(self.command.get_args())
             .envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))))
-            .uid(NOBODY)
-            .gid(NOBODY);
+            .uid(user)
+            .gid(user);
         self.command = by_nobody;
         self
     }
@@ -121,6 +126,18 @@ impl Setup {
             .envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         self.command = by_nobody;
         self
+    }
+
+    /// Under a limit of its own, soft and hard, which is set as the user that it runs as.
+    pub fn limited(self, resource: u32, soft: u64, hard: u64) -> Self {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: setrlimit is async-signal-safe and the closure allocates nothing.
+        unsafe {
+            self.before_exec(move || match libc::setrlimit(resource, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            })
+        }
     }
 
     /// Runs `before` in the new process just before the program.

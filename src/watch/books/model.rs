@@ -185,7 +185,7 @@ impl Scene {
     }
 
     fn hand_out(&mut self, most: usize) {
-        for job in self.books.batch(most, self.now) {
+        for job in self.books.batch(vec![most], self.now) {
             assert!(
                 self.in_flight.iter().all(|other| path_of(&other.job) != path_of(&job)),
                 "twice with the readers: {job:?}"

@@ -1,0 +1,205 @@
+//! Contract 6: what the process lacks is its own want. It takes what there is, waits, says so, and charges it to no file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::broker;
+use crate::files::noise;
+use crate::pipeline_engines::io_uring_is_allowed;
+use crate::service::{Ended, Setup, is_root, skip};
+use crate::world::{World, directories};
+
+/// Users that nothing else runs as: threads and locked memory are counted by user. One a test.
+const USER_OF_RINGS: u32 = 64_201;
+const USER_OF_THREADS: u32 = 64_202;
+const USER_OF_SHARES: u32 = 64_203;
+
+const MIB: u64 = 1024 * 1024;
+
+fn fill(data: &Path, files: usize) {
+    for number in 0..files {
+        fs::write(data.join(format!("file-{number}")), noise(200, number as u64)).unwrap();
+    }
+    fs::set_permissions(data, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn few_descriptors_lose_no_file() {
+    const FILES: usize = 4000;
+    let (_root, data, _) = directories();
+    fill(&data, FILES);
+    for engine in ["auto", "blocking"] {
+        for descriptors in [64, 256, 1024] {
+            let ended = Setup::new(&["scan", "--output", "stdout", "--workers", "32", "--read-engine", engine])
+                .arg(&data)
+                .limited(libc::RLIMIT_NOFILE, descriptors, descriptors)
+                .run()
+                .expect_code(0);
+            assert_eq!(ended.stdout.lines().count(), FILES, "{engine}, {descriptors}:\n{}", ended.stderr);
+            assert!(ended.stderr.contains(" 0 failures"), "{engine}, {descriptors}:\n{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn few_descriptors_lose_no_event() {
+    [64, 1024].into_iter().for_each(loses_no_event_with_descriptors);
+}
+
+fn loses_no_event_with_descriptors(most: u64) {
+    const FILES: usize = 4000;
+    let mut world = World::start_with(|it| it.args(&["--workers", "32"]).limited(libc::RLIMIT_NOFILE, most, most));
+    fill(&world.data, FILES);
+    world.wait_until("every file's message", |messages| messages.len() >= FILES);
+    let ended = world.stop_service();
+    assert!(ended.stderr.lines().last().is_some_and(|it| it.contains(" 0 failures")), "{}", ended.stderr);
+    let told: std::collections::HashSet<String> =
+        world.consumer.drain().iter().map(|message| message.path().to_owned()).collect();
+    assert_eq!(told.len(), FILES);
+}
+
+#[test]
+fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
+    let mut world = World::start_with(|it| it.limited(libc::RLIMIT_NOFILE, 64, 4096));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", world.service().id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["4096", "4096"], "{files}");
+}
+
+#[test]
+fn files_that_come_while_there_is_no_descriptor_are_published_once_there_is() {
+    let mut world = World::start();
+    world.write("before", "x");
+    world.wait_for_one("before");
+    let id = world.service().id();
+    let limit = |current: u64| {
+        let pid = Pid::from_raw(i32::try_from(id).unwrap());
+        let both = Rlimit { current: Some(current), maximum: Some(4096) };
+        prlimit(pid, Resource::Nofile, both).unwrap();
+    };
+    // The lowest number that is free is the next one's.
+    limit(fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() as u64);
+    for number in 0..5 {
+        world.write(&format!("during-{number}"), "x");
+    }
+    let told = world.service().wait_log("a line that names the want", |line| line.contains("Too many open files"));
+    assert!(told.contains("WARN") && told.contains("LimitNOFILE"), "{told}");
+    limit(4096);
+    for number in 0..5 {
+        world.wait_for_one(&format!("during-{number}"));
+    }
+    let ended = world.stop_service();
+    assert_eq!(ended.stderr.matches("Too many open files").count(), 1, "a line for each:\n{}", ended.stderr);
+    assert!(ended.stderr.lines().last().is_some_and(|it| it.contains(" 0 failures")), "{}", ended.stderr);
+}
+
+/// Whether this test can be another user with a ring.
+fn rings_of_others() -> bool {
+    let can = is_root() && io_uring_is_allowed();
+    if !can {
+        skip("needs root, to be another user, and io_uring");
+    }
+    can
+}
+
+#[test]
+fn the_rings_share_the_locked_memory_that_there_is_and_doctor_says_how() {
+    if !rings_of_others() {
+        return;
+    }
+    let (_root, data, _) = directories();
+    fill(&data, 100);
+    // What containers and systemd give.
+    for (workers, rings, told) in [
+        ("3", "3", ""),
+        ("8", "8", "8 workers share the locked memory that there is: 15 of 32 buffers each"),
+        ("16", "14", "locked memory is enough for 14 of 16 workers, with 8 of 32 buffers each"),
+        ("64", "14", "locked memory is enough for 14 of 64 workers, with 8 of 32 buffers each"),
+    ] {
+        let setup = |words: &[&str]| {
+            Setup::new(words)
+                .env("DATA_DIRECTORY", &data)
+                .args(&["--output", "none", "--workers", workers])
+                .by_user(USER_OF_RINGS)
+                .limited(libc::RLIMIT_MEMLOCK, 8 * MIB, 8 * MIB)
+        };
+        let doctor = setup(&["doctor"]).run().expect_code(0);
+        for check in ["io_uring: ", "locked memory: "] {
+            let line = doctor.stdout.lines().find(|line| line.contains(check)).unwrap();
+            assert_eq!(line.starts_with("warn") && line.contains(told), !told.is_empty(), "{line}");
+        }
+        let service = setup(&["watch"]).spawn();
+        service.wait_ready();
+        let ready = service.stderr();
+        assert!(ready.contains(&format!("io_uring engine, {rings} workers")), "{ready}");
+        assert_eq!(ready.matches("WARN").count(), usize::from(!told.is_empty()), "{ready}");
+        assert!(ready.contains(told), "{ready}");
+        service.stop();
+    }
+}
+
+#[test]
+fn what_another_process_of_the_user_has_locked_is_left_to_it() {
+    if !rings_of_others() {
+        return;
+    }
+    let (_root, data, _) = directories();
+    let start = |workers: &str| {
+        let service = Setup::new(&["watch", "--output", "none", "--workers", workers])
+            .env("DATA_DIRECTORY", &data)
+            .by_user(USER_OF_SHARES)
+            .limited(libc::RLIMIT_MEMLOCK, 8 * MIB, 8 * MIB)
+            .spawn();
+        service.wait_ready();
+        service
+    };
+    let _first = start("1");
+    let second = start("8");
+    assert!(second.stderr().contains("io_uring engine, 8 workers"), "{}", second.stderr());
+    // 8 MiB less the first's 2112 KiB: 15 buffers each, which the limit alone would allow, cannot be had.
+    assert!(second.stderr().contains("8 of 32 buffers each"), "{}", second.stderr());
+}
+
+#[track_caller]
+fn assert_limit_of_threads_is_told(ended: &Ended, threads: u64) {
+    let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "{threads} threads:\n{}", ended.stderr);
+    for cure in ["ulimit -u", "TasksMax", "--pids-limit"] {
+        assert!(errors[0].contains(cure), "{threads} threads: {}", errors[0]);
+    }
+    for word in ["panicked", "please report", "os error"] {
+        assert!(!ended.stderr.contains(word), "{threads} threads:\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_limit_of_threads_is_named_with_its_cure() {
+    if !is_root() {
+        return skip("needs root, to be another user");
+    }
+    let (_root, data, _) = directories();
+    fill(&data, 10);
+    let url = broker::shared().vhost();
+    for output in ["stdout", "amqp"] {
+        let mut enough = 0;
+        for threads in 1..=12 {
+            let ended = Setup::new(&["scan", "--output", output, "--unroutable", "warn", "--workers", "2"])
+                .arg(&data)
+                .env("AMQP_CONNECTION_STRING", &url)
+                .by_user(USER_OF_THREADS)
+                .limited(libc::RLIMIT_NPROC, threads, threads)
+                .run();
+            if ended.status.success() {
+                enough += 1;
+                assert!(ended.stderr.contains(" 0 failures"), "{threads} threads:\n{}", ended.stderr);
+            } else {
+                assert_eq!(enough, 0, "{threads} threads are enough and not enough:\n{}", ended.stderr);
+                assert_limit_of_threads_is_told(&ended, threads);
+            }
+        }
+        assert!(enough > 0, "{output}: 12 threads are not enough");
+    }
+}
