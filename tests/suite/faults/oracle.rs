@@ -177,17 +177,18 @@ impl Known<'_> {
         message.size > 0 && is(before) == is(message)
     }
 
-    /// After a crash; or something else was at the name since, for longer than a tick of the clock: then the name is told of
-    /// again, though a version that was there before has come back.
+    /// After a crash; or something else was at the name since, for longer than a tick of the clock or after the first was
+    /// confirmed: then the name is told of again, though a version that was there before has come back.
     fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
         let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
-        let turns = self.journal.turns(&first.name);
-        let turned = turns.iter().filter(|(from, to)| changed < *to && *from <= second.read);
-        let (all, late) =
-            turned.fold((0, 0), |(all, late), (from, _)| (all + 1, late + usize::from(*from > changed + self.tick)));
-        // The change of the version's own time may be one of them.
-        let came_back = late > 0 || (first.id != second.id && all > 1);
         let confirmed = self.confirms.after(&first.name, first.read);
+        let turns = self.journal.turns(&first.name).iter();
+        let turns: Vec<_> = turns.filter(|(from, to)| changed < *to && *from <= second.read).collect();
+        let late = |(from, _): &&(Micros, Micros)| {
+            *from > changed + self.tick || confirmed.is_some_and(|confirmed| *from >= confirmed)
+        };
+        // The change of the version's own time may be one of them.
+        let came_back = turns.iter().any(|turn| late(turn)) || (first.id != second.id && turns.len() > 1);
         came_back || self.excuses.allow([first.read, second.read], confirmed)
     }
 }
