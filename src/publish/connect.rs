@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Once;
 use std::thread;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -57,7 +58,18 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
     Err(Error::Broker { url: broker.shown.clone(), cause: format!("no host can be used: {}", causes.join("; ")), next })
 }
 
+/// Has the runtime made that `async-compat` enters where there is none, so that it is there when it is wanted: the client's
+/// own thread lets go of the connection's socket outside of any, and panicked when this process had no descriptor left for
+/// one more at that moment.
+fn make_the_last_runtime() {
+    // On a thread that is in no runtime. Where none can be made, the client has none of its own either, and says so.
+    let made = thread::Builder::new().spawn(|| drop(async_compat::Compat::new(())));
+    let _ = made.map(thread::JoinHandle::join);
+}
+
 async fn open(broker: &Broker, address: &Address) -> lapin::Result<Connection> {
+    static LAST_RUNTIME: Once = Once::new();
+    LAST_RUNTIME.call_once(make_the_last_runtime);
     let tls = broker.tls.clone().map(RustlsConnector::from);
     let runtime = default_runtime()?;
     let here = runtime.clone();

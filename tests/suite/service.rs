@@ -30,6 +30,14 @@ pub fn binary() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_apollonia-ingestor")), PathBuf::from)
 }
 
+/// Copies it to where other users can reach it, too.
+pub fn copy_of_binary(to: &Path) {
+    // By another process: a descriptor of ours open for writing could be inherited by a child that another test is just
+    // starting, and the kernel does not run a file open for writing.
+    let copied = Command::new("cp").arg(binary()).arg(to).status();
+    assert!(copied.expect("cp").success(), "the binary was not copied");
+}
+
 /// A command about to be run, in an environment that holds nothing the test did not put there.
 pub struct Setup {
     command: Command,
@@ -90,16 +98,32 @@ impl Setup {
     /// The same as another: limits that are counted by user are that one's alone.
     pub fn by_user(mut self, user: u32) -> Self {
         let copy = self.private.path().join("apollonia-ingestor");
-        // By another process: a descriptor of ours open for writing could be inherited by a child
-        // that another test is just starting, and the kernel does not run a file open for writing.
-        let copied = Command::new("cp").arg(binary()).arg(&copy).status();
-        assert!(copied.expect("cp").success(), "the binary was not copied");
+        copy_of_binary(&copy);
         let mut by_nobody = command(&copy);
         by_nobody
             .args(self.command.get_args())
             .envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .uid(user)
             .gid(user);
+        self.command = by_nobody;
+        self
+    }
+
+    /// Runs `copy`, of the binary, as a user without any privilege but that of read leases on others' files, or without
+    /// that one too.
+    pub fn by_nobody_from(mut self, copy: &Path, leases: bool) -> Self {
+        let mut by_nobody = command(Path::new("setpriv"));
+        // To become another user takes from a process what `command` has set: to end with the test.
+        by_nobody.args(["--pdeathsig", "KILL", "--clear-groups"]);
+        by_nobody.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]);
+        if leases {
+            by_nobody.args(["--inh-caps=+lease", "--ambient-caps=+lease", "--bounding-set=-all,+lease"]);
+        }
+        by_nobody
+            .arg("--")
+            .arg(copy)
+            .args(self.command.get_args())
+            .envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         self.command = by_nobody;
         self
     }

@@ -51,7 +51,7 @@ impl Workload {
             64..70 if self.room(Side::Staging) => {
                 let directory = self.the_lesser(directory);
                 if let Some(staged) = self.free_place(Side::Staging, &directory) {
-                    self.rename(&directory, &staged);
+                    self.move_directory(&directory, &staged);
                 }
             }
             64..79 => self.move_one_in(),
@@ -67,6 +67,10 @@ impl Workload {
     /// One takes the place of the other in the way that the kernel has for what stands there, if it has any.
     pub(super) fn move_directory(&mut self, from: &Name, to: &Name) {
         if from.within(to) || to.within(from) {
+            return;
+        }
+        let leaves = from.side() != to.side() && [from, to].iter().any(|top| self.tree.is_held_from_elsewhere(top));
+        if leaves {
             return;
         }
         let (from, to) = if self.tree.is_free(from) { (to, from) } else { (from, to) };
@@ -124,7 +128,7 @@ impl Workload {
 
     /// In the place of a file, if one stands there.
     fn make_directory(&mut self, name: &Name) {
-        if self.tree.is_file(name) {
+        if self.tree.is_file(name) || self.tree.is_link(name) {
             self.tree.remove(name);
         }
         self.tree.make_directory(name);
@@ -155,7 +159,7 @@ impl Workload {
     /// Sometimes to another name than it had.
     fn move_there_and_back(&mut self, directory: &Name, side: Side) {
         let Some(there) = self.free_place(side, directory) else { return };
-        self.rename(directory, &there);
+        self.move_directory(directory, &there);
         if self.random.below(2) == 0 {
             self.work_in(&there);
         }
@@ -195,7 +199,7 @@ impl Workload {
     }
 
     /// Not the side's own.
-    fn directory(&mut self, side: Side) -> Option<Name> {
+    pub(super) fn directory(&mut self, side: Side) -> Option<Name> {
         let mut all = self.tree.directories(side);
         all.retain(|name| !name.is_top());
         if all.is_empty() { None } else { Some(all.swap_remove(self.random.below(all.len()))) }

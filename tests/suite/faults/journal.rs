@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::name::{Name, Side};
+use super::repeats::{Micros, now};
 
 /// Contents that each path had while nobody was writing them: the only ones that may be published.
 #[derive(Default)]
 pub struct Journal {
     legal: HashMap<String, HashSet<String>>,
     history: Vec<(usize, String)>,
+    /// When something came to a name or went away from it, each from when to when.
+    turns: HashMap<String, Vec<(Micros, Micros)>>,
     /// The number of the operation that is being done.
     pub operation: usize,
 }
@@ -29,14 +32,39 @@ impl Journal {
         }
     }
 
+    /// Something else is at that name, or nothing, by a change that began then.
+    pub fn turn(&mut self, name: &Name, begun: Micros) {
+        if name.side() == Side::Data {
+            self.turns.entry(name.below().to_owned()).or_default().push((begun, now()));
+        }
+    }
+
+    /// Changes of what is at a name, each from when to when.
+    pub fn turns(&self, below: &str) -> &[(Micros, Micros)] {
+        self.turns.get(below).map_or(&[], Vec::as_slice)
+    }
+
     /// By its path below the watched directory.
     pub fn allows(&self, below: &str, hash: &str) -> bool {
         self.legal.get(below).is_some_and(|hashes| hashes.contains(hash))
     }
 
-    /// What was done to a name, and which of its contents were legal since when.
-    pub fn story(&self, name: &str) -> String {
-        let mentioned = |text: &str| text.split(' ').any(|word| word == name);
+    /// A name, and those that its last contents stood under, too.
+    pub fn together(&self, name: &str) -> HashSet<String> {
+        let complete = |text: &str| {
+            let (name, content) = text.split_once(" is complete: ")?;
+            Some((name.to_owned(), content.to_owned()))
+        };
+        let all = || self.history.iter().filter_map(|(_, what)| complete(what));
+        let contents: Vec<String> = all().filter(|(it, _)| it == name).map(|(_, content)| content).collect();
+        let last = &contents[contents.len().saturating_sub(2)..];
+        let shared = all().filter(|(_, content)| last.contains(content)).map(|(name, _)| name);
+        shared.chain([name.to_owned()]).collect()
+    }
+
+    /// What was done to these names, and which of their contents were legal since when.
+    pub fn story(&self, names: &HashSet<String>) -> String {
+        let mentioned = |text: &str| text.split(' ').any(|word| names.contains(word));
         let done = self.history.iter().filter(|(_, what)| mentioned(what));
         done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()
     }

@@ -1,12 +1,15 @@
 //! The service's lives: started, ended by us or by a fault, started again. Every end that is not
 //! expected fails the test.
 
-use std::os::unix::process::ExitStatusExt;
+use std::collections::HashSet;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::service::{Ended, Service, Setup, is_ready_line};
+use super::repeats::Excuses;
+use crate::service::{Ended, NOBODY, Service, Setup, is_ready_line};
 
 /// For the end of the connection that its earlier life has left.
 const WAITING: &str = "waiting for its end";
@@ -18,11 +21,18 @@ pub struct Settings {
     pub arguments: Vec<String>,
     /// The broker is given up for lost after seconds of silence, which a busy machine can bring about too.
     pub short_heartbeat: bool,
+    /// A copy of the binary that another user can reach: who the service runs as.
+    pub by_nobody: Option<PathBuf>,
+    /// Whether that user has read leases on others' files.
+    pub leases: bool,
 }
 
 pub struct Life {
     pub settings: Settings,
     service: Option<Service>,
+    pub excuses: Excuses,
+    /// Its limit of descriptors, while it has none left.
+    descriptors: Option<String>,
     /// What the earlier lives said.
     log: String,
     pub starts: usize,
@@ -30,7 +40,7 @@ pub struct Life {
 
 impl Life {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, service: None, log: String::new(), starts: 0 }
+        Self { settings, service: None, excuses: Excuses::default(), descriptors: None, log: String::new(), starts: 0 }
     }
 
     pub fn is_up(&self) -> bool {
@@ -40,6 +50,15 @@ impl Life {
     /// Returns when it is ready, or waits for the broker to be done with its earlier life: that one's
     /// messages are still to come, and an alarm holds them up.
     pub fn start(&mut self) {
+        self.begin();
+        let service = self.service.as_ref().expect("it was just started");
+        service.wait_log("the line `ready`, or one that its earlier life is waited for", |line| {
+            is_ready_line(line) || line.contains(WAITING)
+        });
+    }
+
+    /// Returns at once.
+    pub fn begin(&mut self) {
         assert!(self.service.is_none(), "it is started once at a time");
         let heartbeat = if self.settings.short_heartbeat { 2 } else { 30 };
         let url = format!("{}?heartbeat={heartbeat}", self.settings.url);
@@ -49,11 +68,11 @@ impl Life {
             .args(&self.settings.arguments);
         self.starts += 1;
         self.log.push_str(&format!("start {}\n", self.starts));
-        let service = setup.spawn();
-        service.wait_log("the line `ready`, or one that its earlier life is waited for", |line| {
-            is_ready_line(line) || line.contains(WAITING)
-        });
-        self.service = Some(service);
+        let setup = match &self.settings.by_nobody {
+            Some(copy) => setup.by_nobody_from(copy, self.settings.leases),
+            None => setup,
+        };
+        self.service = Some(setup.spawn());
     }
 
     /// Nothing holds it up any more.
@@ -76,12 +95,15 @@ impl Life {
         service.signal(Signal::KILL);
         let ended = service.wait_exit();
         assert_eq!(ended.status.signal(), Some(9), "it ended by itself just before:\n{}", ended.stderr);
+        self.descriptors = None;
+        self.excuses.crash();
         self.remember(&ended);
     }
 
     /// SIGTERM, and a clean end.
     pub fn stop(&mut self) {
         self.check();
+        self.give_descriptors_back();
         let Some(service) = self.service.take() else { return };
         let ended = service.stop();
         self.remember(&ended);
@@ -111,7 +133,39 @@ impl Life {
         let ended = service.wait_exit().expect_code(1);
         let errors = ended.stderr.lines().filter(|line| line.contains("ERROR")).count();
         assert!(errors == 1 && !ended.stderr.contains("panicked"), "not one error line:\n{}", ended.stderr);
+        self.descriptors = None;
+        self.excuses.crash();
         self.remember(&ended);
+    }
+
+    /// It has those that are open now and gets no other. Tells whether it runs and had some.
+    pub fn take_descriptors(&mut self) -> bool {
+        let Some(service) = self.service.as_ref().filter(|_| self.descriptors.is_none()) else { return false };
+        let directory = format!("/proc/{}", service.id());
+        let open = std::fs::read_dir(format!("{directory}/fd")).expect("its descriptors").count();
+        let limits = std::fs::read_to_string(format!("{directory}/limits")).expect("its limits");
+        let usual = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+        self.descriptors = Some(usual.expect("a limit of open files").to_owned());
+        self.limit_descriptors(&open.to_string());
+        true
+    }
+
+    pub fn give_descriptors_back(&mut self) {
+        if let Some(usual) = self.descriptors.take() {
+            self.limit_descriptors(&usual);
+        }
+    }
+
+    /// By a process of the same user: another's limits are not root's to change everywhere. The hard limit stays.
+    fn limit_descriptors(&self, soft: &str) {
+        let Some(service) = &self.service else { return };
+        let mut command = Command::new("prlimit");
+        if self.settings.by_nobody.is_some() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let limited = command.args(["--pid", &service.id().to_string(), &format!("--nofile={soft}:")]).output();
+        let limited = limited.expect("prlimit");
+        assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
     }
 
     /// Nothing that was done so far may have ended it.
@@ -144,12 +198,12 @@ impl Life {
     }
 }
 
-/// What the service's log says of one name, and of its own lives.
-pub fn about(log: &str, data: &Path, name: &str) -> String {
-    let path = format!("{}\"", data.join(name).display());
+/// What the service's log says of these names, and of its own lives.
+pub fn about(log: &str, data: &Path, names: &HashSet<String>) -> String {
+    let paths: Vec<String> = names.iter().map(|name| format!("{}\"", data.join(name).display())).collect();
     let wanted = |line: &&str| {
-        line.contains(&path)
-            || ["start ", "fault ", "ended: ", "ready", "WARN", "ERROR", "looked over"]
+        paths.iter().any(|path| line.contains(path))
+            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "looked over"]
                 .iter()
                 .any(|it| line.contains(it))
     };

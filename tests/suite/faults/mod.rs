@@ -11,30 +11,37 @@ mod oracle;
 mod pace;
 mod queue;
 mod record;
+mod repeats;
+mod rights;
 mod schedule;
 mod tree;
+mod volume;
 mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::files::Random;
-use crate::world::directories;
+use crate::service::{copy_of_binary, is_root, skip};
 use disk::StateDirectory;
 use life::{Life, Settings};
 use name::{Name, Side};
 use node::Node;
-use oracle::{Finals, Last, Verdict, judge};
+use oracle::{Finals, Known, Last, Verdict, judge};
 use pace::Ending;
 use queue::FLOOD;
 use record::Reader;
+use repeats::{Confirms, Micros};
 use schedule::{Costly, Finale, Stage};
 use tree::Tree;
+use volume::Volume;
 use workload::Workload;
 
 /// Between them they have every fault.
@@ -43,6 +50,8 @@ const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// Runs those of one kind alone, by its name.
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
+/// A directory for all that the service has said in a seed that failed.
+const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
 /// Of one seed: each ends with no fault left and every file told.
 const ROUNDS: usize = 3;
 /// For the last message of every file, once all faults are over.
@@ -50,6 +59,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Its message says that the service reads events again. When all is over, one comes into each directory, and
 /// says that the service still knows it.
 const SENTINEL: &str = "zz-sentinel";
+/// How long a file system's clock stands still, at most, and one that has whole seconds alone.
+const TICK: Micros = 12_000;
+const COARSE_TICK: Micros = 1_012_000;
 
 /// What the service watches, and the workload works in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,12 +120,16 @@ fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
 /// One seed: says what happened, and whether all held.
 fn run(seed: u64, node: &mut Node) -> bool {
     let begun = Instant::now();
-    let (_root, mut stage, mut workload) = prepare(seed, node);
+    let Prepared { root: _root, mut volume, mut workload, mut stage } = prepare(seed, node);
     stage.life.start();
     let mut round = 0;
     let (finals, reader) = loop {
         workload = play(&mut stage, workload, Finale::of(seed / 2, round));
         round += 1;
+        // What is closed to the service is closed for more than a round, sometimes.
+        if round == ROUNDS || (seed / 2 + round as u64).is_multiple_of(2) {
+            workload.open_all();
+        }
         let (tree, top) = (&mut workload.tree, Name::top(Side::Data));
         tree.save(&top.child(SENTINEL), format!("{SENTINEL} {round}").as_bytes());
         let mut reader = Reader::open(&stage.url);
@@ -130,47 +146,88 @@ fn run(seed: u64, node: &mut Node) -> bool {
             all_come(&finals, &mut reader, &mut stage);
             break (finals, reader);
         }
+        if let Some(volume) = &mut volume {
+            stage.remount(volume);
+        }
     };
     stage.life.stop();
     let entries = reader.drain(&stage.url);
     record::end(&stage.url);
-    let verdict = judge(&entries, &stage.data, &finals, &workload.tree.journal);
+    let log = stage.life.log();
+    let known = Known {
+        journal: &workload.tree.journal,
+        excuses: &stage.life.excuses,
+        confirms: Confirms::of(&log, &stage.data),
+        leases: stage.life.settings.leases,
+        tick: if volume.is_some() { COARSE_TICK } else { TICK },
+    };
+    let verdict = judge(&entries, &stage.data, &finals, &known);
     let line = report(seed, &workload, finals.len(), &stage.counts, &verdict, begun.elapsed());
     if verdict.is_clean() {
         eprintln!("{line}");
         return true;
     }
-    let log = stage.life.log();
     let mut story = String::new();
     for (name, what) in verdict.faults() {
-        let done = workload.tree.journal.story(name);
-        let said = life::about(&log, &stage.data, name);
+        let names = workload.tree.journal.together(name);
+        let done = workload.tree.journal.story(&names);
+        let said = life::about(&log, &stage.data, &names);
         let _ = write!(
             story,
             "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
             oracle::list(&entries, &stage.data, name)
         );
     }
+    if let Some(directory) = std::env::var_os(LOGS_VARIABLE) {
+        std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
+    }
     eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
     false
 }
 
-fn prepare(seed: u64, node: &mut Node) -> (TempDir, Stage<'_>, Workload) {
+struct Prepared<'a> {
+    stage: Stage<'a>,
+    workload: Workload,
+    /// Unmounted before its directory goes.
+    volume: Option<Volume>,
+    root: TempDir,
+}
+
+fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     let kind = Kind::of(seed);
     let mut random = Random::new(seed);
-    let (root, data, staging) = directories();
-    let state_path = root.path().canonicalize().expect("its real path").join("state");
+    let root = TempDir::with_prefix("ingestor-suite-").expect("a temporary directory");
+    let real = root.path().canonicalize().expect("its real path");
+    let files = directory(&real.join("files"));
+    let coarse = random.below(4) == 0;
+    let volume = if coarse { Volume::make(&real.join("image"), &files) } else { None };
+    let (data, staging) = (directory(&files.join("data")), directory(&files.join("staging")));
     let small_disk = random.below(3) == 0;
+    let state_path = real.join("state");
     let state =
         if small_disk { StateDirectory::on_a_small_disk(&state_path) } else { StateDirectory::new(&state_path) };
     let costly = Costly::of(seed / 2);
-    let writes_linked = random.below(8) == 0;
     let mut arguments = vec!["--settle-ms".to_owned(), ["1", "200", "1000"][random.below(3)].to_owned()];
     if kind == Kind::Recursive {
         arguments.push("--recursive".to_owned());
     }
-    if writes_linked {
+    if random.below(8) == 0 {
         arguments.extend(["--rescan-seconds", "1"].map(str::to_owned));
+    }
+    // As the unit has it, mostly: a user without rights that has leases on others' files.
+    let leases = random.below(4) > 0;
+    let with_huge = random.below(4) == 0;
+    let by_nobody = is_root().then(|| {
+        let copy = real.join("apollonia-ingestor");
+        copy_of_binary(&copy);
+        for open in [&real, &files, &state_path] {
+            open_to_all(open);
+        }
+        copy
+    });
+    let rights = by_nobody.is_some();
+    if !rights {
+        skip("files and directories that are closed to the service need root");
     }
     let (vhost, url) = node.vhost();
     record::begin(&url);
@@ -178,11 +235,25 @@ fn prepare(seed: u64, node: &mut Node) -> (TempDir, Stage<'_>, Workload) {
     for name in FLOOD {
         tree.save(&Name::top(Side::Data).child(name), name.as_bytes());
     }
-    let workload = Workload::new(kind, random.next(), tree, writes_linked);
+    let workload = Workload::new(kind, random.next(), tree, rights, with_huge);
     let state_directory = state.path().to_owned();
     let short_heartbeat = costly == Costly::Heartbeat;
-    let life = Life::new(Settings { data, state: state_directory, url, arguments, short_heartbeat });
-    (root, Stage::new(node, vhost, life, state, random, costly), workload)
+    let leases = leases || !rights;
+    let life = Life::new(Settings { data, state: state_directory, url, arguments, short_heartbeat, by_nobody, leases });
+    Prepared { stage: Stage::new(node, vhost, life, state, random, costly), workload, volume, root }
+}
+
+/// Made, for every user.
+fn directory(path: &Path) -> PathBuf {
+    if !path.exists() {
+        std::fs::create_dir(path).expect("a directory");
+    }
+    open_to_all(path);
+    path.to_owned()
+}
+
+fn open_to_all(path: &Path) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("permissions");
 }
 
 /// One round of the workload beside the faults; after it none is left.
@@ -223,13 +294,15 @@ fn report(
 ) -> String {
     let faults: String = counts.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
     format!(
-        "seed {seed}: {} operations={} on-directories={} files={files} messages={} repeats={} losses={} wrong={} \
-         broken={} seconds={:.1}{faults}",
+        "seed {seed}: {} operations={} on-directories={} files={files} messages={} repeats={} without-crash={} \
+         unfinished={} losses={} wrong={} broken={} seconds={:.1}{faults}",
         Kind::of(seed).name(),
         workload.tree.journal.operation,
         workload.on_directories,
         verdict.messages,
         verdict.repeats,
+        verdict.repeated.len(),
+        verdict.unfinished,
         verdict.losses.len(),
         verdict.wrong.len(),
         verdict.broken.len(),

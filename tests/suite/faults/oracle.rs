@@ -1,6 +1,6 @@
 //! What must hold, judged from the queue's record, the workload's journal and the disk.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 use super::journal::Journal;
 use super::record::Entry;
+use super::repeats::{Confirms, Excuses, Micros, parse};
+use crate::files::utc;
 use crate::message::FIELDS;
 
 /// Path below the watched directory, hash and size.
@@ -43,6 +45,8 @@ struct Parsed {
     size: u64,
     /// The times of the version, as they are printed.
     times: [String; 2],
+    /// When its event was read.
+    read: Micros,
     id: String,
 }
 
@@ -65,6 +69,7 @@ impl Parsed {
             hash: text("sha256_hash")?,
             size: fields["size"].as_u64().ok_or(format!("size: {}", whole()))?,
             times: [text("modified_time")?, text("changed_time")?],
+            read: parse(&text("timestamp")?).ok_or(format!("timestamp: {}", whole()))?,
             id,
         })
     }
@@ -76,22 +81,37 @@ pub struct Verdict {
     pub messages: usize,
     /// Messages whose id was there before.
     pub repeats: usize,
+    /// Where no lease was asked for: messages of half a file, which others followed.
+    pub unfinished: usize,
     pub losses: Vec<(String, String)>,
     pub wrong: Vec<(String, String)>,
+    /// Those that no crash excuses.
+    pub repeated: Vec<(String, String)>,
     pub broken: Vec<(String, String)>,
 }
 
 impl Verdict {
     pub fn is_clean(&self) -> bool {
-        self.losses.is_empty() && self.wrong.is_empty() && self.broken.is_empty()
+        self.faults().next().is_none()
     }
 
     pub fn faults(&self) -> impl Iterator<Item = &(String, String)> {
-        self.losses.iter().chain(&self.wrong).chain(&self.broken)
+        self.losses.iter().chain(&self.wrong).chain(&self.repeated).chain(&self.broken)
     }
 }
 
-pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, journal: &Journal) -> Verdict {
+/// By what it is judged, beside the record and the disk.
+pub struct Known<'a> {
+    pub journal: &'a Journal,
+    pub excuses: &'a Excuses,
+    pub confirms: Confirms,
+    /// Whether the service has leases, without which half a file can be told of before the whole.
+    pub leases: bool,
+    /// How long the file system's clock stands still.
+    pub tick: Micros,
+}
+
+pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> Verdict {
     let mut verdict = Verdict { messages: entries.len(), ..Verdict::default() };
     let mut last = Last::default();
     last.take(entries, data);
@@ -101,7 +121,9 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, journal: &Journal)
     }
     let mut version_of_id = HashMap::new();
     let mut id_of_version = HashMap::new();
-    let mut ids = HashSet::new();
+    let mut messages: Vec<(usize, Parsed)> = Vec::new();
+    let mut by_id: HashMap<String, usize> = HashMap::new();
+    let mut by_name: HashMap<String, usize> = HashMap::new();
     for (number, entry) in entries.iter().enumerate() {
         let message = match Parsed::of(entry, data) {
             Ok(message) => message,
@@ -110,26 +132,65 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, journal: &Journal)
                 continue;
             }
         };
-        let Parsed { name, hash, size, times, id } = message;
-        if !ids.insert(id.clone()) {
-            verdict.repeats += 1;
+        let at = messages.len();
+        let earlier = by_id.insert(message.id.clone(), at);
+        verdict.repeats += usize::from(earlier.is_some());
+        let before = by_name.insert(message.name.clone(), at);
+        let same = |at: &usize| known.is_metadata_alone(&messages[*at].1, &message);
+        // One of an id is enough: the same message cannot be both.
+        if let Some(at) = earlier.or_else(|| before.filter(same))
+            && !known.may_repeat(&messages[at].1, &message)
+        {
+            let how = if earlier.is_some() { "repeats" } else { "tells nothing but metadata after" };
+            let what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
+            verdict.repeated.push((message.name.clone(), what));
         }
-        if !journal.allows(&name, &hash) {
-            let what = format!("message {number} says {hash}, {size} bytes: never its content");
-            verdict.wrong.push((name.clone(), what));
+        let Parsed { name, hash, size, times, id, .. } = &message;
+        if !known.journal.allows(name, hash) {
+            if known.leases {
+                let what = format!("message {number} says {hash}, {size} bytes: never its content");
+                verdict.wrong.push((name.clone(), what));
+            } else {
+                verdict.unfinished += 1;
+            }
         }
         // Empty files all look alike: two of them within a tick of the clock cannot be told apart here.
-        let version = (name.clone(), hash, size, times);
+        let version = (name.clone(), hash.clone(), *size, times.clone());
         let earlier = version_of_id.entry(id.clone()).or_insert_with(|| version.clone());
         if *earlier != version {
             verdict.broken.push((name.clone(), format!("one id, two versions: {earlier:?}, {version:?}")));
         }
         let earlier = id_of_version.entry(version).or_insert_with(|| id.clone());
-        if *earlier != id && size > 0 {
-            verdict.broken.push((name, format!("message {number}: one version, two ids: {earlier}, {id}")));
+        if earlier != id && *size > 0 {
+            verdict.broken.push((name.clone(), format!("message {number}: one version, two ids: {earlier}, {id}")));
         }
+        messages.push((number, message));
     }
     verdict
+}
+
+impl Known<'_> {
+    /// Whether a message tells nothing new but the time of a change of what is no content, after the one before it.
+    fn is_metadata_alone(&self, before: &Parsed, message: &Parsed) -> bool {
+        let is = |of: &Parsed| (of.hash.clone(), of.size, of.times[0].clone());
+        // Empty files all look alike.
+        message.size > 0 && is(before) == is(message)
+    }
+
+    /// After a crash; or something else was at the name since, for longer than a tick of the clock or after the first was
+    /// confirmed: then the name is told of again, though a version that was there before has come back.
+    fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
+        let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
+        let confirmed = self.confirms.after(&first.name, first.read);
+        let turns = self.journal.turns(&first.name).iter();
+        let turns: Vec<_> = turns.filter(|(from, to)| changed < *to && *from <= second.read).collect();
+        let late = |(from, _): &&(Micros, Micros)| {
+            *from > changed + self.tick || confirmed.is_some_and(|confirmed| *from >= confirmed)
+        };
+        // The change of the version's own time may be one of them.
+        let came_back = turns.iter().any(|turn| late(turn)) || (first.id != second.id && turns.len() > 1);
+        came_back || self.excuses.allow([first.read, second.read], confirmed)
+    }
 }
 
 /// The messages for one name, for whoever looks into a failure.
@@ -139,10 +200,11 @@ pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
         if let Ok(message) = Parsed::of(entry, data)
             && message.name == name
         {
-            let Parsed { hash, size, times: [modified, changed], id, .. } = message;
+            let Parsed { hash, size, times: [modified, changed], id, read, .. } = message;
+            let read = utc(read.div_euclid(1_000_000), read.rem_euclid(1_000_000) * 1_000);
             let _ = writeln!(
                 lines,
-                "  {number}: {}, {size} bytes, mtime {modified}, ctime {changed}, id {id}",
+                "  {number}: {}, {size} bytes, event {read}, mtime {modified}, ctime {changed}, id {id}",
                 &hash[..12]
             );
         }

@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 use tokio::runtime::Runtime;
 
-use crate::consumer::{END_MARK, bind_queue, connect, declare_exchange, publish};
+use crate::consumer::{END_MARK, EXCHANGE, bind_queue, connect, declare_exchange, publish};
 
 const QUEUE: &str = "record";
 /// Holds one message and refuses, by a nack, what does not fit.
@@ -49,6 +49,18 @@ pub fn begin_refusing(url: &str) {
 
 pub fn end_refusing(url: &str) {
     with_channel(url, async |channel| delete_queue(&channel, REFUSING).await);
+}
+
+/// From now on no message reaches the record, nor anybody else.
+pub fn unbind(url: &str) {
+    with_channel(url, async |channel| {
+        let arguments = FieldTable::default();
+        channel.queue_unbind(QUEUE.into(), EXCHANGE.into(), "".into(), arguments).await.expect("the queue is unbound");
+    });
+}
+
+pub fn bind(url: &str) {
+    with_channel(url, async |channel| bind_queue(&channel, QUEUE).await);
 }
 
 /// Leaves the virtual host as it was found.

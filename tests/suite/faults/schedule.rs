@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::disk::StateDirectory;
 use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
+use super::repeats::Lasting;
+use super::volume::Volume;
 use super::{queue, record};
-use crate::files::Random;
+use crate::files::{Random, chmod};
 use crate::service::skip;
 
 /// Of one round.
@@ -21,6 +24,14 @@ const OPERATIONS: (usize, usize) = (10, 70);
 const AHEAD: usize = 60;
 /// A machine whose queue is longer than this is not flooded.
 const FLOOD_MAX: usize = 200_000;
+
+/// Lives that end within a second, one after the other.
+const SHORT_LIVES: usize = 4;
+/// How long such a one is, at most.
+const SHORT_LIFE_MS: usize = 1000;
+/// The watched directory's own mode, and one that keeps the service out.
+const OPEN: u32 = 0o777;
+const SHUT: u32 = 0o700;
 
 /// Events that a shortened queue holds.
 const QUEUE: usize = 8;
@@ -78,6 +89,10 @@ pub struct Stage<'a> {
     alarm: bool,
     refusing: bool,
     full: bool,
+    /// No queue is bound.
+    unbound: bool,
+    /// The service is another user, who can be kept out.
+    rights: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -89,6 +104,7 @@ impl<'a> Stage<'a> {
         mut random: Random,
         costly: Costly,
     ) -> Self {
+        let rights = life.settings.by_nobody.is_some();
         Self {
             node,
             vhost,
@@ -105,6 +121,8 @@ impl<'a> Stage<'a> {
             alarm: false,
             refusing: false,
             full: false,
+            unbound: false,
+            rights,
         }
     }
 
@@ -158,13 +176,25 @@ impl<'a> Stage<'a> {
         self.life.check();
         self.lift_alarm();
         self.stop_refusing();
+        self.bind();
+        self.life.give_descriptors_back();
         self.free_the_disk();
         self.life.start_if_down();
         self.life.wait_ready();
     }
 
+    /// Between two rounds: what is watched is unmounted and mounted again under another number. No version of a file is
+    /// another then.
+    pub fn remount(&mut self, volume: &mut Volume) {
+        self.life.stop();
+        volume.mount_again();
+        self.count("remount");
+        self.life.start();
+        self.life.wait_ready();
+    }
+
     fn fault(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(29) {
             0..3 => self.kill(),
             3..5 => self.stop(),
             5..7 => self.stop_the_broker(),
@@ -176,6 +206,10 @@ impl<'a> Stage<'a> {
             16 => self.damage(),
             17 => self.lose_the_tail(),
             18 => self.fill_the_disk(),
+            19..22 => self.unbind(),
+            22..25 => self.take_descriptors(),
+            25..27 => self.kill_in_the_first_second(),
+            27 => self.shut_the_data_directory(),
             _ => self.shorten_the_queue(),
         }
     }
@@ -207,6 +241,12 @@ impl<'a> Stage<'a> {
         }
         // Soon: the pause between two attempts doubles.
         self.stop_refusing();
+        if self.unbound && self.often() {
+            self.bind();
+        }
+        if self.often() {
+            self.life.give_descriptors_back();
+        }
         if self.full && self.often() {
             self.free_the_disk();
         }
@@ -226,6 +266,7 @@ impl<'a> Stage<'a> {
         // It would wait its 10 s for confirms that cannot come.
         self.lift_alarm();
         self.stop_refusing();
+        self.bind();
         self.life.wait_ready();
         self.life.stop();
         self.count("stop");
@@ -251,6 +292,7 @@ impl<'a> Stage<'a> {
     fn broker_is_new(&mut self, kind: &'static str) {
         // It has forgotten the alarm.
         self.alarm = false;
+        self.life.excuses.end(Lasting::HeldUp);
         self.count(kind);
         if self.often() {
             self.life.start_if_down();
@@ -261,6 +303,7 @@ impl<'a> Stage<'a> {
     /// what a service sent that is dead when the broker reads it.
     fn freeze(&mut self) {
         self.life.start_if_down();
+        self.life.excuses.begin(Lasting::HeldUp);
         self.node.freeze();
         self.some_operations();
         if self.often() {
@@ -268,6 +311,7 @@ impl<'a> Stage<'a> {
             self.some_operations();
         }
         self.node.thaw();
+        self.life.excuses.end(Lasting::HeldUp);
         self.life.start_if_down();
         self.count("freeze");
     }
@@ -276,10 +320,12 @@ impl<'a> Stage<'a> {
     fn freeze_for_long(&mut self) {
         self.costly = Costly::None;
         self.life.start_if_down();
+        self.life.excuses.begin(Lasting::HeldUp);
         self.node.freeze();
         self.some_operations();
         self.life.expect_lost();
         self.node.thaw();
+        self.life.excuses.end(Lasting::HeldUp);
         self.count("freeze-long");
         self.life.start();
     }
@@ -296,6 +342,7 @@ impl<'a> Stage<'a> {
 
     fn raise_alarm_only(&mut self) {
         if !self.alarm {
+            self.life.excuses.begin(Lasting::HeldUp);
             self.node.raise_memory_alarm();
             self.alarm = true;
             self.count("alarm");
@@ -316,12 +363,16 @@ impl<'a> Stage<'a> {
     fn lift_alarm(&mut self) {
         if std::mem::take(&mut self.alarm) {
             self.node.lift_memory_alarm();
+            self.life.excuses.end(Lasting::HeldUp);
             self.life.wait_ready();
         }
     }
 
     fn refuse(&mut self) {
         self.life.start_if_down();
+        // What is refused is to be in the record.
+        self.bind();
+        self.life.excuses.begin(Lasting::Refused);
         record::begin_refusing(&self.url);
         self.refusing = true;
         self.count("refuse");
@@ -330,7 +381,59 @@ impl<'a> Stage<'a> {
     fn stop_refusing(&mut self) {
         if std::mem::take(&mut self.refusing) {
             record::end_refusing(&self.url);
+            self.life.excuses.end(Lasting::Refused);
         }
+    }
+
+    /// What is published meanwhile comes back, and is to be in the record once that is bound again.
+    fn unbind(&mut self) {
+        if !self.unbound && !self.refusing {
+            record::unbind(&self.url);
+            self.unbound = true;
+            self.count("unbind");
+        }
+    }
+
+    fn bind(&mut self) {
+        if std::mem::take(&mut self.unbound) {
+            record::bind(&self.url);
+        }
+    }
+
+    fn take_descriptors(&mut self) {
+        self.life.start_if_down();
+        self.life.wait_ready();
+        if self.life.take_descriptors() {
+            self.count("no-descriptors");
+        }
+    }
+
+    /// Again and again: what was confirmed in one life is known in the next.
+    fn kill_in_the_first_second(&mut self) {
+        self.life.kill();
+        for _ in 0..2 + self.random.below(SHORT_LIVES - 1) {
+            self.some_operations();
+            let life = self.random.below(SHORT_LIFE_MS);
+            self.life.begin();
+            std::thread::sleep(Duration::from_millis(life as u64));
+            self.life.kill();
+            self.count("kill-at-once");
+        }
+        self.life.start();
+    }
+
+    /// The watched directory itself, for a while; the service could not start meanwhile.
+    fn shut_the_data_directory(&mut self) {
+        if !self.rights {
+            return skip("the fault `shut` needs root and a service that is another user");
+        }
+        self.life.start_if_down();
+        self.life.wait_ready();
+        chmod(&self.data, SHUT);
+        self.some_operations();
+        self.life.check();
+        chmod(&self.data, OPEN);
+        self.count("shut");
     }
 
     /// More events than the kernel's queue holds, while the service cannot read them; what the workload
@@ -368,6 +471,7 @@ impl<'a> Stage<'a> {
         let mut random = Random::new(self.random.next());
         self.life.kill();
         self.some_operations();
+        self.life.excuses.forgotten();
         if self.state.damage(&mut random) > 0 {
             self.count("damage");
         }
@@ -378,12 +482,14 @@ impl<'a> Stage<'a> {
         self.life.kill();
         self.some_operations();
         self.state.go_back();
+        self.life.excuses.forgotten();
         self.life.start();
         self.count("old-ledger");
     }
 
     fn fill_the_disk(&mut self) {
         if self.state.can_be_filled() && !self.full {
+            self.life.excuses.begin(Lasting::Full);
             self.state.fill();
             self.full = true;
             self.count("full-disk");
@@ -393,6 +499,7 @@ impl<'a> Stage<'a> {
     fn free_the_disk(&mut self) {
         if std::mem::take(&mut self.full) {
             self.state.free();
+            self.life.excuses.end(Lasting::Full);
         }
     }
 }

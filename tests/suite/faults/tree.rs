@@ -1,21 +1,32 @@
 //! A directory, the one beside it, and a model of both that is always right: every change goes through
 //! here. The model keeps, for each path in the watched directory, every content that may be published.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::journal::Journal;
 use super::name::{Name, Side};
-use crate::files::{Mapping, exchange, give_name, nameless, sha256};
+use super::repeats::{Micros, now};
+use crate::files::{Mapping, chmod, exchange, give_name, nameless, sha256};
+use crate::service::NOBODY;
 
 type Id = usize;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// More links than this do not lead to one another.
+const HOPS_MAX: usize = 20;
+/// Who writes a file, and what others may do with it, where nothing else is said.
+pub const OPEN_MODE: u32 = 0o644;
+/// Much more than anybody reads while a test runs.
+const HUGE: u64 = 1 << 40;
+
+#[derive(Clone, PartialEq, Eq)]
 enum Entry {
     File(Id),
     Directory,
+    /// A symbolic link, and what is written in it.
+    Link(String),
 }
 
 struct Inode {
@@ -47,6 +58,12 @@ pub struct Tree {
     inodes: Vec<Inode>,
     /// Both directories themselves are in it.
     entries: BTreeMap<Name, Entry>,
+    /// Where each link in the watched directory led to last.
+    led_to: BTreeMap<Name, Option<Id>>,
+    /// When the change that is being made began.
+    begun: Micros,
+    /// Of files that are made from now on.
+    pub new_mode: u32,
     pub journal: Journal,
 }
 
@@ -58,6 +75,9 @@ impl Tree {
             staging: staging.to_owned(),
             inodes: Vec::new(),
             entries: BTreeMap::from(tops),
+            led_to: BTreeMap::new(),
+            begun: now(),
+            new_mode: OPEN_MODE,
             journal: Journal::default(),
         }
     }
@@ -79,6 +99,19 @@ impl Tree {
 
     pub fn is_directory(&self, name: &Name) -> bool {
         self.entries.get(name) == Some(&Entry::Directory)
+    }
+
+    pub fn is_link(&self, name: &Name) -> bool {
+        matches!(self.entries.get(name), Some(Entry::Link(_)))
+    }
+
+    pub fn links(&self) -> usize {
+        self.entries.values().filter(|entry| matches!(entry, Entry::Link(_))).count()
+    }
+
+    /// All that there is, but for the two directories themselves.
+    pub fn names(&self) -> Vec<Name> {
+        self.entries.keys().filter(|name| !name.is_top()).cloned().collect()
     }
 
     /// The side's own among them.
@@ -104,8 +137,14 @@ impl Tree {
 
     /// Whether the file has another name.
     pub fn linked(&self, name: &Name) -> bool {
-        let entry = self.entries.get(name).filter(|entry| **entry != Entry::Directory);
-        entry.is_some_and(|entry| self.entries.values().filter(|it| *it == entry).count() > 1)
+        self.file(name).is_some_and(|id| self.files().filter(|(_, it)| *it == id).count() > 1)
+    }
+
+    /// Whether a file there is being written that has another name elsewhere: the end of its writer would be seen by no
+    /// name of its in the watched directory, were this one taken out of it.
+    pub fn is_held_from_elsewhere(&self, top: &Name) -> bool {
+        let written = self.files().filter(|(name, id)| name.within(top) && self.inodes[*id].writers > 0);
+        written.into_iter().any(|(_, id)| self.files().any(|(name, it)| it == id && !name.within(top)))
     }
 
     fn file(&self, name: &Name) -> Option<Id> {
@@ -116,15 +155,23 @@ impl Tree {
     }
 
     pub fn open(&mut self, name: &Name, how: &Open) -> Handle {
+        self.begin();
+        if self.is_link(name) {
+            // It would be opened where it leads to.
+            self.remove(name);
+        }
         let mut options = File::options();
-        options.read(true).write(true);
+        options.read(true).write(true).mode(self.new_mode);
         if let Open::Emptied = how {
             options.create(true).truncate(true);
         }
         let file = options.open(self.path(name)).expect("a file of the workload opens");
+        let new = self.is_free(name);
         let id = self.file(name).unwrap_or_else(|| self.inode());
-        self.entries.insert(name.clone(), Entry::File(id));
         self.inodes[id].writers += 1;
+        if new {
+            self.enter(name, Entry::File(id));
+        }
         let length = self.inodes[id].content.len();
         let (offset, what) = match how {
             Open::Emptied => {
@@ -146,9 +193,10 @@ impl Tree {
     }
 
     pub fn give_name(&mut self, handle: &Handle, name: &Name) {
+        self.begin();
         give_name(&handle.file, &self.path(name));
         self.journal.tell(format!("{name} linked from an unnamed file"));
-        self.entries.insert(name.clone(), Entry::File(handle.id));
+        self.enter(name, Entry::File(handle.id));
         self.note(handle.id);
     }
 
@@ -203,19 +251,22 @@ impl Tree {
 
     /// A file, over another one or none; or a directory, over an empty one or none.
     pub fn rename(&mut self, from: &Name, to: &Name) {
+        self.begin();
         fs::rename(self.path(from), self.path(to)).expect("rename");
         self.journal.tell(format!("{from} renamed to {to}"));
         // Two names of one file: rename(2) does nothing then.
         if self.is_file(from) && self.file(from) == self.file(to) {
             return;
         }
-        self.entries.remove(to);
+        self.leave(to);
         let moved = self.take(from);
         self.put(moved, from, to);
+        self.follow_links();
     }
 
     /// Whatever they are, unless one of them is in the other.
     pub fn exchange(&mut self, one: &Name, other: &Name) {
+        self.begin();
         exchange(&self.path(one), &self.path(other));
         self.journal.tell(format!("{one} exchanged with {other}"));
         if one == other {
@@ -224,11 +275,12 @@ impl Tree {
         let (of_one, of_other) = (self.take(one), self.take(other));
         self.put(of_one, one, other);
         self.put(of_other, other, one);
+        self.follow_links();
     }
 
     fn take(&mut self, top: &Name) -> Vec<(Name, Entry)> {
         let names: Vec<Name> = self.entries.keys().filter(|name| name.within(top)).cloned().collect();
-        names.into_iter().filter_map(|name| self.entries.remove_entry(&name)).collect()
+        names.into_iter().filter_map(|name| self.leave(&name).map(|entry| (name, entry))).collect()
     }
 
     fn put(&mut self, moved: Vec<(Name, Entry)>, from: &Name, to: &Name) {
@@ -237,46 +289,176 @@ impl Tree {
             if name != *from {
                 self.journal.tell(format!("{name} came to {now} with its directory"));
             }
-            self.entries.insert(now, entry);
-            if let Entry::File(id) = entry {
+            let file = if let Entry::File(id) = entry { Some(id) } else { None };
+            self.enter(&now, entry);
+            if let Some(id) = file {
                 self.note(id);
             }
         }
     }
 
+    /// A change begins now.
+    fn begin(&mut self) {
+        self.begun = now();
+    }
+
+    fn enter(&mut self, name: &Name, entry: Entry) {
+        self.entries.insert(name.clone(), entry);
+        self.journal.turn(name, self.begun);
+    }
+
+    fn leave(&mut self, name: &Name) -> Option<Entry> {
+        let entry = self.entries.remove(name);
+        self.journal.turn(name, self.begun);
+        entry
+    }
+
     pub fn remove(&mut self, name: &Name) {
+        self.begin();
         fs::remove_file(self.path(name)).expect("unlink");
-        self.entries.remove(name);
+        self.leave(name);
         self.journal.tell(format!("{name} removed"));
+        self.follow_links();
     }
 
     pub fn make_directory(&mut self, name: &Name) {
+        self.begin();
         fs::create_dir(self.path(name)).expect("mkdir");
-        self.entries.insert(name.clone(), Entry::Directory);
+        self.enter(name, Entry::Directory);
         self.journal.tell(format!("{name} made, a directory"));
     }
 
     /// An empty one.
     pub fn remove_directory(&mut self, name: &Name) {
+        self.begin();
         fs::remove_dir(self.path(name)).expect("rmdir");
-        self.entries.remove(name);
+        self.leave(name);
         self.journal.tell(format!("{name} removed, an empty directory"));
     }
 
     /// A directory with all that is in it.
     pub fn remove_tree(&mut self, name: &Name) {
+        self.begin();
         fs::remove_dir_all(self.path(name)).expect("rm -r");
         for (name, _) in self.take(name) {
             self.journal.tell(format!("{name} removed with the whole tree"));
         }
+        self.follow_links();
     }
 
     pub fn link(&mut self, from: &Name, to: &Name) {
+        self.begin();
         fs::hard_link(self.path(from), self.path(to)).expect("link");
         let id = self.file(from).expect("a file");
-        self.entries.insert(to.clone(), Entry::File(id));
+        self.enter(to, Entry::File(id));
         self.journal.tell(format!("{from} linked to {to}"));
         self.note(id);
+    }
+
+    /// A symbolic link, made at a free place for another: there it leads to that path of the watched directory, whatever
+    /// is there.
+    pub fn symbolic_link(&mut self, made: &Name, place: &Name, target: &Name) {
+        let text = format!("{}{}", "../".repeat(place.parent().depth()), target.below());
+        self.begin();
+        symlink(&text, self.path(made)).expect("symlink");
+        self.journal.tell(format!("{made} made, a link to {target}"));
+        self.enter(made, Entry::Link(text));
+        self.follow_links();
+    }
+
+    /// The file that a link leads to, if any, and its own path.
+    fn resolve(&self, link: &Name) -> Option<(Id, Name)> {
+        let Some(Entry::Link(text)) = self.entries.get(link) else { return None };
+        let parts = |text: &str| text.split('/').map(str::to_owned).collect::<VecDeque<_>>();
+        let (mut at, mut ahead) = (link.parent(), parts(text));
+        let mut hops = 1;
+        while let Some(part) = ahead.pop_front() {
+            if part == ".." {
+                if at.is_top() {
+                    return None;
+                }
+                at = at.parent();
+                continue;
+            }
+            let name = at.child(&part);
+            match self.entries.get(&name)? {
+                Entry::File(id) => return ahead.is_empty().then_some((*id, name)),
+                Entry::Directory => at = name,
+                Entry::Link(text) => {
+                    hops += 1;
+                    if hops > HOPS_MAX {
+                        return None;
+                    }
+                    let mut through = parts(text);
+                    through.append(&mut ahead);
+                    ahead = through;
+                }
+            }
+        }
+        None
+    }
+
+    /// What may be published for links, since a name has changed or a file is complete.
+    fn follow_links(&mut self) {
+        let links =
+            self.entries.iter().filter(|(name, entry)| name.side() == Side::Data && matches!(entry, Entry::Link(_)));
+        let links: Vec<Name> = links.map(|(name, _)| name.clone()).collect();
+        self.led_to.retain(|name, _| links.contains(name));
+        for link in links {
+            let file = self.resolve(&link).map(|(id, _)| id);
+            if self.led_to.insert(link.clone(), file) != Some(file) {
+                self.journal.turn(&link, self.begun);
+            }
+            if let Some(id) = file.filter(|id| self.inodes[*id].writers == 0) {
+                let (hash, length) = (self.hash(id).to_owned(), self.inodes[id].content.len());
+                self.journal.allow(&link, &hash, length);
+            }
+        }
+    }
+
+    /// A file with no byte in it and a length that nobody reads to its end. The model knows nothing of it: no message is
+    /// right, and it is gone before the end.
+    pub fn make_huge(&mut self, name: &Name) {
+        let file = File::options().write(true).create_new(true).mode(OPEN_MODE).open(self.path(name)).expect("a file");
+        file.set_len(HUGE).expect("a sparse file");
+        self.journal.tell(format!("{name} made, {HUGE} bytes"));
+    }
+
+    pub fn remove_huge(&mut self, name: &Name) {
+        fs::remove_file(self.path(name)).expect("unlink");
+        self.journal.tell(format!("{name} removed"));
+    }
+
+    /// Who may do what with a file or a directory changes, and nothing else.
+    pub fn set_rights(&mut self, name: &Name, mode: u32, owner: u32) {
+        let path = self.path(name);
+        std::os::unix::fs::lchown(&path, Some(owner), None).expect("chown");
+        chmod(&path, mode);
+        self.journal.tell(format!("{name} has mode {mode:04o} and owner {owner}"));
+    }
+
+    pub fn status(&self, name: &Name) -> Metadata {
+        fs::symlink_metadata(self.path(name)).expect("stat")
+    }
+
+    /// Whether the service may read that file, or enter, list and search that directory, as far as its own rights go.
+    pub fn is_open(&self, name: &Name) -> bool {
+        let status = self.status(name);
+        let rights = if status.uid() == NOBODY { status.mode() >> 6 } else { status.mode() };
+        let wanted = if status.is_dir() { 0o5 } else { 0o4 };
+        rights & wanted == wanted
+    }
+
+    /// And all directories above it.
+    fn is_reachable(&self, name: &Name) -> bool {
+        let mut at = name.clone();
+        while !at.is_top() {
+            if !self.is_open(&at) {
+                return false;
+            }
+            at = at.parent();
+        }
+        true
     }
 
     /// What changes a file's version and not its content.
@@ -285,8 +467,8 @@ impl Tree {
         self.journal.tell(format!("{name} {what}"));
     }
 
-    /// Path, hash and size of every file in the watched directory, from the disk; and the model's proof that it is
-    /// right.
+    /// Path, hash and size of every file in the watched directory that the service can read, from the disk; and the model's
+    /// proof that it is right.
     pub fn finals(&mut self) -> BTreeMap<String, (String, u64)> {
         let (mut finals, mut directories) = (BTreeMap::new(), BTreeSet::from([Name::top(Side::Data)]));
         let mut to_list = vec![Name::top(Side::Data)];
@@ -294,10 +476,11 @@ impl Tree {
             for entry in fs::read_dir(self.path(&directory)).expect("a watched directory") {
                 let entry = entry.expect("an entry");
                 let name = directory.child(entry.file_name().to_str().expect("a plain name"));
-                if entry.file_type().expect("its kind").is_dir() {
+                let kind = entry.file_type().expect("its kind");
+                if kind.is_dir() {
                     directories.insert(name.clone());
                     to_list.push(name);
-                } else {
+                } else if !kind.is_symlink() {
                     let content = fs::read(entry.path()).expect("a file of the workload");
                     finals.insert(name.below().to_owned(), (sha256(&content), content.len() as u64));
                 }
@@ -311,6 +494,21 @@ impl Tree {
             assert_eq!(self.inodes[id].writers, 0, "a writer was left open");
             assert!(self.journal.allows(name.below(), on_disk), "the test's own model is wrong about {name}");
             assert_eq!(self.hash(id), on_disk, "the test's own model is wrong about {name}");
+            if !self.is_reachable(&name) {
+                finals.remove(name.below());
+            }
+        }
+        for link in self.led_to.keys().cloned().collect::<Vec<_>>() {
+            let content = fs::read(self.path(&link)).ok();
+            let found = self.resolve(&link);
+            assert_eq!(content.is_some(), found.is_some(), "the test's own model is wrong about the link {link}");
+            if let (Some(content), Some((id, target))) = (content, found) {
+                let hash = sha256(&content);
+                assert_eq!(self.hash(id), hash, "the test's own model is wrong about the link {link}");
+                if self.is_reachable(&link.parent()) && self.is_reachable(&target) {
+                    finals.insert(link.below().to_owned(), (hash, content.len() as u64));
+                }
+            }
         }
         finals
     }
@@ -319,7 +517,7 @@ impl Tree {
         let entries = self.entries.iter();
         entries.filter_map(|(name, entry)| match entry {
             Entry::File(id) => Some((name.clone(), *id)),
-            Entry::Directory => None,
+            Entry::Directory | Entry::Link(_) => None,
         })
     }
 
@@ -346,5 +544,6 @@ impl Tree {
         let names: Vec<Name> = self.files().filter(|(_, it)| *it == id).map(|(name, _)| name).collect();
         let (hash, length) = (self.hash(id).to_owned(), self.inodes[id].content.len());
         names.iter().for_each(|name| self.journal.allow(name, &hash, length));
+        self.follow_links();
     }
 }

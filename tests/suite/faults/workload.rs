@@ -2,8 +2,6 @@
 //! histories cross. What they do to directories stands in `directories`.
 
 use std::collections::VecDeque;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utim
 use super::Kind;
 use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
+use super::rights::Huge;
 use super::tree::{Handle, Open, Tree};
 use crate::files::{Random, noise};
 
@@ -23,6 +22,8 @@ const STAGING_NAMES: usize = 6;
 const ONE_ON_DIRECTORIES: usize = 5;
 /// Writers that stay open across operations.
 const SLOW_MAX: usize = 3;
+/// Symbolic ones, on both sides.
+const LINKS_MAX: usize = 8;
 /// Between two operations; without any pause they come in bursts.
 const PAUSE_MS: usize = 5;
 /// The one time that files are set back to: 2001-09-09.
@@ -36,13 +37,15 @@ struct Slow {
 
 pub struct Workload {
     pub(super) random: Random,
-    kind: Kind,
+    pub(super) kind: Kind,
     seed: u64,
-    contents: u64,
+    pub(super) contents: u64,
     slow: Vec<Slow>,
-    /// Whether a file is written through one of its two names. That raises no event for the other:
-    /// only a look-over finds it.
-    writes_linked: bool,
+    /// Whether files and directories are closed to the service: it is another user then.
+    pub(super) rights: bool,
+    /// Whether there are files that nobody reads to their end.
+    with_huge: bool,
+    pub(super) huge: Vec<Huge>,
     pub tree: Tree,
     /// Operations on directories so far.
     pub on_directories: usize,
@@ -51,14 +54,16 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub fn new(kind: Kind, seed: u64, tree: Tree, writes_linked: bool) -> Self {
+    pub fn new(kind: Kind, seed: u64, tree: Tree, rights: bool, with_huge: bool) -> Self {
         Self {
             random: Random::new(seed),
             kind,
             seed,
             contents: 0,
             slow: Vec::new(),
-            writes_linked,
+            rights,
+            with_huge,
+            huge: Vec::new(),
             tree,
             on_directories: 0,
             moves: VecDeque::new(),
@@ -77,11 +82,21 @@ impl Workload {
         for slow in std::mem::take(&mut self.slow) {
             self.tree.close(slow.handle);
         }
+        self.remove_huge(true);
         self
+    }
+
+    /// Nothing is closed to the service any more.
+    pub fn open_all(&mut self) {
+        self.open_some(1);
     }
 
     fn operate(&mut self) {
         self.tree.journal.operation += 1;
+        self.remove_huge(false);
+        if self.with_huge && self.random.below(15) == 0 {
+            return self.make_huge();
+        }
         if !self.slow.is_empty() && self.random.below(4) == 0 {
             return self.go_on_writing();
         }
@@ -100,13 +115,14 @@ impl Workload {
         if self.tree.is_free(name) {
             return self.make(name, other);
         }
-        let writable = self.writes_linked || !self.tree.linked(name);
-        match self.random.below(100) {
-            0..16 if writable => self.rewrite(name),
-            0..16 => self.save(name),
-            16..24 if writable => self.append(name),
-            24..32 if writable => self.overwrite(name),
-            32..38 if writable && self.slow.len() < SLOW_MAX => {
+        if self.tree.is_link(name) {
+            return self.operate_on_link(name, other);
+        }
+        match self.random.below(130) {
+            0..16 => self.rewrite(name),
+            16..24 => self.append(name),
+            24..32 => self.overwrite(name),
+            32..38 if self.slow.len() < SLOW_MAX => {
                 let how = match self.random.below(3) {
                     0 => Open::Emptied,
                     1 => Open::Append,
@@ -114,7 +130,7 @@ impl Workload {
                 };
                 self.begin_slow(name, &how);
             }
-            38..43 if writable && self.tree.length(name) > 0 => self.overwrite_mapped(name),
+            38..43 if self.tree.length(name) > 0 => self.overwrite_mapped(name),
             43..52 => self.save(name),
             52..62 => self.tree.rename(name, other),
             62..66 if self.tree.is_file(other) => self.tree.exchange(name, other),
@@ -124,25 +140,96 @@ impl Workload {
                 self.rewrite(name);
             }
             76..82 if self.tree.is_free(other) => self.tree.link(name, other),
-            82..86 => {
+            82..86 if !self.tree.is_held_from_elsewhere(name) => {
                 let staged = self.staged();
                 self.tree.rename(name, &staged);
             }
             86..92 => self.retouch(name),
-            92..95 if writable => self.open_and_close(name),
+            92..95 => self.open_and_close(name),
+            95..105 if self.rights => self.operate_on_rights(name),
+            105..115 => self.touch_metadata(name),
+            115..123 => self.hurry(name, other),
+            123..125 => self.link_to(name, other),
             _ => self.save(name),
         }
     }
 
     /// One of the ways in which a name can appear.
     fn make(&mut self, name: &Name, other: &Name) {
-        match self.random.below(10) {
+        match self.random.below(13) {
             0..4 => self.rewrite(name),
             4 if self.slow.len() < SLOW_MAX => self.begin_slow(name, &Open::Emptied),
             5 => self.save(name),
             6 if self.tree.is_file(other) => self.tree.link(other, name),
             7 => self.appear_from_nameless(name),
+            8 if self.rights => self.operate_on_rights(name),
+            9 => self.link_to(name, other),
+            10 => self.hurry(name, other),
             _ => self.move_in(name),
+        }
+    }
+
+    /// A symbolic link comes to a name, whatever is there, and leads to another, whatever is there.
+    fn link_to(&mut self, name: &Name, target: &Name) {
+        if self.tree.links() >= LINKS_MAX {
+            return self.rewrite(name);
+        }
+        if self.tree.is_free(name) {
+            return self.tree.symbolic_link(name, name, target);
+        }
+        // As `ln -sfn` has it.
+        let staged = self.staged();
+        if self.tree.is_free(&staged) {
+            self.tree.symbolic_link(&staged, name, target);
+            self.tree.rename(&staged, name);
+        }
+    }
+
+    fn operate_on_link(&mut self, name: &Name, other: &Name) {
+        match self.random.below(10) {
+            0..3 => self.link_to(name, other),
+            3..5 => self.tree.rename(name, other),
+            5 if !self.tree.is_free(other) => self.tree.exchange(name, other),
+            6 => self.tree.remove(name),
+            7 => {
+                self.tree.remove(name);
+                self.rewrite(name);
+            }
+            8 => self.save(name),
+            _ => self.hurry(name, other),
+        }
+    }
+
+    /// Made, renamed and removed faster than anybody looks, as by a test of file systems.
+    fn hurry(&mut self, name: &Name, other: &Name) {
+        for _ in 0..=self.random.below(4) {
+            if self.tree.is_free(name) || self.random.below(2) == 0 {
+                self.rewrite_unlinked(name);
+            }
+            match self.random.below(4) {
+                0 if name != other && self.tree.is_free(other) => {
+                    self.tree.rename(name, other);
+                    self.tree.rename(other, name);
+                }
+                1 => {
+                    let staged = self.staged();
+                    if self.tree.is_free(&staged) && !self.tree.is_held_from_elsewhere(name) {
+                        self.tree.rename(name, &staged);
+                        self.tree.rename(&staged, name);
+                    }
+                }
+                2 => {
+                    self.tree.remove(name);
+                    self.rewrite(name);
+                }
+                _ => self.touch_if_file(name),
+            }
+        }
+    }
+
+    fn touch_if_file(&mut self, name: &Name) {
+        if self.tree.is_file(name) {
+            self.touch_metadata(name);
         }
     }
 
@@ -206,8 +293,8 @@ impl Workload {
         self.tree.rename(&temporary, name);
     }
 
-    fn rewrite_unlinked(&mut self, name: &Name) {
-        if self.tree.is_file(name) {
+    pub(super) fn rewrite_unlinked(&mut self, name: &Name) {
+        if self.tree.is_file(name) || self.tree.is_link(name) {
             self.tree.remove(name);
         }
         self.rewrite(name);
@@ -237,10 +324,7 @@ impl Workload {
 
     fn retouch(&mut self, name: &Name) {
         match self.random.below(3) {
-            0 => self.tree.retouch(name, "has another mode", |path| {
-                let mode = if path.metadata().expect("stat").permissions().mode() & 0o100 == 0 { 0o755 } else { 0o644 };
-                std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
-            }),
+            0 => self.touch_metadata(name),
             1 => self.tree.retouch(name, "touched", |path| set_modified(path, None)),
             _ => self.set_back(name),
         }

@@ -1,0 +1,115 @@
+//! What may come twice. Contract 4.3: a version that was confirmed is published again after a crash alone, so the schedule
+//! notes what counts as one, and when; every other repeat is a fault.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chrono::DateTime;
+
+/// Since 1970, on the clock that messages, log lines and files have their times from.
+pub type Micros = i64;
+
+const SECOND: Micros = 1_000_000;
+/// A row is on disk tens of milliseconds after its confirm; the rest is for a machine busy with other work. What was
+/// confirmed longer ago than this is not told again after a kill.
+const BOOKED: Micros = 3 * SECOND;
+/// Published again with pauses that grow, and read long before.
+const REFUSED_FOR: Micros = 20 * SECOND;
+/// The ledger writes some time after the confirm.
+const FULL_FOR: Micros = 5 * SECOND;
+
+pub fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
+    since.as_micros().try_into().expect("microseconds that fit")
+}
+
+/// As messages and log lines have it.
+pub fn parse(time: &str) -> Option<Micros> {
+    DateTime::parse_from_rfc3339(time).ok().map(|time| time.timestamp_micros())
+}
+
+type Span = (Micros, Micros);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lasting {
+    /// Confirms wait, by an alarm or because the broker stands still.
+    HeldUp,
+    /// A nack, though the record has it.
+    Refused,
+    /// The ledger's disk, so that rows are missing from it.
+    Full,
+}
+
+#[derive(Default)]
+pub struct Excuses {
+    crashes: Vec<Micros>,
+    forgotten: Vec<Micros>,
+    since: HashMap<Lasting, Micros>,
+    over: Vec<(Lasting, Span)>,
+}
+
+impl Excuses {
+    /// The service ended with messages that were not confirmed or whose rows were not written.
+    pub fn crash(&mut self) {
+        self.crashes.push(now());
+    }
+
+    /// The ledger has lost rows.
+    pub fn forgotten(&mut self) {
+        self.forgotten.push(now());
+    }
+
+    pub fn begin(&mut self, what: Lasting) {
+        self.since.entry(what).or_insert_with(now);
+    }
+
+    pub fn end(&mut self, what: Lasting) {
+        if let Some(since) = self.since.remove(&what) {
+            self.over.push((what, (since, now())));
+        }
+    }
+
+    fn spans(&self, what: Lasting) -> impl Iterator<Item = Span> {
+        let open = self.since.get(&what).map(|since| (*since, Micros::MAX));
+        self.over.iter().filter(move |(it, _)| *it == what).map(|(_, span)| *span).chain(open)
+    }
+
+    /// Whether a version may be published twice, for events that were read at those two times; and when the first of them
+    /// was confirmed, if the service has said so.
+    pub fn allow(&self, times: [Micros; 2], confirmed: Option<Micros>) -> bool {
+        let (first, second) = (times[0].min(times[1]), times[0].max(times[1]));
+        let between = |time: &&Micros| first <= **time && **time <= second;
+        self.forgotten.iter().any(|time| between(&time))
+            || self.spans(Lasting::Full).any(|(from, to)| first <= to.saturating_add(FULL_FOR) && from <= second)
+            || self.spans(Lasting::Refused).any(|(from, to)| from - REFUSED_FOR <= first && first <= to)
+            || self.crashes.iter().filter(between).any(|crash| {
+                let held_up = self.spans(Lasting::HeldUp).any(|(from, to)| from <= *crash && first <= to);
+                held_up || confirmed.is_none_or(|confirmed| confirmed + BOOKED > *crash)
+            })
+    }
+}
+
+/// When the service has said of each name that a message for it was confirmed.
+pub struct Confirms(HashMap<String, Vec<Micros>>);
+
+impl Confirms {
+    pub fn of(log: &str, data: &Path) -> Self {
+        let mut all: HashMap<String, Vec<Micros>> = HashMap::new();
+        let start = format!("confirmed path=\"{}/", data.display());
+        for line in log.lines() {
+            if let Some((before, after)) = line.split_once(&start)
+                && let Some((name, _)) = after.split_once('"')
+                && let Some(time) = before.split(' ').next().and_then(parse)
+            {
+                all.entry(name.to_owned()).or_default().push(time);
+            }
+        }
+        Self(all)
+    }
+
+    /// The first one after that time.
+    pub fn after(&self, name: &str, time: Micros) -> Option<Micros> {
+        self.0.get(name)?.iter().copied().find(|confirmed| *confirmed >= time)
+    }
+}
