@@ -562,10 +562,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes.
+    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes. One
+    /// that was published to see whether it is, and is not answered yet, may have reached a queue.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
-        self.busy() && self.vitals.unroutable() == self.in_flight()
+        let unanswered = self.vitals.metrics.unconfirmed_messages.get();
+        self.busy() && self.vitals.unroutable() == self.in_flight() && unanswered == 0
     }
 
     /// The next letter; reported jobs are on their way no more.
