@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use crate::cli::Output;
 use crate::config::PipelineSettings;
 use crate::error::Error;
 use crate::hash::Digests;
@@ -480,7 +481,7 @@ fn directories(roots: &[Arc<Root>], volume: usize) -> String {
 }
 
 impl Pipeline {
-    /// Starts the output (for AMQP: connected, exchange declared), then the readers.
+    /// Starts the readers, then the output (for AMQP: connected, exchange declared).
     ///
     /// # Errors
     /// What keeps one of them from starting.
@@ -498,7 +499,6 @@ impl Pipeline {
         let in_flight_max = volumes.iter().map(|volume| volume.small.most + volume.large.most).sum();
         let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
         let (messages, outgoing) = mpsc::channel(in_flight_max);
-        let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
         let deadline = Arc::new(Deadline::default());
         let readers = |volume: &Volume| Readers {
             roots: roots.to_vec(),
@@ -509,11 +509,13 @@ impl Pipeline {
             workers: settings.workers,
             files: limits::files_each(settings.workers, None),
             deadline: Arc::clone(&deadline),
-            messages: publisher.is_some().then(|| messages.clone()),
+            messages: (settings.output != Output::None).then(|| messages.clone()),
             post: post.clone(),
         };
         let readers = volumes.iter().map(readers).collect();
         let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
+        // Last: where a thread cannot be had, no connection has to be taken down again, which takes the client another.
+        let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
         Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers: threads, publisher })
     }
 
@@ -560,10 +562,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes.
+    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes. One
+    /// that was published to see whether it is, and is not answered yet, may have reached a queue.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
-        self.busy() && self.vitals.unroutable() == self.in_flight()
+        let unanswered = self.vitals.metrics.unconfirmed_messages.get();
+        self.busy() && self.vitals.unroutable() == self.in_flight() && unanswered == 0
     }
 
     /// The next letter; reported jobs are on their way no more.
