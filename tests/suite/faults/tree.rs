@@ -257,8 +257,8 @@ impl Tree {
         self.begin();
         fs::rename(self.path(from), self.path(to)).expect("rename");
         self.journal.tell(format!("{from} renamed to {to}"));
-        // Two names of one file: rename(2) does nothing then.
-        if self.is_file(from) && self.file(from) == self.file(to) {
+        // One name, or two of one file: rename(2) does nothing then.
+        if from == to || (self.is_file(from) && self.file(from) == self.file(to)) {
             return;
         }
         self.leave(to);
