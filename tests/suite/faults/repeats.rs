@@ -13,7 +13,7 @@ pub type Micros = i64;
 const SECOND: Micros = 1_000_000;
 /// A row is on disk tens of milliseconds after its confirm; the rest is for a machine busy with other work. What was
 /// confirmed longer ago than this is not told again after a kill.
-const BOOKED: Micros = 3 * SECOND;
+const BOOKED: Micros = SECOND / 2;
 /// Published again with pauses that grow, and read long before.
 const REFUSED_FOR: Micros = 20 * SECOND;
 /// The ledger writes some time after the confirm.
