@@ -225,9 +225,9 @@ impl Books {
         sight.regular && known.is_some_and(|known| known.is_of(&sight.version))
     }
 
-    /// Whether a regular file of exactly this version stands there.
-    fn stands(&self, place: Place, name: &Name, version: &Version) -> bool {
-        matches!(self.look(place, name), Ok(Some(sight)) if sight.regular && sight.version == *version)
+    /// Whether no regular file of exactly this version stands there any more. One that cannot be looked at now may still.
+    fn is_gone(&self, place: Place, name: &Name, version: &Version) -> bool {
+        self.look(place, name).is_ok_and(|sight| !sight.is_some_and(|sight| sight.regular && sight.version == *version))
     }
 
     /// What stands at a name; nothing when it is no file (or gone).
@@ -698,7 +698,7 @@ impl Books {
             // same, this is the version from now on.
             Outcome::Confirmed { version, racy, digests, .. } | Outcome::Unchanged { version, racy, digests } => {
                 // One that was taken away and put back as it was before we heard of either is there all the same.
-                let deleted = self.pending.done(place, name, now) && !self.stands(place, name, &version);
+                let deleted = self.pending.done(place, name, now) && self.is_gone(place, name, &version);
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
                     node.known.insert(Arc::clone(name), Known::new(&version, &digests, racy));
                     if let Some(ledger) = &self.ledger {

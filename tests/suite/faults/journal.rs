@@ -5,13 +5,21 @@ use std::collections::{HashMap, HashSet};
 use super::name::{Name, Side};
 use super::repeats::{Micros, now};
 
+/// Something came to a name or went away from it.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    pub begun: Micros,
+    pub over: Micros,
+    /// With the directory that it is in, so that no time of its own tells.
+    pub with_directory: bool,
+}
+
 /// Contents that each path had while nobody was writing them: the only ones that may be published.
 #[derive(Default)]
 pub struct Journal {
     legal: HashMap<String, HashSet<String>>,
     history: Vec<(usize, String)>,
-    /// When something came to a name or went away from it, each from when to when.
-    turns: HashMap<String, Vec<(Micros, Micros)>>,
+    turns: HashMap<String, Vec<Turn>>,
     /// The number of the operation that is being done.
     pub operation: usize,
 }
@@ -33,14 +41,14 @@ impl Journal {
     }
 
     /// Something else is at that name, or nothing, by a change that began then.
-    pub fn turn(&mut self, name: &Name, begun: Micros) {
+    pub fn turn(&mut self, name: &Name, begun: Micros, with_directory: bool) {
         if name.side() == Side::Data {
-            self.turns.entry(name.below().to_owned()).or_default().push((begun, now()));
+            let turn = Turn { begun, over: now(), with_directory };
+            self.turns.entry(name.below().to_owned()).or_default().push(turn);
         }
     }
 
-    /// Changes of what is at a name, each from when to when.
-    pub fn turns(&self, below: &str) -> &[(Micros, Micros)] {
+    pub fn turns(&self, below: &str) -> &[Turn] {
         self.turns.get(below).map_or(&[], Vec::as_slice)
     }
 

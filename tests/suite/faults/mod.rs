@@ -294,11 +294,12 @@ fn report(
 ) -> String {
     let faults: String = counts.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
     format!(
-        "seed {seed}: {} operations={} on-directories={} files={files} messages={} repeats={} without-crash={} \
+        "seed {seed}: {} operations={} on-directories={} huge={} files={files} messages={} repeats={} without-crash={} \
          unfinished={} losses={} wrong={} broken={} seconds={:.1}{faults}",
         Kind::of(seed).name(),
         workload.tree.journal.operation,
         workload.on_directories,
+        workload.huge_so_far,
         verdict.messages,
         verdict.repeats,
         verdict.repeated.len(),

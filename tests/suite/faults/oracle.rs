@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::journal::Journal;
+use super::journal::{Journal, Turn};
 use super::record::Entry;
 use super::repeats::{Confirms, Excuses, Micros, parse};
 use crate::files::utc;
@@ -178,17 +178,19 @@ impl Known<'_> {
     }
 
     /// After a crash; or something else was at the name since, for longer than a tick of the clock or after the first was
-    /// confirmed: then the name is told of again, though a version that was there before has come back.
+    /// confirmed, or its directory went and came back: then the name is told of again, though a version that was there
+    /// before has come back.
     fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
         let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
         let confirmed = self.confirms.after(&first.name, first.read);
         let turns = self.journal.turns(&first.name).iter();
-        let turns: Vec<_> = turns.filter(|(from, to)| changed < *to && *from <= second.read).collect();
-        let late = |(from, _): &&(Micros, Micros)| {
-            *from > changed + self.tick || confirmed.is_some_and(|confirmed| *from >= confirmed)
+        let turns: Vec<&Turn> = turns.filter(|turn| changed < turn.over && turn.begun <= second.read).collect();
+        let late = |turn: &&Turn| {
+            turn.begun > changed + self.tick || confirmed.is_some_and(|confirmed| turn.begun >= confirmed)
         };
+        let with_directory = turns.iter().filter(|turn| turn.with_directory).count();
         // The change of the version's own time may be one of them.
-        let came_back = turns.iter().any(|turn| late(turn)) || (first.id != second.id && turns.len() > 1);
+        let came_back = turns.iter().any(late) || with_directory > 1 || (first.id != second.id && turns.len() > 1);
         came_back || self.excuses.allow([first.read, second.read], confirmed)
     }
 }

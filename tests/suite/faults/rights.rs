@@ -110,6 +110,7 @@ impl Workload {
         self.contents += 1;
         if self.huge.len() < HUGE_MAX {
             self.tree.make_huge(&name);
+            self.huge_so_far += 1;
             let left = 1 + self.random.below(HUGE_LIFE);
             self.huge.push(Huge { name, left });
         }

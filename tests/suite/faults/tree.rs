@@ -62,6 +62,8 @@ pub struct Tree {
     led_to: BTreeMap<Name, Option<Id>>,
     /// When the change that is being made began.
     begun: Micros,
+    /// Whether it is one of a directory above the names that it is about.
+    with_directory: bool,
     /// Of files that are made from now on.
     pub new_mode: u32,
     pub journal: Journal,
@@ -77,6 +79,7 @@ impl Tree {
             entries: BTreeMap::from(tops),
             led_to: BTreeMap::new(),
             begun: now(),
+            with_directory: false,
             new_mode: OPEN_MODE,
             journal: Journal::default(),
         }
@@ -254,8 +257,8 @@ impl Tree {
         self.begin();
         fs::rename(self.path(from), self.path(to)).expect("rename");
         self.journal.tell(format!("{from} renamed to {to}"));
-        // Two names of one file: rename(2) does nothing then.
-        if self.is_file(from) && self.file(from) == self.file(to) {
+        // One name, or two of one file: rename(2) does nothing then.
+        if from == to || (self.is_file(from) && self.file(from) == self.file(to)) {
             return;
         }
         self.leave(to);
@@ -280,7 +283,13 @@ impl Tree {
 
     fn take(&mut self, top: &Name) -> Vec<(Name, Entry)> {
         let names: Vec<Name> = self.entries.keys().filter(|name| name.within(top)).cloned().collect();
-        names.into_iter().filter_map(|name| self.leave(&name).map(|entry| (name, entry))).collect()
+        let taken = names.into_iter().filter_map(|name| {
+            self.with_directory = name != *top;
+            self.leave(&name).map(|entry| (name, entry))
+        });
+        let taken = taken.collect();
+        self.with_directory = false;
+        taken
     }
 
     fn put(&mut self, moved: Vec<(Name, Entry)>, from: &Name, to: &Name) {
@@ -290,7 +299,9 @@ impl Tree {
                 self.journal.tell(format!("{name} came to {now} with its directory"));
             }
             let file = if let Entry::File(id) = entry { Some(id) } else { None };
+            self.with_directory = name != *from;
             self.enter(&now, entry);
+            self.with_directory = false;
             if let Some(id) = file {
                 self.note(id);
             }
@@ -304,12 +315,12 @@ impl Tree {
 
     fn enter(&mut self, name: &Name, entry: Entry) {
         self.entries.insert(name.clone(), entry);
-        self.journal.turn(name, self.begun);
+        self.journal.turn(name, self.begun, self.with_directory);
     }
 
     fn leave(&mut self, name: &Name) -> Option<Entry> {
         let entry = self.entries.remove(name);
-        self.journal.turn(name, self.begun);
+        self.journal.turn(name, self.begun, self.with_directory);
         entry
     }
 
@@ -407,7 +418,7 @@ impl Tree {
         for link in links {
             let file = self.resolve(&link).map(|(id, _)| id);
             if self.led_to.insert(link.clone(), file) != Some(file) {
-                self.journal.turn(&link, self.begun);
+                self.journal.turn(&link, self.begun, false);
             }
             if let Some(id) = file.filter(|id| self.inodes[*id].writers == 0) {
                 let (hash, length) = (self.hash(id).to_owned(), self.inodes[id].content.len());

@@ -46,6 +46,8 @@ pub struct Workload {
     /// Whether there are files that nobody reads to their end.
     with_huge: bool,
     pub(super) huge: Vec<Huge>,
+    /// How many of them there were.
+    pub huge_so_far: usize,
     pub tree: Tree,
     /// Operations on directories so far.
     pub on_directories: usize,
@@ -64,6 +66,7 @@ impl Workload {
             rights,
             with_huge,
             huge: Vec::new(),
+            huge_so_far: 0,
             tree,
             on_directories: 0,
             moves: VecDeque::new(),
