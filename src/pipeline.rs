@@ -402,6 +402,8 @@ pub struct Pipeline {
     deadline: Arc<Deadline>,
     readers: Vec<JoinHandle<()>>,
     publisher: Option<JoinHandle<()>>,
+    /// No thread of the stages runs any more.
+    ended: bool,
 }
 
 /// One file system's jobs.
@@ -516,7 +518,8 @@ impl Pipeline {
         let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
         // Last: where a thread cannot be had, no connection has to be taken down again, which takes the client another.
         let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
-        Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers: threads, publisher })
+        let readers = threads;
+        Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers, publisher, ended: false })
     }
 
     /// How many jobs of a volume ([`Root::volume`]) may be handed in now.
@@ -560,6 +563,16 @@ impl Pipeline {
                 volume.hand_in(own, false);
             }
         }
+    }
+
+    /// Whether a message may have reached somebody, or may still, whose confirm has not come: files that are being read, and
+    /// messages that came back for want of a queue, are none.
+    #[must_use]
+    pub fn may_have_told(&self) -> bool {
+        let handed_on = self.vitals.publish.waiting();
+        !self.ended
+            || self.vitals.metrics.unconfirmed_messages.get() > 0
+            || handed_on != 0 && handed_on != self.vitals.unroutable()
     }
 
     /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes. One
@@ -616,6 +629,7 @@ impl Pipeline {
             }
             let _ = thread.join();
         }
+        self.ended = true;
         Ok(())
     }
 }

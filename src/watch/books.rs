@@ -14,7 +14,7 @@ use super::index::{Map, Name, Set};
 use super::inotify::{Event, Mark};
 use super::links::{LINKS_MAX, Links, depends_on};
 use super::lookover::{LookOver, Sight, look};
-use super::pending::{Due, Full, Hint, PENDING_MAX, Pending};
+use super::pending::{Due, Full, Hint, PENDING_MAX, Pending, Taken};
 use super::retry::{NAMES_MAX, Recorded, Retries, What};
 use super::tree::{Arrival, Left, Node, Stands, Tree};
 use crate::config::WatchSettings;
@@ -136,9 +136,13 @@ impl Books {
                     self.wait(place, &name, Hint::Closed, seen_at, now);
                 }
             }
-            Event::Removed(name) => {
+            Event::Deleted(name) => {
                 events.removed.inc();
-                self.removed(place, &name.into(), now);
+                self.removed(place, &name.into(), Taken::Deleted, now);
+            }
+            Event::MovedFrom(name) => {
+                events.removed.inc();
+                self.removed(place, &name.into(), Taken::Renamed, now);
             }
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(place, &name.into(), Arrival::Found, false, now);
@@ -205,29 +209,30 @@ impl Books {
     }
 
     /// The name was taken away from a file. What stands there by now can be another, or the same again.
-    fn removed(&mut self, place: Place, name: &Name, now: Instant) {
-        let sight = self.look(place, name);
-        let standing = sight.as_ref().ok().copied().flatten();
-        if !standing.is_some_and(|sight| self.is_known(place, name, &sight)) {
+    fn removed(&mut self, place: Place, name: &Name, how: Taken, now: Instant) {
+        let standing = match self.look(place, name) {
+            Ok(standing) => standing,
+            Err(errno) => {
+                // What is known of it stays until it can be compared.
+                self.pending.gone(place, name, how, true);
+                return self.refuse(place, name, false, Arrival::Found, errno, now);
+            }
+        };
+        let known = self.tree.get(place).and_then(|node| node.known.get(name)).copied();
+        let stands = |sight: Sight| sight.regular && known.is_some_and(|known| still_is(known, how, &sight.version));
+        if !standing.is_some_and(stands) {
             self.forget(place, name);
         }
         self.seen(place, name, standing.as_ref());
-        self.pending.gone(place, name, standing.is_some() || sight.is_err());
-        match sight {
-            Ok(_) => self.retries.gone(place, name),
-            Err(errno) => self.refuse(place, name, false, Arrival::Found, errno, now),
-        }
+        self.pending.gone(place, name, how, standing.is_some());
+        self.retries.gone(place, name);
     }
 
-    /// Whether a regular file is the version that was confirmed last: it was taken away and put back before we heard of it.
-    fn is_known(&self, place: Place, name: &Name, sight: &Sight) -> bool {
-        let known = self.tree.get(place).and_then(|node| node.known.get(name));
-        sight.regular && known.is_some_and(|known| known.is_of(&sight.version))
-    }
-
-    /// Whether no regular file of exactly this version stands there any more. One that cannot be looked at now may still.
-    fn is_gone(&self, place: Place, name: &Name, version: &Version) -> bool {
-        self.look(place, name).is_ok_and(|sight| !sight.is_some_and(|sight| sight.regular && sight.version == *version))
+    /// Whether what was read of a name that was taken away meanwhile stands there no more. What cannot be looked at now may
+    /// still.
+    fn is_gone(&self, place: Place, name: &Name, how: Taken, read: Known) -> bool {
+        let stands = |sight: Sight| sight.regular && still_is(read, how, &sight.version);
+        self.look(place, name).is_ok_and(|sight| !sight.is_some_and(stands))
     }
 
     /// What stands at a name; nothing when it is no file (or gone).
@@ -237,7 +242,7 @@ impl Books {
     }
 
     /// Notes what stands at a name: regular files are in the index, whatever stood there before, and links are followed.
-    fn seen(&mut self, place: Place, name: &Name, sight: Option<&Sight>) {
+    pub(super) fn seen(&mut self, place: Place, name: &Name, sight: Option<&Sight>) {
         let Some(node) = self.tree.get(place) else { return };
         if sight.is_some_and(|sight| sight.regular) {
             node.directory.update(|names| names.insert(name));
@@ -698,9 +703,11 @@ impl Books {
             // same, this is the version from now on.
             Outcome::Confirmed { version, racy, digests, .. } | Outcome::Unchanged { version, racy, digests } => {
                 // One that was taken away and put back as it was before we heard of either is there all the same.
-                let deleted = self.pending.done(place, name, now) && self.is_gone(place, name, &version);
+                let read = Known::new(&version, &digests, racy);
+                let taken = self.pending.done(place, name, now);
+                let deleted = taken.is_some_and(|how| self.is_gone(place, name, how, read));
                 if !deleted && let Some(node) = self.tree.get_mut(place) {
-                    node.known.insert(Arc::clone(name), Known::new(&version, &digests, racy));
+                    node.known.insert(Arc::clone(name), read);
                     if let Some(ledger) = &self.ledger {
                         let path = directory.absolute(name);
                         // It may be another by now, and what was told can come back.
@@ -785,6 +792,16 @@ impl Books {
 /// its version. That of what a link leads to, or of the ledger's last, can come and go without any.
 fn is_own(node: &Node, name: &Name) -> bool {
     !node.recalled && node.directory.contains(name)
+}
+
+/// Whether a regular file that stands at a name is what was told last for it, although the name was taken away since: that
+/// was told late, of the file that stood there before. Where it was deleted, metadata may have changed as well (the content
+/// decides then); where it was renamed, the same file may have come back, which is worth a message.
+fn still_is(known: Known, how: Taken, version: &Version) -> bool {
+    match how {
+        Taken::Deleted => known.may_be(version),
+        Taken::Renamed => known.is_of(version),
+    }
 }
 
 fn gone(root: &Root, cause: &'static str) -> Error {

@@ -42,8 +42,10 @@ pub enum Event<'a> {
     MovedTo(&'a [u8]),
     /// A writer has closed the file of this name.
     Closed(&'a [u8]),
-    /// The name was deleted, or renamed to another.
-    Removed(&'a [u8]),
+    /// The name was deleted.
+    Deleted(&'a [u8]),
+    /// The name was renamed to another.
+    MovedFrom(&'a [u8]),
     /// The kernel's queue was full: events are lost.
     Overflow,
     /// A directory was made.
@@ -209,8 +211,10 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
         Some(Event::MovedTo(name))
     } else if mask.contains(EventMask::CLOSE_WRITE) {
         Some(Event::Closed(name))
-    } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
-        Some(Event::Removed(name))
+    } else if mask.contains(EventMask::DELETE) {
+        Some(Event::Deleted(name))
+    } else if mask.contains(EventMask::MOVED_FROM) {
+        Some(Event::MovedFrom(name))
     } else if mask.contains(EventMask::ATTRIB) {
         Some(Event::Attributes(name))
     } else {
@@ -237,14 +241,14 @@ mod tests {
         std::fs::write(dir.path().join("f"), "x").unwrap();
         assert_eq!(read_all(&mut watch), ["Created", "Closed"]);
         std::fs::rename(dir.path().join("f"), dir.path().join("g")).unwrap();
-        assert_eq!(read_all(&mut watch), ["Removed", "MovedTo"]);
+        assert_eq!(read_all(&mut watch), ["MovedFrom", "MovedTo"]);
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         std::fs::rename(dir.path().join("sub"), dir.path().join("sub2")).unwrap();
         std::fs::remove_dir(dir.path().join("sub2")).unwrap();
         let directories = ["DirectoryCreated", "DirectoryRemoved", "DirectoryMovedTo", "DirectoryRemoved"];
         assert_eq!(read_all(&mut watch), directories);
         std::fs::remove_file(dir.path().join("g")).unwrap();
-        assert_eq!(read_all(&mut watch), ["Removed"]);
+        assert_eq!(read_all(&mut watch), ["Deleted"]);
         std::fs::remove_dir_all(dir.path()).unwrap();
         assert_eq!(read_all(&mut watch), ["Gone", "Gone"]);
     }
@@ -296,13 +300,18 @@ mod tests {
                 (libc::IN_CREATE, "Created"),
                 (libc::IN_MOVED_TO, "MovedTo"),
                 (libc::IN_CLOSE_WRITE, "Closed"),
-                (libc::IN_DELETE | libc::IN_MOVED_FROM, "Removed"),
+                (libc::IN_DELETE, "Deleted"),
+                (libc::IN_MOVED_FROM, "MovedFrom"),
                 (libc::IN_ATTRIB, "Attributes"),
             ];
             // Nobody writes a directory.
             let told = |kind| !(has(libc::IN_ISDIR) && kind == "Closed");
             let (_, kind) = about_a_name.iter().find(|(bits, kind)| has(*bits) && told(*kind))?;
-            let directory = if has(libc::IN_ISDIR) { "Directory" } else { "" };
+            let (directory, kind) = match (has(libc::IN_ISDIR), *kind) {
+                (true, "Deleted" | "MovedFrom") => ("Directory", "Removed"),
+                (true, kind) => ("Directory", kind),
+                (false, kind) => ("", kind),
+            };
             Some(format!("{directory}{kind}({:?})", self.name))
         }
     }

@@ -102,7 +102,7 @@ impl Watcher {
         );
         vitals.watch.done(1);
         let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
-        self.books.end(orderly && !self.pipeline.busy());
+        self.books.end(orderly && !self.pipeline.may_have_told());
         followed.and(drained).and(rest)
     }
 

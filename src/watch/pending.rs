@@ -58,6 +58,15 @@ pub enum Hint {
     Complete,
 }
 
+/// How a name was taken away from a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The file has it no more.
+    Deleted,
+    /// The file has another now, and may have this one again later.
+    Renamed,
+}
+
 /// A path whose time has come.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
@@ -105,7 +114,7 @@ enum State {
     /// Created and not closed.
     Settling { at: Turn, version: u64 },
     /// With the readers. `again`: what happened to it since.
-    InFlight { again: Option<(Hint, Stamp)>, deleted: bool, pause: Duration },
+    InFlight { again: Option<(Hint, Stamp)>, taken: Option<Taken>, pause: Duration },
 }
 
 /// A place in the schedule: a time, and a number that keeps those of one time in their order.
@@ -256,12 +265,13 @@ impl Pending {
 
     /// The name was taken away. `replaced`: it stands there all the same, for two names were exchanged, or it was
     /// made again already; what is waited for is that file then.
-    pub fn gone(&mut self, place: Place, name: &Name, replaced: bool) {
+    pub fn gone(&mut self, place: Place, name: &Name, how: Taken, replaced: bool) {
         let Some(waiting) = entry(&mut self.entries, place, name) else { return };
         match &mut waiting.state {
-            State::InFlight { again, deleted, .. } => {
+            State::InFlight { again, taken, .. } => {
                 *again = again.filter(|_| replaced);
-                *deleted = true;
+                // Renamed once is renamed: the file that is with the readers may be the one that came back.
+                *taken = if *taken == Some(Taken::Renamed) { *taken } else { Some(how) };
             }
             _ if replaced => {}
             state => {
@@ -281,7 +291,7 @@ impl Pending {
     /// A whole directory was taken away, with each name in it.
     pub fn all_gone(&mut self, place: Place) {
         let names = self.entries.get(&place).map(|names| names.keys().cloned().collect::<Vec<_>>());
-        names.into_iter().flatten().for_each(|name| self.gone(place, &name, false));
+        names.into_iter().flatten().for_each(|name| self.gone(place, &name, Taken::Renamed, false));
     }
 
     /// A look-over found a path other than it is known. Tells whether the path is in the set: one that waits is
@@ -334,7 +344,7 @@ impl Pending {
         match waiting.state {
             State::Settling { version, .. } => Some(Due::Settled { place, name, version }),
             State::Ready { pause, .. } => {
-                waiting.state = State::InFlight { again: None, deleted: false, pause };
+                waiting.state = State::InFlight { again: None, taken: None, pause };
                 Some(Due::Ready { place, name, event: waiting.event, seen_at: waiting.seen_at })
             }
             State::InFlight { .. } => None, // not in the schedule
@@ -360,14 +370,14 @@ impl Pending {
     }
 
     /// The readers (or the broker) are done with a path: there was a message, or there is nothing to say.
-    /// Tells whether the name was gone from the directory before that.
-    pub fn done(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+    /// Tells how the name was taken away before that, if it was.
+    pub fn done(&mut self, place: Place, name: &Name, now: Instant) -> Option<Taken> {
         self.returned(place, name, true, now)
     }
 
     /// The file could not be read. Its next event brings it again, as what it was.
-    /// Tells whether the name was gone from the directory before that.
-    pub fn failed(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+    /// Tells how the name was taken away before that, if it was.
+    pub fn failed(&mut self, place: Place, name: &Name, now: Instant) -> Option<Taken> {
         self.returned(place, name, false, now)
     }
 
@@ -375,8 +385,8 @@ impl Pending {
     pub fn busy(&mut self, place: Place, name: &Name, now: Instant) {
         let number = self.times(now).now.1;
         let Some(waiting) = entry(&mut self.entries, place, name) else { return };
-        let State::InFlight { again, deleted, pause } = waiting.state else { return };
-        if again.is_none() && !deleted {
+        let State::InFlight { again, taken, pause } = waiting.state else { return };
+        if again.is_none() && taken.is_none() {
             let at = (now + pause, number);
             waiting.state = State::Ready { at, pause: (pause * 2).min(BUSY_PAUSE_MAX) };
             let new = Some((waiting.backlog, at));
@@ -386,15 +396,15 @@ impl Pending {
         }
     }
 
-    fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> bool {
+    fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> Option<Taken> {
         let times = self.times(now);
-        let Some(waiting) = entry(&mut self.entries, place, name) else { return false };
-        let State::InFlight { again, deleted, .. } = waiting.state else { return false };
+        let Some(waiting) = entry(&mut self.entries, place, name) else { return None };
+        let State::InFlight { again, taken, .. } = waiting.state else { return None };
         match again {
             None => self.remove(place, name),
             Some((hint, seen_at)) => {
-                let before = (!announced && !deleted).then_some(waiting.event);
-                waiting.event = resolve(before, hint, announced && !deleted);
+                let before = (!announced && taken.is_none()).then_some(waiting.event);
+                waiting.event = resolve(before, hint, announced && taken.is_none());
                 waiting.seen_at = seen_at;
                 waiting.since = now;
                 waiting.backlog = false;
@@ -403,7 +413,7 @@ impl Pending {
                 self.reschedule(place, name, None, new);
             }
         }
-        deleted
+        taken
     }
 
     /// Drops all that waits; what is with the readers stays. A look-over finds the rest again.
@@ -572,7 +582,7 @@ mod tests {
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
         assert_eq!(pending.next_due(now, |_| true), None);
-        assert!(!pending.done(HERE, &a, now));
+        assert_eq!(pending.done(HERE, &a, now), None);
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
         pending.failed(HERE, &a, now);
         assert!(pending.is_empty());
@@ -584,10 +594,10 @@ mod tests {
         let a = name("a");
         pending.event(HERE, &a, Hint::Closed, true, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
-        pending.gone(HERE, &a, false);
+        pending.gone(HERE, &a, Taken::Deleted, false);
         pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
         pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
-        assert!(pending.done(HERE, &a, now));
+        assert_eq!(pending.done(HERE, &a, now), Some(Taken::Deleted));
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
     }
 
@@ -675,7 +685,7 @@ mod tests {
         };
         assert_eq!(taken(&mut pending, 1), 100);
         assert_eq!(pending.next_time(), None, "nothing wakes the loop for what has no room");
-        pending.gone(slow, &name("slow-05"), false);
+        pending.gone(slow, &name("slow-05"), Taken::Deleted, false);
         pending.unpark(0, 10);
         assert_eq!(taken(&mut pending, 0), 10);
         pending.unpark(0, 1000);
@@ -764,7 +774,7 @@ mod tests {
                         owed[usize::from(path)] = true;
                     }
                     Step::Gone(path, replaced) => {
-                        pending.gone(HERE, &names[usize::from(path)], replaced);
+                        pending.gone(HERE, &names[usize::from(path)], Taken::Deleted, replaced);
                         owed[usize::from(path)] &= replaced;
                     }
                     Step::Park => prop_assert_eq!(pending.next_due(now, |_| false), None),

@@ -386,7 +386,12 @@ impl Books {
         }
         let Sight { version, regular, owner, .. } = match look(node.directory.root(), &below) {
             Ok(Some(sight)) => sight,
-            Ok(None) => return self.retries.no_file(place, name),
+            Ok(None) => {
+                // Its name was taken away, or its event is still to come.
+                self.forget(place, name);
+                self.seen(place, name, None);
+                return self.retries.no_file(place, name);
+            }
             Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
         };
         self.look_over.compared += 1;

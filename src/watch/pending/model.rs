@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::directory::Place;
 use super::super::index::Name;
-use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending};
+use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending, Taken};
 use crate::message::EventType;
 use crate::read::stable::Stamp;
 
@@ -175,7 +175,7 @@ impl Model {
         if stands == Stands::Nothing {
             (path.owed, path.arrival, path.rests_from) = (false, None, None);
         }
-        self.pending.gone(HERE, &self.names[number], stands == Stands::Unannounced);
+        self.pending.gone(HERE, &self.names[number], Taken::Deleted, stands == Stands::Unannounced);
     }
 
     fn look_over(&mut self, number: usize, rests: bool) {
@@ -274,7 +274,7 @@ impl Model {
         let name = &self.names[number];
         match answer {
             Answer::Confirmed => {
-                let taken_away = self.pending.done(HERE, name, self.now);
+                let taken_away = self.pending.done(HERE, name, self.now).is_some();
                 assert_eq!(taken_away, out.taken_away, "path {number}");
                 // As the watch does: a message of what was there before says nothing of what is there now.
                 if !taken_away {
