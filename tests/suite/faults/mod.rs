@@ -1,5 +1,8 @@
-//! Nothing lost, nothing wrong, whatever happens: a seeded workload and a seeded fault schedule beside
-//! each other, and an oracle at the end. `scripts/soak` runs many seeds of it.
+//! Nothing lost, nothing wrong, nothing repeated but after a crash, whatever happens: a seeded workload and a seeded fault
+//! schedule beside each other, and an oracle at the end. `scripts/soak` runs many seeds of it.
+//!
+//! Where the tests are root's, the service is another user, as it is where it is installed, and root writes: files and
+//! directories are closed to it and opened again. What needs root is left out aloud where there is none.
 
 mod directories;
 mod disk;
@@ -45,7 +48,7 @@ use volume::Volume;
 use workload::Workload;
 
 /// Between them they have every fault.
-const SHORT_FORM: std::ops::RangeInclusive<u64> = 11..=16;
+const SHORT_FORM: [u64; 4] = [11, 14, 16, 19];
 /// `FIRST..=LAST`, both run: the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// Runs those of one kind alone, by its name.
@@ -88,14 +91,16 @@ impl Kind {
 #[test]
 fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
     let seeds = match std::env::var(SEEDS_VARIABLE) {
-        Ok(range) => parse(&range).unwrap_or_else(|| panic!("{SEEDS_VARIABLE} is not FIRST..=LAST but {range:?}")),
-        Err(_) => SHORT_FORM,
+        Ok(range) => {
+            parse(&range).unwrap_or_else(|| panic!("{SEEDS_VARIABLE} is not FIRST..=LAST but {range:?}")).collect()
+        }
+        Err(_) => SHORT_FORM.to_vec(),
     };
     let kind = std::env::var(KIND_VARIABLE).ok();
     let wanted = |seed: &u64| kind.as_ref().is_none_or(|kind| kind == Kind::of(*seed).name());
     let mut node = None;
     let mut failed = Vec::new();
-    for seed in seeds.filter(wanted) {
+    for seed in seeds.into_iter().filter(wanted) {
         let run = catch_unwind(AssertUnwindSafe(|| run(seed, node.get_or_insert_with(Node::start))));
         match run {
             Ok(true) => {}
