@@ -398,7 +398,7 @@ impl Pending {
 
     fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> Option<Taken> {
         let times = self.times(now);
-        let Some(waiting) = entry(&mut self.entries, place, name) else { return None };
+        let waiting = entry(&mut self.entries, place, name)?;
         let State::InFlight { again, taken, .. } = waiting.state else { return None };
         match again {
             None => self.remove(place, name),
