@@ -99,6 +99,7 @@ pub fn assess(vitals: &Vitals, stall: Duration) -> (Status, String) {
         (Phase::Ready, _) => {
             let line = in_the_way(vitals, stall)
                 .iter()
+                .chain(&vitals.unreadable_files.describe("file", "files"))
                 .fold(format!("healthy: {}", counts()), |line, what| line + "; " + what);
             (Status::Healthy, line)
         }
@@ -115,7 +116,7 @@ fn in_the_way(vitals: &Vitals, stall: Duration) -> Vec<String> {
     let queue = (vitals.unroutable() > 0).then(|| {
         format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", vitals.unroutable())
     });
-    let told = [broker, queue, vitals.unreadable.describe()].into_iter().flatten();
+    let told = [broker, queue, vitals.unreadable.describe("directory", "directories")].into_iter().flatten();
     told.chain(hanging(vitals, stall)).collect()
 }
 

@@ -23,6 +23,8 @@ pub struct Vitals {
     pub ledger: Pulse,
     /// Directories that are there and cannot be read now.
     pub unreadable: Unreadable,
+    /// Files that are.
+    pub unreadable_files: Unreadable,
     /// The numbers.
     pub metrics: Metrics,
     /// What was settled at start, once it is.
@@ -198,13 +200,13 @@ impl Vitals {
     }
 }
 
-/// How many directories are there and cannot be read or entered now, and one of them with what the kernel says of it.
+/// How many directories or files are there and cannot be read now, and one of them with what the kernel says of it.
 #[derive(Debug, Default)]
 pub struct Unreadable(Mutex<Option<Example>>);
 
 #[derive(Debug)]
 struct Example {
-    directories: usize,
+    count: usize,
     /// In quotes, at most [`SHOWN_MAX`] characters of it.
     path: String,
     cause: String,
@@ -214,21 +216,21 @@ struct Example {
 const SHOWN_MAX: usize = 4096;
 
 impl Unreadable {
-    /// So many directories cannot be read now, this one among them, for this cause in the kernel's words. None: all can be
-    /// read, and path and cause are not looked at.
-    pub fn are(&self, directories: usize, path: &str, cause: &str) {
+    /// So many cannot be read now, this one among them, for this cause in the kernel's words. None: all can be read, and path
+    /// and cause are not looked at.
+    pub fn are(&self, count: usize, path: &str, cause: &str) {
         let shown: String = path.chars().take(SHOWN_MAX).collect();
-        let example = Example { directories, path: format!("{shown:?}"), cause: cause.to_owned() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (directories > 0).then_some(example);
+        let example = Example { count, path: format!("{shown:?}"), cause: cause.to_owned() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (count > 0).then_some(example);
     }
 
-    /// What is wrong, in words; nothing when all can be read.
+    /// What is wrong, in words, with the words for one of them and for several; nothing when all can be read.
     #[must_use]
-    pub fn describe(&self) -> Option<String> {
+    pub fn describe(&self, one: &str, several: &str) -> Option<String> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().map(|Example { directories, path, cause }| match directories {
-            1 => format!("the directory {path} cannot be read: {cause}"),
-            _ => format!("{directories} directories cannot be read, {path} for one: {cause}"),
+        held.as_ref().map(|Example { count, path, cause }| match count {
+            1 => format!("the {one} {path} cannot be read: {cause}"),
+            _ => format!("{count} {several} cannot be read, {path} for one: {cause}"),
         })
     }
 }
@@ -366,16 +368,19 @@ mod tests {
     #[test]
     fn directories_that_cannot_be_read_are_told_of_with_one_example() {
         let unreadable = Unreadable::default();
-        assert_eq!(unreadable.describe(), None);
+        assert_eq!(unreadable.describe("directory", "directories"), None);
         unreadable.are(2, "/srv/x", "Permission denied");
-        let told = unreadable.describe().unwrap();
+        let told = unreadable.describe("directory", "directories").unwrap();
         assert_eq!(told, "2 directories cannot be read, \"/srv/x\" for one: Permission denied");
         unreadable.are(1, "/srv/x", "Permission denied");
-        assert_eq!(unreadable.describe().unwrap(), "the directory \"/srv/x\" cannot be read: Permission denied");
+        assert_eq!(
+            unreadable.describe("directory", "directories").unwrap(),
+            "the directory \"/srv/x\" cannot be read: Permission denied"
+        );
         unreadable.are(1, &"é".repeat(5000), "Permission denied");
-        assert!(unreadable.describe().unwrap().chars().count() < SHOWN_MAX + 64);
+        assert!(unreadable.describe("directory", "directories").unwrap().chars().count() < SHOWN_MAX + 64);
         unreadable.are(0, "", "");
-        assert_eq!(unreadable.describe(), None);
+        assert_eq!(unreadable.describe("directory", "directories"), None);
     }
 
     #[test]

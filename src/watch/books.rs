@@ -34,6 +34,9 @@ const UNWATCHED_RESCAN: Duration = Duration::from_secs(30);
 /// never waits for more of it than is under way.
 pub(super) const BACKLOG_MAX: usize = 4096;
 
+/// So few refused names are told of, and their rights asked for, at once.
+const REFUSED_FEW: usize = 64;
+
 /// Names that are tried again before the rest of the loop has its turn.
 const RETRIES_IN_A_ROW: usize = 256;
 
@@ -368,18 +371,27 @@ impl Books {
             self.vitals.metrics.count_refusal(cause);
         }
         self.lines.shut(&path, what.is_directory(), cause, now);
-        self.attend();
-        self.tell_unreadable();
+        // Of more of them both are done once a second: each looks at all that is refused.
+        if self.retries.refused() <= REFUSED_FEW {
+            self.attend();
+            self.tell_unreadable();
+        }
     }
 
-    /// Says what keeps the service from being ready: directories that cannot be entered or listed.
+    /// Says what cannot be read now, with an example: directories, which keep the service from being ready, and files.
     fn tell_unreadable(&self) {
-        let example = self.retries.a_directory().and_then(|(place, name, cause)| {
+        let example = |directory| {
+            let (place, name, cause) = self.retries.example(directory)?;
             let path = self.tree.get(place)?.directory.absolute(&name);
             Some((String::from_utf8_lossy(&path).into_owned(), cause))
-        });
-        let (path, cause) = example.unwrap_or_default();
-        self.vitals.unreadable.are(self.retries.directories(), &path, &cause);
+        };
+        let (directories, files) = (self.retries.directories(), self.retries.refused() - self.retries.directories());
+        for (told, count, directory) in
+            [(&self.vitals.unreadable, directories, true), (&self.vitals.unreadable_files, files, false)]
+        {
+            let (path, cause) = example(directory).unwrap_or_default();
+            told.are(count, &path, &cause);
+        }
     }
 
     /// A directory cannot be listed.

@@ -82,6 +82,8 @@ struct Entry {
     pause: Duration,
     /// When it came in.
     since: Instant,
+    /// The errno of its last refusal.
+    cause: i32,
     /// Refused since its last turn. Of a [`What::Recheck`]: it has a turn to come.
     fresh: bool,
 }
@@ -99,8 +101,6 @@ pub struct Retries {
     refused: usize,
     directories: usize,
     bound: usize,
-    /// Of the last directory that was refused.
-    last_cause: String,
 }
 
 impl Retries {
@@ -115,34 +115,32 @@ impl Retries {
             refused: 0,
             directories: 0,
             bound,
-            last_cause: String::new(),
         }
     }
 
     /// A name was refused, or a directory where `what` says so (its name is not looked at then).
-    /// `cause` is kept where it is a directory, for whoever asks what is wrong.
+    /// `cause` is kept for whoever asks what is wrong.
     pub fn refuse(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) -> Recorded {
-        if what.is_directory() {
-            self.last_cause = os_message(cause);
-        }
+        // One that is none of the kernel's is a failure of our own to make something of what was read.
+        let errno = cause.raw_os_error().unwrap_or(libc::EIO);
         let listing = matches!(what, What::Listing { .. });
         let known = !listing && self.get(place, name).is_some();
         if listing || !known && self.names >= self.bound {
             let shut = what == What::Listing { shut: true };
-            return self.put(place, &Name::from(&b""[..]), What::Listing { shut }, PAUSE_MIN, now);
+            return self.put(place, &Name::from(&b""[..]), What::Listing { shut }, errno, PAUSE_MIN, now);
         }
-        self.put(place, name, what, PAUSE_MIN, now)
+        self.put(place, name, what, errno, PAUSE_MIN, now)
     }
 
     /// A file was published that somebody may still be writing, and whose close raises no event: it is to be looked at
     /// after the pause, and after growing ones. Where there is no room it is not.
     pub fn recheck(&mut self, place: Place, name: &Name, version: u64, pause: Duration, now: Instant) {
         if self.get(place, name).is_some() || self.names < self.bound {
-            self.put(place, name, What::Recheck { version }, pause, now);
+            self.put(place, name, What::Recheck { version }, 0, pause, now);
         }
     }
 
-    fn put(&mut self, place: Place, name: &Name, what: What, pause: Duration, now: Instant) -> Recorded {
+    fn put(&mut self, place: Place, name: &Name, what: What, cause: i32, pause: Duration, now: Instant) -> Recorded {
         self.turns += 1;
         let at = (now + pause, self.turns);
         match self.entries.entry(place).or_default().entry(Arc::clone(name)) {
@@ -155,13 +153,13 @@ impl Retries {
                     self.schedule.insert(at, (place, Arc::clone(name)));
                     (entry.at, entry.pause, entry.since) = (at, next(what, pause), now);
                 }
-                (entry.what, entry.fresh) = (joined(before, what), true);
+                (entry.what, entry.cause, entry.fresh) = (joined(before, what), cause, true);
                 let after = entry.what;
                 self.count(before, after);
                 if renewed { Recorded::New } else { Recorded::Again }
             }
             MapEntry::Vacant(vacant) => {
-                vacant.insert(Entry { what, at, pause: next(what, pause), since: now, fresh: true });
+                vacant.insert(Entry { what, at, pause: next(what, pause), since: now, cause, fresh: true });
                 self.schedule.insert(at, (place, Arc::clone(name)));
                 self.names += usize::from(!name.is_empty());
                 self.refused += usize::from(is_refused(what));
@@ -291,14 +289,18 @@ impl Retries {
         self.directories
     }
 
-    /// One of those directories (a directory and a name in it, which is empty where it is itself), and what was said of the last
-    /// that was refused.
+    /// One of what is refused, a directory or a file: the directory that it is in, its name there (empty where it is that
+    /// directory itself), and what was said of it. It may have to look at each: for once a second.
     #[must_use]
-    pub fn a_directory(&self) -> Option<(Place, Name, String)> {
+    pub fn example(&self, directory: bool) -> Option<(Place, Name, String)> {
+        if (if directory { self.directories } else { self.refused - self.directories }) == 0 {
+            return None;
+        }
         let mut all =
             self.entries.iter().flat_map(|(place, names)| names.iter().map(move |(name, it)| (place, name, it)));
-        all.find(|(.., entry)| What::is_directory(entry.what))
-            .map(|(place, name, _)| (*place, Arc::clone(name), self.last_cause.clone()))
+        all.find(|(.., entry)| is_refused(entry.what) && entry.what.is_directory() == directory).map(
+            |(place, name, entry)| (*place, Arc::clone(name), os_message(&io::Error::from_raw_os_error(entry.cause))),
+        )
     }
 
     /// When the next has to be tried.

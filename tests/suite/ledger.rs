@@ -369,6 +369,31 @@ fn the_same_while_the_ledgers_disk_is_full() {
     assert_eq!(told(&again), [], "{}", ended.stderr);
 }
 
+/// As long as the index took the link for the file that it had replaced, its row lagged.
+#[test]
+fn a_link_in_the_place_of_a_regular_file_has_its_first_file_told_last_after_a_kill() {
+    let (mut world, state) = world();
+    for name in ["one", "two", "link"] {
+        world.write(name, name);
+    }
+    world.launch(with_ledger(&state));
+    world.wait_until("all three", |messages| messages.len() >= 3);
+    let lead_to = |world: &World, name: &str| {
+        symlink(name, world.path("new")).unwrap();
+        fs::rename(world.path("new"), world.path("link")).unwrap();
+    };
+    lead_to(&world, "one");
+    world.wait_for_content("link", b"one");
+    world.pass_sentinel();
+    lead_to(&world, "two");
+    world.wait_for_content("link", b"two");
+    kill(&mut world);
+    lead_to(&world, "one");
+    world.launch(with_ledger(&state));
+    world.wait_for_content("link", b"one");
+    world.finish();
+}
+
 #[test]
 fn a_link_that_leads_elsewhere_before_a_kill_and_back_after_it_has_its_first_file_told_last() {
     let (mut world, state) = world();

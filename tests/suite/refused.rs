@@ -79,6 +79,10 @@ fn a_file_whose_rights_come_after_its_event_is_published_then() {
     let socket = world.service().control_socket();
     wait_for_metrics(&socket, "three that wait", |seen| seen["apollonia_refused_files"] == 3.0);
     assert_eq!(metrics(&socket)[PERMISSION], 3.0, "each counts once");
+    let (status, told) = health(&socket);
+    let summary = told["summary"].as_str().unwrap();
+    assert!(status == 200 && summary.contains("3 files cannot be read") && summary.contains("Permission"), "{summary}");
+    assert_eq!(get(&socket, "/ready").0, 200, "other files can be delivered");
     chmod(&world.path("closed"), 0o644);
     chmod(&world.path("renamed"), 0o644);
     chown(world.path("owned"), Some(NOBODY), None).unwrap();
