@@ -381,12 +381,12 @@ impl Buffers {
         Self { pool, all: Semaphore::new(count), large: Semaphore::new(count / 2) }
     }
 
-    /// The right to one buffer, once there is one, and to as many more, up to `most`, as are free now: files that waited
-    /// for each other's buffers would wait for ever.
-    async fn hold(&self, most: usize, large: bool) -> Result<Held<'_>, Unread> {
-        let large = if large { Some(some_of(&self.large, most).await?) } else { None };
-        let most = large.as_ref().map_or(most, SemaphorePermit::num_permits);
-        Ok(Held { _large: large, all: some_of(&self.all, most).await? })
+    /// The right to so many buffers at once, [`CHUNKS_MAX`] at the most, which are half of the fewest that there
+    /// can be: nobody who has some waits for more. One by one, files that wait in a row would get one each, and read a
+    /// chunk at a time.
+    async fn hold(&self, chunks: usize, large: bool) -> Result<Held<'_>, Unread> {
+        let large = if large { Some(so_many_of(&self.large, chunks).await?) } else { None };
+        Ok(Held { _large: large, all: so_many_of(&self.all, chunks).await? })
     }
 
     /// A buffer that there is a right to.
@@ -395,16 +395,10 @@ impl Buffers {
     }
 }
 
-/// One permit, once there is one, and as many more as are free then.
-async fn some_of(semaphore: &Semaphore, most: usize) -> Result<SemaphorePermit<'_>, Unread> {
+async fn so_many_of(semaphore: &Semaphore, chunks: usize) -> Result<SemaphorePermit<'_>, Unread> {
+    let permits = chunks.clamp(1, CHUNKS_MAX) as u32;
     // It is never closed.
-    let mut permit = semaphore.acquire().await.map_err(|closed| Unread::Failed(io::Error::other(closed)))?;
-    while permit.num_permits() < most
-        && let Ok(more) = semaphore.try_acquire()
-    {
-        permit.merge(more);
-    }
-    Ok(permit)
+    semaphore.acquire_many(permits).await.map_err(|closed| Unread::Failed(io::Error::other(closed)))
 }
 
 /// One of a thread's hands: a file at a time, with the same few pieces of memory.
