@@ -1,6 +1,6 @@
 //! The wiring: every thread, every channel and every bound between a source of work and its confirms.
 //!
-//! A source (the watch, or a scan) hands in jobs while there is [`Pipeline::room_for`] their volume and gets exactly one
+//! A source (the watch, or a scan) hands in jobs while there is room for their volume ([`Pipeline::rooms`]) and gets exactly one
 //! [`Report`] for each. The number of jobs between the two is bounded, and every channel is large enough for
 //! all of them: no stage ever waits for a full channel in a circle, and a slow broker slows reading. Each volume has a
 //! bound of its own, so that one that hangs keeps no other's files out; and what the readers find to be large gives its
@@ -39,6 +39,7 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
 /// process's end, and one of 5 s that begins now ends within the contract's 10 s.
 pub const READ_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How often the end looks whether what is still in progress only waits for a queue.
 pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 
@@ -522,13 +523,7 @@ impl Pipeline {
         Ok(Self { mailbox, post, engine, workers, volumes, vitals, deadline, readers, publisher, ended: false })
     }
 
-    /// How many jobs of a volume ([`Root::volume`]) may be handed in now.
-    #[must_use]
-    pub fn room_for(&self, volume: usize) -> usize {
-        self.volumes.get(volume).map_or(0, |volume| volume.small.room())
-    }
-
-    /// The same of each volume, in the order of their numbers.
+    /// How many jobs of each volume may be handed in now, in the order of their numbers ([`Root::volume`]).
     #[must_use]
     pub fn rooms(&self) -> Vec<usize> {
         self.volumes.iter().map(|volume| volume.small.room()).collect()
@@ -552,7 +547,7 @@ impl Pipeline {
         self.volumes.iter().map(Volume::in_flight).sum()
     }
 
-    /// Hands in a batch of at most [`Pipeline::room_for`] jobs of each volume.
+    /// Hands in a batch of at most as many jobs of each volume as [`Pipeline::rooms`] says.
     pub fn submit(&mut self, batch: impl IntoIterator<Item = Job>) {
         let mut batch: Vec<Job> = batch.into_iter().collect();
         let several = self.volumes.len() > 1;

@@ -3,8 +3,8 @@
 //! A file hands in a turn (its stream and the chunks just read) and gets it back when they are taken up. The lanes
 //! advance together to the next end of one of them and its place is given to the next in the queue, so that a large
 //! file and many small ones keep all of them busy. A turn of several chunks gives its place up after each while others
-//! wait: a small file waits for a step of those before it and not for their turns. Nobody is held back to wait for company: what is there is taken up
-//! at once, by itself if need be, and whoever comes meanwhile joins in at the next step.
+//! wait: a small file waits for a step of those before it and not for their turns. Nobody is held back to wait for
+//! company: what is there is taken up at once, by itself if need be, and whoever comes meanwhile joins in at the next step.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

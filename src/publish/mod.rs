@@ -23,7 +23,8 @@ use crate::vitals::{BrokerState, Vitals};
 /// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///
 /// # Errors
-/// [`Error::Broker`] when the broker cannot be used; [`Error::Stdout`] when there is none; [`Error::Internal`] when there is no thread.
+/// [`Error::Broker`] when the broker cannot be used; [`Error::Stdout`] when there is none; [`Error::Internal`] when there is
+/// no thread.
 pub fn start(
     output: Output,
     settings: &PublishSettings,

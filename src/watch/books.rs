@@ -41,7 +41,7 @@ const REFUSED_FEW: usize = 64;
 const RETRIES_IN_A_ROW: usize = 256;
 
 /// [`Pending::event`] or [`Pending::found`].
-type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result<(), Full>;
+pub(super) type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result<(), Full>;
 
 /// See the module.
 pub(super) struct Books {
@@ -463,7 +463,7 @@ impl Books {
     fn wait(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         let Some(node) = self.tree.get(place) else { return };
         if self.filter.admits(&node.directory.below(name)) {
-            self.wait_admitted(place, name, hint, seen_at, now);
+            self.put(Pending::event, place, name, hint, seen_at, now);
         } else {
             tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
             self.follow(Pending::event, place, name, seen_at, now);
@@ -477,17 +477,9 @@ impl Books {
         }
     }
 
-    /// Puts a file that the filter admits into the pending set, as one of which an event has come.
-    fn wait_admitted(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
-        self.put(Pending::event, place, name, hint, seen_at, now);
-    }
-
-    /// The same of one that a look at its directory has found.
-    pub(super) fn wait_found(&mut self, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
-        self.put(Pending::found, place, name, hint, seen_at, now);
-    }
-
-    fn put(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
+    /// Puts a file that the filter admits into the pending set, and the links that lead through it. `take`: as one of which
+    /// an event has come ([`Pending::event`]), or that a look at its directory has found ([`Pending::found`]).
+    pub(super) fn put(&mut self, take: Take, place: Place, name: &Name, hint: Hint, seen_at: Stamp, now: Instant) {
         self.put_one(take, place, name, hint, seen_at, now);
         // One that may still be written is followed once it has settled.
         if !matches!(hint, Hint::Created { .. } | Hint::Changed { .. }) {

@@ -12,7 +12,7 @@ use super::directory::{Directory, Place};
 use super::filter::Filter;
 use super::index::{Map, Name, Set};
 use super::lookover::{Compare, LookOver, Sight, list, look};
-use super::pending::{Hint, PENDING_MAX};
+use super::pending::{Hint, PENDING_MAX, Pending};
 use super::tree::{Arrival, nothing_to_enter};
 use crate::cli::CatchUp;
 use crate::error::Error;
@@ -433,7 +433,7 @@ impl Books {
                 }
                 Arrival::Found => Hint::Changed { version: version.fingerprint() },
             };
-            self.wait_found(place, name, hint, seen_at, now);
+            self.put(Pending::found, place, name, hint, seen_at, now);
         }
         if regular && !may_be_known {
             self.doubt(place, name);

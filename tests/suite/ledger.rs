@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::consumer::Message;
-use crate::files::exchange;
+use crate::files::{chmod, exchange};
 use crate::service::{Ended, Setup, is_root, skip};
 use crate::world::{World, list};
 
@@ -22,6 +22,20 @@ pub fn world() -> (World, PathBuf) {
 
 pub fn with_ledger(state: &Path) -> impl FnOnce(Setup) -> Setup {
     move |setup| setup.env("STATE_DIRECTORY", state).args(&["--settle-ms", "100", "--log-level", "debug"])
+}
+
+/// The same, for a service that runs as `nobody`.
+pub fn world_of_nobody() -> (World, PathBuf) {
+    let (world, state) = world();
+    fs::create_dir(&state).unwrap();
+    chmod(&state, 0o777);
+    (world, state)
+}
+
+/// Makes `link` lead to a name, whatever it was before.
+fn lead_to(world: &World, name: &str) {
+    symlink(name, world.path("new")).unwrap();
+    fs::rename(world.path("new"), world.path("link")).unwrap();
 }
 
 /// Name, event and id of each message, sentinels aside.
@@ -47,7 +61,7 @@ pub fn rows(state: &Path) -> Vec<String> {
     paths.map(|path| String::from_utf8(path.unwrap()).unwrap()).collect()
 }
 
-fn kill(world: &mut World) {
+pub fn kill(world: &mut World) {
     let service = world.take_service();
     service.signal(Signal::KILL);
     assert_eq!(service.wait_exit().status.code(), None);
@@ -378,10 +392,6 @@ fn a_link_in_the_place_of_a_regular_file_has_its_first_file_told_last_after_a_ki
     }
     world.launch(with_ledger(&state));
     world.wait_until("all three", |messages| messages.len() >= 3);
-    let lead_to = |world: &World, name: &str| {
-        symlink(name, world.path("new")).unwrap();
-        fs::rename(world.path("new"), world.path("link")).unwrap();
-    };
     lead_to(&world, "one");
     world.wait_for_content("link", b"one");
     world.pass_sentinel();
@@ -403,10 +413,6 @@ fn a_link_that_leads_elsewhere_before_a_kill_and_back_after_it_has_its_first_fil
     symlink("one", world.path("link")).unwrap();
     world.launch(with_ledger(&state));
     world.wait_until("all three", |messages| messages.len() >= 3);
-    let lead_to = |world: &World, name: &str| {
-        symlink(name, world.path("new")).unwrap();
-        fs::rename(world.path("new"), world.path("link")).unwrap();
-    };
     for before_the_start in [false, true] {
         world.stop_service();
         if before_the_start {

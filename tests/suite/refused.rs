@@ -7,11 +7,11 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::control::{get, health, metrics, wait_for_metrics};
 use crate::files::{chmod, give_name, nameless};
-use crate::ledger::{rows, with_ledger, world};
+use crate::ledger::{kill, rows, with_ledger, world_of_nobody};
 use crate::service::{NOBODY, Setup, is_root, skip};
 use crate::world::{World, list};
 
@@ -146,9 +146,7 @@ fn a_rescan_and_a_restart_over_a_shut_directory_forget_no_row() {
     if !is_root() {
         return skip("another user's rights need root");
     }
-    let (mut world, state) = world();
-    fs::create_dir(&state).unwrap();
-    chmod(&state, 0o777);
+    let (mut world, state) = world_of_nobody();
     fs::create_dir_all(world.path("sub/deep")).unwrap();
     world.write("sub/file", "file");
     world.write("sub/deep/file", "deep");
@@ -277,9 +275,7 @@ fn a_kill_while_something_is_refused_loses_nothing() {
     if !is_root() {
         return skip("another user's rights need root");
     }
-    let (mut world, state) = world();
-    fs::create_dir(&state).unwrap();
-    chmod(&state, 0o777);
+    let (mut world, state) = world_of_nobody();
     let run = || {
         let ledger = with_ledger(&state);
         move |setup: Setup| ledger(setup).by_nobody()
@@ -287,9 +283,7 @@ fn a_kill_while_something_is_refused_loses_nothing() {
     world.launch(run());
     write_as(&world.path("shut"), 0o600, "shut");
     world.service().wait_log("the refusal", |line| line.contains("Permission denied"));
-    let service = world.take_service();
-    service.signal(Signal::KILL);
-    service.wait_exit();
+    kill(&mut world);
     world.launch(run());
     chmod(&world.path("shut"), 0o644);
     world.wait_for_content("shut", b"shut");

@@ -10,12 +10,11 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, params};
-use rustix::process::Signal;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::consumer::Message;
 use crate::files::{sha256, xxh128};
-use crate::ledger::{Disk, names_and_events, one_run, rows, with_ledger, world};
+use crate::ledger::{Disk, kill, names_and_events, one_run, rows, with_ledger, world, world_of_nobody};
 use crate::service::{NOBODY, Setup, binary, is_root, skip};
 use crate::world::{World, directories, list};
 
@@ -225,12 +224,6 @@ fn a_file_renamed_back_after_a_kill_is_told_last() {
         world.launch(with_ledger(&state));
         world.wait_for_content("file", b"first");
     }
-}
-
-fn kill(world: &mut World) {
-    let service = world.take_service();
-    service.signal(Signal::KILL);
-    assert_eq!(service.wait_exit().status.code(), None);
 }
 
 /// An ext4 of its own on a loop device, gone with the test.
@@ -489,9 +482,7 @@ fn a_start_that_cannot_enter_a_directory_keeps_what_the_ledger_holds_of_it() {
     if !is_root() {
         return skip("only root can shut a directory to another user");
     }
-    let (mut world, state) = world();
-    fs::create_dir(&state).unwrap();
-    fs::set_permissions(&state, Permissions::from_mode(0o777)).unwrap();
+    let (mut world, state) = world_of_nobody();
     fs::create_dir(world.path("shut")).unwrap();
     world.write("shut/file", "content");
     world.write("file", "content");
