@@ -181,6 +181,19 @@ impl Store {
             Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
             _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
         })?;
+        for side in SIDE_FILES {
+            let file = format!("{FILE}{side}");
+            match accessat(&dir, &*file, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    return Err(Error::StateDirectory {
+                        path: directory.join(file),
+                        cause: os_message(&errno.into()),
+                        next: "give it to the user that this runs as, or name another directory",
+                    });
+                }
+            }
+        }
         let mark = fs::read_to_string(directory.join(COMPLETE)).ok();
         let mut store = Self {
             directory: directory.to_owned(),

@@ -4,7 +4,9 @@
 //! The order is: stat A, a read lease taken and released, read, stat B. The file is accepted when A equals B
 //! and the lease was granted: the kernel grants one only while nobody has the file open for writing or mapped
 //! writable (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B
-//! alone misses writers that keep the file open. At the end the name is looked at once more, where a rename could have
+//! alone misses writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]) the
+//! lease is kept until the file is closed: whoever opens it for writing waits meanwhile, and the file is given up soon.
+//! At the end the name is looked at once more, where a rename could have
 //! come between the opening and stat A. Where the kernel gives no lease (not the file's owner and no
 //! CAP_LEASE, or a network file system), A equals B and the events that come later are all there is.
 
@@ -386,6 +388,8 @@ pub struct Before {
     pub linked: bool,
     /// `st_dev`, for [`Before::confirm_name`].
     device: u64,
+    /// The lease is kept until the file is closed.
+    leased: bool,
 }
 
 impl Before {
@@ -400,25 +404,30 @@ impl Before {
             return Err(Unread::NotRegular);
         }
         // Stat A comes before the lease, or a writer between the two would go unseen.
-        if lease::writer_present(file)? {
-            return Err(Unread::Busy);
+        let version = version_of(&stat);
+        let granted = lease::take(file)?;
+        let leased = granted && version.is_racy(examined, false);
+        if granted && !leased {
+            lease::give_back(file);
         }
         Ok(Self {
-            version: version_of(&stat),
+            version,
             accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
             examined,
             linked: stat.st_nlink > 1,
             device: stat.st_dev,
+            leased,
         })
     }
 
     /// Whether the file still is the version that was examined.
     ///
     /// # Errors
-    /// [`Unread::Busy`] when it is not, or what fstat(2) says.
+    /// [`Unread::Busy`] when it is not, or when a writer waits for a lease that was kept; what fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if version_of(&stat) == self.version { Ok(()) } else { Err(Unread::Busy) }
+        let same = version_of(&stat) == self.version;
+        if same && (!self.leased || lease::is_held(file)) { Ok(()) } else { Err(Unread::Busy) }
     }
 
     /// The checks after reading: the file still is the version that was examined, and so is what the name leads to.
@@ -428,6 +437,10 @@ impl Before {
     /// [`Unread::Busy`] when either is another, [`Unread::Gone`] when the name is gone, or what stat(2) says.
     pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>, within: bool) -> Result<(), Unread> {
         self.confirm(file)?;
+        // Open for writing a moment after it was made: the kernel makes a file before it counts its writer.
+        if self.version.size == 0 && !self.leased && lease::take(file)? {
+            lease::give_back(file);
+        }
         if within || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
 
@@ -537,28 +550,40 @@ pub mod lease {
     use super::Unread;
     use crate::files::errno::{Call, Meaning, meaning};
 
-    /// Whether somebody has the file open for writing or mapped writable. `false` too where no lease can be
-    /// had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), for then nothing can be said.
+    /// Takes a read lease, which is granted while nobody has the file open for writing or mapped writable. `false`: none
+    /// can be had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), and nothing can be said. Closing
+    /// the file gives it back.
     ///
     /// # Errors
-    /// [`Unread::Wanting`], when the kernel had no memory for the lease.
-    pub fn writer_present(file: BorrowedFd<'_>) -> Result<bool, Unread> {
+    /// [`Unread::Busy`] when somebody writes, [`Unread::Wanting`] when the kernel had no memory for the lease.
+    pub fn take(file: BorrowedFd<'_>) -> Result<bool, Unread> {
         let fd = file.as_raw_fd();
         // SAFETY: F_SETLEASE takes two integers and touches no memory of ours; the descriptor is open for
         // as long as `file` is borrowed.
-        let taken = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) };
-        if taken == 0 {
-            // SAFETY: as above. It gives back the lease that was just granted, and so cannot fail in a way
-            // that matters: closing the descriptor would give it back as well.
-            unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
-            return Ok(false);
+        if unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) } == 0 {
+            return Ok(true);
         }
         let error = std::io::Error::last_os_error();
         match Errno::from_io_error(&error).map(|errno| meaning(Call::Lease, errno)) {
-            Some(Meaning::Writer) => Ok(true),
+            Some(Meaning::Writer) => Err(Unread::Busy),
             Some(Meaning::Ours) => Err(Unread::Wanting(error)),
             _ => Ok(false),
         }
+    }
+
+    /// Gives back a lease that was granted.
+    pub fn give_back(file: BorrowedFd<'_>) {
+        // SAFETY: as in `take`. It cannot fail in a way that matters: closing the descriptor would do it as well.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    }
+
+    /// Whether a lease that was taken still is ours, and no writer waits for it: the kernel then tells what it is to
+    /// become (fcntl(2), F_GETLEASE).
+    #[must_use]
+    pub fn is_held(file: BorrowedFd<'_>) -> bool {
+        // SAFETY: F_GETLEASE takes no argument and touches no memory of ours; the descriptor is open for as long
+        // as `file` is borrowed.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
     }
 
     /// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file between our taking
@@ -574,6 +599,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
 
     fn root() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
@@ -599,6 +625,25 @@ mod tests {
         before.confirm(reader.as_fd()).unwrap();
         std::fs::write(dir.path().join("f"), "y").unwrap();
         assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy)));
+    }
+
+    #[test]
+    fn a_lease_that_is_kept_holds_up_a_writer_until_the_file_is_closed() {
+        let (dir, root) = root();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "one").unwrap();
+        let reader = open(&root, "f").unwrap();
+        let mut before = Before::examine(reader.as_fd()).unwrap();
+        before.leased = lease::take(reader.as_fd()).unwrap();
+        assert!(before.leased && lease::is_held(reader.as_fd()));
+        before.confirm(reader.as_fd()).unwrap();
+        lease::ignore_break_signal();
+        let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        // Nothing has been written, and somebody is going to.
+        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy)));
+        drop(reader);
+        File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
 
     #[test]

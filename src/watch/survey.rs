@@ -426,8 +426,9 @@ impl Books {
         if !self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
             let hint = match arrival {
                 Arrival::MovedTo => Hint::MovedTo,
-                // Complete as it stands, or the lease will tell that it is not.
-                Arrival::Found if leased || rests(&version, seen_at, self.settle) => {
+                // Complete as it stands, or the lease will tell that it is not: but for one that was made just now, which the
+                // kernel does before it counts its writer.
+                Arrival::Found if leased && version.size > 0 || rests(&version, seen_at, self.settle) => {
                     let quiet = self.quiet.is_zero() || rests(&version, seen_at, self.quiet);
                     if quiet { Hint::Complete } else { Hint::Closed }
                 }

@@ -244,6 +244,16 @@ fn a_state_directory_that_cannot_be_used_is_refused_by_name() {
         let setup = Setup::watch(&world.data, &world.url).env("STATE_DIRECTORY", &root_only).by_nobody();
         let ended = setup.run().expect_code(2);
         assert!(ended.stderr.contains("STATE_DIRECTORY"), "{}", ended.stderr);
+        // Made by a start as root, once, in a directory that is the service's.
+        chmod(&root_only, 0o777);
+        for file in ["ledger.sqlite", "ledger.sqlite-wal"] {
+            fs::write(root_only.join(file), "").unwrap();
+            let setup = Setup::watch(&world.data, &world.url).env("STATE_DIRECTORY", &root_only).by_nobody();
+            let ended = setup.run().expect_code(2);
+            assert!(ended.stderr.contains(&format!("{file}\"")), "{}", ended.stderr);
+            assert!(ended.stderr.contains("Permission denied"), "{}", ended.stderr);
+            fs::remove_file(root_only.join(file)).unwrap();
+        }
     } else {
         skip("only root can make a directory that another user may not write");
     }

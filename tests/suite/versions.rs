@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -347,6 +347,34 @@ fn a_change_that_a_coarse_time_stamp_hides_is_told_at_the_next_start_and_at_a_re
     let ledger = Connection::open(state.join("ledger.sqlite")).unwrap();
     let doubted = "SELECT count(*) FROM confirmed WHERE flags <> 0 AND CAST(path AS TEXT) NOT LIKE '%sentinel%'";
     assert_eq!(ledger.query_row(doubted, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+/// Its size and its times stay the same while it is read, within one second: only a writer that is kept out tells.
+#[test]
+fn a_file_rewritten_in_place_within_a_second_has_no_message_of_half_of_it() {
+    const HALF: usize = 400_000;
+    const REWRITES: usize = 400;
+    let mut world = World::without_service();
+    let Some(_volume) = Volume::make(world.outside.join("image"), &world.data, &["-I", "128"]) else {
+        return skip("an ext4 cannot be mounted from a loop device here");
+    };
+    world.launch(|setup| setup);
+    let contents = [b'a', b'b'].map(|byte| vec![byte; 2 * HALF]);
+    world.write("file", &contents[0]);
+    for turn in 1..=REWRITES {
+        let content = &contents[turn % 2];
+        // Opened for writing again and again, so that reading begins between two writers.
+        let file = File::options().write(true).open(world.path("file")).unwrap();
+        file.write_all_at(&content[..HALF], 0).unwrap();
+        file.write_all_at(&content[HALF..], HALF as u64).unwrap();
+    }
+    world.write("zz-sentinel", "");
+    world.wait_for_content("file", &contents[REWRITES % 2]);
+    world.wait_for("zz-sentinel", 1);
+    let whole = contents.map(|content| sha256(&content));
+    let messages = world.consumer.drain();
+    let torn = messages.iter().filter(|it| it.name() == "file" && !whole.contains(&it.sha256().to_owned())).count();
+    assert_eq!(torn, 0, "of {} messages", messages.len());
 }
 
 /// A crash loop gets on: what was confirmed is in the ledger soon.

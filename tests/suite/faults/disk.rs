@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,12 +21,14 @@ pub struct StateDirectory {
     mounted: bool,
     /// The ledger's files, by name, as they were at some earlier end of the service.
     old: Vec<(OsString, Vec<u8>)>,
+    /// Whose it is, where that is not ours.
+    user: Option<u32>,
 }
 
 impl StateDirectory {
     pub fn new(path: &Path) -> Self {
         fs::create_dir(path).expect("a state directory");
-        Self { path: path.to_owned(), mounted: false, old: Vec::new() }
+        Self { path: path.to_owned(), mounted: false, old: Vec::new(), user: None }
     }
 
     /// On a small disk of its own; without the right to mount one it says so and stays where it is.
@@ -39,6 +41,12 @@ impl StateDirectory {
             crate::service::skip("the fault `full disk` needs the right to mount a tmpfs");
         }
         state
+    }
+
+    /// For a service that is another user.
+    pub fn of_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
     }
 
     pub fn path(&self) -> &Path {
@@ -72,8 +80,12 @@ impl StateDirectory {
             fs::remove_file(&path).expect("a file of the ledger is removed");
         }
         for (name, content) in std::mem::replace(&mut self.old, present) {
+            let path = self.path.join(name);
             // A full disk takes less, and leaves a damaged file.
-            let _ = fs::write(self.path.join(name), content);
+            let _ = fs::write(&path, content);
+            if let Some(user) = self.user {
+                chown(&path, Some(user), None).expect("a file is given to the service's user");
+            }
         }
     }
 

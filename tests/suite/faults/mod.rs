@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::files::Random;
-use crate::service::{copy_of_binary, is_root, skip};
+use crate::service::{NOBODY, copy_of_binary, is_root, skip};
 use disk::StateDirectory;
 use life::{Life, Settings};
 use name::{Name, Side};
@@ -184,6 +184,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         );
     }
     if let Some(directory) = std::env::var_os(LOGS_VARIABLE) {
+        std::fs::create_dir_all(&directory).expect("a directory for the logs");
         std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
     }
     eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
@@ -231,6 +232,7 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
         copy
     });
     let rights = by_nobody.is_some();
+    let state = if rights { state.of_user(NOBODY) } else { state };
     if !rights {
         skip("files and directories that are closed to the service need root");
     }
