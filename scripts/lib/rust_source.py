@@ -6,7 +6,10 @@ from pathlib import Path
 CRATE = "apollonia_ingestor"
 TEST_FILE = re.compile(r"(^|/)(tests|model)\.rs$|_test\.rs$")
 NO_CODE = re.compile(
-    r"""//[^\n]*|/\*.*?\*/|\b[bc]?r(?P<hashes>\#*)".*?"(?P=hashes)|"(?:\\.|[^"\\])*"|b?'(?:\\u\{[^}]*\}|\\.[^']*|[^'\\\n])'""",
+    r"""//[^\n]* | /\*.*?\*/  # comments
+    | \b[bc]?r(?P<hashes>\#*)".*?"(?P=hashes) | "(?:\\.|[^"\\])*"  # strings
+    | '(?:\\.[^']*|[^'\\\n])'  # characters, but no lifetimes
+    """,
     re.S | re.X,
 )
 TEST_ITEM = re.compile(r"#!?\[cfg\((?:all\()?test\b[^\]]*\]")
@@ -74,6 +77,10 @@ class Source:
         )
 
 
+def segments(path):
+    return tuple(part.strip() for part in path.split("::") if part.strip())
+
+
 def use_paths(tree, before=()):
     """Each path of a `use` with the name that it brings in."""
     head, brace, rest = tree.strip().partition("{")
@@ -83,11 +90,11 @@ def use_paths(tree, before=()):
             depth += (char == "{") - (char == "}")
             if char == "," and depth == 0:
                 if inner[start:at].strip():
-                    yield from use_paths(inner[start:at], before + tuple(part for part in head.split("::") if part.strip()))
+                    yield from use_paths(inner[start:at], before + segments(head))
                 start = at + 1
         return
     path, _, alias = tree.strip().partition(" as ")
-    parts = before + tuple(part.strip() for part in path.split("::") if part.strip())
+    parts = before + segments(path)
     parts = parts[:-1] if parts[-1] == "self" and len(parts) > 1 else parts
     yield parts, alias.strip() or parts[-1]
 
