@@ -10,9 +10,9 @@ use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apollonia_ingestor::read::stable::Stamp;
-use apollonia_ingestor::watch::directory::Place;
-use apollonia_ingestor::watch::index::Name;
+use apollonia_ingestor::files::directory::Place;
+use apollonia_ingestor::files::names::Name;
+use apollonia_ingestor::files::version::Stamp;
 use apollonia_ingestor::watch::pending::{Due, Hint, PENDING_MAX, Pending};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsString;
 use std::hint::black_box;
 
-use apollonia_ingestor::watch::filter::Filter;
+use apollonia_ingestor::filter::Filter;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const PATHS: [(&str, &str); 3] = [

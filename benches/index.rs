@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
-use apollonia_ingestor::read::stable::Root;
-use apollonia_ingestor::watch::directory::Directory;
-use apollonia_ingestor::watch::index::{NEIGHBORS_MAX, Name, Names, stem};
+use apollonia_ingestor::files::directory::Directory;
+use apollonia_ingestor::files::names::{NEIGHBORS_MAX, Name, Names, stem};
+use apollonia_ingestor::files::root::Root;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -6,10 +6,10 @@ mod common;
 
 use std::hint::black_box;
 
+use apollonia_ingestor::files::names::NEIGHBORS_MAX;
+use apollonia_ingestor::files::version::{Stamp, Version};
 use apollonia_ingestor::hash::Digests;
 use apollonia_ingestor::message::{EventType, Message, Paths};
-use apollonia_ingestor::read::stable::{Stamp, Version};
-use apollonia_ingestor::watch::index::NEIGHBORS_MAX;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const STAMP: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };

@@ -12,17 +12,20 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::error::Error;
-use crate::publish::address::Broker;
-use crate::watch::filter::{PARTIAL, patterns_of, shown};
+use crate::filter::{PARTIAL, patterns_of, shown};
 
 /// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
 pub const WORKERS_MAX: u32 = 256;
+
 /// The largest window of unconfirmed messages. The protocol has no bound; memory has.
 pub const CONFIRM_WINDOW_MAX: u32 = 65_535;
+
 /// The longest settle time and the longest quiet, one hour in milliseconds.
 pub const SETTLE_MS_MAX: u64 = 3_600_000;
+
 /// The shortest time that a stage may take over a step: the longest pauses of one that is well are 10 s.
 pub const STALL_SECONDS_MIN: i64 = 15;
+
 /// The longest such time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
 
@@ -241,18 +244,6 @@ pub enum Output {
     Stdout,
     /// Nowhere: for measuring all but the broker.
     None,
-}
-
-impl Output {
-    /// For the log: where messages go, by name or address.
-    #[must_use]
-    pub fn describe(self, broker: &Broker) -> &str {
-        match self {
-            Self::Amqp => &broker.shown,
-            Self::Stdout => "standard output",
-            Self::None => "none",
-        }
-    }
 }
 
 /// What to do with files that are there when the watch starts.

@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 use tracing::level_filters::LevelFilter;
 
+use crate::address::Broker;
 use crate::cli::{CatchUp, Command, LogFormat, LogLevel, Output, ReadEngine, Settings, Unroutable};
-use crate::error::{Error, os_message};
-use crate::publish::address::Broker;
-use crate::read::stable::Root;
-use crate::watch::filter::Filter;
+use crate::error::Error;
+use crate::files::root::{Root, open_roots};
+use crate::filter::Filter;
 
 /// What a command runs with.
 #[derive(Debug)]
@@ -208,60 +207,6 @@ fn default_socket() -> PathBuf {
         }
         None => PathBuf::from(format!("/tmp/apollonia-ingestor-{}.sock", rustix::process::geteuid().as_raw())),
     }
-}
-
-/// Opens the data directories.
-///
-/// # Errors
-/// [`Error::DataDirectory`], naming what is wrong with one, or that it is in another: its files would be published twice.
-pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
-    let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
-    for path in paths {
-        let root = open_root(path)?;
-        for other in &roots {
-            let (real, others) = (root.path(), other.path());
-            let cause = if root.is(other) {
-                format!("it is {others:?}, which is named already")
-            } else if real.starts_with(others) {
-                format!("it lies in {others:?}, which is a data directory too")
-            } else if others.starts_with(real) {
-                format!("{others:?}, which is a data directory too, lies in it")
-            } else {
-                continue;
-            };
-            let next = "name each directory once, and with --recursive the outermost alone";
-            return Err(Error::DataDirectory { path: path.clone(), cause, next });
-        }
-        roots.push(root);
-    }
-    Ok(roots)
-}
-
-/// Opens a data directory.
-///
-/// # Errors
-/// [`Error::DataDirectory`], naming what is wrong with it.
-pub fn open_root(path: &Path) -> Result<Root, Error> {
-    let refuse = |cause: String, next| Error::DataDirectory { path: path.to_owned(), cause, next };
-    let real = std::fs::canonicalize(path).map_err(|error| {
-        let next = match error.kind() {
-            std::io::ErrorKind::NotFound => "create it, or name another directory",
-            _ => "give this user the right to reach it, or name another directory",
-        };
-        refuse(os_message(&error), next)
-    })?;
-    let dir = openat(rustix::fs::CWD, &real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| match errno {
-            rustix::io::Errno::NOTDIR => {
-                refuse("it is not a directory".into(), "name the directory that the files land in")
-            }
-            _ => refuse(os_message(&errno.into()), "give this user the right to read it (r-x), or run as another user"),
-        })?;
-    // Without x on the directory its names can be listed and nothing in it opened.
-    statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
-        refuse(os_message(&errno.into()), "give this user the right to search it (r-x), or run as another user")
-    })?;
-    Ok(Root::new(dir, real.as_os_str().as_bytes()))
 }
 
 /// A ledger among the files that it is about would change with each of its own changes.

@@ -10,9 +10,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fs, io, thread};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -21,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{Encoder, TextEncoder};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use crate::config::ControlSettings;
 use crate::error::{Error, os_message};
 use crate::health::{Health, Readiness, Status};
-use crate::vitals::Vitals;
+use crate::progress::{BrokerState, Vitals};
 use crate::{metrics, notify};
 
 /// Connections at a time; the next waits to be accepted. Some scrapers and a probe need three.
@@ -224,7 +224,7 @@ impl Source {
                 (status, HeaderValue::from_static("application/json"), body)
             }
             (&Method::GET, "/metrics") => {
-                let body = metrics::encode(&self.vitals, Readiness::of(&self.vitals, self.stall).ready);
+                let body = encode(&self.vitals, Readiness::of(&self.vitals, self.stall).ready);
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
             (_, "/health" | "/ready" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),
@@ -238,6 +238,36 @@ impl Source {
         }
         response
     }
+}
+
+/// All of it as text; `ready`: what lands now can be delivered (see [`crate::health::assess_readiness`]).
+#[must_use]
+pub fn encode(vitals: &Vitals, ready: bool) -> Vec<u8> {
+    let metrics = &vitals.metrics;
+    if let Some(facts) = vitals.facts.get() {
+        let output = if vitals.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
+        metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION"), facts.engine, output]).set(1);
+    }
+    let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    for stage in vitals.stages() {
+        metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
+    }
+    // Somebody has to see to a file system that hangs, though the service gets on beside it.
+    let hanging = vitals.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
+    metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
+    let broker = vitals.broker();
+    metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
+    metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
+    metrics.ready.set(ready.into());
+    metrics.unroutable_messages.set(whole(vitals.unroutable()));
+    let reading: usize = vitals.volumes().iter().map(|volume| volume.read.waiting()).sum();
+    metrics.in_flight_files.set(whole(reading + vitals.publish.waiting()));
+    metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
+        tracing::warn!("the metrics cannot be written: {error}");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -278,5 +308,19 @@ mod tests {
         let _next = OwnSocket::bind(&path).unwrap();
         drop(own);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn every_number_is_there_before_anything_has_happened() {
+        let text = String::from_utf8(encode(&Vitals::default(), false)).unwrap();
+        for name in [
+            "apollonia_events_total{kind=\"moved_to\"} 0",
+            "apollonia_overflows_total{queue=\"kernel\"} 0",
+            "apollonia_stage_stalled_seconds{stage=\"read\"} 0",
+            "apollonia_end_to_end_seconds_bucket{le=\"+Inf\"} 0",
+            "process_open_fds ",
+        ] {
+            assert!(text.contains(name), "{name} is not in\n{text}");
+        }
     }
 }

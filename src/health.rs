@@ -1,24 +1,12 @@
-//! `health`: is the service on this host alive and getting on, and can it deliver? What it says of itself, and the command
-//! that asks.
+//! Is the service alive and getting on, and can it deliver? The verdict that it gives of itself.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
+use serde::Serialize;
 
-use crate::error::{Error, os_message};
-use crate::publish::broker::EXCHANGE;
-use crate::vitals::{BrokerState, Facts, Phase, Stage, Vitals};
-
-/// How long an answer is waited for: the service makes it up from memory.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+use crate::message::EXCHANGE;
+use crate::progress::{BrokerState, Facts, Phase, Stage, Vitals};
 
 /// A verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -194,73 +182,6 @@ impl<'a> Health<'a> {
             failed_files: metrics.totals().failed,
         }
     }
-}
-
-/// What of the answer the command needs.
-#[derive(Deserialize)]
-struct Answer {
-    summary: String,
-}
-
-/// What is asked of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// Whether it is alive and gets on: what is not, a restart would mend.
-    Alive,
-    /// Whether it can deliver, too.
-    Ready,
-}
-
-impl Question {
-    fn path(self) -> &'static str {
-        match self {
-            Self::Alive => "/health",
-            Self::Ready => "/ready",
-        }
-    }
-}
-
-/// Asks the service behind this socket, and prints its line when it is healthy, or ready.
-///
-/// # Errors
-/// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].
-pub fn run(socket: &Path, question: Question) -> Result<(), Error> {
-    let line = ask(socket, question)?;
-    writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
-}
-
-/// The line of a service that is healthy, or ready.
-///
-/// # Errors
-/// [`Error::NoService`] and [`Error::Unhealthy`].
-pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
-    let refuse = |cause: String| Error::NoService { socket: socket.to_owned(), cause };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {error}")))?;
-    let asked = async { tokio::time::timeout(ANSWER_PATIENCE, get(socket, question.path())).await };
-    let (status, body) = match runtime.block_on(asked) {
-        Ok(answered) => answered.map_err(refuse)?,
-        Err(_) => return Err(refuse(format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()))),
-    };
-    let mut body = Vec::from(body);
-    let Answer { summary } =
-        simd_json::from_slice(&mut body).map_err(|_| refuse("what answers there is another program".to_owned()))?;
-    if status == StatusCode::OK { Ok(summary) } else { Err(Error::Unhealthy(summary)) }
-}
-
-async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| os_message(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::spawn(connection);
-    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
-    Ok((status, body.to_bytes()))
 }
 
 #[cfg(test)]

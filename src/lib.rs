@@ -19,44 +19,47 @@
 //! | confirm | [`publish`] | the broker, the window of unconfirmed messages, the other outputs |
 //! | ledger | [`ledger`] | what was confirmed last for each path, across restarts |
 //!
-//! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`service`] and
-//! [`scan`] are its two sources of work; [`listen`] shows what arrives. Beside the line stands [`vitals`]: every stage
-//! writes there how it gets on, and [`control`] tells whoever asks ([`health`], Prometheus, the service manager). [`doctor`] looks at all of it before it runs.
+//! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`commands::watch`] and
+//! [`commands::scan`] are its two sources of work; [`commands::listen`] shows what arrives. Beside the line stands [`progress`]: every stage
+//! writes there how it gets on, and [`control`] tells whoever asks ([`health`], Prometheus, the service manager). [`commands::doctor`] looks at all of it before it runs.
 //!
 //! One file is in flight under one path at a time, from the moment it is handed to a reader until the
 //! broker has confirmed its message. That rule is what keeps a path's messages in order.
 
 #![deny(unsafe_code, missing_docs)]
 
-pub mod cli;
-pub mod config;
 pub mod error;
-pub mod logging;
-
-pub mod listen;
-pub mod pipeline;
-pub mod progress;
-pub mod scan;
-pub mod service;
 
 pub mod files;
-
-pub mod watch;
-
-pub mod read;
-
+pub mod filter;
 pub mod hash;
 
+pub mod address;
+pub mod cli;
+pub mod config;
+pub mod tls;
+
+pub mod job;
 pub mod message;
 
-pub mod publish;
+pub mod dispatch;
+pub mod mailbox;
+pub mod queue;
 
-pub mod ledger;
-
-pub mod control;
-pub mod doctor;
 pub mod health;
+pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod progress;
 pub mod signals;
-pub mod vitals;
+pub mod terminal;
+
+pub mod ledger;
+pub mod publish;
+pub mod read;
+pub mod watch;
+
+pub mod pipeline;
+
+pub mod commands;
+pub mod control;

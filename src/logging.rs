@@ -12,9 +12,9 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::cli::LogFormat;
 use crate::error::Error;
-use crate::pipeline::{Outcome, Report};
-use crate::progress::AroundTheBar;
-use crate::read::stable::Unread;
+use crate::files::unread::Unread;
+use crate::job::{Outcome, Report};
+use crate::terminal::AroundTheBar;
 
 /// Set once log lines go out; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use apollonia_ingestor::cli::{self, Command};
+use apollonia_ingestor::commands::health::Question;
+use apollonia_ingestor::commands::{doctor, health, listen, scan, watch};
 use apollonia_ingestor::config::{Config, control_socket};
 use apollonia_ingestor::error::Error;
-use apollonia_ingestor::health::Question;
 use apollonia_ingestor::read::limits;
-use apollonia_ingestor::{doctor, health, listen, logging, scan, service, signals};
+use apollonia_ingestor::{logging, signals};
 
 /// Every message is a few short-lived allocations that cross threads; mimalloc is made for that.
 #[global_allocator]
@@ -42,7 +43,7 @@ fn run() -> Result<(), Error> {
     let config = Config::new(cli.settings, cli.command.as_ref())?;
     logging::start(config.log_level, config.log_format);
     match cli.command.unwrap_or(Command::Watch) {
-        Command::Watch => service::run(config),
+        Command::Watch => watch::run(config),
         Command::Scan { .. } => scan::run(config),
         Command::Listen { count, timeout } => listen::run(&config.broker, count, timeout),
         Command::Health { .. } | Command::Doctor { .. } => Ok(()), // above

@@ -5,8 +5,17 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::files::version::{Stamp, Version};
 use crate::hash::Digests;
-use crate::read::stable::{Stamp, Version};
+
+/// The exchange that messages go to.
+pub const EXCHANGE: &str = "apollonia";
+
+/// The routing key; a fanout exchange does not look at it.
+pub const ROUTING_KEY: &str = "file.created";
+
+/// Who we are, in every message and in the broker's list of connections.
+pub const APP_ID: &str = "apollonia-ingestor";
 
 /// How a version came to its path: the contract's three values, by the names of their inotify events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

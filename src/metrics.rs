@@ -7,16 +7,13 @@ use std::io;
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::pipeline::{Outcome, Report};
-use crate::read::stable::{Stamp, Unread};
-use crate::vitals::{BrokerState, Vitals};
+use crate::files::unread::Unread;
+use crate::files::version::Stamp;
+use crate::job::{Outcome, Report};
 
-/// The content type of [`encode`]: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4.
+/// The content type of the text: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Upper bounds in seconds for reading one file: from a small warm one (20 us) to a large one of a cold disk.
@@ -31,8 +28,8 @@ const END_TO_END_SECONDS: [f64; 14] =
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each says in `new` what it counts")]
 pub struct Metrics {
-    registry: Registry,
-    info: IntGaugeVec,
+    pub(crate) registry: Registry,
+    pub(crate) info: IntGaugeVec,
     pub events: Events,
     pub events_coalesced: IntCounter,
     pub overflows_kernel: IntCounter,
@@ -50,21 +47,21 @@ pub struct Metrics {
     pub messages_returned: IntCounter,
     pub pending_files: IntGauge,
     pub oldest_pending_seconds: Gauge,
-    in_flight_files: IntGauge,
+    pub(crate) in_flight_files: IntGauge,
     pub unconfirmed_messages: IntGauge,
-    unroutable_messages: IntGauge,
+    pub(crate) unroutable_messages: IntGauge,
     pub known_files: IntGauge,
     pub refused_files: IntGauge,
     pub watched_directories: IntGauge,
     pub unwatched_directories: IntGauge,
-    broker_connected: IntGauge,
-    broker_blocked: IntGauge,
-    ready: IntGauge,
+    pub(crate) broker_connected: IntGauge,
+    pub(crate) broker_blocked: IntGauge,
+    pub(crate) ready: IntGauge,
     pub ledger_rows: IntGauge,
     pub ledger_bytes: IntGauge,
-    ledger_waiting_rows: IntGauge,
+    pub(crate) ledger_waiting_rows: IntGauge,
     pub ledger_failures: IntCounter,
-    stage_stalled_seconds: IntGaugeVec,
+    pub(crate) stage_stalled_seconds: IntGaugeVec,
     pub read_seconds: Histogram,
     pub end_to_end_seconds: Histogram,
 }
@@ -319,55 +316,6 @@ impl Metrics {
             failed: self.failures.permission.get() + self.failures.io.get(),
             gone: self.failures.gone.get(),
             refused: self.failures.leads_out.get(),
-        }
-    }
-}
-
-/// All of it as text; `ready`: what lands now can be delivered (see [`crate::health::assess_readiness`]).
-#[must_use]
-pub fn encode(vitals: &Vitals, ready: bool) -> Vec<u8> {
-    let metrics = &vitals.metrics;
-    if let Some(facts) = vitals.facts.get() {
-        let output = if vitals.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
-        metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION"), facts.engine, output]).set(1);
-    }
-    let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    for stage in vitals.stages() {
-        metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
-    }
-    // Somebody has to see to a file system that hangs, though the service gets on beside it.
-    let hanging = vitals.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
-    metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
-    let broker = vitals.broker();
-    metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
-    metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
-    metrics.ready.set(ready.into());
-    metrics.unroutable_messages.set(whole(vitals.unroutable()));
-    let reading: usize = vitals.volumes().iter().map(|volume| volume.read.waiting()).sum();
-    metrics.in_flight_files.set(whole(reading + vitals.publish.waiting()));
-    metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
-    let mut text = Vec::new();
-    if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
-        tracing::warn!("the metrics cannot be written: {error}");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_number_is_there_before_anything_has_happened() {
-        let text = String::from_utf8(encode(&Vitals::default(), false)).unwrap();
-        for name in [
-            "apollonia_events_total{kind=\"moved_to\"} 0",
-            "apollonia_overflows_total{queue=\"kernel\"} 0",
-            "apollonia_stage_stalled_seconds{stage=\"read\"} 0",
-            "apollonia_end_to_end_seconds_bucket{le=\"+Inf\"} 0",
-            "process_open_fds ",
-        ] {
-            assert!(text.contains(name), "{name} is not in\n{text}");
         }
     }
 }

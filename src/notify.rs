@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::health::{Status, assess};
-use crate::vitals::Vitals;
+use crate::progress::Vitals;
 
 /// How often the status line is renewed where no watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(15);

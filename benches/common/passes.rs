@@ -5,14 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apollonia_ingestor::cli::Cli;
+use apollonia_ingestor::commands::roots::prepare;
 use apollonia_ingestor::config::Config;
+use apollonia_ingestor::dispatch::Dispatcher;
 use apollonia_ingestor::error::Error;
+use apollonia_ingestor::files::directory::Directory;
+use apollonia_ingestor::files::listing::{Found, list};
+use apollonia_ingestor::files::version::Stamp;
+use apollonia_ingestor::job::{Job, Outcome};
+use apollonia_ingestor::mailbox::Letter;
 use apollonia_ingestor::message::EventType;
-use apollonia_ingestor::pipeline::{Job, Letter, Outcome, Pipeline};
-use apollonia_ingestor::read::stable::Stamp;
-use apollonia_ingestor::service::prepare;
-use apollonia_ingestor::watch::directory::Directory;
-use apollonia_ingestor::watch::lookover::{Found, list};
+use apollonia_ingestor::pipeline;
 use clap::Parser;
 use tempfile::TempDir;
 
@@ -31,7 +34,7 @@ pub fn directory(files: usize, bytes: usize) -> TempDir {
 
 /// The running pipeline behind a directory that has been listed.
 pub struct Passes {
-    pub pipeline: Pipeline,
+    pub pipeline: Dispatcher,
     directory: Arc<Directory>,
     files: Vec<Found>,
 }
@@ -46,7 +49,7 @@ impl Passes {
         let directory = Directory::new(&roots[0], b"");
         let listing = list(directory.root(), b"").expect("it has just been made");
         directory.set_names(listing.neighbors());
-        let pipeline = Pipeline::start(&config.pipeline, &roots, Arc::default())?;
+        let pipeline = pipeline::start(&config.pipeline, &roots, Arc::default())?;
         Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }
 

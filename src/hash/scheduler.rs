@@ -12,76 +12,17 @@ use std::future::poll_fn;
 use std::ops::{Deref, Range};
 use std::task::{Poll, Waker};
 
-use sha2::block_api::compress256;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
-use super::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
+use super::lanes::{BLOCK_BYTES, LANES_MAX, Lane, advance};
+use super::sha256::Stream;
 
 /// Chunks of one file in a turn at most.
 pub const CHUNKS_MAX: usize = 4;
 
 /// Blocks between two looks at the queue (64 KB): what comes in meanwhile waits some 30 us at most for a free lane.
 const STEP_BLOCKS: usize = 1024;
-
-/// One SHA-256 stream, by the standard's words (FIPS 180-4, 5.1.1 and 6.2).
-#[derive(Clone)]
-pub struct Stream {
-    state: State,
-    /// The bytes behind the last whole block; at the end the padding.
-    rest: [Block; 2],
-    length: u64,
-}
-
-impl Default for Stream {
-    fn default() -> Self {
-        Self { state: INITIAL, rest: [[0; BLOCK_BYTES]; 2], length: 0 }
-    }
-}
-
-impl Stream {
-    /// Takes a chunk in but for its whole blocks, whose place in the chunk it tells.
-    fn enter(&mut self, chunk: &[u8]) -> Range<usize> {
-        let held = self.held();
-        self.length += chunk.len() as u64;
-        let mut start = 0;
-        if held > 0 {
-            start = chunk.len().min(BLOCK_BYTES - held);
-            self.rest[0][held..held + start].copy_from_slice(&chunk[..start]);
-            if held + start < BLOCK_BYTES {
-                return start..start;
-            }
-            compress256(&mut self.state, &self.rest[..1]);
-        }
-        let end = chunk.len() - (chunk.len() - start) % BLOCK_BYTES;
-        self.rest[0][..chunk.len() - end].copy_from_slice(&chunk[end..]);
-        start..end
-    }
-
-    /// Pads what is left; tells how many blocks that are.
-    fn pad(&mut self) -> usize {
-        let held = self.held();
-        let rest = self.rest.as_flattened_mut();
-        rest[held] = 0x80;
-        rest[held + 1..].fill(0);
-        let blocks = if held + 1 + size_of::<u64>() <= BLOCK_BYTES { 1 } else { 2 };
-        let bits = self.length.wrapping_mul(8).to_be_bytes();
-        rest[blocks * BLOCK_BYTES - bits.len()..blocks * BLOCK_BYTES].copy_from_slice(&bits);
-        blocks
-    }
-
-    fn held(&self) -> usize {
-        (self.length % BLOCK_BYTES as u64) as usize
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        let mut digest = [0; 32];
-        for (place, word) in digest.chunks_exact_mut(4).zip(self.state) {
-            place.copy_from_slice(&word.to_be_bytes());
-        }
-        digest
-    }
-}
 
 /// What one file has for the lanes: its stream, and the chunks that come next. Used again, chunk by chunk.
 pub struct Turn<B> {

@@ -4,9 +4,9 @@
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::store::{Confirmed, Trouble, blob, decode_file, not_as_written};
+use super::row::{Confirmed, Trouble, blob, decode_file, not_as_written};
+use crate::files::version::Version;
 use crate::hash::Digests;
-use crate::read::stable::Version;
 
 /// Its number in `user_version`.
 pub(super) const FORM: i64 = 1;

@@ -9,8 +9,8 @@ use proptest::sample::Index;
 
 use super::store::{DAMAGED, FILE, FORM, Fate, looks_sound};
 use super::*;
-use crate::pipeline::Known;
-use crate::read::stable::Stamp;
+use crate::files::version::Stamp;
+use crate::job::Known;
 
 const DIRECTORY: &[u8] = b"/data/";
 
@@ -367,6 +367,7 @@ enum Deed {
 }
 
 const PATHS: [&[u8]; 9] = [b"a", b"d", b"d/a", b"d/\xff", b"d/e/a", b"d/e/f/a", b"d-e/a", b"d0/a", b"d/e0"];
+
 const ABOVE: [&[u8]; 5] = [b"", b"d/", b"d/e/", b"d/e/f/", b"d-e/"];
 
 fn deed() -> impl Strategy<Value = Deed> {

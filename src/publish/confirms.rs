@@ -17,13 +17,16 @@ use lapin::{Channel, Confirmation, Event};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
-use super::broker::{EXCHANGE, ROUTING_KEY, Session, exchange, failure, properties};
+use super::errors::failure;
 use super::returned::{Acknowledged, Settled};
+use super::session::{Session, exchange, properties};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
-use crate::pipeline::{Outgoing, Post};
-use crate::vitals::{BrokerState, Vitals};
+use crate::job::Outgoing;
+use crate::mailbox::Post;
+use crate::message::{EXCHANGE, ROUTING_KEY};
+use crate::progress::{BrokerState, Vitals};
 
 /// The first pause after the broker has rejected a message; it doubles while it goes on rejecting.
 const NACK_PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -1,9 +1,8 @@
 //! Getting into the broker: each host in its turn, by TLS where that was asked for, under a name that the broker shows.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Once;
-use std::thread;
+use std::{io, thread};
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::runtime::default_runtime;
@@ -12,10 +11,11 @@ use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::oneshot;
 
-use super::address::{Address, Broker};
-use super::broker::{APP_ID, answer_or_refusal, failure};
-use super::tls;
+use super::errors::{answer_or_refusal, failure};
+use crate::address::{Address, Broker};
 use crate::error::{Error, os_message};
+use crate::message::APP_ID;
+use crate::tls;
 
 /// For a broker that hangs up on plain AMQP.
 const SPEAKS_TLS: &str =

@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Error;
-use crate::pipeline::{Outgoing, Post};
-use crate::vitals::Vitals;
+use crate::job::Outgoing;
+use crate::mailbox::Post;
+use crate::progress::Vitals;
 
 /// Batches written before their jobs are reported: one write for all of them.
 const BATCHES_TOGETHER: usize = 16;

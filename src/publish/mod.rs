@@ -1,12 +1,11 @@
 //! Messages go out: to the broker, to standard output, or nowhere; each job's end goes back to its source.
 
-pub mod address;
-pub mod broker;
 pub mod confirms;
 pub mod connect;
+pub mod errors;
 pub mod local;
 pub mod returned;
-pub mod tls;
+pub mod session;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -17,8 +16,9 @@ use tokio::sync::mpsc::Receiver;
 use crate::cli::Output;
 use crate::config::PublishSettings;
 use crate::error::Error;
-use crate::pipeline::{Outgoing, Post};
-use crate::vitals::{BrokerState, Vitals};
+use crate::job::Outgoing;
+use crate::mailbox::Post;
+use crate::progress::{BrokerState, Vitals};
 
 /// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///

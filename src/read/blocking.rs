@@ -8,12 +8,14 @@ use std::time::Instant;
 use rustix::io::retry_on_intr;
 
 use super::buffer::CHUNK_BYTES;
-use super::stable::{Before, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Queue, Readers, examine};
+use super::readers::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
+use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
+use crate::files::unread::Unread;
 use crate::hash::{Digests, Hasher};
-use crate::pipeline::Job;
+use crate::job::Job;
+use crate::queue::Queue;
 
 /// Small files that are handed on together.
 const FILES_TOGETHER: usize = 32;

@@ -1,5 +1,4 @@
 //! The memory that files are read into: 64 KB pieces on page boundaries, registered with the ring.
-
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

@@ -9,6 +9,9 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::buffer::CHUNK_BYTES;
 
+/// The largest file that is promised not to wait for larger ones, in bytes (contract, 4.7).
+pub const LARGE_BYTES: u64 = 1024 * 1024;
+
 /// Files in flight a thread with a ring: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
 pub const FILES_IN_FLIGHT: usize = 128;
 
@@ -142,7 +145,7 @@ pub fn descriptors_wanted_blocking(workers: usize) -> u64 {
 /// How many files of each size one thread may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Files {
-    /// Of up to [`super::LARGE_BYTES`], from 1 to [`FILES_IN_FLIGHT`].
+    /// Of up to [`LARGE_BYTES`], from 1 to [`FILES_IN_FLIGHT`].
     pub small: usize,
     /// Of more, from 1 to [`LARGE_IN_FLIGHT`].
     pub large: usize,

@@ -3,21 +3,18 @@
 //! open, read and close go through the ring and are submitted together; fstat and the lease are plain calls on
 //! the open descriptor, because the ring hands statx to a kernel thread every time. An operation in flight is
 //! never dropped (no `select!`, no timeout around one): a dropped open would leak its descriptor.
-
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::CStr;
-use std::io;
-use std::iter;
-use std::mem;
 use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{io, iter, mem};
 
 use futures_util::future::{join, join4};
 use io_uring::{cqueue, opcode, types};
@@ -27,18 +24,20 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 use tokio_uring::fs::File;
 use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
-
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::buffer::{CHUNK_BYTES, Chunk};
 use super::limits::{self, BUFFERS, BUFFERS_MIN, FILES_IN_FLIGHT, LARGE_IN_FLIGHT, Plan, Short};
-use super::stable::{Before, OPEN_FLAGS, OPEN_RESOLVE, Root, Unread};
-use super::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Queue, Readers, examine};
+use super::readers::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
+use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
+use crate::files::root::{OPEN_FLAGS, OPEN_RESOLVE, Root};
+use crate::files::unread::Unread;
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::hash::{Digests, Xxh128Stream};
-use crate::pipeline::Job;
+use crate::job::Job;
+use crate::queue::Queue;
 
 /// Entries of the submission queue: every file's open or close, and every buffer's read, fit at once.
 const RING_ENTRIES: u32 = 256;

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::directory::Place;
-use super::index::{Map, Name};
+use crate::files::directory::Place;
+use crate::files::names::{Map, Name};
 
 /// Names that are kept, 4 MB of them.
 pub const NAMES_MAX: usize = 1 << 16;

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::directory::Place;
-use super::index::{Map, Name};
+use crate::files::directory::Place;
+use crate::files::names::{Map, Name};
 
 /// Links that are followed, some 30 MB of them.
 pub const LINKS_MAX: usize = 1 << 16;

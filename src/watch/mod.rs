@@ -4,38 +4,34 @@
 //! queued, then what the pipeline reports, then hands out as large a batch as there is room for. A batch is
 //! whatever came in while the last one was being handled: one file when idle, more under load.
 
-mod books;
-pub mod directory;
-pub mod filter;
 pub mod hard_links;
-pub mod index;
 pub mod inotify;
 pub mod links;
 pub mod lookover;
 pub mod pending;
 pub mod retry;
-mod survey;
+mod state;
 pub mod tree;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::WatchSettings;
-use crate::error::Error;
-use crate::ledger::store::Store;
-use crate::metrics::Totals;
-use crate::notify;
-use crate::pipeline::{Letter, Pipeline, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
-use crate::read::stable::{Root, Stamp};
-use crate::vitals::{Phase, Vitals};
-use books::Books;
-use filter::Filter;
 use inotify::Watch;
+use state::{BATCH_MAX, Books};
 use tree::Tree;
 
-/// Jobs of one batch at most.
-const BATCH_MAX: usize = 1024;
+use crate::config::WatchSettings;
+use crate::dispatch::{Dispatcher, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
+use crate::error::Error;
+use crate::files::root::Root;
+use crate::files::version::Stamp;
+use crate::filter::Filter;
+use crate::ledger::store::Store;
+use crate::mailbox::Letter;
+use crate::metrics::Totals;
+use crate::notify;
+use crate::progress::{Phase, Vitals};
 
 /// Reads of the kernel's queue in a row before the rest of the loop has its turn.
 const READS_IN_A_ROW: usize = 8;
@@ -51,7 +47,7 @@ const ROOT_CHECK: Duration = Duration::from_secs(1);
 pub struct Watcher {
     watch: Watch,
     books: Books,
-    pipeline: Pipeline,
+    dispatcher: Dispatcher,
     rescan: Option<Duration>,
 }
 
@@ -63,7 +59,7 @@ impl Watcher {
     pub fn new(
         roots: &[Arc<Root>],
         watch: Watch,
-        pipeline: Pipeline,
+        dispatcher: Dispatcher,
         store: Option<Store>,
         filter: Filter,
         settings: WatchSettings,
@@ -74,7 +70,7 @@ impl Watcher {
         books.list_all(Instant::now())?;
         books.vitals.metrics.look_overs.start.inc();
         books.begin(store, settings.catch_up)?;
-        Ok(Self { watch, books, pipeline, rescan: settings.rescan })
+        Ok(Self { watch, books, dispatcher, rescan: settings.rescan })
     }
 
     /// Follows the directory until it is told to stop, then finishes what is in progress.
@@ -88,7 +84,7 @@ impl Watcher {
         vitals.enter(Phase::Stopping);
         notify::stopping();
         let drained = match followed {
-            Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.pipeline.finish()),
+            Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.dispatcher.finish()),
             Err(_) => Ok(()),
         };
         // Whatever has ended it: what was reported counts.
@@ -102,7 +98,7 @@ impl Watcher {
         );
         vitals.watch.done(1);
         let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
-        self.books.end(orderly && !self.pipeline.may_have_told());
+        self.books.end(orderly && !self.dispatcher.may_have_told());
         followed.and(drained).and(rest)
     }
 
@@ -131,9 +127,9 @@ impl Watcher {
             self.books.search_names(now);
             self.books.retry(now);
             self.books.look_over(now);
-            let batch = self.books.batch(self.pipeline.rooms(), now);
+            let batch = self.books.batch(self.dispatcher.rooms(), now);
             let handed_out = batch.len();
-            self.pipeline.submit(batch);
+            self.dispatcher.submit(batch);
             if !more && !self.books.look_over.running() {
                 self.books.tree.end_adrift(ENDS_IN_A_ROW);
             }
@@ -141,13 +137,13 @@ impl Watcher {
                 continue;
             }
             let mut next = root_check;
-            if self.pipeline.rooms().iter().any(|room| *room > 0) {
+            if self.dispatcher.rooms().iter().any(|room| *room > 0) {
                 next = self.books.pending.next_time().map_or(next, |time| next.min(time));
             }
             let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());
             let times = times.chain(self.books.retries_at()).chain(self.books.hard_links.next_time(now));
             next = times.fold(next, Instant::min);
-            self.pipeline.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
+            self.dispatcher.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
         }
     }
 
@@ -175,7 +171,7 @@ impl Watcher {
     /// Whether one of them says stop.
     fn read_letters(&mut self) -> Result<bool, Error> {
         let (now, time_of_day) = (Instant::now(), Stamp::now());
-        while let Some(letter) = self.pipeline.next_letter() {
+        while let Some(letter) = self.dispatcher.next_letter() {
             match letter {
                 Letter::Reports(reports) => {
                     reports.into_iter().for_each(|report| self.books.settle(report, now, time_of_day));
@@ -203,25 +199,25 @@ impl Watcher {
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
         let (deadline, mut reading) = (began + STOP_PATIENCE, Some(began + READ_PATIENCE));
-        self.pipeline.begin_no_more();
-        while self.pipeline.busy() {
+        self.dispatcher.begin_no_more();
+        while self.dispatcher.busy() {
             let now = Instant::now();
             if reading.take_if(|until| now >= *until).is_some() {
-                self.pipeline.read_no_more();
+                self.dispatcher.read_no_more();
             }
             let left = deadline.saturating_duration_since(now);
-            if self.pipeline.waits_for_a_queue() {
+            if self.dispatcher.waits_for_a_queue() {
                 break;
             }
             if left.is_zero() {
                 tracing::warn!(
                     "{} files were still in progress after {} s and are left unconfirmed",
-                    self.pipeline.in_flight(),
+                    self.dispatcher.in_flight(),
                     STOP_PATIENCE.as_secs()
                 );
                 break;
             }
-            self.pipeline.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
+            self.dispatcher.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
             self.read_letters()?;
         }
         Ok(())

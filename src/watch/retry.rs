@@ -13,10 +13,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::directory::Place;
-use super::index::{Map, Name};
 use super::tree::Arrival;
 use crate::error::os_message;
+use crate::files::directory::Place;
+use crate::files::names::{Map, Name};
 
 /// The first pause before what was refused is tried again; it doubles each time. Short: rights are mostly given a moment
 /// later by whoever made the file, and the watch for that may have come too late.

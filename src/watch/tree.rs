@@ -14,12 +14,12 @@ use std::sync::Arc;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::directory::{Directory, Place};
-use super::index::{Map, Name, Set};
 use super::inotify::{Mark, Watches};
+use crate::files::directory::{Directory, Place};
 use crate::files::errno::{Call, Meaning, meaning};
-use crate::pipeline::Known;
-use crate::read::stable::Root;
+use crate::files::names::{Map, Name, Set};
+use crate::files::root::Root;
+use crate::job::Known;
 
 /// How a directory came to be looked at: what is in it came the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

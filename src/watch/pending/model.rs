@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::directory::Place;
-use super::super::index::Name;
 use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending, Taken};
+use crate::files::directory::Place;
+use crate::files::names::Name;
+use crate::files::version::Stamp;
 use crate::message::EventType;
-use crate::read::stable::Stamp;
 
 const HERE: Place = Place::FIRST;
+
 const SETTLE: Duration = Duration::from_secs(1);
+
 const PATHS: usize = 3;
 
 /// What is done to a path, as far as it can be done to it as it is.

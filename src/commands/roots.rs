@@ -1,0 +1,57 @@
+//! The data directories, as both sources of work begin with them.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::files::lease;
+use crate::files::root::{Root, raise_lease_capability};
+
+/// What keeps half-written files back, in words; for each directory where it is not the same for all.
+pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
+    let first = roots.first().map(|root| root.protection());
+    if roots.iter().all(|root| Some(root.protection()) == first) {
+        return first.iter().map(ToString::to_string).collect();
+    }
+    roots.iter().map(|root| format!("{:?}: {}", root.path(), root.protection())).collect()
+}
+
+/// What both sources of work need before their first file.
+///
+/// # Errors
+/// [`Error::Internal`]: the command line left no directory.
+pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
+    if roots.is_empty() {
+        return Err(Error::Internal("no data directory".to_owned()));
+    }
+    let devices: Vec<Option<u64>> = roots.iter().map(Root::device).collect();
+    let numbered = roots.into_iter().zip(volumes(&devices));
+    let roots: Vec<Arc<Root>> = numbered.map(|(root, volume)| Arc::new(root.on_volume(volume))).collect();
+    lease::ignore_break_signal();
+    raise_lease_capability();
+    for protection in protections(&roots) {
+        tracing::info!("no half-written file is published: {protection}");
+    }
+    Ok(roots)
+}
+
+/// A number for each directory's file system, from 0 on: the same for those of one device. One whose device is not known
+/// is its own.
+#[must_use]
+pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
+    let mut numbers: Vec<usize> = Vec::with_capacity(devices.len());
+    for (at, device) in devices.iter().enumerate() {
+        let same = devices[..at].iter().position(|other| device.is_some() && other == device);
+        numbers.push(same.map_or_else(|| numbers.iter().max().map_or(0, |last| last + 1), |first| numbers[first]));
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_one_file_system_share_a_volume() {
+        assert_eq!(volumes(&[Some(7), Some(9), Some(7), None, None, Some(9)]), [0, 1, 0, 2, 3, 1]);
+    }
+}

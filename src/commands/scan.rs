@@ -1,0 +1,284 @@
+//! `scan`: the files that exist now, through the same pipeline, once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{mem, vec};
+
+use super::progress_bar::Progress;
+use super::roots::prepare;
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
+use crate::error::Error;
+use crate::files::directory::Directory;
+use crate::files::listing::{Found, list};
+use crate::files::root::Root;
+use crate::files::unread::Unread;
+use crate::files::version::Stamp;
+use crate::filter::Filter;
+use crate::job::{Job, Outcome, Report};
+use crate::logging::FileLines;
+use crate::mailbox::Letter;
+use crate::message::EventType;
+use crate::metrics::Totals;
+use crate::pipeline;
+use crate::progress::Vitals;
+use crate::signals::StopSignals;
+use crate::watch::pending::BUSY_PAUSE_MIN;
+
+/// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
+const BUSY_LOOKS: u32 = 8;
+
+/// Pause before a file is tried again for which there was no descriptor or no memory.
+const WANT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Jobs handed in at a time: small enough that the first is read while the last is listed.
+const BATCH: usize = 256;
+
+/// Hashes every file of the directory and emits a message for each.
+///
+/// # Errors
+/// [`Error::Incomplete`] when some could not be read; else what ended it.
+pub fn run(config: Config) -> Result<(), Error> {
+    let roots = prepare(config.roots)?;
+    let signals = StopSignals::listen()?;
+    let vitals = Arc::new(Vitals::default());
+    let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&vitals))?;
+    signals.ask(dispatcher.post.clone());
+    let filter = Arc::new(config.filter);
+    let progress = Progress::start(&roots, &filter, config.recursive);
+    let scan = Scan {
+        walk: Walk::new(&roots, filter, config.recursive),
+        dispatcher,
+        vitals,
+        lines: FileLines::all(),
+        unread: 0,
+        found: 0,
+        unlisted: 0,
+        looks: BTreeMap::new(),
+        again: BTreeMap::new(),
+        turns: 0,
+        progress,
+    };
+    scan.run()
+}
+
+struct Scan {
+    walk: Walk,
+    dispatcher: Dispatcher,
+    vitals: Arc<Vitals>,
+    lines: FileLines,
+    /// Files that somebody went on writing.
+    unread: u64,
+    found: u64,
+    unlisted: u64,
+    /// How often each file that is being written was looked at, by its absolute path.
+    looks: BTreeMap<Vec<u8>, u32>,
+    /// Files to look at again, by when. The number keeps two of one time apart.
+    again: BTreeMap<(Instant, u64), Job>,
+    /// The next number.
+    turns: u64,
+    progress: Progress,
+}
+
+impl Scan {
+    fn run(mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let worked = self.work();
+        self.progress.end();
+        let seconds = began.elapsed().as_secs_f64();
+        let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
+        // Whatever has ended it: what was reported counts.
+        let rest = self.read_rest();
+        // Those that somebody goes on writing are failures at the end, and no more than left before it.
+        let left = self.dispatcher.in_flight() + self.again.len();
+        let told = match worked {
+            Ok(false) => "done",
+            Ok(true) => "stopped before the end",
+            Err(_) => "failed before the end",
+        };
+        let Totals { files, bytes, confirmed, failed, refused, .. } = self.vitals.metrics.totals();
+        let failed = failed + self.unread + self.unlisted;
+        tracing::info!(
+            "{told}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
+            files as f64 / seconds,
+            bytes as f64 / seconds / 1e6,
+            if self.walk.is_through() { "" } else { "at least " },
+        );
+        worked.map(drop).and(finished).and(rest)?;
+        // The process ends here: giving back a large directory's names one by one would only delay it.
+        mem::forget(self.walk);
+        if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
+    }
+
+    /// Whether it was stopped before the end.
+    fn work(&mut self) -> Result<bool, Error> {
+        while !self.read_letters()? {
+            if self.fill() {
+                continue;
+            }
+            if !self.dispatcher.busy() && self.again.is_empty() {
+                return Ok(false);
+            }
+            let next = self.again.first_key_value().map(|((at, _), _)| *at);
+            self.dispatcher.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+        }
+        self.drain()?;
+        Ok(true)
+    }
+
+    /// Whether one of them says stop.
+    fn read_letters(&mut self) -> Result<bool, Error> {
+        let mut stopped = false;
+        while let Some(letter) = self.dispatcher.next_letter() {
+            match letter {
+                Letter::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
+                Letter::Failed(error) => return Err(error),
+                Letter::Stop => stopped = true,
+            }
+        }
+        Ok(stopped)
+    }
+
+    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    fn read_rest(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        while let Err(error) = self.read_letters() {
+            first = first.and(Err(error));
+        }
+        first
+    }
+
+    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound.
+    fn drain(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut reading = Some(began + READ_PATIENCE);
+        self.dispatcher.begin_no_more();
+        while self.dispatcher.busy() && !self.dispatcher.waits_for_a_queue() && began.elapsed() < STOP_PATIENCE {
+            if reading.take_if(|until| Instant::now() >= *until).is_some() {
+                self.dispatcher.read_no_more();
+            }
+            self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS))?;
+            self.read_letters()?;
+        }
+        Ok(())
+    }
+
+    /// Hands in the next batch; `false` when there is none now.
+    fn fill(&mut self) -> bool {
+        let room = self.dispatcher.room();
+        // Topping up by single jobs would cost a wake-up each.
+        if room < BATCH && self.dispatcher.busy() {
+            return false;
+        }
+        let most = room.min(BATCH);
+        let mut batch = Vec::with_capacity(most);
+        let now = Instant::now();
+        while batch.len() < most {
+            if let Some(due) = self.again.first_entry().filter(|first| first.key().0 <= now) {
+                batch.push(due.remove());
+            } else if let Some(job) = self.walk.next(&mut self.unlisted) {
+                self.found += 1;
+                batch.push(job);
+            } else {
+                break;
+            }
+        }
+        let any = !batch.is_empty();
+        self.dispatcher.submit(batch);
+        any
+    }
+
+    fn look_again(&mut self, job: Job, pause: Duration) {
+        self.turns += 1;
+        self.again.insert((Instant::now() + pause, self.turns), job);
+    }
+
+    fn settle(&mut self, report: Report) {
+        self.vitals.metrics.count(&report, Stamp::now());
+        self.lines.tell(&report, Instant::now());
+        if let Outcome::Confirmed { version, .. } = report.outcome {
+            self.progress.advance(version.size);
+        }
+        match report.outcome {
+            Outcome::Unread(Unread::Busy) => {}
+            // The want is the service's own, and passes when its other files have been read: as often as it takes.
+            Outcome::Unread(Unread::Wanting(_)) => return self.look_again(report.job, WANT_PAUSE),
+            _ => return,
+        }
+        let path = report.job.directory.absolute(&report.job.name);
+        let looks = self.looks.entry(path.clone()).or_insert(0);
+        *looks += 1;
+        if *looks < BUSY_LOOKS {
+            let pause = BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
+            self.look_again(report.job, pause);
+        } else {
+            self.unread += 1;
+            tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
+        }
+    }
+}
+
+/// The files of the data directories, and of those below them, one directory's index in memory at a time.
+struct Walk {
+    filter: Arc<Filter>,
+    recursive: bool,
+    /// To be listed, the next at the end.
+    ahead: Vec<Directory>,
+    current: Option<Current>,
+}
+
+/// The directory whose files are handed in.
+struct Current {
+    directory: Arc<Directory>,
+    files: vec::IntoIter<Found>,
+    seen_at: Stamp,
+}
+
+impl Walk {
+    fn new(roots: &[Arc<Root>], filter: Arc<Filter>, recursive: bool) -> Self {
+        let ahead = roots.iter().rev().map(|root| Directory::new(root, b"")).collect();
+        Self { filter, recursive, ahead, current: None }
+    }
+
+    /// Whether every file has been handed in.
+    fn is_through(&self) -> bool {
+        self.ahead.is_empty() && self.current.as_ref().is_none_or(|current| current.files.len() == 0)
+    }
+
+    fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
+        loop {
+            if let Some(Current { directory, files, seen_at }) = &mut self.current
+                && let Some(found) = files.find(|found| self.filter.admits(&directory.below(&found.name)))
+            {
+                return Some(Job {
+                    directory: Arc::clone(directory),
+                    name: found.name,
+                    event: EventType::Create,
+                    seen_at: *seen_at,
+                    known: None,
+                    within: None,
+                    doubted: false,
+                    large: false,
+                });
+            }
+            let directory = self.ahead.pop()?;
+            match list(directory.root(), &directory.below(b"")) {
+                Ok(listing) => {
+                    directory.set_names(listing.neighbors());
+                    if self.recursive {
+                        let below = listing.directories.iter().map(|name| directory.below(name));
+                        let entered = below.filter(|below| self.filter.enters(below));
+                        self.ahead.extend(entered.map(|below| directory.deeper(&below)));
+                    }
+                    let files = listing.files.into_iter();
+                    self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Stamp::now() });
+                }
+                Err(errno) => {
+                    *unlisted += 1;
+                    tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `watch`: the stages in the order in which they start, and the end.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::cli::{CatchUp, Output};
+use crate::commands::roots::{prepare, protections};
+use crate::config::{Config, Publisher};
+use crate::control::Control;
+use crate::error::Error;
+use crate::files::root::Root;
+use crate::ledger::store::Store;
+use crate::progress::{Facts, Phase, Vitals};
+use crate::signals::StopSignals;
+use crate::watch::Watcher;
+use crate::watch::inotify::Watch;
+use crate::{notify, pipeline};
+
+/// Runs the service until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub fn run(config: Config) -> Result<(), Error> {
+    let roots = prepare(config.roots)?;
+    let signals = StopSignals::listen()?;
+    let vitals = Arc::new(Vitals::default());
+    let _control = Control::start(config.control, Arc::clone(&vitals))?;
+    let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
+    // What is published nowhere is not confirmed.
+    let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
+    let store = state_dir.as_deref().map(Store::open).transpose()?;
+    let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
+    let watch = Watch::new(&paths)?;
+    let mut settings = config.pipeline;
+    settings.publish.publishers = publishers(&roots);
+    let dispatcher = pipeline::start(&settings, &roots, Arc::clone(&vitals))?;
+    signals.ask(dispatcher.post.clone());
+    let (engine, workers) = (dispatcher.engine, dispatcher.workers);
+    let output = config.broker.describe(settings.output).to_owned();
+    let told: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+    let ready = format!("ready: watching {}, output {output}, {engine} engine, {workers} workers", told.join(", "));
+    let directories = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let protection = protections(&roots).join("; ");
+    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection });
+    let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&vitals))?;
+    vitals.enter(Phase::Ready);
+    notify::ready();
+    // Not before: a start that fails is one line.
+    if let Some(line) = without_ledger {
+        tracing::warn!("{line}");
+    }
+    tracing::info!("{ready}");
+    watcher.run()
+}
+
+/// What it means that no ledger is kept, where somebody relies on one or would miss it.
+fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'static str> {
+    match (output, named) {
+        (Output::None, true) => Some(
+            "--output none publishes nothing, so no ledger is kept: STATE_DIRECTORY (--state-dir) is neither read nor written",
+        ),
+        // By `all` the next start publishes what is there, known or not.
+        (Output::Amqp, false) if catch_up != CatchUp::All => Some(
+            "no ledger is kept: what waits when the broker goes away or the service ends is lost, and so is what lands while it is down; set STATE_DIRECTORY (--state-dir)",
+        ),
+        _ => None,
+    }
+}
+
+/// A name for whatever publishes a directory from this host: the same in each container, another on each host. In one
+/// order for all, so that no two services wait for each other.
+fn publishers(roots: &[Arc<Root>]) -> Vec<Publisher> {
+    let publisher = |root: &Arc<Root>| {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        let directory = root.look(b".").ok()?;
+        let path = root.path().as_os_str().as_encoded_bytes();
+        let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
+        let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
+        Some(Publisher { name, directory: root.path().to_owned() })
+    };
+    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
+    publishers.sort();
+    publishers
+}

@@ -1,0 +1,416 @@
+//! The names present in one directory, and the neighbors of each.
+//!
+//! Built by one listing and kept true by events: finding neighbors costs a few look-ups in ordered sets,
+//! the same among ten names and among a million.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::iter;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+/// A file's name in its directory: any bytes but `/` and NUL.
+pub type Name = Arc<[u8]>;
+
+/// A hash map by what every event is looked up by: names, and the numbers of directories and watches.
+///
+/// Its hasher is several times as fast as the standard one on names. Names are chosen by others: the seed is random,
+/// for each process and each map, so that names that collide cannot be prepared. It is no secret from somebody who
+/// can time single look-ups; nobody here can.
+pub type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The same without values.
+pub type Set<K> = HashSet<K, foldhash::fast::RandomState>;
+
+/// Neighbors a file has at most.
+pub const NEIGHBORS_MAX: usize = 10;
+
+/// The neighbors of a file.
+pub type Neighbors<'a> = ArrayVec<&'a Name, NEIGHBORS_MAX>;
+
+/// Stems, in any case, of files that describe their whole directory.
+const COMPANION_STEMS: [&[u8]; 4] = [b"tracklist", b"tracks", b"info", b"readme"];
+
+/// Characters of a stem that name a family of files.
+const FAMILY_CHARACTERS: usize = 3;
+
+/// The name up to its last dot; a leading dot does not count as one.
+#[must_use]
+pub fn stem(name: &[u8]) -> &[u8] {
+    match name.iter().rposition(|&byte| byte == b'.') {
+        None | Some(0) => name,
+        Some(dot) => &name[..dot],
+    }
+}
+
+/// The bytes of the first three characters, where there are three. What is not UTF-8 counts as one character
+/// for each U+FFFD that would stand in its place.
+fn family(stem: &[u8]) -> Option<&[u8]> {
+    let mut end = 0;
+    let mut characters = 0;
+    for chunk in stem.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            end += character.len_utf8();
+            characters += 1;
+            if characters == FAMILY_CHARACTERS {
+                return Some(&stem[..end]);
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            end += chunk.invalid().len();
+            characters += 1;
+            if characters == FAMILY_CHARACTERS {
+                return Some(&stem[..end]);
+            }
+        }
+    }
+    None
+}
+
+fn is_companion(stem: &[u8]) -> bool {
+    COMPANION_STEMS.iter().any(|companion| stem.eq_ignore_ascii_case(companion))
+}
+
+/// A name that sorts by its stem first: files of one stem stand side by side, in the order of their names.
+#[derive(Debug)]
+struct ByStem(Name);
+
+/// What [`ByStem`] sorts by; as a trait, so that a look-up needs no name of its own.
+trait StemAndName {
+    fn key(&self) -> (&[u8], &[u8]);
+}
+
+impl StemAndName for ByStem {
+    fn key(&self) -> (&[u8], &[u8]) {
+        (stem(&self.0), &self.0)
+    }
+}
+
+/// Comes before every name with this stem, and after all with a lesser one.
+struct FirstOfStem<'a>(&'a [u8]);
+
+impl StemAndName for FirstOfStem<'_> {
+    fn key(&self) -> (&[u8], &[u8]) {
+        (self.0, b"")
+    }
+}
+
+impl Ord for dyn StemAndName + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for dyn StemAndName + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn StemAndName + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for dyn StemAndName + '_ {}
+
+impl Ord for ByStem {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for ByStem {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByStem {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for ByStem {}
+
+impl<'a> Borrow<dyn StemAndName + 'a> for ByStem {
+    fn borrow(&self) -> &(dyn StemAndName + 'a) {
+        self
+    }
+}
+
+/// The regular files present in one directory.
+#[derive(Debug, Default)]
+pub struct Names {
+    by_name: BTreeSet<Name>,
+    by_stem: BTreeSet<ByStem>,
+    companions: BTreeSet<Name>,
+}
+
+impl<'a> FromIterator<&'a Name> for Names {
+    /// All at once, from sorted lists: several times as fast as one by one.
+    fn from_iter<T: IntoIterator<Item = &'a Name>>(names: T) -> Self {
+        Self::of_sorted(sorted(names))
+    }
+}
+
+pub(super) fn sorted<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
+    let mut sorted: Vec<_> = names.into_iter().map(|name| (head(name), name)).collect();
+    sorted.sort_unstable();
+    sorted.into_iter().map(|(_, name)| name).collect()
+}
+
+/// The first bytes as a number, which is in the same order as they are. Sorted by this first, most names are never
+/// looked at: among a million, a look is a wait for memory.
+fn head(bytes: &[u8]) -> u64 {
+    let mut head = [0; size_of::<u64>()];
+    let length = bytes.len().min(head.len());
+    head[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(head)
+}
+
+impl Names {
+    /// Of names that are [`sorted`].
+    pub(super) fn of_sorted(by_name: Vec<&Name>) -> Self {
+        let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
+        by_stem.sort_unstable();
+        let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
+        Self {
+            companions: companions.map(|(.., name)| Arc::clone(name)).collect(),
+            by_stem: by_stem.iter().map(|(.., name)| ByStem(Arc::clone(name))).collect(),
+            by_name: by_name.into_iter().cloned().collect(),
+        }
+    }
+
+    /// Adds a name; nothing happens when it is there.
+    pub fn insert(&mut self, name: &Name) {
+        if self.by_name.insert(Arc::clone(name)) {
+            self.by_stem.insert(ByStem(Arc::clone(name)));
+            if is_companion(stem(name)) {
+                self.companions.insert(Arc::clone(name));
+            }
+        }
+    }
+
+    /// Removes a name, if it is there.
+    pub fn remove(&mut self, name: &[u8]) {
+        if let Some(name) = self.by_name.take(name) {
+            self.companions.remove(&name);
+            self.by_stem.remove(&ByStem(name));
+        }
+    }
+
+    /// Of these, which are sorted, those that are missing; and those beside these that are there.
+    pub(super) fn differences<'a>(&self, sorted: &[&'a Name]) -> (Vec<&'a Name>, Vec<Name>) {
+        let (mut missing, mut beside) = (Vec::new(), Vec::new());
+        let mut own = self.by_name.iter().peekable();
+        for &name in sorted {
+            beside.extend(iter::from_fn(|| own.next_if(|own| *own < name)).cloned());
+            if own.next_if_eq(&name).is_none() {
+                missing.push(name);
+            }
+        }
+        beside.extend(own.cloned());
+        (missing, beside)
+    }
+
+    /// Whether a name is there.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.by_name.contains(name)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// The neighbors of a name, at most [`NEIGHBORS_MAX`]: its stem's other files, then the directory's
+    /// companions, then its family; each group in the order of its names' bytes.
+    #[must_use]
+    pub fn neighbors(&self, name: &Name) -> Neighbors<'_> {
+        let mut found = Neighbors::new();
+        let own = stem(name);
+        let from: (Bound<&dyn StemAndName>, _) = (Bound::Included(&FirstOfStem(own)), Bound::Unbounded);
+        let same_stem = self.by_stem.range::<dyn StemAndName, _>(from).map(|ByStem(other)| other);
+        take(&mut found, name, same_stem.take_while(|other| stem(other) == own));
+        take(&mut found, name, self.companions.iter());
+        if let Some(family) = family(own) {
+            let from = (Bound::Included(family), Bound::Unbounded);
+            take(&mut found, name, self.by_name.range::<[u8], _>(from).take_while(|other| other.starts_with(family)));
+        }
+        found
+    }
+}
+
+/// Adds what is not there yet, and not the file itself, while there is room. Of the candidates passed over at
+/// most eleven are in `found` or the file itself: the work is bounded.
+fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
+    for candidate in candidates {
+        if found.is_full() {
+            return;
+        }
+        if candidate != name && !found.contains(&candidate) {
+            found.push(candidate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::files::directory::Directory;
+    use crate::files::directory::tests::root_at;
+
+    /// The contract's section 5, word for word, over a plain list.
+    fn naive(names: &[Name], name: &Name) -> Vec<Name> {
+        let mut sorted: Vec<&Name> = names.iter().filter(|other| *other != name).collect();
+        sorted.sort();
+        sorted.dedup();
+        let decode = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let characters: Vec<char> = decode(stem(name)).chars().take(3).collect();
+        type Rule<'a> = Box<dyn Fn(&Name) -> bool + 'a>;
+        let groups: [Rule; 3] = [
+            Box::new(|other: &Name| stem(other) == stem(name)),
+            Box::new(|other: &Name| {
+                ["tracklist", "tracks", "info", "readme"].contains(&decode(stem(other)).to_ascii_lowercase().as_str())
+            }),
+            Box::new(|other: &Name| {
+                family(stem(name))
+                    .is_some_and(|_| characters.len() == 3 && other.starts_with(family(stem(name)).unwrap()))
+            }),
+        ];
+        let mut found: Vec<Name> = Vec::new();
+        for group in &groups {
+            for other in &sorted {
+                if group(other) && !found.contains(other) {
+                    found.push(Arc::clone(other));
+                }
+            }
+        }
+        found.truncate(NEIGHBORS_MAX);
+        found
+    }
+
+    fn name() -> impl Strategy<Value = Name> {
+        let stems = prop_oneof![
+            4 => prop::sample::select(vec!["a", "ab", "abc", "abcd", "abd", "é", "éàü", "éàüx", ".abc", "abc.tar", "a.b.c"])
+                .prop_map(|stem| stem.as_bytes().to_vec()),
+            1 => prop::sample::select(vec!["README", "Tracks", "info", "TrackList", "readme"]).prop_map(|stem| stem.as_bytes().to_vec()),
+            1 => prop::collection::vec(prop::sample::select(vec![b'a', b'.', 0xc3, 0xa9, 0xff]), 1..6),
+        ];
+        let extensions =
+            prop::sample::select(vec!["", ".", ".x", ".y", ".z", ".1", ".2", ".3", ".4", ".5", ".6", ".7", ".8"]);
+        (stems, extensions).prop_map(|(stem, extension)| [&stem, extension.as_bytes()].concat().into())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_index_finds_what_a_listing_would(
+            present in prop::collection::vec(name(), 0..60),
+            listed: prop::sample::Index,
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            asked in prop::collection::vec(name(), 1..8),
+        ) {
+            let (at_once, one_by_one) = present.split_at(listed.index(present.len() + 1));
+            let mut names: Names = at_once.iter().collect();
+            let mut list: Vec<Name> = Vec::new();
+            for name in &present {
+                if !at_once.contains(name) || one_by_one.contains(name) {
+                    names.insert(name);
+                }
+                if !list.contains(name) { list.push(Arc::clone(name)) }
+            }
+            for index in removed {
+                if list.is_empty() { break }
+                let name = list.swap_remove(index.index(list.len()));
+                names.remove(&name);
+            }
+            prop_assert_eq!(names.len(), list.len());
+            for name in asked.iter().chain(&list) {
+                prop_assert!(names.neighbors(name).into_iter().eq(&naive(&list, name)), "of {:?}", String::from_utf8_lossy(name));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whether it changes little or much.
+        #[test]
+        fn a_listing_leaves_what_it_shows_and_nothing_else(
+            before in prop::collection::btree_set(name(), 0..60),
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            added in prop::collection::vec(name(), 0..4),
+        ) {
+            let directory = Directory::new(&root_at("/"), b"");
+            directory.set_names(&before);
+            let mut listed: Vec<&Name> = before.iter().chain(&added).collect();
+            for index in removed {
+                if !listed.is_empty() { listed.swap_remove(index.index(listed.len())); }
+            }
+            prop_assert!(sorted(listed.iter().copied()).is_sorted());
+            directory.set_names(listed.iter().copied());
+
+            let mut expected = Names::default();
+            listed.iter().for_each(|name| expected.insert(name));
+            directory.update(|names| {
+                prop_assert_eq!(&names.by_name, &expected.by_name);
+                prop_assert!(names.by_stem.iter().eq(&expected.by_stem));
+                prop_assert_eq!(&names.companions, &expected.companions);
+                Ok(())
+            })?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
+        /// The rules of stem and family in other words, for names of any bytes.
+        #[test]
+        fn any_name_has_one_stem_and_at_most_one_family(
+            name in prop::collection::vec(
+                prop_oneof![1 => Just(b'.'), 2 => 0x80..=0xffu8, 2 => prop::sample::select(b"ab \xc3\xa9\xe2\x82\xac".to_vec())],
+                1..12,
+            ),
+        ) {
+            let stem = stem(&name);
+            prop_assert!(!stem.is_empty() && name.starts_with(stem));
+            match &name[stem.len()..] {
+                [] => prop_assert!(!name[1..].contains(&b'.')),
+                [dot, extension @ ..] => prop_assert!(*dot == b'.' && !extension.contains(&b'.')),
+            }
+            let decode = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let text = decode(stem);
+            match family(stem) {
+                None => prop_assert!(text.chars().count() < 3, "{text:?}"),
+                Some(first) => {
+                    prop_assert!(stem.starts_with(first));
+                    prop_assert_eq!(decode(first).chars().count(), 3);
+                    // Cut between two characters, not inside one.
+                    prop_assert_eq!(decode(first) + &decode(&stem[first.len()..]), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stem_ends_at_the_last_dot_that_does_not_lead() {
+        for (name, expected) in [(".bashrc", ".bashrc"), ("a.tar.gz", "a.tar"), ("a", "a"), ("a.", "a"), ("..x", ".")] {
+            assert_eq!(stem(name.as_bytes()), expected.as_bytes(), "{name}");
+        }
+    }
+}

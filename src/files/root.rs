@@ -1,0 +1,392 @@
+//! A data directory: opening beneath it, and what its file system can say of writers.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat, statat};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use super::errno::{Call, Meaning, meaning};
+use crate::error::{Error, os_message};
+use crate::files::unread::Unread;
+
+/// Non-blocking, so that neither a FIFO nor somebody's write lease holds us up (open(2), fcntl(2)).
+pub const OPEN_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Nothing on the way may be a link or lead to another file system (openat2(2), Linux 5.6).
+pub const OPEN_RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// A data directory: an open descriptor, and its real path for messages.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    path: Box<[u8]>,
+    volume: usize,
+    /// Once it was asked for: it stays.
+    protection: OnceLock<Protection>,
+}
+
+impl Root {
+    /// Of an open directory and its real path.
+    #[must_use]
+    pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
+        Self { dir, path: path.into(), volume: 0, protection: OnceLock::new() }
+    }
+
+    /// The same, as one of the volume with this number.
+    #[must_use]
+    pub fn on_volume(self, volume: usize) -> Self {
+        Self { volume, ..self }
+    }
+
+    /// The number of its volume: data directories of one file system share it, and the threads that read there.
+    #[must_use]
+    pub fn volume(&self) -> usize {
+        self.volume
+    }
+
+    /// `st_dev` of the directory; nothing where that cannot be asked.
+    #[must_use]
+    pub fn device(&self) -> Option<u64> {
+        fstat(&self.dir).ok().map(|found| found.st_dev)
+    }
+
+    /// The real path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// Whether both are one directory, by whatever paths: a bind mount is another path, and no other directory.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        matches!((fstat(&self.dir), fstat(&other.dir)), (Ok(this), Ok(other)) if same_file(&this, &other))
+    }
+
+    /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
+    ///
+    /// # Errors
+    /// What keeps us from telling, for the moment.
+    pub fn still_there(&self) -> Result<bool, Errno> {
+        let held = fstat(&self.dir)?;
+        match rustix::fs::stat(self.path()) {
+            Ok(found) => Ok(same_file(&held, &found) && held.st_nlink > 0),
+            Err(errno) => match meaning(Call::Stat, errno) {
+                Meaning::Gone | Meaning::NotRegular => Ok(false),
+                _ => Err(errno),
+            },
+        }
+    }
+
+    /// What stands at a path below, a link itself and not what it leads to.
+    ///
+    /// # Errors
+    /// What statx(2) says.
+    pub fn look(&self, below: &[u8]) -> Result<Stat, Errno> {
+        statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// What a link below leads to, as it is written in it; nothing where none stands there that can be read.
+    #[must_use]
+    pub fn target(&self, below: &[u8]) -> Option<Vec<u8>> {
+        // Asked for to know when to look again: whoever opens the link tells what keeps it from being read.
+        readlinkat(&self.dir, below, Vec::new()).ok().map(CString::into_bytes)
+    }
+
+    /// What stands at a path below, or what a link there leads to, wherever that is.
+    ///
+    /// # Errors
+    /// What statx(2) says.
+    pub fn look_through(&self, below: &[u8]) -> Result<Stat, Errno> {
+        statat(&self.dir, below, AtFlags::empty())
+    }
+
+    /// Opens a file below for reading, following no link.
+    ///
+    /// # Errors
+    /// What openat2(2) says; ELOOP for a link.
+    pub fn open(&self, below: &CStr) -> Result<OwnedFd, Errno> {
+        openat2(&self.dir, below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
+    }
+
+    /// The same, and where a link stands there the regular file that it leads to, if that is inside.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub fn open_file(&self, below: &CStr) -> Result<OwnedFd, Unread> {
+        self.open(below).or_else(|errno| self.open_otherwise(below, errno))
+    }
+
+    /// The second half of [`Root::open_file`]: the open was refused with this errno.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    pub fn open_otherwise(&self, below: &CStr, errno: Errno) -> Result<OwnedFd, Unread> {
+        match meaning(Call::Open, errno) {
+            Meaning::Link => self.open_link(below),
+            _ => Err(Unread::of(Call::Open, errno)),
+        }
+    }
+
+    /// Opens a directory below, for listing.
+    ///
+    /// # Errors
+    /// What openat2(2) says.
+    pub fn open_directory(&self, below: &[u8]) -> Result<OwnedFd, Errno> {
+        let below = if below.is_empty() { b"." } else { below };
+        openat2(&self.dir, below, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty(), OPEN_RESOLVE)
+    }
+
+    /// Opens the regular file that a link leads to, if that is inside.
+    ///
+    /// # Errors
+    /// [`Unread`]: it leads out, nowhere, in a circle, or to something that is no regular file.
+    pub fn open_link(&self, below: &CStr) -> Result<OwnedFd, Unread> {
+        // What it leads to is looked at first: opening a FIFO or a device has effects on others.
+        let target = statat(&self.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        if FileType::from_raw_mode(target.st_mode) != FileType::RegularFile {
+            return Err(Unread::NotRegular);
+        }
+        let flags = OPEN_FLAGS.difference(OFlags::NOFOLLOW);
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        match openat2(&self.dir, below, flags, Mode::empty(), beneath) {
+            // An absolute target is refused as such, even one that leads back inside.
+            Err(errno) if meaning(Call::Open, errno) == Meaning::LeadsOut => {}
+            other => return other.map_err(|errno| Unread::of(Call::Open, errno)),
+        }
+        let link = self.path().join(OsStr::from_bytes(below.to_bytes()));
+        let target = std::fs::canonicalize(link).map_err(|error| Unread::of_error(Call::Open, error))?;
+        let inside = target.strip_prefix(self.path()).map_err(|_| Unread::LeadsOut)?;
+        let inside = CString::new(inside.as_os_str().as_bytes()).map_err(|_| Unread::Gone)?;
+        self.open(&inside).map_err(|errno| Unread::of(Call::Open, errno))
+    }
+
+    /// What tells a file that is complete from one that is being written. To be asked for first when this process has
+    /// its rights.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        *self.protection.get_or_init(|| {
+            if self.is_remote() {
+                return Protection::Stat;
+            }
+            match capabilities(None) {
+                Ok(sets) if sets.effective.contains(CapabilitySet::LEASE) => Protection::Leases,
+                _ => Protection::OwnLeases { user: rustix::process::geteuid().as_raw() },
+            }
+        })
+    }
+
+    /// Whether the kernel tells of the writers of a file with this owner.
+    #[must_use]
+    pub fn grants_lease(&self, owner: u32) -> bool {
+        match self.protection() {
+            Protection::Leases => true,
+            Protection::OwnLeases { user } => user == owner,
+            Protection::Stat => false,
+        }
+    }
+
+    /// The kind of its file system, by the numbers of statfs(2).
+    #[must_use]
+    pub fn file_system(&self) -> Option<u64> {
+        rustix::fs::fstatfs(&self.dir).ok().map(|found| found.f_type as u64 & 0xffff_ffff)
+    }
+
+    /// Whether other hosts or programs may write there without this kernel's knowing.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.file_system().is_some_and(|kind| REMOTE_FILE_SYSTEMS.contains(&kind))
+    }
+
+    /// The descriptor, for opening through the ring.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Whether both are of one file or directory, in whatever state.
+pub(crate) fn same_file(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// What tells a file that is complete from one that is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// The kernel says whether anybody writes.
+    Leases,
+    /// The same, for files of this user only.
+    OwnLeases {
+        /// Its number.
+        user: u32,
+    },
+    /// Nothing but stat, and the events that come later.
+    Stat,
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const BY_STAT: &str = "stat before and after, and later events";
+        match self {
+            Self::Leases => to.write_str("a read lease on every file, and stat before and after"),
+            Self::OwnLeases { user } => write!(
+                to,
+                "a read lease on the files of user {user}; for others {BY_STAT} (CAP_LEASE gives leases on all)"
+            ),
+            Self::Stat => write!(to, "{BY_STAT} (this file system gives no leases)"),
+        }
+    }
+}
+
+/// Network, cluster and user-space file systems, by the numbers of statfs(2), which stand in linux/magic.h and, those of
+/// modules from elsewhere, in stat.c of GNU coreutils: a lease there says nothing of other hosts.
+const REMOTE_FILE_SYSTEMS: [u64; 19] = [
+    0x6969,      // NFS
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x517b,      // SMB
+    0x0102_1997, // 9P
+    0x00c3_6400, // Ceph
+    0x6573_5546, // FUSE
+    0x5346_414f, // AFS
+    0x6b41_4653, // kAFS
+    0x7375_7245, // Coda
+    0x0bd0_0bd0, // Lustre
+    0x0116_1970, // GFS2
+    0x7461_636f, // OCFS2
+    0x4750_4653, // GPFS
+    0x1983_0326, // BeeGFS
+    0x2003_0528, // OrangeFS
+    0x786f_4256, // VirtualBox shared folders
+    0xbacb_acbc, // VMware shared folders
+    0x7c7c_6673, // Parallels shared folders
+];
+
+/// Makes CAP_LEASE effective where the binary was given it (`setcap cap_lease+p`). To be called while there is
+/// one thread: capabilities are a thread's own, and threads inherit them.
+pub fn raise_lease_capability() {
+    if let Ok(mut sets) = capabilities(None)
+        && sets.permitted.contains(CapabilitySet::LEASE)
+        && !sets.effective.contains(CapabilitySet::LEASE)
+    {
+        sets.effective |= CapabilitySet::LEASE;
+        // What is permitted can be made effective; if not, the log's next line says so.
+        let _ = set_capabilities(None, sets);
+    }
+}
+
+/// Opens the data directories.
+///
+/// # Errors
+/// [`Error::DataDirectory`], naming what is wrong with one, or that it is in another: its files would be published twice.
+pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let root = open_root(path)?;
+        for other in &roots {
+            let (real, others) = (root.path(), other.path());
+            let cause = if root.is(other) {
+                format!("it is {others:?}, which is named already")
+            } else if real.starts_with(others) {
+                format!("it lies in {others:?}, which is a data directory too")
+            } else if others.starts_with(real) {
+                format!("{others:?}, which is a data directory too, lies in it")
+            } else {
+                continue;
+            };
+            let next = "name each directory once, and with --recursive the outermost alone";
+            return Err(Error::DataDirectory { path: path.clone(), cause, next });
+        }
+        roots.push(root);
+    }
+    Ok(roots)
+}
+
+/// Opens a data directory.
+///
+/// # Errors
+/// [`Error::DataDirectory`], naming what is wrong with it.
+pub fn open_root(path: &Path) -> Result<Root, Error> {
+    let refuse = |cause: String, next| Error::DataDirectory { path: path.to_owned(), cause, next };
+    let real = std::fs::canonicalize(path).map_err(|error| {
+        let next = match error.kind() {
+            std::io::ErrorKind::NotFound => "create it, or name another directory",
+            _ => "give this user the right to reach it, or name another directory",
+        };
+        refuse(os_message(&error), next)
+    })?;
+    let dir = openat(rustix::fs::CWD, &real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| match errno {
+            rustix::io::Errno::NOTDIR => {
+                refuse("it is not a directory".into(), "name the directory that the files land in")
+            }
+            _ => refuse(os_message(&errno.into()), "give this user the right to read it (r-x), or run as another user"),
+        })?;
+    // Without x on the directory its names can be listed and nothing in it opened.
+    statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
+        refuse(os_message(&errno.into()), "give this user the right to search it (r-x), or run as another user")
+    })?;
+    Ok(Root::new(dir, real.as_os_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let root = Root::new(File::open(&real).unwrap().into(), real.as_os_str().as_bytes());
+        (dir, root)
+    }
+
+    fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
+        let name = CString::new(name).unwrap();
+        root.open_file(&name)
+    }
+
+    #[test]
+    fn links_are_followed_inside_and_refused_outside() {
+        let (dir, root) = root();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        std::fs::write(at("sub/f"), "x").unwrap();
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        link(Path::new("sub/f"), "inside");
+        link(&dir.path().canonicalize().unwrap().join("sub/f"), "absolute");
+        link(Path::new("/etc/passwd"), "outside");
+        link(Path::new("../../../../../../etc/passwd"), "up");
+        link(Path::new("nothing"), "dangling");
+        link(Path::new("loop"), "loop");
+        link(Path::new("sub"), "directory");
+        assert!(open(&root, "inside").is_ok() && open(&root, "absolute").is_ok());
+        assert!(matches!(open(&root, "outside"), Err(Unread::LeadsOut)));
+        assert!(matches!(open(&root, "up"), Err(Unread::LeadsOut)));
+        assert!(matches!(open(&root, "dangling"), Err(Unread::Gone)));
+        assert!(matches!(open(&root, "loop"), Err(Unread::NotRegular)));
+        assert!(matches!(open(&root, "directory"), Err(Unread::NotRegular)));
+        assert!(matches!(open(&root, "../etc"), Err(Unread::LeadsOut)));
+    }
+
+    #[test]
+    fn a_replaced_directory_is_not_the_one_that_was_opened() {
+        let (dir, root) = root();
+        assert!(root.still_there().unwrap());
+        let moved = dir.path().with_extension("moved");
+        std::fs::rename(dir.path(), &moved).unwrap();
+        assert!(!root.still_there().unwrap());
+        std::fs::create_dir(dir.path()).unwrap();
+        assert!(!root.still_there().unwrap());
+        std::fs::remove_dir_all(moved).unwrap();
+    }
+}

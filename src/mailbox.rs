@@ -1,0 +1,161 @@
+//! The stages' way back to the source of work: a bounded channel, and a descriptor to sleep on beside others.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::job::Report;
+
+/// What a source finds in its mailbox.
+#[derive(Debug)]
+pub enum Letter {
+    /// Jobs' ends, as many as came together.
+    Reports(Vec<Report>),
+    /// A stage cannot go on.
+    Failed(Error),
+    /// SIGINT or SIGTERM.
+    Stop,
+}
+
+/// The stages' way back to the source.
+#[derive(Clone)]
+pub struct Post {
+    letters: SyncSender<Letter>,
+    bell: Arc<Bell>,
+}
+
+/// The source's end of it: a channel, and a descriptor to sleep on beside others.
+pub struct Mailbox {
+    letters: Receiver<Letter>,
+    first: Option<Letter>,
+    bell: Arc<Bell>,
+}
+
+/// Rung only when the source is about to sleep, so that a busy pipeline makes no system calls for it.
+struct Bell {
+    rung: OwnedFd,
+    sleeping: AtomicBool,
+}
+
+impl Post {
+    /// Hands jobs' ends to the source, if there are any.
+    pub fn report(&self, reports: Vec<Report>) {
+        if !reports.is_empty() {
+            self.send(Letter::Reports(reports));
+        }
+    }
+
+    /// Tells the source that a stage cannot go on.
+    pub fn fail(&self, error: Error) {
+        self.send(Letter::Failed(error));
+    }
+
+    /// Tells the source to come to an end.
+    pub fn stop(&self) {
+        self.send(Letter::Stop);
+    }
+
+    /// Reports a failure when the thread that holds it panics: nothing may wait for its reports for ever.
+    #[must_use]
+    pub fn watch_for_panic(self) -> PanicWatch {
+        PanicWatch(self)
+    }
+
+    fn send(&self, letter: Letter) {
+        // A source that has ended reads no more letters.
+        let _ = self.letters.send(letter);
+        if self.bell.sleeping.swap(false, Ordering::SeqCst) {
+            // The counter cannot overflow: it is rung once a sleep.
+            let _ = rustix::io::write(&self.bell.rung, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// See [`Post::watch_for_panic`].
+pub struct PanicWatch(Post);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Internal("a thread of the pipeline has panicked".to_owned()));
+        }
+    }
+}
+
+impl Mailbox {
+    /// For so many letters.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is no descriptor for it.
+    pub(crate) fn new(bound: usize) -> Result<(Post, Self), Error> {
+        let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Error::Internal(format!("eventfd: {errno}")))?;
+        let bell = Arc::new(Bell { rung, sleeping: AtomicBool::new(false) });
+        let (letters, receiver) = sync_channel(bound);
+        Ok((Post { letters, bell: Arc::clone(&bell) }, Self { letters: receiver, first: None, bell }))
+    }
+
+    /// The next letter, if there is one.
+    pub fn take(&mut self) -> Option<Letter> {
+        self.first.take().or_else(|| self.letters.try_recv().ok())
+    }
+
+    /// Sleeps until a letter comes, `also` becomes readable, or the time is over.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
+    pub fn sleep(&mut self, also: Option<BorrowedFd<'_>>, longest: Option<Duration>) -> Result<(), Error> {
+        self.bell.sleeping.store(true, Ordering::SeqCst);
+        // A letter sent before the line above rang no bell.
+        match self.letters.try_recv() {
+            Ok(letter) => {
+                self.bell.sleeping.store(false, Ordering::SeqCst);
+                self.first = Some(letter);
+                return Ok(());
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+        }
+        let bell = PollFd::new(&self.bell.rung, PollFlags::IN);
+        let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
+        let polled = match also {
+            Some(also) => poll(&mut [bell, PollFd::from_borrowed_fd(also, PollFlags::IN)], timeout.as_ref()),
+            None => poll(&mut [bell], timeout.as_ref()),
+        };
+        self.bell.sleeping.store(false, Ordering::SeqCst);
+        match polled {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::Internal(format!("poll: {errno}"))),
+        }
+        let _ = rustix::io::read(self.bell.rung.as_fd(), &mut [0; 8]);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_wakes_a_sleeper_and_none_is_lost() {
+        let (post, mut mailbox) = Mailbox::new(4).unwrap();
+        let sender = std::thread::spawn(move || {
+            for _ in 0..10_000 {
+                post.stop();
+            }
+        });
+        let mut seen = 0;
+        while seen < 10_000 {
+            match mailbox.take() {
+                Some(_) => seen += 1,
+                None => mailbox.sleep(None, None).unwrap(),
+            }
+        }
+        sender.join().unwrap();
+    }
+}
