@@ -286,6 +286,13 @@ impl<'a> Stage<'a> {
         self.life.expect_lost();
         self.some_operations();
         self.node.boot();
+        // What was deleted or unbound just before the kill may be there again.
+        if !self.refusing {
+            record::end_refusing(&self.url);
+        }
+        if self.unbound {
+            record::unbind(&self.url);
+        }
         self.broker_is_new("broker-kill");
     }
 
