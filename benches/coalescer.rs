@@ -10,15 +10,15 @@ use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apollonia_ingestor::files::directory::Place;
+use apollonia_ingestor::files::directory::DirectoryId;
 use apollonia_ingestor::files::names::Name;
 use apollonia_ingestor::files::version::Stamp;
-use apollonia_ingestor::watch::pending::{Due, Hint, PENDING_MAX, Pending};
+use apollonia_ingestor::watch::pending::{Change, Due, PENDING_MAX, Pending};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const FILES: usize = 10_000;
 const FEW_FILES: usize = 16;
-const EVENTS: [Hint; 2] = [Hint::Created { version: 1 }, Hint::Closed];
+const EVENTS: [Change; 2] = [Change::Created { version: 1 }, Change::Closed];
 const SEEN: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 0 };
 
 fn names(count: usize) -> Vec<Name> {
@@ -36,18 +36,18 @@ impl Set {
         Self { pending: Pending::new(Duration::from_secs(1), Duration::ZERO, PENDING_MAX), now: Instant::now() }
     }
 
-    fn event(&mut self, name: &Name, hint: Hint) {
+    fn event(&mut self, name: &Name, change: Change) {
         self.pending
-            .event(Place::FIRST, name, hint, false, SEEN, self.now)
+            .event(DirectoryId::FIRST, name, change, false, SEEN, self.now)
             .expect("there are fewer names than there is room");
     }
 
     fn written(&mut self, name: &Name) {
-        EVENTS.into_iter().for_each(|hint| self.event(name, hint));
+        EVENTS.into_iter().for_each(|change| self.event(name, change));
     }
 
     /// To the readers.
-    fn hand_out(&mut self) -> Option<Name> {
+    fn dispatch(&mut self) -> Option<Name> {
         match self.pending.next_due(self.now, |_| true)? {
             Due::Ready { name, .. } => Some(name),
             Due::Settled { .. } => panic!("every file was closed"),
@@ -56,11 +56,11 @@ impl Set {
 
     /// From the readers: its message is confirmed.
     fn done(&mut self, name: &Name) {
-        self.pending.done(Place::FIRST, name, self.now);
+        self.pending.done(DirectoryId::FIRST, name, self.now);
     }
 
     fn finish(&mut self) {
-        while let Some(name) = self.hand_out() {
+        while let Some(name) = self.dispatch() {
             self.done(&name);
         }
         assert!(self.pending.is_empty());
@@ -125,7 +125,7 @@ fn few_files(criterion: &mut Criterion) {
     group.bench_function("while they are read", |bencher| {
         bencher.iter(|| {
             names.iter().for_each(|name| set.written(name));
-            let read: Vec<Name> = iter::from_fn(|| set.hand_out()).collect();
+            let read: Vec<Name> = iter::from_fn(|| set.dispatch()).collect();
             rounds().for_each(|name| set.written(name));
             read.iter().for_each(|name| set.done(name));
             set.finish(); // each came once more, for all that happened meanwhile

@@ -47,10 +47,10 @@ fn names() -> impl Iterator<Item = Name> {
 /// A word that can be spoken: three syllables of the number's hash.
 fn word(number: u64) -> String {
     let hash = xxh3_64_with_seed(&number.to_le_bytes(), SEED).to_le_bytes();
-    let letter = |letters: &[u8], byte: u8| char::from(letters[usize::from(byte) % letters.len()]);
+    let notice = |notices: &[u8], byte: u8| char::from(notices[usize::from(byte) % notices.len()]);
     let syllables = hash[..6].chunks_exact(2);
     let mut word: String =
-        syllables.flat_map(|pair| [letter(b"bcdfghklmnprstvz", pair[0]), letter(b"aeiou", pair[1])]).collect();
+        syllables.flat_map(|pair| [notice(b"bcdfghklmnprstvz", pair[0]), notice(b"aeiou", pair[1])]).collect();
     word[..1].make_ascii_uppercase();
     word
 }
@@ -83,8 +83,8 @@ struct InTurn {
 
 impl InTurn {
     fn new(list: &[Name], suits: impl Fn(&Name) -> bool) -> Self {
-        let place = |number: u64| xxh3_64_with_seed(&number.to_le_bytes(), !SEED) as usize % list.len();
-        let names = (0..).map(|number| &list[place(number)]).filter(|name| suits(name)).take(ASKED).cloned().collect();
+        let id = |number: u64| xxh3_64_with_seed(&number.to_le_bytes(), !SEED) as usize % list.len();
+        let names = (0..).map(|number| &list[id(number)]).filter(|name| suits(name)).take(ASKED).cloned().collect();
         Self { names, at: 0 }
     }
 

@@ -28,17 +28,17 @@ use tokio::sync::Semaphore;
 use crate::config::ControlSettings;
 use crate::error::{Error, os_message};
 use crate::health::{Health, Readiness, Status};
-use crate::progress::{BrokerState, Vitals};
+use crate::progress::{BrokerState, Progress};
 use crate::{metrics, notify};
 
 /// Connections at a time; the next waits to be accepted. Some scrapers and a probe need three.
 const CONNECTIONS_MAX: usize = 16;
 
 /// A client that connects and says nothing is sent away.
-const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One question and its answer take no longer than this.
-const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after the system refused a connection: out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ pub struct Control {
 
 /// What an answer is made of.
 struct Source {
-    vitals: Arc<Vitals>,
+    progress: Arc<Progress>,
     stall: Duration,
     began: Instant,
 }
@@ -60,7 +60,7 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::ControlSocket`] and [`Error::MetricsAddress`] when what was asked for by name cannot be had.
-    pub fn start(settings: ControlSettings, vitals: Arc<Vitals>) -> Result<Self, Error> {
+    pub fn start(settings: ControlSettings, progress: Arc<Progress>) -> Result<Self, Error> {
         let ControlSettings { socket, socket_by_name, metrics_address, stall } = settings;
         let unix = match OwnSocket::bind(&socket) {
             Ok(bound) => Some(bound),
@@ -74,7 +74,7 @@ impl Control {
         };
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
-        let source = Arc::new(Source { vitals, stall, began: Instant::now() });
+        let source = Arc::new(Source { progress, stall, began: Instant::now() });
         let refuse = |error: io::Error| Error::Internal(format!("cannot start the control socket's runtime: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
         thread::Builder::new()
@@ -172,7 +172,7 @@ async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpLis
         let source = Arc::clone(&source);
         tokio::spawn(accept(source, places, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
-    notify::keep_informed(&source.vitals, source.stall).await;
+    notify::keep_informed(&source.progress, source.stall).await;
 }
 
 async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -192,11 +192,11 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                     });
                     let served = http1::Builder::new()
                         .timer(TokioTimer::new())
-                        .header_read_timeout(HEADER_PATIENCE)
+                        .header_read_timeout(HEADER_TIMEOUT)
                         .keep_alive(false)
                         .serve_connection(TokioIo::new(stream), answer);
                     // A client that leaves in the middle is its own affair.
-                    let _ = tokio::time::timeout(CONNECTION_PATIENCE, served).await;
+                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -209,7 +209,7 @@ impl Source {
         const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
         let (status, content_type, body) = match (request.method(), request.uri().path()) {
             (&Method::GET, "/health") => {
-                let health = Health::of(&self.vitals, self.stall, self.began);
+                let health = Health::of(&self.progress, self.stall, self.began);
                 let status = match health.status {
                     Status::Healthy | Status::Stopping => StatusCode::OK,
                     Status::Starting | Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
@@ -218,13 +218,13 @@ impl Source {
                 (status, HeaderValue::from_static("application/json"), body)
             }
             (&Method::GET, "/ready") => {
-                let readiness = Readiness::of(&self.vitals, self.stall);
+                let readiness = Readiness::of(&self.progress, self.stall);
                 let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 let body = simd_json::to_vec(&readiness).unwrap_or_default();
                 (status, HeaderValue::from_static("application/json"), body)
             }
             (&Method::GET, "/metrics") => {
-                let body = encode(&self.vitals, Readiness::of(&self.vitals, self.stall).ready);
+                let body = encode(&self.progress, Readiness::of(&self.progress, self.stall).ready);
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
             (_, "/health" | "/ready" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec()),
@@ -242,27 +242,27 @@ impl Source {
 
 /// All of it as text; `ready`: what lands now can be delivered (see [`crate::health::assess_readiness`]).
 #[must_use]
-pub fn encode(vitals: &Vitals, ready: bool) -> Vec<u8> {
-    let metrics = &vitals.metrics;
-    if let Some(facts) = vitals.facts.get() {
-        let output = if vitals.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
+pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
+    let metrics = &progress.metrics;
+    if let Some(facts) = progress.facts.get() {
+        let output = if progress.broker() == BrokerState::Unused { facts.output.as_str() } else { "amqp" };
         metrics.info.with_label_values(&[env!("CARGO_PKG_VERSION"), facts.engine, output]).set(1);
     }
     let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    for stage in vitals.stages() {
+    for stage in progress.stages() {
         metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
     }
     // Somebody has to see to a file system that hangs, though the service gets on beside it.
-    let hanging = vitals.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
+    let hanging = progress.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
     metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
-    let broker = vitals.broker();
+    let broker = progress.broker();
     metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
     metrics.broker_blocked.set((broker == BrokerState::Blocked).into());
     metrics.ready.set(ready.into());
-    metrics.unroutable_messages.set(whole(vitals.unroutable()));
-    let reading: usize = vitals.volumes().iter().map(|volume| volume.read.waiting()).sum();
-    metrics.in_flight_files.set(whole(reading + vitals.publish.waiting()));
-    metrics.ledger_waiting_rows.set(whole(vitals.ledger.waiting()));
+    metrics.unroutable_messages.set(whole(progress.unroutable()));
+    let reading: usize = progress.volumes().iter().map(|volume| volume.read.waiting()).sum();
+    metrics.in_flight_files.set(whole(reading + progress.publish.waiting()));
+    metrics.ledger_waiting_rows.set(whole(progress.ledger.waiting()));
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
         tracing::warn!("the metrics cannot be written: {error}");
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn every_number_is_there_before_anything_has_happened() {
-        let text = String::from_utf8(encode(&Vitals::default(), false)).unwrap();
+        let text = String::from_utf8(encode(&Progress::default(), false)).unwrap();
         for name in [
             "apollonia_events_total{kind=\"moved_to\"} 0",
             "apollonia_overflows_total{queue=\"kernel\"} 0",

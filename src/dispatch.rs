@@ -9,39 +9,39 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::files::unread::Unread;
 use crate::job::{Job, Outcome, Report};
-use crate::mailbox::{Letter, Mailbox, Post};
-use crate::progress::{self, Vitals};
+use crate::mailbox::{Mailbox, Notice, Sender};
+use crate::progress::{self, Progress};
 use crate::queue::{Deadline, Queue};
 
 /// How long the files in progress and their confirms are waited for at the end. The contract allows 10 s; a
 /// container engine kills after 10 s.
-pub const STOP_PATIENCE: Duration = Duration::from_secs(8);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
 /// process's end, and one of 5 s that begins now ends within the contract's 10 s.
-pub const READ_PATIENCE: Duration = Duration::from_secs(3);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the end looks whether what is still in progress only waits for a queue.
 pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 
 /// How long the threads' own end is waited for after that: closing the connection is one round trip.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Letters that are no reports: a failure of each stage, and the signal to stop.
-pub(crate) const LETTERS_BESIDE_REPORTS: usize = 8;
+pub(crate) const NOTICES_BESIDE_REPORTS: usize = 8;
 
 /// The running stages behind a source.
 pub struct Dispatcher {
     /// What comes back.
     pub mailbox: Mailbox,
     /// For the signals' thread.
-    pub post: Post,
+    pub sender: Sender,
     /// The read engine's name.
     pub engine: &'static str,
     /// Hashing threads.
     pub workers: usize,
     pub(crate) volumes: Vec<Volume>,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) deadline: Arc<Deadline>,
     pub(crate) readers: Vec<JoinHandle<()>>,
     pub(crate) publisher: Option<JoinHandle<()>>,
@@ -90,7 +90,7 @@ impl Volume {
         if large {
             self.signs.large.fetch_add(jobs.len(), Ordering::Relaxed);
         }
-        self.signs.read.take_on(jobs.len());
+        self.signs.read.add(jobs.len());
         share.queue.hand_in(jobs);
     }
 
@@ -166,24 +166,24 @@ impl Dispatcher {
     /// messages that came back for want of a queue, are none.
     #[must_use]
     pub fn may_have_told(&self) -> bool {
-        let handed_on = self.vitals.publish.waiting();
+        let handed_on = self.progress.publish.waiting();
         !self.ended
-            || self.vitals.metrics.unconfirmed_messages.get() > 0
-            || handed_on != 0 && handed_on != self.vitals.unroutable()
+            || self.progress.metrics.unconfirmed_messages.get() > 0
+            || handed_on != 0 && handed_on != self.progress.unroutable()
     }
 
     /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes. One
     /// that was published to see whether it is, and is not answered yet, may have reached a queue.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
-        let unanswered = self.vitals.metrics.unconfirmed_messages.get();
-        self.busy() && self.vitals.unroutable() == self.in_flight() && unanswered == 0
+        let unanswered = self.progress.metrics.unconfirmed_messages.get();
+        self.busy() && self.progress.unroutable() == self.in_flight() && unanswered == 0
     }
 
     /// The next letter; reported jobs are on their way no more.
-    pub fn next_letter(&mut self) -> Option<Letter> {
-        let letter = self.mailbox.take()?;
-        let Letter::Reports(reports) = letter else { return Some(letter) };
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        let notice = self.mailbox.take()?;
+        let Notice::Reports(reports) = notice else { return Some(notice) };
         let volumes = &mut self.volumes;
         let taken_back = |report: Report| match volumes.get_mut(report.job.directory.root().volume()) {
             Some(volume) => volume.take_back(report),
@@ -191,7 +191,7 @@ impl Dispatcher {
         };
         let reports = reports.into_iter().filter_map(taken_back).collect();
         self.volumes.iter_mut().for_each(Volume::go_on);
-        Some(Letter::Reports(reports))
+        Some(Notice::Reports(reports))
     }
 
     /// Gives up what waits aside: the end has begun, and none of it has.
@@ -213,7 +213,7 @@ impl Dispatcher {
             volume.small.queue.close();
             volume.large.queue.close();
         }
-        let deadline = Instant::now() + CLOSE_PATIENCE;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
         let mut pause = Duration::from_micros(50);
         for thread in self.readers.drain(..).chain(self.publisher.take()) {
             while !thread.is_finished() {

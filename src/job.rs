@@ -27,7 +27,7 @@ pub struct Job {
     pub within: Option<u64>,
     /// What the ledger holds may be of a file that can come back to this path as it was: it has to be forgotten before
     /// another is told.
-    pub doubted: bool,
+    pub invalidate_first: bool,
     /// It was found to be large, and its turn has come: the pipeline says so, and not the source.
     pub large: bool,
 }
@@ -36,20 +36,20 @@ impl Job {
     /// Whether this version may be told.
     ///
     /// # Errors
-    /// [`Unread::Another`].
+    /// [`Unread::StaleRow`].
     pub fn admit(&self, version: &Version) -> Result<(), Unread> {
-        let another = |known: Known| known != Known::ANNOUNCED && !known.may_be(version);
-        if self.doubted && self.known.is_some_and(another) { Err(Unread::Another) } else { Ok(()) }
+        let another = |known: Known| known != Known::PUBLISHED && !known.may_be(version);
+        if self.invalidate_first && self.known.is_some_and(another) { Err(Unread::StaleRow) } else { Ok(()) }
     }
 
     /// Whether what was read is what was confirmed last.
     ///
     /// # Errors
-    /// [`Unread::Another`]: it is not, and may not be told yet. That showed only when it was read.
+    /// [`Unread::StaleRow`]: it is not, and may not be told yet. That showed only when it was read.
     pub fn is_known(&self, version: &Version, digests: &Digests) -> Result<bool, Unread> {
         match self.known {
             Some(known) if known.is(version, digests) => Ok(true),
-            Some(known) if self.doubted && known.content.is_some() => Err(Unread::Another),
+            Some(known) if self.invalidate_first && known.content.is_some() => Err(Unread::StaleRow),
             _ => Ok(false),
         }
     }
@@ -74,7 +74,7 @@ const RACY: u64 = 1;
 
 impl Known {
     /// Of a path that had a message, of whatever file: it equals nothing that is read.
-    pub const ANNOUNCED: Self = Self { version: 0, data: 0, content: None, inode: 0 };
+    pub const PUBLISHED: Self = Self { version: 0, data: 0, content: None, inode: 0 };
 
     /// Of what was read. `racy`: see [`Version::is_racy`].
     #[must_use]
@@ -252,6 +252,6 @@ mod tests {
         let seen = Known::seen(&version, true);
         assert!(seen.is_of(&version) && seen.is_racy() && seen.is_exact() && seen.exact(&version) == seen);
         assert!(!seen.may_be(&metadata_alone) && !seen.is(&version, &a));
-        assert!(!Known::ANNOUNCED.may_be(&version) && !Known::ANNOUNCED.is_racy() && Known::ANNOUNCED.is_exact());
+        assert!(!Known::PUBLISHED.may_be(&version) && !Known::PUBLISHED.is_racy() && Known::PUBLISHED.is_exact());
     }
 }

@@ -104,7 +104,7 @@ impl FileLines {
             Outcome::Unread(Unread::Busy) => tracing::debug!(path = path(), "still being written"),
             Outcome::Unread(Unread::Large) => tracing::debug!(path = path(), "large: its turn comes later"),
             Outcome::Unread(Unread::Stopped) => tracing::debug!(path = path(), "left: the end has come"),
-            Outcome::Unread(Unread::Another) => tracing::debug!(path = path(), "another: the ledger forgets it first"),
+            Outcome::Unread(Unread::StaleRow) => tracing::debug!(path = path(), "another: the ledger forgets it first"),
             Outcome::Unread(Unread::LeadsOut) if self.refused.admits(now) => {
                 tracing::warn!("{:?} leads out of the data directory and is refused", path());
             }

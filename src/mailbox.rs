@@ -14,7 +14,7 @@ use crate::job::Report;
 
 /// What a source finds in its mailbox.
 #[derive(Debug)]
-pub enum Letter {
+pub enum Notice {
     /// Jobs' ends, as many as came together.
     Reports(Vec<Report>),
     /// A stage cannot go on.
@@ -25,62 +25,62 @@ pub enum Letter {
 
 /// The stages' way back to the source.
 #[derive(Clone)]
-pub struct Post {
-    letters: SyncSender<Letter>,
-    bell: Arc<Bell>,
+pub struct Sender {
+    notices: SyncSender<Notice>,
+    waker: Arc<Waker>,
 }
 
 /// The source's end of it: a channel, and a descriptor to sleep on beside others.
 pub struct Mailbox {
-    letters: Receiver<Letter>,
-    first: Option<Letter>,
-    bell: Arc<Bell>,
+    notices: Receiver<Notice>,
+    first: Option<Notice>,
+    waker: Arc<Waker>,
 }
 
 /// Rung only when the source is about to sleep, so that a busy pipeline makes no system calls for it.
-struct Bell {
-    rung: OwnedFd,
+struct Waker {
+    eventfd: OwnedFd,
     sleeping: AtomicBool,
 }
 
-impl Post {
+impl Sender {
     /// Hands jobs' ends to the source, if there are any.
     pub fn report(&self, reports: Vec<Report>) {
         if !reports.is_empty() {
-            self.send(Letter::Reports(reports));
+            self.send(Notice::Reports(reports));
         }
     }
 
     /// Tells the source that a stage cannot go on.
     pub fn fail(&self, error: Error) {
-        self.send(Letter::Failed(error));
+        self.send(Notice::Failed(error));
     }
 
     /// Tells the source to come to an end.
     pub fn stop(&self) {
-        self.send(Letter::Stop);
+        self.send(Notice::Stop);
     }
 
     /// Reports a failure when the thread that holds it panics: nothing may wait for its reports for ever.
     #[must_use]
-    pub fn watch_for_panic(self) -> PanicWatch {
-        PanicWatch(self)
+    pub fn guard_panics(self) -> PanicGuard {
+        PanicGuard(self)
     }
 
-    fn send(&self, letter: Letter) {
+    fn send(&self, notice: Notice) {
         // A source that has ended reads no more letters.
-        let _ = self.letters.send(letter);
-        if self.bell.sleeping.swap(false, Ordering::SeqCst) {
+        let _ = self.notices.send(notice);
+        if self.waker.sleeping.swap(false, Ordering::SeqCst) {
             // The counter cannot overflow: it is rung once a sleep.
-            let _ = rustix::io::write(&self.bell.rung, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.waker.eventfd, &1u64.to_ne_bytes());
         }
     }
 }
 
-/// See [`Post::watch_for_panic`].
-pub struct PanicWatch(Post);
+/// See [`Sender::guard_panics`].
+pub struct PanicGuard(Sender);
 
-impl Drop for PanicWatch {
+impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail(Error::Internal("a thread of the pipeline has panicked".to_owned()));
@@ -93,17 +93,17 @@ impl Mailbox {
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no descriptor for it.
-    pub(crate) fn new(bound: usize) -> Result<(Post, Self), Error> {
-        let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+    pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::Internal(format!("eventfd: {errno}")))?;
-        let bell = Arc::new(Bell { rung, sleeping: AtomicBool::new(false) });
-        let (letters, receiver) = sync_channel(bound);
-        Ok((Post { letters, bell: Arc::clone(&bell) }, Self { letters: receiver, first: None, bell }))
+        let waker = Arc::new(Waker { eventfd, sleeping: AtomicBool::new(false) });
+        let (notices, receiver) = sync_channel(bound);
+        Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
     }
 
     /// The next letter, if there is one.
-    pub fn take(&mut self) -> Option<Letter> {
-        self.first.take().or_else(|| self.letters.try_recv().ok())
+    pub fn take(&mut self) -> Option<Notice> {
+        self.first.take().or_else(|| self.notices.try_recv().ok())
     }
 
     /// Sleeps until a letter comes, `also` becomes readable, or the time is over.
@@ -111,28 +111,28 @@ impl Mailbox {
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
     pub fn sleep(&mut self, also: Option<BorrowedFd<'_>>, longest: Option<Duration>) -> Result<(), Error> {
-        self.bell.sleeping.store(true, Ordering::SeqCst);
+        self.waker.sleeping.store(true, Ordering::SeqCst);
         // A letter sent before the line above rang no bell.
-        match self.letters.try_recv() {
-            Ok(letter) => {
-                self.bell.sleeping.store(false, Ordering::SeqCst);
-                self.first = Some(letter);
+        match self.notices.try_recv() {
+            Ok(notice) => {
+                self.waker.sleeping.store(false, Ordering::SeqCst);
+                self.first = Some(notice);
                 return Ok(());
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
         }
-        let bell = PollFd::new(&self.bell.rung, PollFlags::IN);
+        let waker = PollFd::new(&self.waker.eventfd, PollFlags::IN);
         let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
         let polled = match also {
-            Some(also) => poll(&mut [bell, PollFd::from_borrowed_fd(also, PollFlags::IN)], timeout.as_ref()),
-            None => poll(&mut [bell], timeout.as_ref()),
+            Some(also) => poll(&mut [waker, PollFd::from_borrowed_fd(also, PollFlags::IN)], timeout.as_ref()),
+            None => poll(&mut [waker], timeout.as_ref()),
         };
-        self.bell.sleeping.store(false, Ordering::SeqCst);
+        self.waker.sleeping.store(false, Ordering::SeqCst);
         match polled {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::Internal(format!("poll: {errno}"))),
         }
-        let _ = rustix::io::read(self.bell.rung.as_fd(), &mut [0; 8]);
+        let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
         Ok(())
     }
 }
@@ -143,10 +143,10 @@ mod tests {
 
     #[test]
     fn a_letter_wakes_a_sleeper_and_none_is_lost() {
-        let (post, mut mailbox) = Mailbox::new(4).unwrap();
+        let (sender, mut mailbox) = Mailbox::new(4).unwrap();
         let sender = std::thread::spawn(move || {
             for _ in 0..10_000 {
-                post.stop();
+                sender.stop();
             }
         });
         let mut seen = 0;

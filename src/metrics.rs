@@ -34,7 +34,7 @@ pub struct Metrics {
     pub events_coalesced: IntCounter,
     pub overflows_kernel: IntCounter,
     pub overflows_pending: IntCounter,
-    pub look_overs: LookOvers,
+    pub rescans: Rescans,
     pub files_read: IntCounter,
     pub read_bytes: IntCounter,
     pub files_unchanged: IntCounter,
@@ -79,10 +79,10 @@ pub struct Events {
 /// Look-overs by what caused them.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct LookOvers {
+pub struct Rescans {
     pub start: IntCounter,
-    pub asked: IntCounter,
-    pub rescan: IntCounter,
+    pub overflow: IntCounter,
+    pub timer: IntCounter,
 }
 
 /// Files without a message by why.
@@ -169,15 +169,15 @@ impl Default for Metrics {
         );
         let [overflows_kernel, overflows_pending] = make.counters(
             "apollonia_overflows_total",
-            "Times that events were lost: by the kernel's queue, or for want of room in the pending set. A look-over follows.",
+            "Times that events were lost: by the kernel's queue, or for want of room in the pending set. A rescan follows.",
             "queue",
             ["kernel", "pending"],
         );
-        let [start, asked, rescan] = make.counters(
-            "apollonia_look_overs_total",
-            "Look-overs, by cause: the start, an overflow that asked for one, or the rescan timer.",
+        let [start, overflow, timer] = make.counters(
+            "apollonia_rescans_total",
+            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), or the timer.",
             "cause",
-            ["start", "asked", "rescan"],
+            ["start", "overflow", "timer"],
         );
         let [gone, leads_out, permission, io] = make.counters(
             "apollonia_failures_total",
@@ -197,7 +197,7 @@ impl Default for Metrics {
             ),
             overflows_kernel,
             overflows_pending,
-            look_overs: LookOvers { start, asked, rescan },
+            rescans: Rescans { start, overflow, timer },
             files_read: make.counter("apollonia_files_read_total", "Files read to their end and hashed."),
             read_bytes: make.counter("apollonia_read_bytes_total", "Bytes of the files that were published."),
             files_unchanged: make.counter(
@@ -239,7 +239,7 @@ impl Default for Metrics {
             watched_directories: make.gauge("apollonia_watched_directories", "Directories that are watched."),
             unwatched_directories: make.gauge(
                 "apollonia_unwatched_directories",
-                "Directories without a watch, or that cannot be entered or listed now: they are looked over from time to time.",
+                "Directories without a watch, or that cannot be entered or listed now: they are rescanned from time to time.",
             ),
             broker_connected: make.gauge("apollonia_broker_connected", "1 while there is a connection to the broker."),
             broker_blocked: make
@@ -294,7 +294,7 @@ impl Metrics {
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
             Outcome::Unread(Unread::Busy) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
-            Outcome::Unread(Unread::NotRegular | Unread::Another | Unread::Large | Unread::Stopped) => {}
+            Outcome::Unread(Unread::NotRegular | Unread::StaleRow | Unread::Large | Unread::Stopped) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::health::{Status, assess};
-use crate::progress::Vitals;
+use crate::progress::Progress;
 
 /// How often the status line is renewed where no watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
@@ -33,18 +33,18 @@ pub fn stopping() {
 }
 
 /// Tells for ever: pings while every stage gets on, the status, and totals.
-pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
+pub async fn keep_informed(progress: &Progress, stall: Duration) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(STATUS_EVERY, |allowed| (allowed / PINGS).clamp(PING_MIN, STATUS_EVERY));
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = String::new();
     let mut hanging: Vec<&str> = Vec::new();
-    let mut totals = vitals.metrics.totals();
+    let mut totals = progress.metrics.totals();
     let mut totals_at = Instant::now() + TOTALS_EVERY;
     loop {
         ticks.tick().await;
-        let (status, summary) = assess(vitals, stall);
+        let (status, summary) = assess(progress, stall);
         if summary != told {
             if status == Status::Unhealthy && !told.starts_with("unhealthy") {
                 tracing::error!("{summary}; what it waits for is at fault, or is slower than --stall-seconds");
@@ -52,14 +52,14 @@ pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
             tell(&[NotifyState::Status(&summary)]);
             told = summary;
         }
-        tell_hanging(vitals, stall, &mut hanging);
+        tell_hanging(progress, stall, &mut hanging);
         if watchdog.is_some() && status != Status::Unhealthy {
             tell(&[NotifyState::Watchdog]);
         }
         if Instant::now() >= totals_at {
             totals_at += TOTALS_EVERY;
-            let now = vitals.metrics.totals();
-            let pending = vitals.metrics.pending_files.get();
+            let now = progress.metrics.totals();
+            let pending = progress.metrics.pending_files.get();
             if now != totals || pending > 0 {
                 let last = now - totals;
                 tracing::info!(
@@ -77,8 +77,8 @@ pub async fn keep_informed(vitals: &Vitals, stall: Duration) {
 }
 
 /// Logs once of each volume that it has come to hang, and that it answers again.
-fn tell_hanging<'a>(vitals: &'a Vitals, stall: Duration, told: &mut Vec<&'a str>) {
-    let hanging: Vec<&str> = vitals.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect();
+fn tell_hanging<'a>(progress: &'a Progress, stall: Duration, told: &mut Vec<&'a str>) {
+    let hanging: Vec<&str> = progress.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect();
     for directories in hanging.iter().filter(|directories| !told.contains(directories)) {
         tracing::warn!(
             "nothing could be read in {directories} for {} s, and its files wait: see to its file system; other file systems' directories go on",

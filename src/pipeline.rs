@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 
 use crate::cli::Output;
 use crate::config::PipelineSettings;
-use crate::dispatch::{Dispatcher, LETTERS_BESIDE_REPORTS, Volume};
+use crate::dispatch::{Dispatcher, NOTICES_BESIDE_REPORTS, Volume};
 use crate::error::Error;
 use crate::files::root::Root;
 use crate::mailbox::Mailbox;
-use crate::progress::Vitals;
+use crate::progress::Progress;
 use crate::publish;
 use crate::queue::Deadline;
 use crate::read;
@@ -27,7 +27,7 @@ use crate::read::readers::Readers;
 ///
 /// # Errors
 /// What keeps one of them from starting.
-pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], vitals: Arc<Vitals>) -> Result<Dispatcher, Error> {
+pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Progress>) -> Result<Dispatcher, Error> {
     let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
     let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
         .enumerate()
@@ -37,9 +37,9 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], vitals: Arc<Vital
             Volume::new(most, directories(roots, number))
         })
         .collect();
-    vitals.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.signs)).collect());
+    progress.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.signs)).collect());
     let in_flight_max = volumes.iter().map(Volume::most).sum();
-    let (post, mailbox) = Mailbox::new(in_flight_max + LETTERS_BESIDE_REPORTS)?;
+    let (sender, mailbox) = Mailbox::new(in_flight_max + NOTICES_BESIDE_REPORTS)?;
     let (messages, outgoing) = mpsc::channel(in_flight_max);
     let deadline = Arc::new(Deadline::default());
     let readers = |volume: &Volume| Readers {
@@ -47,19 +47,19 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], vitals: Arc<Vital
         small: Arc::clone(&volume.small.queue),
         large: Arc::clone(&volume.large.queue),
         volume: Arc::clone(&volume.signs),
-        vitals: Arc::clone(&vitals),
+        progress: Arc::clone(&progress),
         workers: settings.workers,
         files: limits::files_each(settings.workers, None),
         deadline: Arc::clone(&deadline),
         messages: (settings.output != Output::None).then(|| messages.clone()),
-        post: post.clone(),
+        sender: sender.clone(),
     };
     let readers = volumes.iter().map(readers).collect();
     let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
     // Last: where a thread cannot be had, no connection has to be taken down again, which takes the client another.
-    let publisher = publish::start(settings.output, &settings.publish, outgoing, post.clone(), &vitals)?;
+    let publisher = publish::start(settings.output, &settings.publish, outgoing, sender.clone(), &progress)?;
     let readers = threads;
-    Ok(Dispatcher { mailbox, post, engine, workers, volumes, vitals, deadline, readers, publisher, ended: false })
+    Ok(Dispatcher { mailbox, sender, engine, workers, volumes, progress, deadline, readers, publisher, ended: false })
 }
 
 /// The paths of a volume's data directories.

@@ -14,13 +14,13 @@ use crate::metrics::Metrics;
 
 /// What runs and how it gets on.
 #[derive(Debug, Default)]
-pub struct Vitals {
+pub struct Progress {
     /// The loop of the watch. It has work for as long as it runs: it comes round at least once a second.
-    pub watch: Pulse,
+    pub watch: StageProgress,
     /// Messages handed to the output and not yet confirmed.
-    pub publish: Pulse,
+    pub publish: StageProgress,
     /// Rows that wait for the ledger.
-    pub ledger: Pulse,
+    pub ledger: StageProgress,
     /// Directories that are there and cannot be read now.
     pub unreadable: Unreadable,
     /// Files that are.
@@ -42,7 +42,7 @@ pub struct Volume {
     /// The paths of the data directories, quoted, with commas between.
     pub directories: String,
     /// Files handed to the readers and not yet read.
-    pub read: Pulse,
+    pub read: StageProgress,
     /// The large ones among them.
     pub large: AtomicUsize,
 }
@@ -51,7 +51,7 @@ impl Volume {
     /// With nothing to do yet.
     #[must_use]
     pub fn new(directories: String) -> Self {
-        Self { directories, read: Pulse::default(), large: AtomicUsize::new(0) }
+        Self { directories, read: StageProgress::default(), large: AtomicUsize::new(0) }
     }
 }
 
@@ -109,7 +109,7 @@ pub enum BrokerState {
     Blocked,
 }
 
-impl Vitals {
+impl Progress {
     /// How far the service has come.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -139,7 +139,7 @@ impl Vitals {
     /// The broker has become this.
     pub fn broker_is(&self, state: BrokerState) {
         // What a broker that was blocked has not confirmed, it has from now on time to.
-        self.publish.get_on();
+        self.publish.touch();
         self.broker.store(state as u8, Ordering::Relaxed);
     }
 
@@ -154,7 +154,7 @@ impl Vitals {
     pub fn unroutable_are(&self, messages: usize) {
         if self.unroutable.swap(messages, Ordering::Relaxed) > 0 && messages == 0 {
             // What waited for a queue has from now on time to be confirmed.
-            self.publish.get_on();
+            self.publish.touch();
         }
     }
 
@@ -176,7 +176,7 @@ impl Vitals {
     }
 
     /// Each stage, in the order of the data. Reading gets on while one volume does, or has nothing to do: what a file
-    /// system that hangs holds up a restart would not mend, and would take from the others (see [`Vitals::hanging`]).
+    /// system that hangs holds up a restart would not mend, and would take from the others (see [`Progress::hanging`]).
     #[must_use]
     pub fn stages(&self) -> [Stage; 4] {
         let publish = match self.broker() {
@@ -190,7 +190,7 @@ impl Vitals {
             waiting: volumes.clone().map(|volume| volume.read.waiting()).sum(),
             stalled: volumes.map(|volume| volume.read.stalled()).min().unwrap_or_default(),
         };
-        let of = |name, pulse: &Pulse, stalled| Stage { name, waiting: pulse.waiting(), stalled };
+        let of = |name, pulse: &StageProgress, stalled| Stage { name, waiting: pulse.waiting(), stalled };
         [
             of("watch", &self.watch, self.watch.stalled()),
             read,
@@ -237,29 +237,29 @@ impl Unreadable {
 
 /// One stage's work, and when it last got on with it.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct StageProgress {
     waiting: AtomicUsize,
     /// Milliseconds of the monotonic clock.
     last: AtomicU64,
 }
 
-impl Pulse {
+impl StageProgress {
     /// More work is there. Of a stage that had none, the time counts from here.
-    pub fn take_on(&self, pieces: usize) {
+    pub fn add(&self, pieces: usize) {
         if self.waiting() == 0 {
-            self.get_on();
+            self.touch();
         }
         self.waiting.fetch_add(pieces, Ordering::Relaxed);
     }
 
     /// It got a step further.
-    pub fn get_on(&self) {
+    pub fn touch(&self) {
         self.last.store(milliseconds(), Ordering::Relaxed);
     }
 
     /// So many pieces are done.
     pub fn done(&self, pieces: usize) {
-        self.get_on();
+        self.touch();
         self.waiting.fetch_sub(pieces, Ordering::Relaxed);
     }
 
@@ -290,15 +290,15 @@ mod tests {
     use super::*;
 
     /// As if the last step had been so long ago.
-    fn age(pulse: &Pulse, milliseconds: u64) {
+    fn age(pulse: &StageProgress, milliseconds: u64) {
         pulse.last.fetch_sub(milliseconds, Ordering::Relaxed);
     }
 
     #[test]
     fn a_stage_stalls_only_while_work_waits() {
-        let pulse = Pulse::default();
+        let pulse = StageProgress::default();
         assert_eq!(pulse.stalled(), Duration::ZERO, "it never had any");
-        pulse.take_on(2);
+        pulse.add(2);
         age(&pulse, 5000);
         assert!(pulse.stalled() >= Duration::from_secs(5));
         pulse.done(1);
@@ -307,62 +307,62 @@ mod tests {
         pulse.done(1);
         assert_eq!(pulse.stalled(), Duration::ZERO, "all done");
         age(&pulse, 60_000);
-        pulse.take_on(1);
+        pulse.add(1);
         assert!(pulse.stalled() < Duration::from_secs(5), "idleness is no stall");
         age(&pulse, 5000);
-        pulse.take_on(1);
+        pulse.add(1);
         assert!(pulse.stalled() >= Duration::from_secs(5), "more work is no step");
     }
 
     #[test]
     fn a_blocked_broker_stalls_nobody() {
-        let vitals = Vitals::default();
-        vitals.publish.take_on(1);
-        vitals.broker_is(BrokerState::Blocked);
-        age(&vitals.publish, 60_000);
-        assert!(vitals.stages().iter().all(|stage| stage.stalled.is_zero()));
-        vitals.broker_is(BrokerState::Connected);
-        age(&vitals.publish, 60_000);
-        assert_eq!(vitals.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
+        let progress = Progress::default();
+        progress.publish.add(1);
+        progress.broker_is(BrokerState::Blocked);
+        age(&progress.publish, 60_000);
+        assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()));
+        progress.broker_is(BrokerState::Connected);
+        age(&progress.publish, 60_000);
+        assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
     }
 
     #[test]
     fn reading_stalls_only_where_every_volume_does() {
         let volumes: Vec<_> = ["one", "two"].map(|name| Arc::new(Volume::new(name.to_owned()))).into();
-        let vitals = Vitals::default();
-        vitals.set_volumes(volumes.clone());
+        let progress = Progress::default();
+        progress.set_volumes(volumes.clone());
         let minute = Duration::from_secs(60);
         let told = || {
-            let names: Vec<&str> = vitals.hanging(minute).map(|(volume, _)| &*volume.directories).collect();
-            (vitals.stages()[1].stalled >= minute, names.join(" "))
+            let names: Vec<&str> = progress.hanging(minute).map(|(volume, _)| &*volume.directories).collect();
+            (progress.stages()[1].stalled >= minute, names.join(" "))
         };
-        volumes[0].read.take_on(2);
+        volumes[0].read.add(2);
         age(&volumes[0].read, 60_000);
         assert_eq!(told(), (false, "one".to_owned()), "the other has nothing to do");
-        volumes[1].read.take_on(1);
+        volumes[1].read.add(1);
         assert_eq!(told(), (false, "one".to_owned()));
         age(&volumes[1].read, 60_000);
         assert_eq!(told(), (true, "one two".to_owned()));
-        assert_eq!(vitals.stages()[1].waiting, 3);
+        assert_eq!(progress.stages()[1].waiting, 3);
         volumes[0].read.done(1);
         assert_eq!(told(), (false, "two".to_owned()));
     }
 
     #[test]
     fn want_of_a_queue_is_no_stall_while_the_broker_answers() {
-        let vitals = Vitals::default();
-        vitals.broker_is(BrokerState::Connected);
-        vitals.publish.take_on(1);
-        vitals.unroutable_are(1);
-        age(&vitals.publish, 60_000);
-        assert!(vitals.publish.stalled() >= Duration::from_secs(60), "no probe was answered for so long");
-        vitals.publish.done(0);
-        assert!(vitals.stages().iter().all(|stage| stage.stalled < Duration::from_secs(5)), "one was");
-        age(&vitals.publish, 60_000);
-        vitals.unroutable_are(0);
-        assert!(vitals.publish.stalled() < Duration::from_secs(5), "the time counts from here");
-        age(&vitals.publish, 60_000);
-        assert_eq!(vitals.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
+        let progress = Progress::default();
+        progress.broker_is(BrokerState::Connected);
+        progress.publish.add(1);
+        progress.unroutable_are(1);
+        age(&progress.publish, 60_000);
+        assert!(progress.publish.stalled() >= Duration::from_secs(60), "no probe was answered for so long");
+        progress.publish.done(0);
+        assert!(progress.stages().iter().all(|stage| stage.stalled < Duration::from_secs(5)), "one was");
+        age(&progress.publish, 60_000);
+        progress.unroutable_are(0);
+        assert!(progress.publish.stalled() < Duration::from_secs(5), "the time counts from here");
+        age(&progress.publish, 60_000);
+        assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
     }
 
     #[test]
@@ -385,15 +385,15 @@ mod tests {
 
     #[test]
     fn states_are_kept_as_they_are_told() {
-        let vitals = Vitals::default();
-        assert_eq!((vitals.phase(), vitals.broker()), (Phase::Starting, BrokerState::Unused));
+        let progress = Progress::default();
+        assert_eq!((progress.phase(), progress.broker()), (Phase::Starting, BrokerState::Unused));
         for phase in [Phase::Starting, Phase::Ready, Phase::Stopping] {
-            vitals.enter(phase);
-            assert_eq!(vitals.phase(), phase);
+            progress.enter(phase);
+            assert_eq!(progress.phase(), phase);
         }
         for state in [BrokerState::Unused, BrokerState::Disconnected, BrokerState::Connected, BrokerState::Blocked] {
-            vitals.broker_is(state);
-            assert_eq!(vitals.broker(), state);
+            progress.broker_is(state);
+            assert_eq!(progress.broker(), state);
         }
     }
 }

@@ -120,7 +120,7 @@ mod tests {
             seen_at: Stamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
-            doubted: false,
+            invalidate_first: false,
             large: false,
         };
         (0..count).map(job).collect()

@@ -9,11 +9,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::Error;
-use crate::mailbox::Post;
+use crate::mailbox::Sender;
 
 /// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once. Where the first comes before
 /// there is anybody to ask (the broker is still being waited for), nothing is in progress, and it ends the process.
-pub struct StopSignals(Arc<OnceLock<Post>>);
+pub struct StopSignals(Arc<OnceLock<Sender>>);
 
 impl StopSignals {
     /// Takes the signals from now on.
@@ -23,12 +23,12 @@ impl StopSignals {
     pub fn listen() -> Result<Self, Error> {
         let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
-        let post = Arc::new(OnceLock::<Post>::new());
-        let listening = Self(Arc::clone(&post));
+        let sender = Arc::new(OnceLock::<Sender>::new());
+        let listening = Self(Arc::clone(&sender));
         let listen = move || {
             let mut asked = false;
             for _ in signals.forever() {
-                let Some(post) = post.get() else {
+                let Some(sender) = sender.get() else {
                     tracing::info!("stopped before it was ready");
                     process::exit(0);
                 };
@@ -37,7 +37,7 @@ impl StopSignals {
                 }
                 asked = true;
                 tracing::info!("stopping: files in progress are finished; a second signal ends at once");
-                post.stop();
+                sender.stop();
             }
         };
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(listen);
@@ -46,8 +46,8 @@ impl StopSignals {
     }
 
     /// Whom to ask.
-    pub fn ask(self, post: Post) {
-        let _ = self.0.set(post); // taken by value: set once
+    pub fn ask(self, sender: Sender) {
+        let _ = self.0.set(sender); // taken by value: set once
     }
 }
 

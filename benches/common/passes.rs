@@ -13,7 +13,7 @@ use apollonia_ingestor::files::directory::Directory;
 use apollonia_ingestor::files::listing::{Found, list};
 use apollonia_ingestor::files::version::Stamp;
 use apollonia_ingestor::job::{Job, Outcome};
-use apollonia_ingestor::mailbox::Letter;
+use apollonia_ingestor::mailbox::Notice;
 use apollonia_ingestor::message::EventType;
 use apollonia_ingestor::pipeline;
 use clap::Parser;
@@ -63,17 +63,17 @@ impl Passes {
             seen_at: Stamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
-            doubted: false,
+            invalidate_first: false,
             large: false,
         };
         let mut batches = files.chunks(BATCH).peekable();
         loop {
-            while let Some(letter) = pipeline.next_letter() {
-                match letter {
-                    Letter::Reports(reports) => {
+            while let Some(notice) = pipeline.next_notice() {
+                match notice {
+                    Notice::Reports(reports) => {
                         assert!(reports.iter().all(|report| matches!(report.outcome, Outcome::Confirmed { .. })));
                     }
-                    letter => panic!("{letter:?}"),
+                    notice => panic!("{notice:?}"),
                 }
             }
             if let Some(batch) = batches.next_if(|batch| batch.len() <= pipeline.room()) {

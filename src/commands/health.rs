@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use crate::error::{Error, os_message};
 
 /// How long an answer is waited for: the service makes it up from memory.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What of the answer the command needs.
 #[derive(Deserialize)]
@@ -59,10 +59,10 @@ pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::Internal(format!("cannot start: {error}")))?;
-    let asked = async { tokio::time::timeout(ANSWER_PATIENCE, get(socket, question.path())).await };
+    let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(socket, question.path())).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,
-        Err(_) => return Err(refuse(format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()))),
+        Err(_) => return Err(refuse(format!("it has not answered for {} s", ANSWER_TIMEOUT.as_secs()))),
     };
     let mut body = Vec::from(body);
     let Answer { summary } =

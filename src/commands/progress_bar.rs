@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::files::listing::{Sight, list, look, path_in};
+use crate::files::listing::{FileStat, list, look, path_in};
 use crate::files::root::Root;
 use crate::filter::Filter;
 use crate::terminal::BAR;
@@ -17,13 +17,13 @@ use crate::terminal::BAR;
 const TICK: Duration = Duration::from_millis(100);
 
 /// A bar, or nothing where nobody would see it.
-pub struct Progress {
+pub struct Bar {
     bar: Option<ProgressBar>,
     files: u64,
     ended: Arc<AtomicBool>,
 }
 
-impl Progress {
+impl Bar {
     /// Shows a bar; what is ahead is counted beside the work, so that the work need not wait for it.
     #[must_use]
     pub fn start(roots: &[Arc<Root>], filter: &Arc<Filter>, recursive: bool) -> Self {
@@ -79,7 +79,7 @@ fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &Prog
                 continue;
             }
             // What cannot be looked at is the scan's to tell of.
-            if let Ok(Some(Sight { version, regular: true, .. })) = look(root, &file) {
+            if let Ok(Some(FileStat { version, regular: true, .. })) = look(root, &file) {
                 bar.inc_length(version.size);
             }
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{mem, vec};
 
-use super::progress_bar::Progress;
+use super::progress_bar::Bar;
 use super::roots::prepare;
 use crate::config::Config;
-use crate::dispatch::{Dispatcher, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
+use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
 use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::listing::{Found, list};
@@ -18,11 +18,11 @@ use crate::files::version::Stamp;
 use crate::filter::Filter;
 use crate::job::{Job, Outcome, Report};
 use crate::logging::FileLines;
-use crate::mailbox::Letter;
+use crate::mailbox::Notice;
 use crate::message::EventType;
 use crate::metrics::Totals;
 use crate::pipeline;
-use crate::progress::Vitals;
+use crate::progress::Progress;
 use crate::signals::StopSignals;
 use crate::watch::pending::BUSY_PAUSE_MIN;
 
@@ -42,15 +42,15 @@ const BATCH: usize = 256;
 pub fn run(config: Config) -> Result<(), Error> {
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
-    let vitals = Arc::new(Vitals::default());
-    let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&vitals))?;
-    signals.ask(dispatcher.post.clone());
+    let progress = Arc::new(Progress::default());
+    let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
+    signals.ask(dispatcher.sender.clone());
     let filter = Arc::new(config.filter);
-    let progress = Progress::start(&roots, &filter, config.recursive);
+    let bar = Bar::start(&roots, &filter, config.recursive);
     let scan = Scan {
         walk: Walk::new(&roots, filter, config.recursive),
         dispatcher,
-        vitals,
+        progress,
         lines: FileLines::all(),
         unread: 0,
         found: 0,
@@ -58,7 +58,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         looks: BTreeMap::new(),
         again: BTreeMap::new(),
         turns: 0,
-        progress,
+        bar,
     };
     scan.run()
 }
@@ -66,7 +66,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 struct Scan {
     walk: Walk,
     dispatcher: Dispatcher,
-    vitals: Arc<Vitals>,
+    progress: Arc<Progress>,
     lines: FileLines,
     /// Files that somebody went on writing.
     unread: u64,
@@ -78,14 +78,14 @@ struct Scan {
     again: BTreeMap<(Instant, u64), Job>,
     /// The next number.
     turns: u64,
-    progress: Progress,
+    bar: Bar,
 }
 
 impl Scan {
     fn run(mut self) -> Result<(), Error> {
         let began = Instant::now();
         let worked = self.work();
-        self.progress.end();
+        self.bar.end();
         let seconds = began.elapsed().as_secs_f64();
         let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
         // Whatever has ended it: what was reported counts.
@@ -97,7 +97,7 @@ impl Scan {
             Ok(true) => "stopped before the end",
             Err(_) => "failed before the end",
         };
-        let Totals { files, bytes, confirmed, failed, refused, .. } = self.vitals.metrics.totals();
+        let Totals { files, bytes, confirmed, failed, refused, .. } = self.progress.metrics.totals();
         let failed = failed + self.unread + self.unlisted;
         tracing::info!(
             "{told}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
@@ -113,7 +113,7 @@ impl Scan {
 
     /// Whether it was stopped before the end.
     fn work(&mut self) -> Result<bool, Error> {
-        while !self.read_letters()? {
+        while !self.read_notices()? {
             if self.fill() {
                 continue;
             }
@@ -128,13 +128,13 @@ impl Scan {
     }
 
     /// Whether one of them says stop.
-    fn read_letters(&mut self) -> Result<bool, Error> {
+    fn read_notices(&mut self) -> Result<bool, Error> {
         let mut stopped = false;
-        while let Some(letter) = self.dispatcher.next_letter() {
-            match letter {
-                Letter::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
-                Letter::Failed(error) => return Err(error),
-                Letter::Stop => stopped = true,
+        while let Some(notice) = self.dispatcher.next_notice() {
+            match notice {
+                Notice::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
+                Notice::Failed(error) => return Err(error),
+                Notice::Stop => stopped = true,
             }
         }
         Ok(stopped)
@@ -143,7 +143,7 @@ impl Scan {
     /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
     fn read_rest(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
-        while let Err(error) = self.read_letters() {
+        while let Err(error) = self.read_notices() {
             first = first.and(Err(error));
         }
         first
@@ -152,14 +152,14 @@ impl Scan {
     /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound.
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
-        let mut reading = Some(began + READ_PATIENCE);
+        let mut reading = Some(began + READ_TIMEOUT);
         self.dispatcher.begin_no_more();
-        while self.dispatcher.busy() && !self.dispatcher.waits_for_a_queue() && began.elapsed() < STOP_PATIENCE {
+        while self.dispatcher.busy() && !self.dispatcher.waits_for_a_queue() && began.elapsed() < STOP_TIMEOUT {
             if reading.take_if(|until| Instant::now() >= *until).is_some() {
                 self.dispatcher.read_no_more();
             }
             self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS))?;
-            self.read_letters()?;
+            self.read_notices()?;
         }
         Ok(())
     }
@@ -195,10 +195,10 @@ impl Scan {
     }
 
     fn settle(&mut self, report: Report) {
-        self.vitals.metrics.count(&report, Stamp::now());
+        self.progress.metrics.count(&report, Stamp::now());
         self.lines.tell(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
-            self.progress.advance(version.size);
+            self.bar.advance(version.size);
         }
         match report.outcome {
             Outcome::Unread(Unread::Busy) => {}
@@ -258,7 +258,7 @@ impl Walk {
                     seen_at: *seen_at,
                     known: None,
                     within: None,
-                    doubted: false,
+                    invalidate_first: false,
                     large: false,
                 });
             }

@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::files::root::Root;
 use crate::ledger::store::Store;
-use crate::progress::{Facts, Phase, Vitals};
+use crate::progress::{Facts, Phase, Progress};
 use crate::signals::StopSignals;
 use crate::watch::Watcher;
 use crate::watch::inotify::Watch;
@@ -26,8 +26,8 @@ use crate::{notify, pipeline};
 pub fn run(config: Config) -> Result<(), Error> {
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
-    let vitals = Arc::new(Vitals::default());
-    let _control = Control::start(config.control, Arc::clone(&vitals))?;
+    let progress = Arc::new(Progress::default());
+    let _control = Control::start(config.control, Arc::clone(&progress))?;
     let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
     // What is published nowhere is not confirmed.
     let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
@@ -36,17 +36,17 @@ pub fn run(config: Config) -> Result<(), Error> {
     let watch = Watch::new(&paths)?;
     let mut settings = config.pipeline;
     settings.publish.publishers = publishers(&roots);
-    let dispatcher = pipeline::start(&settings, &roots, Arc::clone(&vitals))?;
-    signals.ask(dispatcher.post.clone());
+    let dispatcher = pipeline::start(&settings, &roots, Arc::clone(&progress))?;
+    signals.ask(dispatcher.sender.clone());
     let (engine, workers) = (dispatcher.engine, dispatcher.workers);
     let output = config.broker.describe(settings.output).to_owned();
     let told: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
     let ready = format!("ready: watching {}, output {output}, {engine} engine, {workers} workers", told.join(", "));
     let directories = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let protection = protections(&roots).join("; ");
-    let _ = vitals.facts.set(Facts { directories, output, engine, workers, protection });
-    let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&vitals))?;
-    vitals.enter(Phase::Ready);
+    let _ = progress.facts.set(Facts { directories, output, engine, workers, protection });
+    let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
+    progress.enter(Phase::Ready);
     notify::ready();
     // Not before: a start that fails is one line.
     if let Some(line) = without_ledger {

@@ -14,9 +14,9 @@ const ONE_BY_ONE_SHARE: usize = 16;
 
 /// A number for a directory that is watched, in place of its path: never another's while anything is kept under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place(u64);
+pub struct DirectoryId(u64);
 
-impl Place {
+impl DirectoryId {
     /// The first data directory, if it is on the first volume.
     pub const FIRST: Self = Self(0);
 
@@ -46,7 +46,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Directory {
     root: Arc<Root>,
-    place: Place,
+    id: DirectoryId,
     /// Below the root, with a `/` at its end; empty for the root itself.
     below: Box<[u8]>,
     /// The real path, with a `/` at its end.
@@ -65,7 +65,7 @@ impl Directory {
         let below = with_slash(below);
         let absolute = [&with_slash(root.path().as_os_str().as_encoded_bytes()), &below[..]].concat();
         let root = Arc::clone(root);
-        Self { root, place: Place::FIRST, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
+        Self { root, id: DirectoryId::FIRST, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
     }
 
     /// Another below the same root.
@@ -76,8 +76,8 @@ impl Directory {
 
     /// The same, under a number of its own.
     #[must_use]
-    pub fn at(self, place: Place) -> Self {
-        Self { place, ..self }
+    pub fn at(self, id: DirectoryId) -> Self {
+        Self { id, ..self }
     }
 
     /// The data directory that it is in, or is.
@@ -88,8 +88,8 @@ impl Directory {
 
     /// Its number.
     #[must_use]
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn id(&self) -> DirectoryId {
+        self.id
     }
 
     /// The real path, with a `/` at its end.

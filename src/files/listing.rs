@@ -81,7 +81,7 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight {
+pub struct FileStat {
     /// Its version. A link shows its own here: what it leads to is looked at when it is read.
     pub version: Version,
     /// It is a file and no link.
@@ -96,7 +96,7 @@ pub struct Sight {
 ///
 /// # Errors
 /// What keeps us from telling: the path is there, or may be.
-pub fn look(root: &Root, below: &[u8]) -> Result<Option<Sight>, Errno> {
+pub fn look(root: &Root, below: &[u8]) -> Result<Option<FileStat>, Errno> {
     let stat = match root.look(below) {
         Ok(stat) => stat,
         Err(errno) if meaning(Call::Stat, errno) == Meaning::Gone => return Ok(None),
@@ -107,7 +107,7 @@ pub fn look(root: &Root, below: &[u8]) -> Result<Option<Sight>, Errno> {
         FileType::Symlink => false,
         _ => return Ok(None),
     };
-    Ok(Some(Sight { version: version_of(&stat), regular, linked: stat.st_nlink > 1, owner: stat.st_uid }))
+    Ok(Some(FileStat { version: version_of(&stat), regular, linked: stat.st_nlink > 1, owner: stat.st_uid }))
 }
 
 /// The version of the regular file that a link leads to, if it leads to one.

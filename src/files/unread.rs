@@ -18,7 +18,7 @@ pub enum Unread {
     /// Somebody is writing it, or did while we read.
     Busy,
     /// It is another than is known, which has to be forgotten first.
-    Another,
+    StaleRow,
     /// The service had no descriptor or no memory for it: tried again, and never charged to the file.
     Wanting(io::Error),
     /// It is large and waits for one of the places for such files ([`crate::read::limits::LARGE_BYTES`]): the pipeline's own

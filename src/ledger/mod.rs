@@ -33,7 +33,7 @@ use store::{BEHIND, COMPLETE, Store};
 use crate::error::Error;
 use crate::files::version::Version;
 use crate::hash::Digests;
-use crate::progress::Vitals;
+use crate::progress::Progress;
 
 /// Rows wait this long for others to share their transaction: so much of what was confirmed does a kill repeat.
 const GROUP_TIME: Duration = Duration::from_millis(25);
@@ -46,7 +46,7 @@ const WAITING_MAX: usize = 1 << 16;
 /// [`PRESSED`].
 const FIRST_MAX: usize = WAITING_MAX + 2 * PRESSED;
 
-/// So many paths that have to be forgotten first are enough: look-overs and doubted files wait. Events of links can add to
+/// So many paths that have to be forgotten first are enough: look-overs and invalidate_first files wait. Events of links can add to
 /// them, and what is with the readers.
 const PRESSED: usize = WAITING_MAX / 4;
 
@@ -60,7 +60,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How long the last rows are waited for at the end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way of confirms into the ledger. Dropped, it writes what waits and ends.
 pub struct Ledger {
@@ -72,7 +72,7 @@ pub struct Ledger {
 struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
-    vitals: Arc<Vitals>,
+    progress: Arc<Progress>,
 }
 
 #[derive(Default)]
@@ -163,8 +163,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no thread.
-    pub fn start(store: Store, vitals: Arc<Vitals>) -> Result<Self, Error> {
-        let shared = Arc::new(Shared { vitals, ..Shared::default() });
+    pub fn start(store: Store, progress: Arc<Progress>) -> Result<Self, Error> {
+        let shared = Arc::new(Shared { progress, ..Shared::default() });
         let thread = thread::Builder::new().name("ledger".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || Writer::new(store, shared).run()
@@ -196,7 +196,7 @@ impl Ledger {
     }
 
     /// Forgets a path where another file can stand and the same come back, before anything else is told there.
-    pub fn forget_first(&self, path: &[u8]) {
+    pub fn invalidate(&self, path: &[u8]) {
         self.add(|waiting| {
             let before = waiting.len();
             waiting.put(path.into(), None, FIRST_MAX);
@@ -233,7 +233,7 @@ impl Ledger {
         let mut waiting = self.shared.lock();
         let (first, urgent) = (waiting.is_empty(), waiting.urgent);
         if change(&mut waiting) {
-            self.shared.vitals.ledger.take_on(1);
+            self.shared.progress.ledger.add(1);
         }
         if first || waiting.urgent != urgent {
             self.shared.changed.notify_all();
@@ -246,7 +246,7 @@ impl Drop for Ledger {
         let mut waiting = self.shared.lock();
         waiting.closing = true;
         self.shared.changed.notify_all();
-        let closed = self.shared.changed.wait_timeout_while(waiting, CLOSE_PATIENCE, |waiting| !waiting.closed);
+        let closed = self.shared.changed.wait_timeout_while(waiting, CLOSE_TIMEOUT, |waiting| !waiting.closed);
         let closed = closed.unwrap_or_else(PoisonError::into_inner).0.closed;
         match self.thread.take() {
             // Its panic, if any, has been shown.
@@ -309,7 +309,7 @@ struct Writer {
 impl Writer {
     fn new(mut store: Store, shared: Arc<Shared>) -> Self {
         let group = Group { below: Vec::new(), rows: store.take_unwritten() };
-        shared.vitals.ledger.take_on(group.len());
+        shared.progress.ledger.add(group.len());
         let mut writer =
             Self { store, shared, group, number: 0, behind: None, warned: None, failing: false, lags: false };
         if !writer.group.is_empty()
@@ -322,13 +322,13 @@ impl Writer {
 
     fn run(mut self) {
         let mut pause = GROUP_TIME;
-        self.tell_size();
+        self.report_size();
         loop {
             let (closing, dropped) = self.gather(pause);
             self.lags |= dropped > 0;
             match self.write() {
                 Ok(()) => {
-                    self.shared.vitals.ledger.done(self.group.len());
+                    self.shared.progress.ledger.done(self.group.len());
                     if !self.group.is_empty() && std::mem::take(&mut self.failing) {
                         self.warned = None;
                         tracing::info!("the ledger is written again");
@@ -342,12 +342,12 @@ impl Writer {
                             );
                         });
                     }
-                    self.tell_size();
+                    self.report_size();
                     pause = GROUP_TIME;
                 }
                 Err(trouble) => {
-                    self.shared.vitals.ledger.get_on(); // it tries
-                    self.shared.vitals.metrics.ledger_failures.inc();
+                    self.shared.progress.ledger.touch(); // it tries
+                    self.shared.progress.metrics.ledger_failures.inc();
                     self.failing = true;
                     let awaited = !self.shared.lock().awaited.is_empty();
                     let unmarkable = if awaited { self.fall_behind().err() } else { None };
@@ -396,7 +396,7 @@ impl Writer {
         if self.group.rows.len() < WAITING_MAX && self.group.below.len() < WAITING_MAX {
             let separate = self.group.len() + waiting.len();
             self.group.add(&mut waiting);
-            self.shared.vitals.ledger.done(separate - self.group.len());
+            self.shared.progress.ledger.done(separate - self.group.len());
             self.number = waiting.group;
             waiting.group += 1;
             waiting.urgent = false;
@@ -427,8 +427,8 @@ impl Writer {
         if self.group.is_empty() { Ok(()) } else { self.store.write(&self.group.below, &self.group.rows) }
     }
 
-    fn tell_size(&self) {
-        let metrics = &self.shared.vitals.metrics;
+    fn report_size(&self) {
+        let metrics = &self.shared.progress.metrics;
         metrics.ledger_rows.set(self.store.rows());
         if let Some(bytes) = self.store.bytes() {
             metrics.ledger_bytes.set(bytes);

@@ -220,7 +220,7 @@ fn once_it_holds_no_more_what_was_given_up_a_crash_does_not_bring_it_back() {
     let ledger = Ledger::start(store, Arc::default()).unwrap();
     assert!(!ledger.still_holds(&path(b"d/e/"), b"b"));
     ledger.forget_below(&path(b"d/"));
-    ledger.forget_first(&path(b"link"));
+    ledger.invalidate(&path(b"link"));
     wait_until_gone(&ledger, &path(b"d/e/"), b"b");
     wait_until_gone(&ledger, DIRECTORY, b"link");
     assert!(!ledger.still_holds(DIRECTORY, b"link2"));
@@ -259,13 +259,13 @@ fn what_has_to_go_first_finds_room_where_confirms_find_none() {
     assert_eq!(ledger.shared.lock().dropped, 1);
     assert!(!ledger.is_pressed());
     for number in (0..FIRST_MAX).rev() {
-        ledger.forget_first(&path(&name(number)));
+        ledger.invalidate(&path(&name(number)));
         assert!(ledger.still_holds(DIRECTORY, &name(number)));
     }
     assert!(ledger.is_pressed());
     let below = |ledger: &Ledger| ledger.shared.lock().below.len();
     assert_eq!(below(&ledger), 0);
-    ledger.forget_first(&path(b"one more"));
+    ledger.invalidate(&path(b"one more"));
     assert_eq!(below(&ledger), 1, "its directory");
 }
 

@@ -24,9 +24,9 @@ use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Post;
+use crate::mailbox::Sender;
 use crate::message::{EXCHANGE, ROUTING_KEY};
-use crate::progress::{BrokerState, Vitals};
+use crate::progress::{BrokerState, Progress};
 
 /// The first pause after the broker has rejected a message; it doubles while it goes on rejecting.
 const NACK_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -53,8 +53,8 @@ const UNROUTABLE_EVERY: Duration = Duration::from_secs(60);
 pub fn run(
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
-    post: &Post,
-    vitals: &Vitals,
+    sender: &Sender,
+    progress: &Progress,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -73,10 +73,10 @@ pub fn run(
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
             Ok(session) => {
-                vitals.broker_is(BrokerState::Connected);
+                progress.broker_is(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let ended = Window::new(settings, post, vitals, &session.at).publish(&session, messages).await;
-                vitals.broker_is(BrokerState::Disconnected);
+                let ended = Window::new(settings, sender, progress, &session.at).publish(&session, messages).await;
+                progress.broker_is(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
             }
@@ -88,8 +88,8 @@ pub fn run(
 /// What has been published and not been confirmed, and what has been rejected or returned.
 struct Window<'a> {
     settings: &'a PublishSettings,
-    post: &'a Post,
-    vitals: &'a Vitals,
+    sender: &'a Sender,
+    progress: &'a Progress,
     /// The broker's address, its password masked.
     at: &'a str,
     /// Not published yet, for want of room or of a queue.
@@ -111,11 +111,11 @@ struct Window<'a> {
 type Answer = (Outgoing, lapin::Result<Confirmation>);
 
 impl<'a> Window<'a> {
-    fn new(settings: &'a PublishSettings, post: &'a Post, vitals: &'a Vitals, at: &'a str) -> Self {
+    fn new(settings: &'a PublishSettings, sender: &'a Sender, progress: &'a Progress, at: &'a str) -> Self {
         Self {
             settings,
-            post,
-            vitals,
+            sender,
+            progress,
             at,
             waiting: VecDeque::new(),
             acknowledged: Acknowledged::new(),
@@ -136,7 +136,7 @@ impl<'a> Window<'a> {
         let mut ended = false;
         loop {
             let unroutable = self.probe_at.map_or(0, |_| self.waiting.len() + unconfirmed.len());
-            self.vitals.unroutable_are(unroutable);
+            self.progress.unroutable_are(unroutable);
             // What no queue is bound for is not waited for: nobody can say how long.
             let left = self.probe_at.is_none() && !(self.waiting.is_empty() && self.rejected.is_empty());
             if ended && unconfirmed.is_empty() && !left {
@@ -146,10 +146,10 @@ impl<'a> Window<'a> {
             // As many as there is room for at once, for one write; none while the broker rejects or returns.
             if settled && self.rejected.is_empty() {
                 let room = self.waiting.len().min(self.settings.window - unconfirmed.len());
-                self.vitals.metrics.messages_published.inc_by(room as u64);
+                self.progress.metrics.messages_published.inc_by(room as u64);
                 unconfirmed.extend(self.waiting.drain(..room).map(|message| send(&session.channel, message)));
             }
-            self.vitals.metrics.unconfirmed_messages.set(unconfirmed.len() as i64);
+            self.progress.metrics.unconfirmed_messages.set(unconfirmed.len() as i64);
             let probe_at = self.probe_at.filter(|_| unconfirmed.is_empty());
             tokio::select! {
                 // While no queue is bound all of them are taken in, which are no more than the pipeline's bound: that they
@@ -173,12 +173,12 @@ impl<'a> Window<'a> {
                 // One message tells whether a queue is bound by now.
                 () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => {
                     let probe = self.waiting.pop_front();
-                    self.vitals.metrics.messages_published.inc_by(probe.iter().len() as u64);
+                    self.progress.metrics.messages_published.inc_by(probe.iter().len() as u64);
                     unconfirmed.extend(probe.map(|message| send(&session.channel, message)));
                 }
                 // What was rejected goes out again after a pause.
                 () = sleep_until(self.again_at), if settled && !self.rejected.is_empty() => {
-                    self.vitals.metrics.messages_published.inc_by(self.rejected.len() as u64);
+                    self.progress.metrics.messages_published.inc_by(self.rejected.len() as u64);
                     unconfirmed.extend(self.rejected.drain(..).map(|message| send(&session.channel, message)));
                 }
                 // The connection's own news: blocked, and lost even while nothing is under way.
@@ -195,7 +195,7 @@ impl<'a> Window<'a> {
             }
             Confirmation::Nack(returned) => {
                 self.came_back(returned)?;
-                self.vitals.metrics.messages_nacked.inc();
+                self.progress.metrics.messages_nacked.inc();
                 if self.rejected.is_empty() {
                     tracing::warn!("the broker rejects messages; they are published again in {:?}", self.pause);
                     self.again_at = Instant::now() + self.pause;
@@ -213,11 +213,11 @@ impl<'a> Window<'a> {
     /// The broker has returned a message, not that whose confirm it comes with: no queue is bound for it.
     fn came_back(&mut self, returned: Option<BasicReturnMessage>) -> Result<(), Error> {
         let Some(returned) = returned else { return Ok(()) };
-        self.vitals.metrics.messages_returned.inc();
+        self.progress.metrics.messages_returned.inc();
         match self.settings.unroutable {
             Unroutable::Fail => return Err(Error::Unroutable { exchange: EXCHANGE }),
             Unroutable::Warn => {
-                let returned = self.vitals.metrics.messages_returned.get();
+                let returned = self.progress.metrics.messages_returned.get();
                 self.warn(|| format!("{returned} messages so far reached nobody; bind a queue"));
             }
             Unroutable::Wait => {
@@ -236,8 +236,8 @@ impl<'a> Window<'a> {
         }
         // A step, too, where nothing was delivered: while no queue is bound the broker answers a probe at least every
         // UNROUTABLE_PAUSE_MAX, which is less than the shortest stall time.
-        self.vitals.publish.done(delivered.len());
-        self.post.report(delivered.into_iter().map(Outgoing::confirmed).collect());
+        self.progress.publish.done(delivered.len());
+        self.sender.report(delivered.into_iter().map(Outgoing::confirmed).collect());
         if !returned.is_empty() {
             returned.into_iter().rev().for_each(|message| self.waiting.push_front(message));
             self.probe_at = Some(Instant::now() + self.probe_pause);
@@ -266,11 +266,11 @@ impl<'a> Window<'a> {
     fn hear(&self, event: &Event) -> Result<(), Error> {
         match event {
             Event::ConnectionBlocked(reason) => {
-                self.vitals.broker_is(BrokerState::Blocked);
+                self.progress.broker_is(BrokerState::Blocked);
                 tracing::warn!("the broker takes no messages now ({reason}); files wait until it does");
             }
             Event::ConnectionUnblocked => {
-                self.vitals.broker_is(BrokerState::Connected);
+                self.progress.broker_is(BrokerState::Connected);
                 tracing::info!("the broker takes messages again");
             }
             Event::Error(error) => return Err(failure(self.at, error)),

@@ -11,7 +11,7 @@ use crate::error::{Error, os_message};
 use crate::tls;
 
 /// A broker that accepts the connection and then says nothing would be waited for without end.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits for the broker's answer, within a limit.
 ///
@@ -29,11 +29,11 @@ pub async fn answer_or_refusal<T>(
     at: &str,
     asked: impl Future<Output = lapin::Result<T>>,
 ) -> Result<lapin::Result<T>, Error> {
-    match tokio::time::timeout(ANSWER_PATIENCE, asked).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
         Ok(answered) => Ok(answered),
         Err(_) => Err(Error::Broker {
             url: at.to_owned(),
-            cause: format!("it has not answered for {} s", ANSWER_PATIENCE.as_secs()),
+            cause: format!("it has not answered for {} s", ANSWER_TIMEOUT.as_secs()),
             next: "check that the broker works and that this is its AMQP port",
         }),
     }

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Post;
-use crate::progress::Vitals;
+use crate::mailbox::Sender;
+use crate::progress::Progress;
 
 /// Batches written before their jobs are reported: one write for all of them.
 const BATCHES_TOGETHER: usize = 16;
@@ -64,8 +64,8 @@ mod given {
 pub fn to_stdout(
     stdout: File,
     mut messages: Receiver<Vec<Outgoing>>,
-    post: &Post,
-    vitals: &Vitals,
+    sender: &Sender,
+    progress: &Progress,
 ) -> Result<(), Error> {
     let mut lines = BufWriter::with_capacity(WRITE_BYTES, stdout);
     let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
@@ -75,9 +75,9 @@ pub fn to_stdout(
         }
         lines.flush().map_err(Error::Stdout)?;
         let written: Vec<_> = batches.drain(..).flatten().map(Outgoing::confirmed).collect();
-        vitals.metrics.messages_published.inc_by(written.len() as u64);
-        vitals.publish.done(written.len());
-        post.report(written);
+        progress.metrics.messages_published.inc_by(written.len() as u64);
+        progress.publish.done(written.len());
+        sender.report(written);
     }
     Ok(())
 }

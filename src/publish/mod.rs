@@ -17,8 +17,8 @@ use crate::cli::Output;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Post;
-use crate::progress::{BrokerState, Vitals};
+use crate::mailbox::Sender;
+use crate::progress::{BrokerState, Progress};
 
 /// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
 ///
@@ -29,36 +29,36 @@ pub fn start(
     output: Output,
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
-    post: Post,
-    vitals: &Arc<Vitals>,
+    sender: Sender,
+    progress: &Arc<Progress>,
 ) -> Result<Option<JoinHandle<()>>, Error> {
     if output == Output::None {
         return Ok(None);
     }
     let (ready, started) = sync_channel(1);
-    let (settings, vitals) = (settings.clone(), Arc::clone(vitals));
+    let (settings, progress) = (settings.clone(), Arc::clone(progress));
     if output == Output::Amqp {
-        vitals.broker_is(BrokerState::Disconnected);
+        progress.broker_is(BrokerState::Disconnected);
     }
     let thread = thread::Builder::new()
         .name("publish".to_owned())
         .spawn(move || {
-            let _watched = post.clone().watch_for_panic();
+            let _watched = sender.clone().guard_panics();
             let ended = match output {
                 Output::Stdout => match local::stdout() {
                     Ok(stdout) => {
                         let _ = ready.send(Ok(()));
-                        local::to_stdout(stdout, messages, &post, &vitals)
+                        local::to_stdout(stdout, messages, &sender, &progress)
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
                         Ok(())
                     }
                 },
-                Output::Amqp | Output::None => confirms::run(&settings, messages, &post, &vitals, &ready),
+                Output::Amqp | Output::None => confirms::run(&settings, messages, &sender, &progress, &ready),
             };
             if let Err(error) = ended {
-                post.fail(error);
+                sender.fail(error);
             }
         })
         .map_err(|cause| Error::Threads { what: "the publishing thread", cause })?;

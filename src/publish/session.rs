@@ -23,13 +23,13 @@ const PERSISTENT: u8 = 2;
 
 /// How long the end of an earlier connection is waited for: one that was killed ends at once, one whose host has
 /// vanished with its second missed heartbeat, one that a blocked broker does not read not before it is unblocked.
-const SUPERSEDE_PATIENCE: Duration = Duration::from_secs(60);
+const SUPERSEDE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause between two tries to take its place.
 const SUPERSEDE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an orderly close may take: a blocked broker never answers it.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An open channel to the exchange.
 pub struct Session {
@@ -87,7 +87,7 @@ impl Session {
     /// [`Error::Broker`], when the other connection does not end for one.
     pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
         let Publisher { name, directory } = publisher;
-        let deadline = Instant::now() + SUPERSEDE_PATIENCE;
+        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
         let mut waiting = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -102,7 +102,7 @@ impl Session {
                         url: self.at.clone(),
                         cause: format!(
                             "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
-                            SUPERSEDE_PATIENCE.as_secs()
+                            SUPERSEDE_TIMEOUT.as_secs()
                         ),
                         next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
                     });
@@ -141,7 +141,7 @@ impl Session {
 
     /// Closes the connection, within a limit. All that matters has been confirmed by then.
     pub async fn close(self) {
-        let closed = tokio::time::timeout(CLOSE_PATIENCE, self.connection.close(200, "done".into())).await;
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
         tracing::debug!("connection closed: {closed:?}");
     }
 }

@@ -39,7 +39,7 @@ pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
 }
 
 fn run(readers: &Readers, queue: &Queue) {
-    let _watched = readers.post.clone().watch_for_panic();
+    let _watched = readers.sender.clone().guard_panics();
     let mut outbox = Outbox::new(readers.clone());
     let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES] };
     loop {
@@ -97,7 +97,7 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
             return Ok(Digests::of(chunk));
         }
         hasher.get_or_insert_default().update(chunk);
-        outbox.readers.volume.read.get_on();
+        outbox.readers.volume.read.touch();
         if at == size {
             return Ok(hasher.unwrap_or_default().finish());
         }

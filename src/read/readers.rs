@@ -16,9 +16,9 @@ use crate::files::root::Root;
 use crate::files::unread::Unread;
 use crate::hash::Digests;
 use crate::job::{Job, Outcome, Outgoing, Report};
-use crate::mailbox::Post;
+use crate::mailbox::Sender;
 use crate::message::{Message, Paths, message_id};
-use crate::progress::{Vitals, Volume};
+use crate::progress::{Progress, Volume};
 use crate::queue::{Deadline, Queue};
 
 /// Chunks between two looks at a large file while it is read (16 MiB): a file that changes under our hands
@@ -37,7 +37,7 @@ pub struct Readers {
     /// The volume, where jobs handed in and not yet read are counted, queued ones included.
     pub volume: Arc<Volume>,
     /// For the numbers.
-    pub vitals: Arc<Vitals>,
+    pub progress: Arc<Progress>,
     /// Hashing threads of this volume.
     pub workers: usize,
     /// How many files a thread with a ring has open.
@@ -47,7 +47,7 @@ pub struct Readers {
     /// Messages to publish, as many as came together; nothing where they go nowhere.
     pub messages: Option<mpsc::Sender<Vec<Outgoing>>>,
     /// Reports of files that get no message.
-    pub post: Post,
+    pub sender: Sender,
 }
 
 impl Readers {
@@ -94,7 +94,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(readers: Readers) -> Self {
-        let seconds = readers.vitals.metrics.read_seconds.local();
+        let seconds = readers.progress.metrics.read_seconds.local();
         Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new(), seconds }
     }
 
@@ -163,12 +163,12 @@ impl Outbox {
             _ if self.messages.is_empty() => {}
             // Never full, by the bound on jobs; closed when the publisher has ended, and said why.
             Some(messages) => {
-                self.readers.vitals.publish.take_on(self.messages.len());
+                self.readers.progress.publish.add(self.messages.len());
                 drop(messages.try_send(mem::take(&mut self.messages)));
             }
             None => self.reports.extend(self.messages.drain(..).map(Outgoing::confirmed)),
         }
-        self.readers.post.report(mem::take(&mut self.reports));
+        self.readers.sender.report(mem::take(&mut self.reports));
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
             event: EventType::Create,
             seen_at: Stamp::now(),
             known: None,
-            doubted: false,
+            invalidate_first: false,
             large: false,
             within: Some(fs::metadata(&one).unwrap().ino()),
         };

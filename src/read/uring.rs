@@ -54,7 +54,7 @@ const AHEAD_BYTES: u64 = 4 * AHEAD_STEP_BYTES;
 const AHEAD_STEP_BYTES: u64 = 1024 * 1024;
 
 /// The charge of a process that has just ended is given back late: a restart can see ENOMEM for that long.
-const MEMLOCK_PATIENCE: Duration = Duration::from_secs(2);
+const MEMLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () =
     assert!(BUFFERS_MIN >= 2 * CHUNKS_MAX && FILES_IN_FLIGHT + LARGE_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
@@ -190,7 +190,7 @@ fn run(buffers: usize, report: &std_mpsc::Sender<io::Result<()>>, told: &std_mps
         if report.send(Ok(())).is_ok()
             && let Ok(readers) = told.recv()
         {
-            let _watched = readers.post.clone().watch_for_panic();
+            let _watched = readers.sender.clone().guard_panics();
             read_all(Rc::new(Lane::new(readers, Buffers::new(pool, buffers)))).await;
         }
     });
@@ -212,7 +212,7 @@ fn register(buffers: usize) -> io::Result<FixedBufPool<Chunk>> {
 
 /// Tries again while the kernel has no locked memory for us, for a while.
 fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let deadline = Instant::now() + MEMLOCK_PATIENCE;
+    let deadline = Instant::now() + MEMLOCK_TIMEOUT;
     loop {
         match attempt() {
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
@@ -555,7 +555,7 @@ async fn hash_large(
             turn.end();
         }
         turn = lane.scheduler.hash(turn).await;
-        lane.readers.volume.read.get_on();
+        lane.readers.volume.read.touch();
         turn.buffers().for_each(drop);
     }
     Ok(Digests { sha256: used.insert(turn).digest(), xxh128: xxh128.finish_128() })

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::files::directory::Place;
+use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 
 /// Names that are kept, 4 MB of them.
@@ -25,7 +25,7 @@ const PAUSE_SHARE: u32 = 20;
 #[derive(Debug, Default)]
 pub struct HardLinks {
     /// By inode: names that were found of it. Some may be another file's by now.
-    names: Map<u64, Vec<(Place, Name)>>,
+    names: Map<u64, Vec<(DirectoryId, Name)>>,
     /// Of all of them.
     len: usize,
     /// Inodes whose names are to be searched for.
@@ -37,7 +37,7 @@ pub struct HardLinks {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Others {
     /// These, the one that was asked with aside.
-    Known(Vec<(Place, Name)>),
+    Known(Vec<(DirectoryId, Name)>),
     /// They are searched for.
     Wanted,
     /// There is no room for one more search.
@@ -46,11 +46,11 @@ pub enum Others {
 
 impl HardLinks {
     /// A file with several names was published under this one. `version`: a fingerprint of it.
-    pub fn published(&mut self, inode: u64, version: u64, place: Place, name: &Name) -> Others {
+    pub fn published(&mut self, inode: u64, version: u64, id: DirectoryId, name: &Name) -> Others {
         if self.names.contains_key(&inode) {
-            self.seen(inode, place, name);
+            self.seen(inode, id, name);
             let names = self.names.get(&inode).into_iter().flatten();
-            return Others::Known(names.filter(|(at, it)| (*at, it) != (place, name)).cloned().collect());
+            return Others::Known(names.filter(|(at, it)| (*at, it) != (id, name)).cloned().collect());
         }
         if self.wanted.len() >= WANTED_MAX && !self.wanted.contains_key(&inode) {
             return Others::Full;
@@ -60,10 +60,10 @@ impl HardLinks {
     }
 
     /// A file that may have several names was read under this one.
-    pub fn seen(&mut self, inode: u64, place: Place, name: &Name) {
+    pub fn seen(&mut self, inode: u64, id: DirectoryId, name: &Name) {
         let Some(names) = self.names.get_mut(&inode) else { return };
-        if !names.iter().any(|(at, it)| (*at, it) == (place, name)) {
-            names.push((place, Name::clone(name)));
+        if !names.iter().any(|(at, it)| (*at, it) == (id, name)) {
+            names.push((id, Name::clone(name)));
             self.len += 1;
         }
     }
@@ -78,19 +78,19 @@ impl HardLinks {
     /// that was published last under another name.
     pub fn search<'a>(
         &mut self,
-        known: impl Iterator<Item = (Place, &'a Name, u64)>,
+        known: impl Iterator<Item = (DirectoryId, &'a Name, u64)>,
         began: Instant,
-    ) -> Vec<(Place, Name, u64)> {
+    ) -> Vec<(DirectoryId, Name, u64)> {
         if self.len >= NAMES_MAX {
             (self.names, self.len) = (Map::default(), 0);
         }
         let wanted = std::mem::take(&mut self.wanted);
         self.names.extend(wanted.keys().map(|&inode| (inode, Vec::new())));
         let mut found = Vec::new();
-        for (place, name, inode) in known {
+        for (id, name, inode) in known {
             if let Some(&version) = wanted.get(&inode) {
-                found.push((place, Name::clone(name), version));
-                self.seen(inode, place, name);
+                found.push((id, Name::clone(name), version));
+                self.seen(inode, id, name);
             }
         }
         // Files under a single name count, too: nothing of them has to be searched for again.
@@ -105,7 +105,7 @@ impl HardLinks {
 mod tests {
     use super::*;
 
-    const HERE: Place = Place::FIRST;
+    const HERE: DirectoryId = DirectoryId::FIRST;
 
     fn name(text: &str) -> Name {
         text.as_bytes().into()

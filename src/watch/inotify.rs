@@ -31,7 +31,7 @@ const MASK: WatchMask = WatchMask::CREATE
 /// The kernel's number for the watch of one directory: the same for the same directory whatever its path, and never
 /// another's (it counts on to 2^31 before it uses one again).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Mark(i32);
+pub struct WatchId(i32);
 
 /// What happened in a watched directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub enum Event<'a> {
 /// The reading end of the kernel's queue, with a watch on each data directory.
 pub struct Watch {
     inotify: Inotify,
-    roots: Vec<Mark>,
+    roots: Vec<WatchId>,
     buffer: Box<[u8]>,
 }
 
@@ -91,7 +91,7 @@ impl Watch {
         let inotify = Inotify::init().map_err(|cause| refuse(first, cause))?;
         let add = |directory: &&Path| {
             let added = inotify.watches().add(directory, MASK).map_err(|cause| refuse(directory, cause))?;
-            Ok(Mark(added.get_watch_descriptor_id()))
+            Ok(WatchId(added.get_watch_descriptor_id()))
         };
         let roots = directories.iter().map(add).collect::<Result<_, _>>()?;
         Ok(Self { inotify, roots, buffer: vec![0; READ_BYTES].into_boxed_slice() })
@@ -99,7 +99,7 @@ impl Watch {
 
     /// The directories' watches, in their order.
     #[must_use]
-    pub fn roots(&self) -> &[Mark] {
+    pub fn roots(&self) -> &[WatchId] {
         &self.roots
     }
 
@@ -116,7 +116,7 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::Internal`] when the kernel refuses the read, which it has no reason to.
-    pub fn read(&mut self, mut hand_on: impl FnMut(Mark, Event<'_>)) -> Result<bool, Error> {
+    pub fn read(&mut self, mut hand_on: impl FnMut(WatchId, Event<'_>)) -> Result<bool, Error> {
         let events = match self.inotify.read_events(&mut self.buffer) {
             Ok(events) => events,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -127,7 +127,7 @@ impl Watch {
         for event in events {
             let event_mark = event.wd.get_watch_descriptor_id();
             if let Some(event) = typed(event.mask, event.name) {
-                hand_on(Mark(event_mark), event);
+                hand_on(WatchId(event_mark), event);
             }
         }
         Ok(true)
@@ -148,7 +148,7 @@ impl Watches {
     ///
     /// # Errors
     /// What inotify_add_watch(2) says: ENOSPC at the user's limit.
-    pub fn add(&self, directory: BorrowedFd<'_>) -> Result<Mark, Errno> {
+    pub fn add(&self, directory: BorrowedFd<'_>) -> Result<WatchId, Errno> {
         // Added to what a watch that stands already tells: see `attend`.
         self.set(directory, MASK.union(WatchMask::MASK_ADD))
     }
@@ -158,19 +158,19 @@ impl Watches {
     ///
     /// # Errors
     /// What inotify_add_watch(2) says.
-    pub fn attend(&self, directory: BorrowedFd<'_>, attributes: bool) -> Result<Mark, Errno> {
+    pub fn attend(&self, directory: BorrowedFd<'_>, attributes: bool) -> Result<WatchId, Errno> {
         self.set(directory, if attributes { MASK.union(WatchMask::ATTRIB).union(WatchMask::MASK_ADD) } else { MASK })
     }
 
-    fn set(&self, directory: BorrowedFd<'_>, mask: WatchMask) -> Result<Mark, Errno> {
+    fn set(&self, directory: BorrowedFd<'_>, mask: WatchMask) -> Result<WatchId, Errno> {
         // By its descriptor: a path could lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        add_watch(&self.0, path, WatchFlags::from_bits_retain(mask.bits())).map(Mark)
+        add_watch(&self.0, path, WatchFlags::from_bits_retain(mask.bits())).map(WatchId)
     }
 
     /// Ends a watch; nothing happens where it has ended by itself.
-    pub fn remove(&self, mark: Mark) {
-        let _ = remove_watch(&self.0, mark.0);
+    pub fn remove(&self, watch_id: WatchId) {
+        let _ = remove_watch(&self.0, watch_id.0);
     }
 }
 
@@ -345,7 +345,7 @@ mod tests {
         fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
             let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
             let buffer = vec![0; READ_BYTES].into_boxed_slice();
-            let mut watch = Watch { inotify: from_kernel.into(), roots: vec![Mark(1)], buffer };
+            let mut watch = Watch { inotify: from_kernel.into(), roots: vec![WatchId(1)], buffer };
             for records in reads {
                 let mut bytes = Vec::new();
                 records.iter().for_each(|record| record.append_to(&mut bytes));

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::files::directory::Place;
+use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 
 /// Links that are followed, some 30 MB of them.
@@ -25,9 +25,9 @@ type Paths = Vec<Arc<[u8]>>;
 #[derive(Debug, Default)]
 pub struct Links {
     /// By the path that they depend on.
-    followers: Map<Arc<[u8]>, Vec<(Place, Name)>>,
+    followers: Map<Arc<[u8]>, Vec<(DirectoryId, Name)>>,
     /// The paths that each depends on.
-    paths: Map<Place, Map<Name, Paths>>,
+    paths: Map<DirectoryId, Map<Name, Paths>>,
     len: usize,
 }
 
@@ -39,41 +39,41 @@ impl Links {
     }
 
     /// A link depends on these absolute paths, and on no others. `false`: there is no room for it.
-    pub fn set(&mut self, place: Place, name: &Name, paths: Paths) -> bool {
-        self.remove(place, name);
+    pub fn set(&mut self, id: DirectoryId, name: &Name, paths: Paths) -> bool {
+        self.remove(id, name);
         if self.len >= LINKS_MAX {
             return false;
         }
         for path in &paths {
-            self.followers.entry(Arc::clone(path)).or_default().push((place, Arc::clone(name)));
+            self.followers.entry(Arc::clone(path)).or_default().push((id, Arc::clone(name)));
         }
-        self.paths.entry(place).or_default().insert(Arc::clone(name), paths);
+        self.paths.entry(id).or_default().insert(Arc::clone(name), paths);
         self.len += 1;
         true
     }
 
     /// No link stands there any more.
-    pub fn remove(&mut self, place: Place, name: &Name) {
-        let Some(names) = self.paths.get_mut(&place) else { return };
+    pub fn remove(&mut self, id: DirectoryId, name: &Name) {
+        let Some(names) = self.paths.get_mut(&id) else { return };
         let Some(paths) = names.remove(name) else { return };
         if names.is_empty() {
-            self.paths.remove(&place);
+            self.paths.remove(&id);
         }
-        self.forget(place, name, &paths);
+        self.forget(id, name, &paths);
     }
 
     /// A directory has been given up, and the links in it.
-    pub fn all_gone(&mut self, place: Place) {
-        for (name, paths) in self.paths.remove(&place).into_iter().flatten() {
-            self.forget(place, &name, &paths);
+    pub fn all_gone(&mut self, id: DirectoryId) {
+        for (name, paths) in self.paths.remove(&id).into_iter().flatten() {
+            self.forget(id, &name, &paths);
         }
     }
 
-    fn forget(&mut self, place: Place, name: &Name, paths: &[Arc<[u8]>]) {
+    fn forget(&mut self, id: DirectoryId, name: &Name, paths: &[Arc<[u8]>]) {
         self.len -= 1;
         for path in paths {
             let Some(followers) = self.followers.get_mut(path) else { continue };
-            followers.retain(|(at, it)| (*at, it) != (place, name));
+            followers.retain(|(at, it)| (*at, it) != (id, name));
             if followers.is_empty() {
                 self.followers.remove(path);
             }
@@ -82,7 +82,7 @@ impl Links {
 
     /// The links that depend on an absolute path.
     #[must_use]
-    pub fn followers(&self, path: &[u8]) -> Vec<(Place, Name)> {
+    pub fn followers(&self, path: &[u8]) -> Vec<(DirectoryId, Name)> {
         self.followers.get(path).cloned().unwrap_or_default()
     }
 }
@@ -141,7 +141,7 @@ pub fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Ve
 mod tests {
     use super::*;
 
-    const HERE: Place = Place::FIRST;
+    const HERE: DirectoryId = DirectoryId::FIRST;
 
     fn through(links: &[(&str, &str)], below: &str) -> Vec<String> {
         let target = |path: &[u8]| {

@@ -7,8 +7,8 @@
 pub mod hard_links;
 pub mod inotify;
 pub mod links;
-pub mod lookover;
 pub mod pending;
+pub mod rescan;
 pub mod retry;
 mod state;
 pub mod tree;
@@ -18,20 +18,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inotify::Watch;
-use state::{BATCH_MAX, Books};
+use state::{BATCH_MAX, State};
 use tree::Tree;
 
 use crate::config::WatchSettings;
-use crate::dispatch::{Dispatcher, READ_PATIENCE, STOP_LOOKS, STOP_PATIENCE};
+use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
 use crate::error::Error;
 use crate::files::root::Root;
 use crate::files::version::Stamp;
 use crate::filter::Filter;
 use crate::ledger::store::Store;
-use crate::mailbox::Letter;
+use crate::mailbox::Notice;
 use crate::metrics::Totals;
 use crate::notify;
-use crate::progress::{Phase, Vitals};
+use crate::progress::{Phase, Progress};
 
 /// Reads of the kernel's queue in a row before the rest of the loop has its turn.
 const READS_IN_A_ROW: usize = 8;
@@ -46,7 +46,7 @@ const ROOT_CHECK: Duration = Duration::from_secs(1);
 /// The source of work of `watch`.
 pub struct Watcher {
     watch: Watch,
-    books: Books,
+    state: State,
     dispatcher: Dispatcher,
     rescan: Option<Duration>,
 }
@@ -63,14 +63,14 @@ impl Watcher {
         store: Option<Store>,
         filter: Filter,
         settings: WatchSettings,
-        vitals: Arc<Vitals>,
+        progress: Arc<Progress>,
     ) -> Result<Self, Error> {
         let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
-        let mut books = Books::new(tree, filter, &settings, vitals);
-        books.list_all(Instant::now())?;
-        books.vitals.metrics.look_overs.start.inc();
-        books.begin(store, settings.catch_up)?;
-        Ok(Self { watch, books, dispatcher, rescan: settings.rescan })
+        let mut state = State::new(tree, filter, &settings, progress);
+        state.list_all(Instant::now())?;
+        state.progress.metrics.rescans.start.inc();
+        state.begin(store, settings.catch_up)?;
+        Ok(Self { watch, state, dispatcher, rescan: settings.rescan })
     }
 
     /// Follows the directory until it is told to stop, then finishes what is in progress.
@@ -78,10 +78,10 @@ impl Watcher {
     /// # Errors
     /// What ended it otherwise.
     pub fn run(mut self) -> Result<(), Error> {
-        let vitals = Arc::clone(&self.books.vitals);
-        vitals.watch.take_on(1);
+        let progress = Arc::clone(&self.state.progress);
+        progress.watch.add(1);
         let followed = self.follow();
-        vitals.enter(Phase::Stopping);
+        progress.enter(Phase::Stopping);
         notify::stopping();
         let drained = match followed {
             Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.dispatcher.finish()),
@@ -89,16 +89,16 @@ impl Watcher {
         };
         // Whatever has ended it: what was reported counts.
         let rest = self.read_rest();
-        self.books.lines.rest();
-        let Totals { files, bytes, confirmed, failed, gone, refused } = vitals.metrics.totals();
+        self.state.lines.rest();
+        let Totals { files, bytes, confirmed, failed, gone, refused } = progress.metrics.totals();
         tracing::info!(
             "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {}{} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused",
-            if self.books.misses_some() { "at least " } else { "" },
-            self.books.left(),
+            if self.state.misses_some() { "at least " } else { "" },
+            self.state.left(),
         );
-        vitals.watch.done(1);
+        progress.watch.done(1);
         let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
-        self.books.end(orderly && !self.dispatcher.may_have_told());
+        self.state.end(orderly && !self.dispatcher.may_have_told());
         followed.and(drained).and(rest)
     }
 
@@ -106,42 +106,42 @@ impl Watcher {
         let mut root_check = Instant::now() + ROOT_CHECK;
         let mut rescan = self.rescan.map(|every| Instant::now() + every);
         loop {
-            self.books.vitals.watch.get_on();
+            self.state.progress.watch.touch();
             let more = self.read_events()?;
-            if self.read_letters()? {
+            if self.read_notices()? {
                 return Ok(());
             }
             let now = Instant::now();
             if now >= root_check {
-                self.books.check_roots(now)?;
+                self.state.check_roots(now)?;
                 root_check = now + ROOT_CHECK;
-                self.books.tell(now);
+                self.state.tell(now);
             }
             if rescan.is_some_and(|at| now >= at) {
-                self.books.vitals.metrics.look_overs.rescan.inc();
-                self.books.look_over.ask_now(now);
+                self.state.progress.metrics.rescans.timer.inc();
+                self.state.rescan.ask_now(now);
                 rescan = self.rescan.map(|every| now + every);
             }
-            self.books.look_over_unwatched(now);
-            self.books.tell_pending();
-            self.books.search_names(now);
-            self.books.retry(now);
-            self.books.look_over(now);
-            let batch = self.books.batch(self.dispatcher.rooms(), now);
-            let handed_out = batch.len();
+            self.state.rescan_unwatched(now);
+            self.state.report_pending();
+            self.state.search_names(now);
+            self.state.retry(now);
+            self.state.rescan(now);
+            let batch = self.state.batch(self.dispatcher.rooms(), now);
+            let dispatched = batch.len();
             self.dispatcher.submit(batch);
-            if !more && !self.books.look_over.running() {
-                self.books.tree.end_adrift(ENDS_IN_A_ROW);
+            if !more && !self.state.rescan.running() {
+                self.state.tree.end_orphaned(ENDS_IN_A_ROW);
             }
-            if more || handed_out == BATCH_MAX || self.books.looks_now(now) {
+            if more || dispatched == BATCH_MAX || self.state.looks_now(now) {
                 continue;
             }
             let mut next = root_check;
             if self.dispatcher.rooms().iter().any(|room| *room > 0) {
-                next = self.books.pending.next_time().map_or(next, |time| next.min(time));
+                next = self.state.pending.next_time().map_or(next, |time| next.min(time));
             }
-            let times = rescan.into_iter().chain(self.books.look_over.next_time()).chain(self.books.unwatched_at());
-            let times = times.chain(self.books.retries_at()).chain(self.books.hard_links.next_time(now));
+            let times = rescan.into_iter().chain(self.state.rescan.next_time()).chain(self.state.unwatched_at());
+            let times = times.chain(self.state.retries_at()).chain(self.state.hard_links.next_time(now));
             next = times.fold(next, Instant::min);
             self.dispatcher.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
         }
@@ -152,10 +152,10 @@ impl Watcher {
         for _ in 0..READS_IN_A_ROW {
             let (now, seen_at) = (Instant::now(), Stamp::now());
             let mut gone = None;
-            let books = &mut self.books;
-            let any = self.watch.read(|mark, event| {
+            let state = &mut self.state;
+            let any = self.watch.read(|watch_id, event| {
                 if gone.is_none() {
-                    gone = books.take(mark, event, seen_at, now);
+                    gone = state.take(watch_id, event, seen_at, now);
                 }
             })?;
             if let Some(error) = gone {
@@ -169,15 +169,15 @@ impl Watcher {
     }
 
     /// Whether one of them says stop.
-    fn read_letters(&mut self) -> Result<bool, Error> {
+    fn read_notices(&mut self) -> Result<bool, Error> {
         let (now, time_of_day) = (Instant::now(), Stamp::now());
-        while let Some(letter) = self.dispatcher.next_letter() {
-            match letter {
-                Letter::Reports(reports) => {
-                    reports.into_iter().for_each(|report| self.books.settle(report, now, time_of_day));
+        while let Some(notice) = self.dispatcher.next_notice() {
+            match notice {
+                Notice::Reports(reports) => {
+                    reports.into_iter().for_each(|report| self.state.settle(report, now, time_of_day));
                 }
-                Letter::Failed(error) => return Err(error),
-                Letter::Stop => return Ok(true),
+                Notice::Failed(error) => return Err(error),
+                Notice::Stop => return Ok(true),
             }
         }
         Ok(false)
@@ -187,7 +187,7 @@ impl Watcher {
     fn read_rest(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
         loop {
-            match self.read_letters() {
+            match self.read_notices() {
                 Err(error) => first = first.and(Err(error)),
                 Ok(true) => {}
                 Ok(false) => return first,
@@ -198,7 +198,7 @@ impl Watcher {
     /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound; takes no more events.
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
-        let (deadline, mut reading) = (began + STOP_PATIENCE, Some(began + READ_PATIENCE));
+        let (deadline, mut reading) = (began + STOP_TIMEOUT, Some(began + READ_TIMEOUT));
         self.dispatcher.begin_no_more();
         while self.dispatcher.busy() {
             let now = Instant::now();
@@ -213,12 +213,12 @@ impl Watcher {
                 tracing::warn!(
                     "{} files were still in progress after {} s and are left unconfirmed",
                     self.dispatcher.in_flight(),
-                    STOP_PATIENCE.as_secs()
+                    STOP_TIMEOUT.as_secs()
                 );
                 break;
             }
             self.dispatcher.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
-            self.read_letters()?;
+            self.read_notices()?;
         }
         Ok(())
     }

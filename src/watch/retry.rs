@@ -13,9 +13,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::tree::Arrival;
+use super::tree::Origin;
 use crate::error::os_message;
-use crate::files::directory::Place;
+use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 
 /// The first pause before what was refused is tried again; it doubles each time. Short: rights are mostly given a moment
@@ -43,7 +43,7 @@ pub enum What {
         /// It was a directory that could not be entered.
         directory: bool,
         /// How it came there.
-        arrival: Arrival,
+        origin: Origin,
     },
     /// The directory itself: to be listed, with what is below it.
     Listing {
@@ -94,8 +94,8 @@ type Turn = (Instant, u64);
 #[derive(Debug)]
 pub struct Retries {
     /// By directory. The directory itself is the empty name.
-    entries: Map<Place, Map<Name, Entry>>,
-    schedule: BTreeMap<Turn, (Place, Name)>,
+    entries: Map<DirectoryId, Map<Name, Entry>>,
+    schedule: BTreeMap<Turn, (DirectoryId, Name)>,
     turns: u64,
     names: usize,
     refused: usize,
@@ -120,37 +120,37 @@ impl Retries {
 
     /// A name was refused, or a directory where `what` says so (its name is not looked at then).
     /// `cause` is kept for whoever asks what is wrong.
-    pub fn refuse(&mut self, place: Place, name: &Name, what: What, cause: &io::Error, now: Instant) -> Recorded {
+    pub fn refuse(&mut self, id: DirectoryId, name: &Name, what: What, cause: &io::Error, now: Instant) -> Recorded {
         // One that is none of the kernel's is a failure of our own to make something of what was read.
         let errno = cause.raw_os_error().unwrap_or(libc::EIO);
         let listing = matches!(what, What::Listing { .. });
-        let known = !listing && self.get(place, name).is_some();
+        let known = !listing && self.get(id, name).is_some();
         if listing || !known && self.names >= self.bound {
             let shut = what == What::Listing { shut: true };
-            return self.put(place, &Name::from(&b""[..]), What::Listing { shut }, errno, PAUSE_MIN, now);
+            return self.put(id, &Name::from(&b""[..]), What::Listing { shut }, errno, PAUSE_MIN, now);
         }
-        self.put(place, name, what, errno, PAUSE_MIN, now)
+        self.put(id, name, what, errno, PAUSE_MIN, now)
     }
 
     /// A file was published that somebody may still be writing, and whose close raises no event: it is to be looked at
     /// after the pause, and after growing ones. Where there is no room it is not.
-    pub fn recheck(&mut self, place: Place, name: &Name, version: u64, pause: Duration, now: Instant) {
-        if self.get(place, name).is_some() || self.names < self.bound {
-            self.put(place, name, What::Recheck { version }, 0, pause, now);
+    pub fn recheck(&mut self, id: DirectoryId, name: &Name, version: u64, pause: Duration, now: Instant) {
+        if self.get(id, name).is_some() || self.names < self.bound {
+            self.put(id, name, What::Recheck { version }, 0, pause, now);
         }
     }
 
-    fn put(&mut self, place: Place, name: &Name, what: What, cause: i32, pause: Duration, now: Instant) -> Recorded {
+    fn put(&mut self, id: DirectoryId, name: &Name, what: What, cause: i32, pause: Duration, now: Instant) -> Recorded {
         self.turns += 1;
         let at = (now + pause, self.turns);
-        match self.entries.entry(place).or_default().entry(Arc::clone(name)) {
+        match self.entries.entry(id).or_default().entry(Arc::clone(name)) {
             MapEntry::Occupied(mut occupied) => {
                 let entry = occupied.get_mut();
                 let (before, recheck) = (entry.what, |what| matches!(what, What::Recheck { .. }));
                 let renewed = recheck(what) || recheck(before);
                 if renewed {
                     self.schedule.remove(&entry.at);
-                    self.schedule.insert(at, (place, Arc::clone(name)));
+                    self.schedule.insert(at, (id, Arc::clone(name)));
                     (entry.at, entry.pause, entry.since) = (at, next(what, pause), now);
                 }
                 (entry.what, entry.cause, entry.fresh) = (joined(before, what), cause, true);
@@ -160,7 +160,7 @@ impl Retries {
             }
             MapEntry::Vacant(vacant) => {
                 vacant.insert(Entry { what, at, pause: next(what, pause), since: now, cause, fresh: true });
-                self.schedule.insert(at, (place, Arc::clone(name)));
+                self.schedule.insert(at, (id, Arc::clone(name)));
                 self.names += usize::from(!name.is_empty());
                 self.refused += usize::from(is_refused(what));
                 self.directories += usize::from(What::is_directory(what));
@@ -177,89 +177,92 @@ impl Retries {
 
     /// The next that has to be tried now. It stays until it has been had: see [`Retries::had`]. `waits`: whether a name's last
     /// try is still under way.
-    pub fn next_due(&mut self, now: Instant, waits: impl Fn(Place, &Name) -> bool) -> Option<(Place, Name, What)> {
+    pub fn next_due(
+        &mut self,
+        now: Instant,
+        waits: impl Fn(DirectoryId, &Name) -> bool,
+    ) -> Option<(DirectoryId, Name, What)> {
         while let Some(first) = self.schedule.first_entry().filter(|first| first.key().0 <= now) {
-            let (place, name) = first.remove();
-            let Some(entry) = self.entries.get_mut(&place).and_then(|names| names.get_mut(&name)) else { continue };
+            let (id, name) = first.remove();
+            let Some(entry) = self.entries.get_mut(&id).and_then(|names| names.get_mut(&name)) else { continue };
             let what = entry.what;
             let recheck = matches!(what, What::Recheck { .. });
-            let under_way = !entry.fresh && waits(place, &name);
+            let under_way = !entry.fresh && waits(id, &name);
             let tried = entry.fresh;
             let age = now.saturating_duration_since(entry.since);
             if recheck && age >= RECHECK_TIME || !tried && !under_way {
-                self.remove(place, &name);
+                self.remove(id, &name);
             } else {
                 self.turns += 1;
                 let pause = if recheck { entry.pause.max(age / RECHECK_SHARE) } else { entry.pause };
                 entry.at = (now + pause, self.turns);
                 entry.pause = next(what, entry.pause);
                 entry.fresh = recheck;
-                self.schedule.insert(entry.at, (place, Arc::clone(&name)));
+                self.schedule.insert(entry.at, (id, Arc::clone(&name)));
             }
             if tried {
-                return Some((place, name, what));
+                return Some((id, name, what));
             }
         }
         None
     }
 
     /// What was refused has been had.
-    pub fn had(&mut self, place: Place, name: &Name) {
-        self.remove_if(place, name, is_refused);
+    pub fn had(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, is_refused);
     }
 
     /// Neither a file nor a link stands at a name any more; a directory may.
-    pub fn no_file(&mut self, place: Place, name: &Name) {
-        self.remove_if(place, name, |what| is_refused(what) && !what.is_directory());
+    pub fn no_file(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, |what| is_refused(what) && !what.is_directory());
     }
 
     /// No directory that could be entered stands at a name any more; a file may.
-    pub fn no_directory(&mut self, place: Place, name: &Name) {
-        self.remove_if(place, name, What::is_directory);
+    pub fn no_directory(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, What::is_directory);
     }
 
     /// A file has been closed, so that there is an event of its writer: it need not be looked at again for want of one.
-    pub fn closed(&mut self, place: Place, name: &Name) {
-        self.remove_if(place, name, |what| !is_refused(what));
+    pub fn closed(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, |what| !is_refused(what));
     }
 
     /// The name is not there any more.
-    pub fn gone(&mut self, place: Place, name: &Name) {
-        self.remove_if(place, name, |_| true);
+    pub fn gone(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, |_| true);
     }
 
-    fn remove_if(&mut self, place: Place, name: &Name, holds: fn(What) -> bool) {
-        if self.get(place, name).is_some_and(|entry| holds(entry.what)) {
-            self.remove(place, name);
+    fn remove_if(&mut self, id: DirectoryId, name: &Name, holds: fn(What) -> bool) {
+        if self.get(id, name).is_some_and(|entry| holds(entry.what)) {
+            self.remove(id, name);
         }
     }
 
     /// The rights of a name have changed: it is tried at once, if it was refused. Tells whether it was.
-    pub fn hurry(&mut self, place: Place, name: &Name, now: Instant) -> bool {
+    pub fn hurry(&mut self, id: DirectoryId, name: &Name, now: Instant) -> bool {
         self.turns += 1;
         let at = (now, self.turns);
-        let Some(entry) = self.entries.get_mut(&place).and_then(|names| names.get_mut(name)) else { return false };
+        let Some(entry) = self.entries.get_mut(&id).and_then(|names| names.get_mut(name)) else { return false };
         if matches!(entry.what, What::Recheck { .. }) {
             return false;
         }
         self.schedule.remove(&entry.at);
-        self.schedule.insert(at, (place, Arc::clone(name)));
+        self.schedule.insert(at, (id, Arc::clone(name)));
         (entry.at, entry.pause, entry.fresh) = (at, PAUSE_MIN, true);
         true
     }
 
     /// The rights of a directory have changed: all that was refused in it is tried at once.
-    pub fn hurry_all(&mut self, place: Place, now: Instant) {
-        let names: Vec<Name> =
-            self.entries.get(&place).map(|names| names.keys().cloned().collect()).unwrap_or_default();
+    pub fn hurry_all(&mut self, id: DirectoryId, now: Instant) {
+        let names: Vec<Name> = self.entries.get(&id).map(|names| names.keys().cloned().collect()).unwrap_or_default();
         for name in names {
-            self.hurry(place, &name, now);
+            self.hurry(id, &name, now);
         }
     }
 
     /// A directory has been given up, and with it what was refused in it.
-    pub fn all_gone(&mut self, place: Place) {
-        for (name, Entry { what, at, .. }) in self.entries.remove(&place).into_iter().flatten() {
+    pub fn all_gone(&mut self, id: DirectoryId) {
+        for (name, Entry { what, at, .. }) in self.entries.remove(&id).into_iter().flatten() {
             self.schedule.remove(&at);
             self.uncount(&name, what);
         }
@@ -267,14 +270,14 @@ impl Retries {
 
     /// Whether a directory waits for being listed.
     #[must_use]
-    pub fn is_shut(&self, place: Place) -> bool {
-        !self.entries.is_empty() && self.get(place, b"").is_some_and(|entry| entry.what == What::Listing { shut: true })
+    pub fn is_shut(&self, id: DirectoryId) -> bool {
+        !self.entries.is_empty() && self.get(id, b"").is_some_and(|entry| entry.what == What::Listing { shut: true })
     }
 
     /// Directories in which something was refused, or that were refused themselves.
-    pub fn places(&self) -> impl Iterator<Item = Place> {
+    pub fn ids(&self) -> impl Iterator<Item = DirectoryId> {
         let refused = |names: &Map<Name, Entry>| names.values().any(|entry| is_refused(entry.what));
-        self.entries.iter().filter(move |(_, names)| refused(names)).map(|(place, _)| *place)
+        self.entries.iter().filter(move |(_, names)| refused(names)).map(|(id, _)| *id)
     }
 
     /// Names and directories that are refused now; one that stands for others counts once.
@@ -292,15 +295,13 @@ impl Retries {
     /// One of what is refused, a directory or a file: the directory that it is in, its name there (empty where it is that
     /// directory itself), and what was said of it. It may have to look at each: for once a second.
     #[must_use]
-    pub fn example(&self, directory: bool) -> Option<(Place, Name, String)> {
+    pub fn example(&self, directory: bool) -> Option<(DirectoryId, Name, String)> {
         if (if directory { self.directories } else { self.refused - self.directories }) == 0 {
             return None;
         }
-        let mut all =
-            self.entries.iter().flat_map(|(place, names)| names.iter().map(move |(name, it)| (place, name, it)));
-        all.find(|(.., entry)| is_refused(entry.what) && entry.what.is_directory() == directory).map(
-            |(place, name, entry)| (*place, Arc::clone(name), os_message(&io::Error::from_raw_os_error(entry.cause))),
-        )
+        let mut all = self.entries.iter().flat_map(|(id, names)| names.iter().map(move |(name, it)| (id, name, it)));
+        all.find(|(.., entry)| is_refused(entry.what) && entry.what.is_directory() == directory)
+            .map(|(id, name, entry)| (*id, Arc::clone(name), os_message(&io::Error::from_raw_os_error(entry.cause))))
     }
 
     /// When the next has to be tried.
@@ -309,12 +310,12 @@ impl Retries {
         self.schedule.first_key_value().map(|((at, _), _)| *at)
     }
 
-    fn get(&self, place: Place, name: &[u8]) -> Option<&Entry> {
-        self.entries.get(&place)?.get(name)
+    fn get(&self, id: DirectoryId, name: &[u8]) -> Option<&Entry> {
+        self.entries.get(&id)?.get(name)
     }
 
-    fn remove(&mut self, place: Place, name: &Name) {
-        let MapEntry::Occupied(mut names) = self.entries.entry(place) else { return };
+    fn remove(&mut self, id: DirectoryId, name: &Name) {
+        let MapEntry::Occupied(mut names) = self.entries.entry(id) else { return };
         if let Some(Entry { what, at, .. }) = names.get_mut().remove(name) {
             if names.get().is_empty() {
                 names.remove();
@@ -342,8 +343,8 @@ fn is_refused(what: What) -> bool {
 /// Two refusals of one name. A directory that was renamed there is that until it has been had.
 fn joined(before: What, after: What) -> What {
     match (before, after) {
-        (What::Name { arrival: Arrival::MovedTo, .. }, What::Name { directory, .. }) => {
-            What::Name { directory, arrival: Arrival::MovedTo }
+        (What::Name { origin: Origin::MovedTo, .. }, What::Name { directory, .. }) => {
+            What::Name { directory, origin: Origin::MovedTo }
         }
         (What::Listing { shut }, What::Listing { shut: again }) => What::Listing { shut: shut || again },
         (_, after) => after,
@@ -355,18 +356,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HERE: Place = Place::FIRST;
-    const FILE: What = What::Name { directory: false, arrival: Arrival::Found };
+    const HERE: DirectoryId = DirectoryId::FIRST;
+    const FILE: What = What::Name { directory: false, origin: Origin::Found };
 
     fn name(text: &str) -> Name {
         text.as_bytes().into()
     }
 
-    fn refuse(retries: &mut Retries, place: Place, name: &Name, what: What, now: Instant) -> Recorded {
-        retries.refuse(place, name, what, &io::Error::from_raw_os_error(libc::EACCES), now)
+    fn refuse(retries: &mut Retries, id: DirectoryId, name: &Name, what: What, now: Instant) -> Recorded {
+        retries.refuse(id, name, what, &io::Error::from_raw_os_error(libc::EACCES), now)
     }
 
-    fn due(retries: &mut Retries, now: Instant) -> Option<(Place, Name, What)> {
+    fn due(retries: &mut Retries, now: Instant) -> Option<(DirectoryId, Name, What)> {
         retries.next_due(now, |_, _| false)
     }
 
@@ -404,8 +405,8 @@ mod tests {
         refuse(&mut retries, HERE, &name("b"), FILE, now);
         for _ in 0..10 {
             now = retries.next_time().unwrap();
-            let (place, name, what) = due(&mut retries, now).unwrap();
-            refuse(&mut retries, place, &name, what, now);
+            let (id, name, what) = due(&mut retries, now).unwrap();
+            refuse(&mut retries, id, &name, what, now);
         }
         assert!(retries.hurry(HERE, &name("a"), now) && !retries.hurry(HERE, &name("c"), now));
         assert_eq!(due(&mut retries, now), Some((HERE, name("a"), FILE)));
@@ -453,18 +454,18 @@ mod tests {
         fn counts_and_schedule_agree_with_the_entries(steps in prop::collection::vec((0..9u8, 0..4u8, 0..3u64), 0..60)) {
             let (mut retries, mut now) = (Retries::new(3), Instant::now());
             for (step, which, seconds) in steps {
-                let (place, name) = (if which % 2 == 0 { HERE } else { HERE.next() }, name(&format!("{which}")));
-                let directory = What::Name { directory: true, arrival: Arrival::MovedTo };
+                let (id, name) = (if which % 2 == 0 { HERE } else { HERE.next() }, name(&format!("{which}")));
+                let directory = What::Name { directory: true, origin: Origin::MovedTo };
                 match step {
-                    0 => drop(refuse(&mut retries, place, &name, FILE, now)),
-                    1 => drop(refuse(&mut retries, place, &name, directory, now)),
-                    2 => drop(refuse(&mut retries, place, &name, What::Listing { shut: true }, now)),
-                    3 => retries.recheck(place, &name, 1, Duration::from_secs(1), now),
-                    4 if seconds == 0 => retries.gone(place, &name),
-                    4 if seconds == 1 => retries.closed(place, &name),
-                    4 => retries.had(place, &name),
-                    5 => drop(retries.hurry(place, &name, now)),
-                    6 => retries.all_gone(place),
+                    0 => drop(refuse(&mut retries, id, &name, FILE, now)),
+                    1 => drop(refuse(&mut retries, id, &name, directory, now)),
+                    2 => drop(refuse(&mut retries, id, &name, What::Listing { shut: true }, now)),
+                    3 => retries.recheck(id, &name, 1, Duration::from_secs(1), now),
+                    4 if seconds == 0 => retries.gone(id, &name),
+                    4 if seconds == 1 => retries.closed(id, &name),
+                    4 => retries.had(id, &name),
+                    5 => drop(retries.hurry(id, &name, now)),
+                    6 => retries.all_gone(id),
                     7 => drop(due(&mut retries, now)),
                     _ => now += Duration::from_secs(seconds * seconds * 60),
                 }

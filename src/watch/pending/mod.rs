@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{iter, mem};
 
-use crate::files::directory::Place;
+use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 use crate::files::version::Stamp;
 use crate::message::EventType;
@@ -39,7 +39,7 @@ pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What an event says about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
+pub enum Change {
     /// The name is new; somebody may be writing the file. With what its version looks like now.
     Created {
         /// A fingerprint of the version.
@@ -73,7 +73,7 @@ pub enum Due {
     /// Hand it to the readers.
     Ready {
         /// Its directory.
-        place: Place,
+        id: DirectoryId,
         /// Its name.
         name: Name,
         /// How its version came to be there.
@@ -84,7 +84,7 @@ pub enum Due {
     /// It was created and not closed, and its settle time is over: is this still its version?
     Settled {
         /// Its directory.
-        place: Place,
+        id: DirectoryId,
         /// Its name.
         name: Name,
         /// What its version looked like when the settle time began.
@@ -114,28 +114,28 @@ enum State {
     /// Created and not closed.
     Settling { at: Turn, version: u64 },
     /// With the readers. `again`: what happened to it since.
-    InFlight { again: Option<(Hint, Stamp)>, taken: Option<Taken>, pause: Duration },
+    InFlight { again: Option<(Change, Stamp)>, taken: Option<Taken>, pause: Duration },
 }
 
 /// A place in the schedule: a time, and a number that keeps those of one time in their order.
 type Turn = (Instant, u64);
 
 /// A volume's events (`false`), and behind them its backlog.
-type Parked = BTreeMap<(bool, Turn), (Place, Name)>;
+type Parked = BTreeMap<(bool, Turn), (DirectoryId, Name)>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Pending {
     /// By directory, so that a directory's can be dropped with it. None of the inner maps is empty.
-    entries: Map<Place, Map<Name, Waiting>>,
+    entries: Map<DirectoryId, Map<Name, Waiting>>,
     /// The inner map that was emptied last, for the next directory: where files come one at a time, each needs one.
     spare: Map<Name, Waiting>,
     /// Of all the inner maps.
     len: usize,
     /// Of paths with an event.
-    schedule: BTreeMap<Turn, (Place, Name)>,
+    schedule: BTreeMap<Turn, (DirectoryId, Name)>,
     /// Of the others.
-    backlog: BTreeMap<Turn, (Place, Name)>,
+    backlog: BTreeMap<Turn, (DirectoryId, Name)>,
     /// What has come to its turn on a volume without room, by volume.
     parked: BTreeMap<usize, Parked>,
     /// Handed out since the backlog had its turn.
@@ -184,14 +184,14 @@ impl Pending {
     /// [`Full`]: the path is new here and there is no room.
     pub fn event(
         &mut self,
-        place: Place,
+        id: DirectoryId,
         name: &Name,
-        hint: Hint,
-        announced: bool,
+        change: Change,
+        published: bool,
         seen_at: Stamp,
         now: Instant,
     ) -> Result<(), Full> {
-        self.take(place, name, hint, announced, seen_at, now, false)
+        self.take(id, name, change, published, seen_at, now, false)
     }
 
     /// The same of what a look at the directory has found: it stands in the backlog until an event of it comes.
@@ -200,38 +200,38 @@ impl Pending {
     /// [`Full`].
     pub fn found(
         &mut self,
-        place: Place,
+        id: DirectoryId,
         name: &Name,
-        hint: Hint,
-        announced: bool,
+        change: Change,
+        published: bool,
         seen_at: Stamp,
         now: Instant,
     ) -> Result<(), Full> {
-        self.take(place, name, hint, announced, seen_at, now, true)
+        self.take(id, name, change, published, seen_at, now, true)
     }
 
     #[expect(clippy::too_many_arguments, reason = "those of `event`, and which of the two it is")]
     fn take(
         &mut self,
-        place: Place,
+        id: DirectoryId,
         name: &Name,
-        hint: Hint,
-        announced: bool,
+        change: Change,
+        published: bool,
         seen_at: Stamp,
         now: Instant,
         backlog: bool,
     ) -> Result<(), Full> {
         let full = self.len >= self.bound;
         let times = self.times(now);
-        match entry(&mut self.entries, place, name) {
+        match entry(&mut self.entries, id, name) {
             None if full => Err(Full),
             None => {
-                let event = resolve(None, hint, announced);
-                let state = State::after(hint, &times);
+                let event = resolve(None, change, published);
+                let state = State::after(change, &times);
                 let waiting = Waiting { event, seen_at, since: now, backlog, state };
                 let new = waiting.state.turn().map(|turn| (backlog, turn));
-                self.reschedule(place, name, None, new);
-                let names = self.entries.entry(place).or_insert_with(|| mem::take(&mut self.spare));
+                self.reschedule(id, name, None, new);
+                let names = self.entries.entry(id).or_insert_with(|| mem::take(&mut self.spare));
                 names.insert(Arc::clone(name), waiting);
                 self.len += 1;
                 Ok(())
@@ -239,11 +239,11 @@ impl Pending {
             Some(waiting) => {
                 if let State::InFlight { again, .. } = &mut waiting.state {
                     // Renamed to this name and written then: by a rename all the same.
-                    let renamed = matches!((*again, hint), (Some((Hint::MovedTo, _)), Hint::Closed));
-                    *again = Some((if renamed { Hint::MovedTo } else { hint }, seen_at));
+                    let renamed = matches!((*again, change), (Some((Change::MovedTo, _)), Change::Closed));
+                    *again = Some((if renamed { Change::MovedTo } else { change }, seen_at));
                     return Ok(());
                 }
-                waiting.event = resolve(Some(waiting.event), hint, announced);
+                waiting.event = resolve(Some(waiting.event), change, published);
                 waiting.seen_at = seen_at;
                 // A path that waits its turn keeps it, or one that changes all the time would never have it. One of the
                 // backlog gets its turn among the events.
@@ -253,10 +253,10 @@ impl Pending {
                     let old = waiting.state.turn().map(|turn| (waiting.backlog, turn));
                     waiting.backlog &= backlog;
                     if !keeps {
-                        waiting.state = State::after(hint, &times);
+                        waiting.state = State::after(change, &times);
                     }
                     let new = waiting.state.turn().map(|turn| (waiting.backlog, turn));
-                    self.reschedule(place, name, old, new);
+                    self.reschedule(id, name, old, new);
                 }
                 Ok(())
             }
@@ -265,8 +265,8 @@ impl Pending {
 
     /// The name was taken away. `replaced`: it stands there all the same, for two names were exchanged, or it was
     /// made again already; what is waited for is that file then.
-    pub fn gone(&mut self, place: Place, name: &Name, how: Taken, replaced: bool) {
-        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
+    pub fn gone(&mut self, id: DirectoryId, name: &Name, how: Taken, replaced: bool) {
+        let Some(waiting) = entry(&mut self.entries, id, name) else { return };
         match &mut waiting.state {
             State::InFlight { again, taken, .. } => {
                 *again = again.filter(|_| replaced);
@@ -276,34 +276,34 @@ impl Pending {
             _ if replaced => {}
             state => {
                 let old = state.turn().map(|turn| (waiting.backlog, turn));
-                self.reschedule(place, name, old, None);
-                self.remove(place, name);
+                self.reschedule(id, name, old, None);
+                self.remove(id, name);
             }
         }
     }
 
     /// Whether a path is in the set: it waits, or is with the readers.
     #[must_use]
-    pub fn holds(&self, place: Place, name: &Name) -> bool {
-        self.entries.get(&place).is_some_and(|names| names.contains_key(name))
+    pub fn holds(&self, id: DirectoryId, name: &Name) -> bool {
+        self.entries.get(&id).is_some_and(|names| names.contains_key(name))
     }
 
     /// A whole directory was taken away, with each name in it.
-    pub fn all_gone(&mut self, place: Place) {
-        let names = self.entries.get(&place).map(|names| names.keys().cloned().collect::<Vec<_>>());
-        names.into_iter().flatten().for_each(|name| self.gone(place, &name, Taken::Renamed, false));
+    pub fn all_gone(&mut self, id: DirectoryId) {
+        let names = self.entries.get(&id).map(|names| names.keys().cloned().collect::<Vec<_>>());
+        names.into_iter().flatten().for_each(|name| self.gone(id, &name, Taken::Renamed, false));
     }
 
     /// A look-over found a path other than it is known. Tells whether the path is in the set: one that waits is
     /// read anyway; one that is with the readers is read once more, for they may have been there before the change.
     /// `renamed`: it came there by a rename.
-    pub fn look_again(&mut self, place: Place, name: &Name, renamed: bool, seen_at: Stamp) -> bool {
-        match entry(&mut self.entries, place, name) {
+    pub fn look_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Stamp) -> bool {
+        match entry(&mut self.entries, id, name) {
             None => false,
             Some(waiting) => {
                 if let State::InFlight { again, .. } = &mut waiting.state {
-                    let hint = if renamed { Hint::MovedTo } else { Hint::Closed };
-                    again.get_or_insert((hint, seen_at));
+                    let change = if renamed { Change::MovedTo } else { Change::Closed };
+                    again.get_or_insert((change, seen_at));
                 }
                 true
             }
@@ -326,37 +326,37 @@ impl Pending {
     /// readers from now on.
     pub fn next_due(&mut self, now: Instant, has_room: impl Fn(usize) -> bool) -> Option<Due> {
         let due = |schedule: &BTreeMap<Turn, _>| schedule.first_key_value().is_some_and(|((at, _), _)| *at <= now);
-        let (place, name) = loop {
+        let (id, name) = loop {
             let (event, backlog) = (due(&self.schedule), due(&self.backlog));
             if !event && !backlog {
                 return None;
             }
             let from_backlog = backlog && (!event || self.since_backlog + 1 >= BACKLOG_SHARE);
             let schedule = if from_backlog { &mut self.backlog } else { &mut self.schedule };
-            let (turn, (place, name)) = schedule.pop_first()?;
-            if has_room(place.volume()) {
+            let (turn, (id, name)) = schedule.pop_first()?;
+            if has_room(id.volume()) {
                 self.since_backlog = if from_backlog { 0 } else { self.since_backlog + u32::from(backlog) };
-                break (place, name);
+                break (id, name);
             }
-            self.parked.entry(place.volume()).or_default().insert((from_backlog, turn), (place, name));
+            self.parked.entry(id.volume()).or_default().insert((from_backlog, turn), (id, name));
         };
-        let waiting = entry(&mut self.entries, place, &name)?;
+        let waiting = entry(&mut self.entries, id, &name)?;
         match waiting.state {
-            State::Settling { version, .. } => Some(Due::Settled { place, name, version }),
+            State::Settling { version, .. } => Some(Due::Settled { id, name, version }),
             State::Ready { pause, .. } => {
                 waiting.state = State::InFlight { again: None, taken: None, pause };
-                Some(Due::Ready { place, name, event: waiting.event, seen_at: waiting.seen_at })
+                Some(Due::Ready { id, name, event: waiting.event, seen_at: waiting.seen_at })
             }
             State::InFlight { .. } => None, // not in the schedule
         }
     }
 
     /// Answers [`Due::Settled`]: what its version looks like now, or nothing when there is none.
-    pub fn settled(&mut self, place: Place, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
+    pub fn settled(&mut self, id: DirectoryId, name: &Name, before: u64, now_is: Option<u64>, now: Instant) {
         let times = self.times(now);
-        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
+        let Some(waiting) = entry(&mut self.entries, id, name) else { return };
         match now_is {
-            None => self.remove(place, name),
+            None => self.remove(id, name),
             Some(version) => {
                 waiting.state = if version == before {
                     State::Ready { at: times.now, pause: BUSY_PAUSE_MIN }
@@ -364,53 +364,53 @@ impl Pending {
                     State::Settling { at: times.settled, version }
                 };
                 let new = waiting.state.turn().map(|turn| (waiting.backlog, turn));
-                self.reschedule(place, name, None, new);
+                self.reschedule(id, name, None, new);
             }
         }
     }
 
     /// The readers (or the broker) are done with a path: there was a message, or there is nothing to say.
     /// Tells how the name was taken away before that, if it was.
-    pub fn done(&mut self, place: Place, name: &Name, now: Instant) -> Option<Taken> {
-        self.returned(place, name, true, now)
+    pub fn done(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<Taken> {
+        self.returned(id, name, true, now)
     }
 
     /// The file could not be read. Its next event brings it again, as what it was.
     /// Tells how the name was taken away before that, if it was.
-    pub fn failed(&mut self, place: Place, name: &Name, now: Instant) -> Option<Taken> {
-        self.returned(place, name, false, now)
+    pub fn failed(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<Taken> {
+        self.returned(id, name, false, now)
     }
 
     /// Somebody is writing the file: look again after a pause, or at its next event.
-    pub fn busy(&mut self, place: Place, name: &Name, now: Instant) {
+    pub fn busy(&mut self, id: DirectoryId, name: &Name, now: Instant) {
         let number = self.times(now).now.1;
-        let Some(waiting) = entry(&mut self.entries, place, name) else { return };
+        let Some(waiting) = entry(&mut self.entries, id, name) else { return };
         let State::InFlight { again, taken, pause } = waiting.state else { return };
         if again.is_none() && taken.is_none() {
             let at = (now + pause, number);
             waiting.state = State::Ready { at, pause: (pause * 2).min(BUSY_PAUSE_MAX) };
             let new = Some((waiting.backlog, at));
-            self.reschedule(place, name, None, new);
+            self.reschedule(id, name, None, new);
         } else {
-            self.returned(place, name, false, now);
+            self.returned(id, name, false, now);
         }
     }
 
-    fn returned(&mut self, place: Place, name: &Name, announced: bool, now: Instant) -> Option<Taken> {
+    fn returned(&mut self, id: DirectoryId, name: &Name, published: bool, now: Instant) -> Option<Taken> {
         let times = self.times(now);
-        let waiting = entry(&mut self.entries, place, name)?;
+        let waiting = entry(&mut self.entries, id, name)?;
         let State::InFlight { again, taken, .. } = waiting.state else { return None };
         match again {
-            None => self.remove(place, name),
-            Some((hint, seen_at)) => {
-                let before = (!announced && taken.is_none()).then_some(waiting.event);
-                waiting.event = resolve(before, hint, announced && taken.is_none());
+            None => self.remove(id, name),
+            Some((change, seen_at)) => {
+                let before = (!published && taken.is_none()).then_some(waiting.event);
+                waiting.event = resolve(before, change, published && taken.is_none());
                 waiting.seen_at = seen_at;
                 waiting.since = now;
                 waiting.backlog = false;
-                waiting.state = State::after(hint, &times);
+                waiting.state = State::after(change, &times);
                 let new = waiting.state.turn().map(|turn| (false, turn));
-                self.reschedule(place, name, None, new);
+                self.reschedule(id, name, None, new);
             }
         }
         taken
@@ -450,8 +450,8 @@ impl Pending {
         self.entries.values().flat_map(Map::values).map(|waiting| waiting.since).min()
     }
 
-    fn remove(&mut self, place: Place, name: &Name) {
-        let MapEntry::Occupied(mut names) = self.entries.entry(place) else { return };
+    fn remove(&mut self, id: DirectoryId, name: &Name) {
+        let MapEntry::Occupied(mut names) = self.entries.entry(id) else { return };
         self.len -= usize::from(names.get_mut().remove(name).is_some());
         if names.get().is_empty() {
             self.spare = names.remove();
@@ -466,18 +466,18 @@ impl Pending {
     }
 
     /// Takes a path out of its place in a schedule and gives it another. Each is the backlog's or not.
-    fn reschedule(&mut self, place: Place, name: &Name, old: Option<(bool, Turn)>, new: Option<(bool, Turn)>) {
+    fn reschedule(&mut self, id: DirectoryId, name: &Name, old: Option<(bool, Turn)>, new: Option<(bool, Turn)>) {
         if let Some((backlog, turn)) = old {
             let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
             if schedule.remove(&turn).is_none()
-                && let Some(parked) = self.parked.get_mut(&place.volume())
+                && let Some(parked) = self.parked.get_mut(&id.volume())
             {
                 parked.remove(&(backlog, turn));
             }
         }
         if let Some((backlog, turn)) = new {
             let schedule = if backlog { &mut self.backlog } else { &mut self.schedule };
-            schedule.insert(turn, (place, Arc::clone(name)));
+            schedule.insert(turn, (id, Arc::clone(name)));
         }
     }
 }
@@ -489,16 +489,20 @@ struct Times {
     settled: Turn,
 }
 
-fn entry<'a>(entries: &'a mut Map<Place, Map<Name, Waiting>>, place: Place, name: &Name) -> Option<&'a mut Waiting> {
-    entries.get_mut(&place)?.get_mut(name)
+fn entry<'a>(
+    entries: &'a mut Map<DirectoryId, Map<Name, Waiting>>,
+    id: DirectoryId,
+    name: &Name,
+) -> Option<&'a mut Waiting> {
+    entries.get_mut(&id)?.get_mut(name)
 }
 
 impl State {
-    fn after(hint: Hint, times: &Times) -> Self {
-        match hint {
-            Hint::Created { version } | Hint::Changed { version } => Self::Settling { at: times.settled, version },
-            Hint::MovedTo | Hint::Closed => Self::Ready { at: times.quiet, pause: BUSY_PAUSE_MIN },
-            Hint::Complete => Self::Ready { at: times.now, pause: BUSY_PAUSE_MIN },
+    fn after(change: Change, times: &Times) -> Self {
+        match change {
+            Change::Created { version } | Change::Changed { version } => Self::Settling { at: times.settled, version },
+            Change::MovedTo | Change::Closed => Self::Ready { at: times.quiet, pause: BUSY_PAUSE_MIN },
+            Change::Complete => Self::Ready { at: times.now, pause: BUSY_PAUSE_MIN },
         }
     }
 
@@ -512,13 +516,13 @@ impl State {
 
 /// How a version came to its path, by the contract's words: by a rename; the path is new since the last message
 /// for it; or an existing file was rewritten. `before`: what an event that has had no message yet said.
-fn resolve(before: Option<EventType>, hint: Hint, announced: bool) -> EventType {
-    match (hint, before) {
-        (Hint::MovedTo, _) => EventType::MovedTo,
-        (Hint::Created { .. }, _) => EventType::Create,
-        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, Some(before)) => before,
-        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, None) if announced => EventType::CloseWrite,
-        (Hint::Closed | Hint::Changed { .. } | Hint::Complete, None) => EventType::Create,
+fn resolve(before: Option<EventType>, change: Change, published: bool) -> EventType {
+    match (change, before) {
+        (Change::MovedTo, _) => EventType::MovedTo,
+        (Change::Created { .. }, _) => EventType::Create,
+        (Change::Closed | Change::Changed { .. } | Change::Complete, Some(before)) => before,
+        (Change::Closed | Change::Changed { .. } | Change::Complete, None) if published => EventType::CloseWrite,
+        (Change::Closed | Change::Changed { .. } | Change::Complete, None) => EventType::Create,
     }
 }
 
@@ -530,7 +534,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HERE: Place = Place::FIRST;
+    const HERE: DirectoryId = DirectoryId::FIRST;
     const SETTLE: Duration = Duration::from_secs(1);
     const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
 
@@ -552,9 +556,9 @@ mod tests {
     #[test]
     fn created_and_closed_is_one_creation_at_once() {
         let (mut pending, now) = set();
-        pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Change::Created { version: 1 }, false, SEEN, now).unwrap();
         assert_eq!(pending.next_due(now, |_| true), None);
-        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::Create)));
         assert_eq!(pending.next_due(now + SETTLE * 2, |_| true), None);
     }
@@ -562,13 +566,13 @@ mod tests {
     #[test]
     fn created_and_never_closed_settles_once_it_stays_the_same() {
         let (mut pending, now) = set();
-        pending.event(HERE, &name("a"), Hint::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Change::Created { version: 1 }, false, SEEN, now).unwrap();
         let later = now + SETTLE;
-        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { place: HERE, name: name("a"), version: 1 }));
+        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { id: HERE, name: name("a"), version: 1 }));
         pending.settled(HERE, &name("a"), 1, Some(2), later);
         assert_eq!(pending.next_due(later, |_| true), None);
         let later = later + SETTLE;
-        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { place: HERE, name: name("a"), version: 2 }));
+        assert_eq!(pending.next_due(later, |_| true), Some(Due::Settled { id: HERE, name: name("a"), version: 2 }));
         pending.settled(HERE, &name("a"), 2, Some(2), later);
         assert_eq!(ready(&mut pending, later), Some((name("a"), EventType::Create)));
     }
@@ -577,10 +581,10 @@ mod tests {
     fn what_happens_meanwhile_is_handed_out_afterwards_and_never_beside() {
         let (mut pending, now) = set();
         let a = name("a");
-        pending.event(HERE, &a, Hint::MovedTo, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::MovedTo, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("a"), EventType::MovedTo)));
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(pending.next_due(now, |_| true), None);
         assert_eq!(pending.done(HERE, &a, now), None);
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
@@ -592,11 +596,11 @@ mod tests {
     fn a_name_deleted_and_made_again_meanwhile_is_new() {
         let (mut pending, now) = set();
         let a = name("a");
-        pending.event(HERE, &a, Hint::Closed, true, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, true, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
         pending.gone(HERE, &a, Taken::Deleted, false);
-        pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(pending.done(HERE, &a, now), Some(Taken::Deleted));
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
     }
@@ -605,7 +609,7 @@ mod tests {
     fn a_busy_file_comes_again_with_growing_pauses_or_with_its_next_event() {
         let (mut pending, mut now) = set();
         let a = name("a");
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
         let mut pause = BUSY_PAUSE_MIN;
         for _ in 0..12 {
             assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
@@ -616,16 +620,16 @@ mod tests {
         }
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
         pending.busy(HERE, &a, now);
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((a, EventType::Create)));
     }
 
     #[test]
     fn a_path_that_waits_keeps_its_turn() {
         let (mut pending, now) = set();
-        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now + SETTLE).unwrap();
+        pending.event(HERE, &name("a"), Change::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("b"), Change::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Change::Closed, false, SEEN, now + SETTLE).unwrap();
         assert_eq!(ready(&mut pending, now + SETTLE).map(|(name, _)| name), Some(name("a")));
     }
 
@@ -633,11 +637,11 @@ mod tests {
     fn the_bound_holds_and_what_is_with_the_readers_outlives_the_drop() {
         let mut pending = Pending::new(SETTLE, Duration::ZERO, 2);
         let now = Instant::now();
-        pending.event(HERE, &name("a"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("a"), Change::Closed, false, SEEN, now).unwrap();
         assert!(ready(&mut pending, now).is_some());
-        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
-        assert_eq!(pending.event(HERE, &name("c"), Hint::Closed, false, SEEN, now), Err(Full));
-        pending.event(HERE, &name("b"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("b"), Change::Closed, false, SEEN, now).unwrap();
+        assert_eq!(pending.event(HERE, &name("c"), Change::Closed, false, SEEN, now), Err(Full));
+        pending.event(HERE, &name("b"), Change::Closed, false, SEEN, now).unwrap();
         pending.drop_waiting();
         assert!(pending.entries[&HERE].keys().eq(&[name("a")]));
         pending.done(HERE, &name("a"), now);
@@ -649,10 +653,10 @@ mod tests {
         let mut pending = Pending::new(SETTLE, Duration::ZERO, 1000);
         let now = Instant::now();
         for number in 0..100 {
-            pending.found(HERE, &name(&format!("found-{number:02}")), Hint::Complete, false, SEEN, now).unwrap();
+            pending.found(HERE, &name(&format!("found-{number:02}")), Change::Complete, false, SEEN, now).unwrap();
         }
-        pending.event(HERE, &name("live"), Hint::Closed, false, SEEN, now).unwrap();
-        pending.event(HERE, &name("found-50"), Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("live"), Change::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &name("found-50"), Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(pending.backlog(), 99);
         let order: Vec<Name> = std::iter::from_fn(|| ready(&mut pending, now)).map(|(name, _)| name).collect();
         assert_eq!(order[..3], [name("found-50"), name("live"), name("found-00")]);
@@ -663,9 +667,9 @@ mod tests {
     fn the_backlog_gets_on_beside_any_number_of_events() {
         let mut pending = Pending::new(SETTLE, Duration::ZERO, 1000);
         let now = Instant::now();
-        pending.found(HERE, &name("found"), Hint::Complete, false, SEEN, now).unwrap();
+        pending.found(HERE, &name("found"), Change::Complete, false, SEEN, now).unwrap();
         for number in 0..100 {
-            pending.event(HERE, &name(&format!("live-{number}")), Hint::Closed, false, SEEN, now).unwrap();
+            pending.event(HERE, &name(&format!("live-{number}")), Change::Closed, false, SEEN, now).unwrap();
         }
         let turn = std::iter::from_fn(|| ready(&mut pending, now)).position(|(it, _)| it == name("found"));
         assert_eq!(turn, Some(BACKLOG_SHARE as usize - 1));
@@ -676,12 +680,12 @@ mod tests {
         let (mut pending, now) = (Pending::new(SETTLE, Duration::ZERO, 1000), Instant::now());
         let (slow, fast) = (HERE.next().on_volume(0), HERE.on_volume(1));
         for number in 0..100 {
-            pending.event(slow, &name(&format!("slow-{number:02}")), Hint::Closed, false, SEEN, now).unwrap();
-            pending.event(fast, &name(&format!("fast-{number:02}")), Hint::Closed, false, SEEN, now).unwrap();
+            pending.event(slow, &name(&format!("slow-{number:02}")), Change::Closed, false, SEEN, now).unwrap();
+            pending.event(fast, &name(&format!("fast-{number:02}")), Change::Closed, false, SEEN, now).unwrap();
         }
         let taken = |pending: &mut Pending, volume| {
             let due = iter::from_fn(|| pending.next_due(now, |of| of == volume));
-            due.filter(|due| matches!(due, Due::Ready { place, .. } if place.volume() == volume)).count()
+            due.filter(|due| matches!(due, Due::Ready { id, .. } if id.volume() == volume)).count()
         };
         assert_eq!(taken(&mut pending, 1), 100);
         assert_eq!(pending.next_time(), None, "nothing wakes the loop for what has no room");
@@ -697,23 +701,23 @@ mod tests {
         let quiet = Duration::from_secs(5);
         let (mut pending, now) = (Pending::new(SETTLE, quiet, 10), Instant::now());
         let a = name("a");
-        pending.event(HERE, &a, Hint::Created { version: 1 }, false, SEEN, now).unwrap();
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Created { version: 1 }, false, SEEN, now).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
         let later = now + quiet - Duration::from_millis(1);
         assert_eq!(pending.next_due(later, |_| true), None);
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, later).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, later).unwrap();
         assert_eq!(pending.next_due(now + quiet, |_| true), None);
         assert_eq!(ready(&mut pending, later + quiet), Some((a.clone(), EventType::Create)));
-        pending.event(HERE, &a, Hint::Closed, false, SEEN, later + quiet).unwrap();
+        pending.event(HERE, &a, Change::Closed, false, SEEN, later + quiet).unwrap();
         pending.done(HERE, &a, later + quiet);
         assert_eq!(pending.next_due(later + quiet, |_| true), None, "what happened meanwhile waits for quiet, too");
-        pending.found(HERE, &name("b"), Hint::Complete, false, SEEN, now).unwrap();
+        pending.found(HERE, &name("b"), Change::Complete, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now), Some((name("b"), EventType::Create)));
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Event(u8, Hint, bool),
+        Event(u8, Change, bool),
         Gone(u8, bool),
         Take,
         Park,
@@ -722,16 +726,16 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let hint = prop_oneof![
-            (0..3u64).prop_map(|version| Hint::Created { version }),
-            (0..3u64).prop_map(|version| Hint::Changed { version }),
-            Just(Hint::MovedTo),
-            Just(Hint::Closed),
-            Just(Hint::Complete)
+        let change = prop_oneof![
+            (0..3u64).prop_map(|version| Change::Created { version }),
+            (0..3u64).prop_map(|version| Change::Changed { version }),
+            Just(Change::MovedTo),
+            Just(Change::Closed),
+            Just(Change::Complete)
         ];
         prop::collection::vec(
             prop_oneof![
-                4 => (0..3u8, hint, any::<bool>()).prop_map(|(path, hint, found)| Step::Event(path, hint, found)),
+                4 => (0..3u8, change, any::<bool>()).prop_map(|(path, change, found)| Step::Event(path, change, found)),
                 1 => (0..3u8, any::<bool>()).prop_map(|(path, replaced)| Step::Gone(path, replaced)),
                 3 => Just(Step::Take),
                 1 => Just(Step::Park),
@@ -768,9 +772,9 @@ mod tests {
             };
             for step in steps {
                 match step {
-                    Step::Event(path, hint, found) => {
+                    Step::Event(path, change, found) => {
                         let take = if found { Pending::found } else { Pending::event };
-                        take(&mut pending, HERE, &names[usize::from(path)], hint, false, SEEN, now).unwrap();
+                        take(&mut pending, HERE, &names[usize::from(path)], change, false, SEEN, now).unwrap();
                         owed[usize::from(path)] = true;
                     }
                     Step::Gone(path, replaced) => {
@@ -797,14 +801,14 @@ mod tests {
                 let waiting = pending.entries.values().flat_map(Map::values).filter(|waiting| waiting.state.turn().is_some()).count();
                 let parked: Vec<_> = pending.parked.values().flatten().collect();
                 prop_assert_eq!(pending.schedule.len() + pending.backlog.len() + parked.len(), waiting);
-                for ((backlog, turn), (place, name)) in parked {
-                    let waiting = &pending.entries[place][name];
+                for ((backlog, turn), (id, name)) in parked {
+                    let waiting = &pending.entries[id][name];
                     prop_assert_eq!((waiting.backlog, waiting.state.turn()), (*backlog, Some(*turn)));
                 }
                 prop_assert!(pending.spare.is_empty() && !pending.entries.values().any(Map::is_empty));
                 for (backlog, schedule) in [(false, &pending.schedule), (true, &pending.backlog)] {
-                    for (turn, (place, name)) in schedule {
-                        let waiting = &pending.entries[place][name];
+                    for (turn, (id, name)) in schedule {
+                        let waiting = &pending.entries[id][name];
                         prop_assert_eq!((waiting.backlog, waiting.state.turn()), (backlog, Some(*turn)));
                     }
                 }

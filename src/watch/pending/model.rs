@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{BUSY_PAUSE_MAX, Due, Full, Hint, Pending, Taken};
-use crate::files::directory::Place;
+use super::{BUSY_PAUSE_MAX, Change, Due, Full, Pending, Taken};
+use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::files::version::Stamp;
 use crate::message::EventType;
 
-const HERE: Place = Place::FIRST;
+const HERE: DirectoryId = DirectoryId::FIRST;
 
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -32,7 +32,7 @@ enum Deed {
     /// The watch reads of a deletion when another file stands there already, whose own event comes next.
     Replace,
     /// A look-over comes by. `rests`: the file was last changed long ago.
-    LookOver {
+    Rescan {
         rests: bool,
     },
 }
@@ -71,7 +71,7 @@ struct Path {
     /// Of the last confirmed message, while the name was not taken away since.
     known: Option<u64>,
     /// How the file came to its path, where it did since the last hand-out that led to a message.
-    arrival: Option<EventType>,
+    origin: Option<EventType>,
     /// It was handed out before the event that says how it came: no more is made of that event.
     untold: bool,
     /// A hand-out is owed: something happened after the last one, or that one brought nothing.
@@ -89,7 +89,7 @@ struct Path {
 #[derive(Debug, Clone, Copy)]
 struct Out {
     version: u64,
-    arrival: Option<EventType>,
+    origin: Option<EventType>,
     untold: bool,
     /// The name was taken away meanwhile.
     taken_away: bool,
@@ -100,7 +100,7 @@ const NOTHING: Path = Path {
     version: 0,
     open: false,
     known: None,
-    arrival: None,
+    origin: None,
     untold: false,
     owed: false,
     rests_from: None,
@@ -110,7 +110,7 @@ const NOTHING: Path = Path {
 };
 
 /// [`Pending::event`] or [`Pending::found`].
-type Take = fn(&mut Pending, Place, &Name, Hint, bool, Stamp, Instant) -> Result<(), Full>;
+type Take = fn(&mut Pending, DirectoryId, &Name, Change, bool, Stamp, Instant) -> Result<(), Full>;
 
 struct Model {
     pending: Pending,
@@ -149,23 +149,23 @@ impl Model {
             (Deed::Close, Stands::File) => {
                 path.version += 1;
                 path.open = false;
-                self.tell(number, Hint::Closed);
+                self.tell(number, Change::Closed);
             }
             (Deed::Delete, Stands::File) => self.taken_away(number, Stands::Nothing),
             (Deed::Replace, Stands::File) => {
                 path.version += 1;
                 self.taken_away(number, Stands::Unannounced);
             }
-            (Deed::LookOver { rests }, Stands::File) => self.look_over(number, rests),
+            (Deed::Rescan { rests }, Stands::File) => self.rescan(number, rests),
             _ => {}
         }
     }
 
     fn arrives(&mut self, number: usize, how: EventType) {
         let path = &mut self.paths[number];
-        (path.stands, path.open, path.arrival, path.known) = (Stands::File, false, Some(how), None);
+        (path.stands, path.open, path.origin, path.known) = (Stands::File, false, Some(how), None);
         let version = path.version;
-        self.tell(number, if how == EventType::MovedTo { Hint::MovedTo } else { Hint::Created { version } });
+        self.tell(number, if how == EventType::MovedTo { Change::MovedTo } else { Change::Created { version } });
     }
 
     fn taken_away(&mut self, number: usize, stands: Stands) {
@@ -175,12 +175,12 @@ impl Model {
             out.taken_away = true;
         }
         if stands == Stands::Nothing {
-            (path.owed, path.arrival, path.rests_from) = (false, None, None);
+            (path.owed, path.origin, path.rests_from) = (false, None, None);
         }
         self.pending.gone(HERE, &self.names[number], Taken::Deleted, stands == Stands::Unannounced);
     }
 
-    fn look_over(&mut self, number: usize, rests: bool) {
+    fn rescan(&mut self, number: usize, rests: bool) {
         self.events += 1;
         let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
         let path = &mut self.paths[number];
@@ -190,29 +190,29 @@ impl Model {
         let inside = self.pending.look_again(HERE, &self.names[number], false, seen_at);
         assert_eq!(inside, path.owed || path.out.is_some(), "path {number} is waited for, or it is not");
         if !inside {
-            let changed = Hint::Changed { version: self.paths[number].version };
-            self.tell_as(number, if rests { Hint::Complete } else { changed }, Pending::found);
+            let changed = Change::Changed { version: self.paths[number].version };
+            self.tell_as(number, if rests { Change::Complete } else { changed }, Pending::found);
         } else if !path.owed {
             (path.owed, path.seen_at, path.rests_from) = (true, seen_at, None);
         }
     }
 
-    fn tell(&mut self, number: usize, hint: Hint) {
-        self.tell_as(number, hint, Pending::event);
+    fn tell(&mut self, number: usize, change: Change) {
+        self.tell_as(number, change, Pending::event);
     }
 
-    fn tell_as(&mut self, number: usize, hint: Hint, take: Take) {
+    fn tell_as(&mut self, number: usize, change: Change, take: Take) {
         self.events += 1;
         let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
-        let announced = self.paths[number].known.is_some();
+        let published = self.paths[number].known.is_some();
         self.paths[number].given_up = false;
-        if take(&mut self.pending, HERE, &self.names[number], hint, announced, seen_at, self.now) == Err(Full) {
+        if take(&mut self.pending, HERE, &self.names[number], change, published, seen_at, self.now) == Err(Full) {
             return self.drop_waiting();
         }
         let path = &mut self.paths[number];
         let complete_before = path.owed && path.rests_from.is_none();
-        path.rests_from = match hint {
-            Hint::Created { .. } | Hint::Changed { .. } if !complete_before => Some(self.now),
+        path.rests_from = match change {
+            Change::Created { .. } | Change::Changed { .. } if !complete_before => Some(self.now),
             _ => None,
         };
         (path.owed, path.seen_at) = (true, seen_at);
@@ -224,12 +224,12 @@ impl Model {
         self.pending.drop_waiting();
         for path in &mut self.paths {
             if path.out.is_none() {
-                (path.owed, path.rests_from, path.arrival) = (false, None, None);
+                (path.owed, path.rests_from, path.origin) = (false, None, None);
             }
         }
     }
 
-    fn hand_out(&mut self, most: usize) {
+    fn dispatch(&mut self, most: usize) {
         for _ in 0..most {
             match self.pending.next_due(self.now, |_| true) {
                 None => return,
@@ -245,9 +245,9 @@ impl Model {
                     let number = usize::from(name[0] - b'a');
                     self.check(number, event, seen_at);
                     let path = &mut self.paths[number];
-                    let (version, arrival, unannounced) =
-                        (path.version, path.arrival.take(), path.stands == Stands::Unannounced);
-                    path.out = Some(Out { version, arrival, untold: path.untold || unannounced, taken_away: false });
+                    let (version, origin, unannounced) =
+                        (path.version, path.origin.take(), path.stands == Stands::Unannounced);
+                    path.out = Some(Out { version, origin, untold: path.untold || unannounced, taken_away: false });
                     (path.owed, path.rests_from, path.untold) = (false, None, unannounced);
                 }
             }
@@ -260,8 +260,8 @@ impl Model {
         assert!(path.owed, "path {number} is handed out for nothing");
         assert_eq!(seen_at, path.seen_at, "path {number}: when its last event was read");
         assert_eq!(path.rests_from, None, "path {number} is handed out before it has settled");
-        let expected = match (path.arrival, path.known) {
-            (Some(arrival), _) => arrival,
+        let expected = match (path.origin, path.known) {
+            (Some(origin), _) => origin,
             (None, Some(_)) => EventType::CloseWrite,
             (None, None) => EventType::Create,
         };
@@ -293,7 +293,7 @@ impl Model {
                     path.given_up = !again;
                 }
                 if path.owed && !out.taken_away {
-                    path.arrival = path.arrival.or(out.arrival);
+                    path.origin = path.origin.or(out.origin);
                     path.untold |= out.untold;
                 }
             }
@@ -308,7 +308,7 @@ impl Model {
             }
         }
         for _ in 0..4 * PATHS {
-            self.hand_out(usize::MAX);
+            self.dispatch(usize::MAX);
             for number in 0..PATHS {
                 self.answer(number, Answer::Confirmed);
             }
@@ -316,7 +316,7 @@ impl Model {
                 for number in 0..PATHS {
                     // As the watch does: it looks further when there is room.
                     match self.pending.len() < self.bound {
-                        true => self.act(number, Deed::LookOver { rests: false }),
+                        true => self.act(number, Deed::Rescan { rests: false }),
                         false => self.dropped = true,
                     }
                 }
@@ -334,7 +334,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Deed::MoveTo),
         2 => Just(Deed::Delete),
         1 => Just(Deed::Replace),
-        1 => any::<bool>().prop_map(|rests| Deed::LookOver { rests }),
+        1 => any::<bool>().prop_map(|rests| Deed::Rescan { rests }),
     ];
     let answer = prop_oneof![3 => Just(Answer::Confirmed), 1 => Just(Answer::Busy), 1 => Just(Answer::Failed)];
     let step = prop_oneof![
@@ -356,7 +356,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Deed(path, deed) => model.act(path, deed),
-                Step::HandOut(most) => model.hand_out(most),
+                Step::HandOut(most) => model.dispatch(most),
                 Step::Answer(path, answer) => model.answer(path, answer),
                 Step::Wait(millis) => model.now += Duration::from_millis(millis),
             }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{BACKLOG_MAX, Books};
+use super::{BACKLOG_MAX, State};
 use crate::cli::CatchUp;
 use crate::error::Error;
-use crate::files::directory::{Directory, Place};
+use crate::files::directory::{Directory, DirectoryId};
 use crate::files::errno::{Call, Meaning, meaning};
-use crate::files::listing::{Sight, list, look, target_of};
+use crate::files::listing::{FileStat, list, look, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::root::Root;
 use crate::files::version::{Stamp, Version};
@@ -19,9 +19,9 @@ use crate::filter::Filter;
 use crate::job::Known;
 use crate::ledger::store::{Fate, Seen, Store};
 use crate::ledger::{ALL, Ledger};
-use crate::watch::lookover::{Compare, LookOver};
-use crate::watch::pending::{Hint, PENDING_MAX, Pending};
-use crate::watch::tree::{Arrival, nothing_to_enter};
+use crate::watch::pending::{Change, PENDING_MAX, Pending};
+use crate::watch::rescan::{Compare, Rescan};
+use crate::watch::tree::{Origin, nothing_to_enter};
 
 /// Files that a look-over compares before the rest of the loop has its turn.
 const LOOKS_IN_A_ROW: usize = 1024;
@@ -90,7 +90,7 @@ impl Entries<'_> {
     }
 }
 
-impl Books {
+impl State {
     /// Ends the ledger. `orderly`: nothing is on its way any more.
     pub(in crate::watch) fn end(&mut self, orderly: bool) {
         let Some(ledger) = self.ledger.take() else { return };
@@ -112,12 +112,12 @@ impl Books {
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
     pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
-        self.look_over.begin(self.tree.roots(), now);
-        while let Some((place, deep)) = self.look_over.to_list.pop_front() {
-            match (self.list(place, deep, now), self.tree.root(place)) {
+        self.rescan.begin(self.tree.roots(), now);
+        while let Some((id, deep)) = self.rescan.to_list.pop_front() {
+            match (self.list(id, deep, now), self.tree.root(id)) {
                 (Ok(()), _) => {}
                 (Err(errno), Some(root)) => return Err(unlisted(root, errno)),
-                (Err(errno), None) => self.shut(place, errno, now),
+                (Err(errno), None) => self.shut(id, errno, now),
             }
         }
         Ok(())
@@ -135,10 +135,10 @@ impl Books {
         match catch_up {
             CatchUp::None | CatchUp::Baseline => whole &= self.take_as_seen(store.as_mut(), catch_up),
             CatchUp::Changed => {}
-            CatchUp::All => self.look_over.everything = true,
+            CatchUp::All => self.rescan.everything = true,
         }
         if let Some(store) = store {
-            let ledger = Ledger::start(store, Arc::clone(&self.vitals))?;
+            let ledger = Ledger::start(store, Arc::clone(&self.progress))?;
             if !whole {
                 ledger.forget_below(ALL);
             }
@@ -149,21 +149,21 @@ impl Books {
 
     /// Takes over what the ledger knows of the listed files. `false`: it could not be read, and nothing of it counts.
     fn recall(&mut self, store: &mut Store) -> Result<bool, Error> {
-        let mut present: Map<Vec<u8>, (Place, Set<Name>)> = Map::default();
+        let mut present: Map<Vec<u8>, (DirectoryId, Set<Name>)> = Map::default();
         let mut files = 0;
-        for compare in &self.look_over.to_compare {
-            let Some(node) = self.tree.get(compare.place) else { continue };
+        for compare in &self.rescan.to_compare {
+            let Some(node) = self.tree.get(compare.id) else { continue };
             let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
             files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
-            present.insert(node.directory.prefix().to_vec(), (compare.place, names));
+            present.insert(node.directory.prefix().to_vec(), (compare.id, names));
         }
-        let (mut recalled, recursive, roots) = (0, self.recursive, self.tree.roots().to_vec());
+        let (mut loaded, recursive, roots) = (0, self.recursive, self.tree.roots().to_vec());
         let mut unlisted: Map<Vec<u8>, Unlisted> = Map::default();
         let Self { tree, filter, aside, .. } = self;
         let whole = store.recall(|path, known| {
             let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
             let left_out = |directory: &Directory| !filter.admits(&directory.below(name));
-            let Some((place, names)) = present.get(directory) else {
+            let Some((id, names)) = present.get(directory) else {
                 let found = match unlisted.get(directory) {
                     Some(found) => *found,
                     None => {
@@ -174,27 +174,27 @@ impl Books {
                     Unlisted::Gone => Fate::Gone,
                     Unlisted::Refused(root) if !left_out(&root.deeper(&directory[root.prefix().len()..])) => {
                         aside.entry(directory.into()).or_default().insert(name.into(), known);
-                        recalled += 1;
+                        loaded += 1;
                         Fate::Known
                     }
                     Unlisted::Refused(_) | Unlisted::LeftOut => Fate::LeftOut,
                 };
             };
-            let (Some(name), Some(node)) = (names.get(name), tree.get_mut(*place)) else { return Fate::Gone };
+            let (Some(name), Some(node)) = (names.get(name), tree.get_mut(*id)) else { return Fate::Gone };
             if left_out(&node.directory) {
                 return Fate::LeftOut;
             }
             node.known.insert(Arc::clone(name), known);
-            node.recalled = true;
-            recalled += 1;
+            node.loaded = true;
+            loaded += 1;
             Fate::Known
         })?;
         if !whole {
-            recalled = 0;
+            loaded = 0;
             self.aside.clear();
             self.tree.iter_mut().for_each(|node| node.known.clear());
         }
-        tracing::info!("the ledger holds {recalled} of {files} files");
+        tracing::info!("the ledger holds {loaded} of {files} files");
         Ok(whole)
     }
 
@@ -204,9 +204,9 @@ impl Books {
     fn take_as_seen(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
         let mut entries = Entries { store, waiting: Vec::new(), whole: true };
         let mut files = 0;
-        for Compare { place, left, .. } in mem::take(&mut self.look_over.to_compare) {
-            let Some(node) = self.tree.get_mut(place) else { continue };
-            node.recalled = false;
+        for Compare { id, left, .. } in mem::take(&mut self.rescan.to_compare) {
+            let Some(node) = self.tree.get_mut(id) else { continue };
+            node.loaded = false;
             let mut links = Vec::new();
             for name in left {
                 let below = node.directory.below(&name);
@@ -215,7 +215,7 @@ impl Books {
                 }
                 let examined = Stamp::now();
                 // What cannot be looked at is new once it can be: nothing else is known of it.
-                let Ok(Some(Sight { version, regular, .. })) = look(node.directory.root(), &below) else { continue };
+                let Ok(Some(FileStat { version, regular, .. })) = look(node.directory.root(), &below) else { continue };
                 files += 1;
                 if !regular {
                     links.push(Name::clone(&name));
@@ -237,56 +237,56 @@ impl Books {
                     entries.push((path, seen.filter(|_| catch_up == CatchUp::Baseline)));
                 }
             }
-            links.iter().for_each(|name| self.seen_link(place, name));
+            links.iter().for_each(|name| self.seen_link(id, name));
         }
         entries.write();
-        (self.look_over.whole, self.look_over.first) = (false, false);
-        tracing::info!("the directory was looked over: 0 of {files} files are to be published (--catch-up)");
+        (self.rescan.whole, self.rescan.first) = (false, false);
+        tracing::info!("rescan finished: 0 of {files} files are to be published (--catch-up)");
         entries.whole
     }
 
     /// Whether a look-over can go on at once.
     pub(in crate::watch) fn looks_now(&self, now: Instant) -> bool {
-        let begins = self.look_over.next_time().is_some_and(|time| time <= now);
-        let wanted = self.look_over.running() || self.look_over.whole || begins;
+        let begins = self.rescan.next_time().is_some_and(|time| time <= now);
+        let wanted = self.rescan.running() || self.rescan.whole || begins;
         let room = self.pending.len() < PENDING_MAX / 2 && self.pending.backlog() < BACKLOG_MAX;
         wanted && room && !self.ledger.as_ref().is_some_and(Ledger::is_pressed)
     }
 
     /// Begins the look-over that is needed, or goes on with those that run.
-    pub(in crate::watch) fn look_over(&mut self, now: Instant) {
+    pub(in crate::watch) fn rescan(&mut self, now: Instant) {
         if !self.looks_now(now) {
             return;
         }
-        if self.look_over.next_time().is_some_and(|time| time <= now) {
-            self.look_over.begin(self.tree.roots(), now);
+        if self.rescan.next_time().is_some_and(|time| time <= now) {
+            self.rescan.begin(self.tree.roots(), now);
         }
         let seen_at = Stamp::now();
         let mut looks = LOOKS_IN_A_ROW;
         while looks > 0 {
-            if let Some(Compare { place, left, arrival }) = self.look_over.to_compare.front_mut() {
-                match (left.next(), *place, *arrival) {
-                    (Some(name), place, arrival) => self.compare(place, &name, arrival, seen_at, now),
-                    (None, place, _) => {
-                        self.look_over.to_compare.pop_front();
-                        self.tree.get_mut(place).into_iter().for_each(|node| node.recalled = false);
+            if let Some(Compare { id, left, origin }) = self.rescan.to_compare.front_mut() {
+                match (left.next(), *id, *origin) {
+                    (Some(name), id, origin) => self.compare(id, &name, origin, seen_at, now),
+                    (None, id, _) => {
+                        self.rescan.to_compare.pop_front();
+                        self.tree.get_mut(id).into_iter().for_each(|node| node.loaded = false);
                     }
                 }
                 looks -= 1;
-            } else if let Some((place, deep)) = self.look_over.to_list.pop_front() {
+            } else if let Some((id, deep)) = self.rescan.to_list.pop_front() {
                 // It may have been listed before its turn, for the sake of a file in it.
-                if deep || self.tree.get(place).is_some_and(|node| !node.listed) {
-                    self.list_or_shut(place, deep, now);
+                if deep || self.tree.get(id).is_some_and(|node| !node.listed) {
+                    self.list_or_shut(id, deep, now);
                     looks = looks.saturating_sub(LOOKS_FOR_A_LISTING);
                 }
             } else {
                 break;
             }
         }
-        if self.look_over.whole && !self.look_over.running() {
-            self.look_over.whole = false;
-            let LookOver { found, in_question, compared, .. } = self.look_over;
-            let first = mem::take(&mut self.look_over.first);
+        if self.rescan.whole && !self.rescan.running() {
+            self.rescan.whole = false;
+            let Rescan { found, in_question, compared, .. } = self.rescan;
+            let first = mem::take(&mut self.rescan.first);
             match found {
                 _ if first => {
                     let content_decides = match in_question {
@@ -294,20 +294,18 @@ impl Books {
                         more => format!(", and {more} more if their content is another"),
                     };
                     let new = found - in_question;
-                    tracing::info!(
-                        "the directory was looked over: {new} of {compared} files are to be published{content_decides}"
-                    );
+                    tracing::info!("rescan finished: {new} of {compared} files are to be published{content_decides}");
                 }
-                0 => tracing::debug!("the directory was looked over: nothing new"),
-                found => tracing::info!("the directory was looked over: {found} files to be read"),
+                0 => tracing::debug!("rescan finished: nothing new"),
+                found => tracing::info!("rescan finished: {found} files to be read"),
             }
         }
     }
 
     /// Lists a directory, or remembers that it cannot be.
-    pub(super) fn list_or_shut(&mut self, place: Place, deep: bool, now: Instant) {
-        if let Err(errno) = self.list(place, deep, now) {
-            self.shut(place, errno, now);
+    pub(super) fn list_or_shut(&mut self, id: DirectoryId, deep: bool, now: Instant) {
+        if let Err(errno) = self.list(id, deep, now) {
+            self.shut(id, errno, now);
         }
     }
 
@@ -318,24 +316,24 @@ impl Books {
     ///
     /// # Errors
     /// What keeps it from being listed. Nothing that is known of it is forgotten then.
-    fn list(&mut self, place: Place, deep: bool, now: Instant) -> Result<(), Errno> {
-        let Some(node) = self.tree.get(place) else { return Ok(()) };
-        let listing = match (list(node.directory.root(), &node.directory.below(b"")), self.tree.parent(place)) {
+    fn list(&mut self, id: DirectoryId, deep: bool, now: Instant) -> Result<(), Errno> {
+        let Some(node) = self.tree.get(id) else { return Ok(()) };
+        let listing = match (list(node.directory.root(), &node.directory.below(b"")), self.tree.parent(id)) {
             (Ok(listing), _) => listing,
             (Err(errno), Some((parent, name))) if nothing_to_enter(Call::Open, errno) => {
-                self.resolve(parent, &name, Arrival::Found, false, now);
+                self.resolve(parent, &name, Origin::Found, false, now);
                 return Ok(());
             }
             (Err(errno), _) => return Err(errno),
         };
-        self.retries.had(place, &Name::from(&b""[..]));
-        let Some(node) = self.tree.get_mut(place) else { return Ok(()) };
+        self.retries.had(id, &Name::from(&b""[..]));
+        let Some(node) = self.tree.get_mut(id) else { return Ok(()) };
         node.listed = true;
-        let arrival = mem::replace(&mut node.arrival, Arrival::Found);
+        let origin = mem::replace(&mut node.origin, Origin::Found);
         if let Some(rows) = self.aside.remove(node.directory.prefix()) {
             // Found out only now whether its files are still there.
             node.known.extend(rows);
-            node.recalled = true;
+            node.loaded = true;
         }
         node.known.shrink_to_fit();
         // Mostly all that is known is listed, and counting is cheaper than a set of the listed. A name that is listed
@@ -344,56 +342,56 @@ impl Books {
         if known < node.known.len() {
             let present: Set<&Name> = listing.files.iter().map(|found| &found.name).collect();
             let gone: Vec<Name> = node.known.keys().filter(|name| !present.contains(name)).cloned().collect();
-            gone.iter().for_each(|name| self.forget(place, name));
+            gone.iter().for_each(|name| self.forget(id, name));
         }
-        if let Some(node) = self.tree.get(place) {
+        if let Some(node) = self.tree.get(id) {
             node.directory.set_names(listing.neighbors());
         }
         let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
-        self.look_over.to_compare.push_back(Compare { place, left, arrival });
-        self.list_children(place, &listing.directories, arrival, deep, now);
+        self.rescan.to_compare.push_back(Compare { id, left, origin });
+        self.list_children(id, &listing.directories, origin, deep, now);
         Ok(())
     }
 
-    fn list_children(&mut self, place: Place, listed: &[Name], arrival: Arrival, deep: bool, now: Instant) {
+    fn list_children(&mut self, id: DirectoryId, listed: &[Name], origin: Origin, deep: bool, now: Instant) {
         if !self.recursive {
             return;
         }
-        let known: Set<Name> = self.tree.children(place).into_iter().collect();
-        let unseen = deep || self.tree.unwatched().contains(&place);
+        let known: Set<Name> = self.tree.children(id).into_iter().collect();
+        let unseen = deep || self.tree.unwatched().contains(&id);
         for name in listed.iter().filter(|name| unseen || !known.contains(*name)) {
-            self.resolve(place, name, arrival, deep, now);
+            self.resolve(id, name, origin, deep, now);
         }
         if known.is_empty() {
             return;
         }
         let listed: Set<&Name> = listed.iter().collect();
         for name in known.iter().filter(|name| !listed.contains(name)) {
-            self.resolve(place, name, Arrival::Found, deep, now);
+            self.resolve(id, name, Origin::Found, deep, now);
         }
     }
 
-    pub(super) fn compare(&mut self, place: Place, name: &Name, arrival: Arrival, seen_at: Stamp, now: Instant) {
-        let Some(node) = self.tree.get_mut(place) else { return };
+    pub(super) fn compare(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Stamp, now: Instant) {
+        let Some(node) = self.tree.get_mut(id) else { return };
         let below = node.directory.below(name);
         if !self.filter.admits(&below) {
             return;
         }
-        let Sight { version, regular, owner, .. } = match look(node.directory.root(), &below) {
-            Ok(Some(sight)) => sight,
+        let FileStat { version, regular, owner, .. } = match look(node.directory.root(), &below) {
+            Ok(Some(stat)) => stat,
             Ok(None) => {
                 // Its name was taken away, or its event is still to come.
-                self.forget(place, name);
-                self.seen(place, name, None);
-                return self.retries.no_file(place, name);
+                self.forget(id, name);
+                self.seen(id, name, None);
+                return self.retries.no_file(id, name);
             }
-            Err(errno) => return self.refuse(place, name, false, arrival, errno, now),
+            Err(errno) => return self.refuse(id, name, false, origin, errno, now),
         };
-        self.look_over.compared += 1;
+        self.rescan.compared += 1;
         if !regular {
-            self.seen_link(place, name);
+            self.seen_link(id, name);
         }
-        let Some(node) = self.tree.get_mut(place) else { return };
+        let Some(node) = self.tree.get_mut(id) else { return };
         let known = node.known.get_mut(name);
         // What a link leads to is compared by the readers, unless they have never read it.
         let through = !regular && known.as_ref().is_some_and(|known| !known.is_read());
@@ -402,41 +400,41 @@ impl Books {
         let known = known.zip(stands).filter(|(known, stands)| known.may_be(stands));
         let may_be_known = known.is_some();
         match known {
-            Some(_) if self.look_over.everything => drop(node.known.remove(name)),
+            Some(_) if self.rescan.everything => drop(node.known.remove(name)),
             Some((known, stands)) if known.is_of(&stands) => {
                 // A row that lags would be of another version.
                 *known = known.exact(&stands);
                 if !known.is_racy() {
-                    self.retries.had(place, name);
+                    self.retries.had(id, name);
                     // The readers may have met another file, whose directory stood here for a moment.
-                    self.pending.look_again(place, name, false, seen_at);
+                    self.pending.look_again(id, name, false, seen_at);
                     return;
                 }
-                self.look_over.in_question += 1;
+                self.rescan.in_question += 1;
             }
-            Some(_) => self.look_over.in_question += 1,
-            None => self.look_over.in_question += usize::from(may_lead_to_it && !self.look_over.everything),
+            Some(_) => self.rescan.in_question += 1,
+            None => self.rescan.in_question += usize::from(may_lead_to_it && !self.rescan.everything),
         }
         let leased = node.directory.root().grants_lease(owner);
-        self.look_over.found += 1;
-        if self.pending.look_again(place, name, arrival == Arrival::MovedTo, seen_at) {
+        self.rescan.found += 1;
+        if self.pending.look_again(id, name, origin == Origin::MovedTo, seen_at) {
             // The links that lead through it may have been read before it came to stand there.
-            self.follow(Pending::found, place, name, seen_at, now);
+            self.follow(Pending::found, id, name, seen_at, now);
         } else {
-            let hint = match arrival {
-                Arrival::MovedTo => Hint::MovedTo,
+            let change = match origin {
+                Origin::MovedTo => Change::MovedTo,
                 // Complete as it stands, or the lease will tell that it is not: but for one that was made just now, which the
                 // kernel does before it counts its writer.
-                Arrival::Found if leased && version.size > 0 || rests(&version, seen_at, self.settle) => {
+                Origin::Found if leased && version.size > 0 || rests(&version, seen_at, self.settle) => {
                     let quiet = self.quiet.is_zero() || rests(&version, seen_at, self.quiet);
-                    if quiet { Hint::Complete } else { Hint::Closed }
+                    if quiet { Change::Complete } else { Change::Closed }
                 }
-                Arrival::Found => Hint::Changed { version: version.fingerprint() },
+                Origin::Found => Change::Changed { version: version.fingerprint() },
             };
-            self.put(Pending::found, place, name, hint, seen_at, now);
+            self.put(Pending::found, id, name, change, seen_at, now);
         }
         if regular && !may_be_known {
-            self.doubt(place, name);
+            self.invalidate(id, name);
         }
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::Books;
+use super::State;
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
@@ -43,7 +43,7 @@ struct Scene {
     /// So far.
     kills: usize,
     watch: Watch,
-    books: Books,
+    state: State,
     now: Instant,
     seen_at: Stamp,
     in_flight: Vec<InFlight>,
@@ -64,10 +64,10 @@ impl Scene {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let (watch, books) = begin(&top, 0);
+        let (watch, state) = begin(&top, 0);
         let (in_flight, told) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Stamp::now());
-        let mut scene = Self { top, kills: 0, watch, books, now, seen_at, in_flight, told, written: 0 };
+        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, told, written: 0 };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
@@ -89,7 +89,7 @@ impl Scene {
         let mut scene = Self::with(&["one"]);
         scene.link(TARGETS[0], "one/link");
         scene.catch_up();
-        scene.hand_out(1);
+        scene.dispatch(1);
         scene.read(0);
         scene
     }
@@ -122,8 +122,8 @@ impl Scene {
         let path = self.path(path);
         let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_file) else { return };
         self.written += 1;
-        let letter = b'A' + (self.written % 26) as u8;
-        fs::write(&path, vec![letter; metadata.len() as usize]).unwrap();
+        let notice = b'A' + (self.written % 26) as u8;
+        fs::write(&path, vec![notice; metadata.len() as usize]).unwrap();
         File::options().append(true).open(&path).unwrap().set_modified(metadata.modified().unwrap()).unwrap();
     }
 
@@ -141,13 +141,13 @@ impl Scene {
     /// The process ends as it is told to, and the next begins.
     fn restart(&mut self) {
         self.settle_all();
-        self.books.end(true);
-        (self.watch, self.books) = begin(&self.top, self.kills);
+        self.state.end(true);
+        (self.watch, self.state) = begin(&self.top, self.kills);
     }
 
     /// The process is killed, and the next begins with what the ledger was. What had been read has been published.
     fn kill(&mut self, meanwhile: impl FnOnce(&Self)) {
-        crash(&state(&self.top, self.kills), &state(&self.top, self.kills + 1));
+        crash(&state_directory(&self.top, self.kills), &state_directory(&self.top, self.kills + 1));
         self.kills += 1;
         for InFlight { job, found } in self.in_flight.drain(..) {
             if let Some(Outcome::Confirmed { digests, .. }) = found {
@@ -155,38 +155,38 @@ impl Scene {
             }
         }
         meanwhile(self);
-        (self.watch, self.books) = begin(&self.top, self.kills);
+        (self.watch, self.state) = begin(&self.top, self.kills);
     }
 
     fn read_events(&mut self) {
-        let Self { watch, books, now, seen_at, .. } = self;
-        while watch.read(|mark, event| assert!(books.take(mark, event, *seen_at, *now).is_none())).unwrap() {}
+        let Self { watch, state, now, seen_at, .. } = self;
+        while watch.read(|watch_id, event| assert!(state.take(watch_id, event, *seen_at, *now).is_none())).unwrap() {}
     }
 
     /// What the kernel has queued is lost.
     fn overflow(&mut self) {
         let mut last = None;
-        while self.watch.read(|mark, _| last = Some(mark)).unwrap() {}
-        if let Some(mark) = last {
-            assert!(self.books.take(mark, Event::Overflow, self.seen_at, self.now).is_none());
+        while self.watch.read(|watch_id, _| last = Some(watch_id)).unwrap() {}
+        if let Some(watch_id) = last {
+            assert!(self.state.take(watch_id, Event::Overflow, self.seen_at, self.now).is_none());
         }
     }
 
-    fn look_over(&mut self) {
-        self.books.look_over(self.now);
-        self.books.tree.end_adrift(1);
+    fn rescan(&mut self) {
+        self.state.rescan(self.now);
+        self.state.tree.end_orphaned(1);
     }
 
     fn catch_up(&mut self) {
         self.read_events();
-        while self.books.looks_now(self.now) {
-            self.look_over();
+        while self.state.looks_now(self.now) {
+            self.rescan();
         }
-        self.books.search_names(self.now);
+        self.state.search_names(self.now);
     }
 
-    fn hand_out(&mut self, most: usize) {
-        for job in self.books.batch(vec![most], self.now) {
+    fn dispatch(&mut self, most: usize) {
+        for job in self.state.batch(vec![most], self.now) {
             assert!(
                 self.in_flight.iter().all(|other| path_of(&other.job) != path_of(&job)),
                 "twice with the readers: {job:?}"
@@ -233,7 +233,7 @@ impl Scene {
         if let Outcome::Confirmed { digests, .. } = &outcome {
             self.told.insert(path_of(&job), *digests);
         }
-        self.books.settle(Report { job, outcome }, self.now, self.seen_at);
+        self.state.settle(Report { job, outcome }, self.now, self.seen_at);
     }
 
     /// All goes on to its end, with nothing changed any more.
@@ -241,18 +241,18 @@ impl Scene {
         loop {
             self.now += Duration::from_secs(60);
             self.catch_up();
-            if self.books.pending.is_empty() && self.books.look_over.next_time().is_none() {
+            if self.state.pending.is_empty() && self.state.rescan.next_time().is_none() {
                 break;
             }
-            self.hand_out(100);
+            self.dispatch(100);
             self.settle_all();
         }
     }
 
     /// What the ledger was told so far stands in it.
     fn write_ledger(&self) {
-        let ledger = self.books.ledger.as_ref().unwrap();
-        ledger.forget_first(b"/nothing");
+        let ledger = self.state.ledger.as_ref().unwrap();
+        ledger.invalidate(b"/nothing");
         wait_until_gone(ledger, b"/", b"nothing");
     }
 
@@ -270,7 +270,7 @@ impl Scene {
 }
 
 /// A process begins: its watch stands, and what the ledger knows is taken over.
-fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
+fn begin(top: &TempDir, kills: usize) -> (Watch, State) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
@@ -282,10 +282,10 @@ fn begin(top: &TempDir, kills: usize) -> (Watch, Books) {
         catch_up: CatchUp::Changed,
         rescan: None,
     };
-    let mut books = Books::new(tree, Filter::default(), &settings, Arc::default());
-    books.list_all(Instant::now()).unwrap();
-    books.begin(Some(open(&state(top, kills))), CatchUp::Changed).unwrap();
-    (watch, books)
+    let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
+    state.list_all(Instant::now()).unwrap();
+    state.begin(Some(open(&state_directory(top, kills))), CatchUp::Changed).unwrap();
+    (watch, state)
 }
 
 /// The last process's ledger may not have come to its end: a busy disk takes longer than that waits for it.
@@ -300,7 +300,7 @@ fn open(state: &Path) -> Store {
 }
 
 /// Where the ledger is: a directory of its own after each kill.
-fn state(top: &TempDir, kills: usize) -> PathBuf {
+fn state_directory(top: &TempDir, kills: usize) -> PathBuf {
     top.path().join(format!("state-{kills}"))
 }
 
@@ -315,11 +315,11 @@ fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
     let mut scene = Scene::with(&["one", "two"]);
     scene.touch("one/file");
     scene.catch_up();
-    scene.hand_out(1);
+    scene.dispatch(1);
     scene.read_across(0, |scene| scene.exchange("one", "two"));
     scene.catch_up();
     scene.settle(0);
-    scene.hand_out(1);
+    scene.dispatch(1);
     assert_eq!(scene.in_flight.iter().map(|it| path_of(&it.job)).collect::<Vec<_>>(), [scene.path("one/file")]);
 }
 
@@ -332,7 +332,7 @@ fn a_link_follows_its_target_when_directories_are_exchanged_while_that_is_in_fli
     scene.link("one/new", "link");
     scene.write("one/new");
     scene.catch_up();
-    scene.hand_out(2);
+    scene.dispatch(2);
     (0..2).for_each(|at| scene.read(at));
     scene.exchange("one", "two");
     scene.catch_up();
@@ -349,7 +349,7 @@ fn a_link_taken_away_and_made_again_while_in_flight_is_no_news() {
     scene.settle(0);
     scene.write_ledger(); // the link's row goes first, for it may lead elsewhere
     scene.now += Duration::from_secs(60);
-    scene.hand_out(1);
+    scene.dispatch(1);
     scene.read(0);
     assert!(matches!(scene.in_flight[0].found, Some(Outcome::Unchanged { .. })), "{:?}", scene.in_flight[0].found);
     // And one that leads elsewhere is.
@@ -364,12 +364,12 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     let mut scene = Scene::with(&["one"]);
     scene.write("one/file");
     scene.catch_up();
-    scene.hand_out(1);
+    scene.dispatch(1);
     fs::rename(scene.path("one"), scene.path("away")).unwrap();
     fs::create_dir(scene.path("one")).unwrap();
     scene.write("one/file");
     scene.catch_up();
-    scene.hand_out(100); // looks for it itself
+    scene.dispatch(100); // looks for it itself
     let paths: Vec<_> = scene.in_flight.iter().map(|it| path_of(&it.job)).collect();
     assert_eq!(paths, ["one/file", "away/file"].map(|path| scene.path(path)));
     scene.rest();
@@ -385,7 +385,7 @@ fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its
     fs::remove_file(scene.path("one/file")).unwrap();
     scene.write("one/file");
     scene.read_events();
-    scene.hand_out(100);
+    scene.dispatch(100);
     scene.settle_all();
     scene.kill(|scene| scene.exchange("one", "two"));
     scene.rest();
@@ -396,8 +396,8 @@ fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its
 fn a_ledger_that_could_not_be_read_does_not_count_at_the_next_start_either() {
     let mut scene = Scene::with(&["one", "two"]);
     scene.restart(); // all of it is in the ledger
-    let hidden = |scene: &Scene| state(&scene.top, scene.kills).join("hidden");
-    let database = |scene: &Scene| state(&scene.top, scene.kills).join(FILE);
+    let hidden = |scene: &Scene| state_directory(&scene.top, scene.kills).join("hidden");
+    let database = |scene: &Scene| state_directory(&scene.top, scene.kills).join(FILE);
     scene.kill(|scene| {
         scene.exchange("one", "two");
         fs::rename(database(scene), hidden(scene)).unwrap();
@@ -447,7 +447,7 @@ fn a_listing_forgets_what_is_gone_and_only_that() {
     scene.write("one/new");
     scene.overflow();
     scene.rest();
-    let (_, node) = scene.books.tree.iter().find(|(_, node)| node.directory.below(b"") == b"one/").unwrap();
+    let (_, node) = scene.state.tree.iter().find(|(_, node)| node.directory.below(b"") == b"one/").unwrap();
     assert_eq!(node.known.keys().map(|name| &**name).collect::<BTreeSet<_>>(), BTreeSet::from([&b"file"[..], b"new"]));
     let listed = |name: &[u8]| node.directory.contains(name);
     assert_eq!([&b"file"[..], b"gone", b"new"].map(listed), [true, false, true]);
@@ -555,7 +555,7 @@ enum Deed {
     Kill,
     ReadEvents,
     Overflow,
-    LookOver,
+    Rescan,
     HandOut(usize),
     Read(Index),
     ReadAcross(String, String, Index),
@@ -606,7 +606,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => Just(Deed::Kill),
         4 => Just(Deed::ReadEvents),
         1 => Just(Deed::Overflow),
-        4 => Just(Deed::LookOver),
+        4 => Just(Deed::Rescan),
         4 => (1..4usize).prop_map(Deed::HandOut),
         3 => any::<Index>().prop_map(Deed::Read),
         2 => (path(), path(), any::<Index>()).prop_map(|(one, other, at)| Deed::ReadAcross(one, other, at)),
@@ -645,7 +645,7 @@ impl Scene {
                 if *heard {
                     [one, other].iter().for_each(|path| self.touch(&format!("{path}/file")));
                     self.read_events();
-                    self.hand_out(100);
+                    self.dispatch(100);
                     self.settle_all();
                 }
                 self.rest();
@@ -656,7 +656,7 @@ impl Scene {
                 self.rest();
                 self.restart();
                 self.catch_up();
-                self.hand_out(100);
+                self.dispatch(100);
                 self.link(other, path);
                 self.settle_all();
                 self.kill(|scene| scene.link(one, path));
@@ -666,9 +666,9 @@ impl Scene {
             Deed::Disguise(path, false) => self.disguise(path),
             Deed::Disguise(path, true) => {
                 self.settle_all();
-                self.books.end(true);
+                self.state.end(true);
                 self.disguise(path);
-                (self.watch, self.books) = begin(&self.top, self.kills);
+                (self.watch, self.state) = begin(&self.top, self.kills);
             }
             Deed::Aside(path) => self.aside(path),
             Deed::AsideTouched(path) => {
@@ -692,8 +692,8 @@ impl Scene {
             Deed::Kill => self.kill(|_| {}),
             Deed::ReadEvents => self.read_events(),
             Deed::Overflow => self.overflow(),
-            Deed::LookOver => self.look_over(),
-            Deed::HandOut(most) => self.hand_out(*most),
+            Deed::Rescan => self.rescan(),
+            Deed::HandOut(most) => self.dispatch(*most),
             Deed::Read(at) if in_flight > 0 => self.read(at.index(in_flight)),
             Deed::ReadAcross(one, other, at) if in_flight > 0 => {
                 self.read_across(at.index(in_flight), |scene| scene.exchange(one, other));
@@ -735,11 +735,11 @@ proptest! {
         prop_assert_eq!(&scene.told, &files);
 
         let directory_of = |prefix: &[u8]| PathBuf::from(str::from_utf8(prefix).unwrap()).components().collect::<PathBuf>();
-        let books = &scene.books;
-        let held: BTreeSet<PathBuf> = books.tree.iter().map(|(_, node)| directory_of(node.directory.prefix())).collect();
+        let state = &scene.state;
+        let held: BTreeSet<PathBuf> = state.tree.iter().map(|(_, node)| directory_of(node.directory.prefix())).collect();
         prop_assert_eq!(&held, &directories.iter().map(|path| path.components().collect()).collect());
-        prop_assert_eq!(books.tree.watched(), directories.len());
-        let known = books.tree.iter().flat_map(|(_, node)| {
+        prop_assert_eq!(state.tree.watched(), directories.len());
+        let known = state.tree.iter().flat_map(|(_, node)| {
             node.known.keys().map(|name| directory_of(&node.directory.absolute(name)))
         });
         prop_assert_eq!(known.collect::<HashSet<_>>(), files.keys().cloned().collect());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::vec;
 
-use super::tree::Arrival;
-use crate::files::directory::{Directory, Place};
+use super::tree::Origin;
+use crate::files::directory::{Directory, DirectoryId};
 use crate::files::names::Name;
 
 /// Pause between two look-overs that events ask for; doubles to the longest while they keep asking.
@@ -16,13 +16,13 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Where look-overs stand: that of the whole tree, and those of single directories that are new or have no watch.
-pub struct LookOver {
+pub struct Rescan {
     /// One more of the whole tree is needed once this one is through.
     pub needed: bool,
     /// That of the whole tree is under way.
     pub whole: bool,
     /// Directories to be listed. `true`: and those below them.
-    pub to_list: VecDeque<(Place, bool)>,
+    pub to_list: VecDeque<(DirectoryId, bool)>,
     /// Listed names that are not compared yet.
     pub to_compare: VecDeque<Compare>,
     /// Files found other than they are known.
@@ -44,14 +44,14 @@ pub struct LookOver {
 /// What is left of one directory.
 pub struct Compare {
     /// The directory.
-    pub place: Place,
+    pub id: DirectoryId,
     /// Its names.
     pub left: vec::IntoIter<Name>,
     /// How they came there.
-    pub arrival: Arrival,
+    pub origin: Origin,
 }
 
-impl LookOver {
+impl Rescan {
     /// Nothing is asked for.
     #[must_use]
     pub fn new() -> Self {
@@ -112,11 +112,11 @@ impl LookOver {
         (self.needed, self.whole, self.everything) = (false, true, false);
         (self.found, self.in_question, self.compared) = (0, 0, 0);
         self.began = Some(now);
-        self.to_list.extend(roots.iter().map(|root| (root.place(), true)));
+        self.to_list.extend(roots.iter().map(|root| (root.id(), true)));
     }
 }
 
-impl Default for LookOver {
+impl Default for Rescan {
     fn default() -> Self {
         Self::new()
     }
