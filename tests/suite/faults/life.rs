@@ -9,7 +9,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::repeats::Excuses;
-use crate::service::{Ended, NOBODY, Service, Setup, is_ready_line};
+use crate::support::service::{Ended, Service, is_ready_line};
+use crate::support::setup::{NOBODY, Setup};
 
 /// For the end of the connection that its earlier life has left.
 const WAITING: &str = "waiting for its end";

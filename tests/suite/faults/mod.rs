@@ -18,7 +18,6 @@ mod repeats;
 mod rights;
 mod schedule;
 mod tree;
-mod volume;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -31,8 +30,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::files::Random;
-use crate::service::{NOBODY, copy_of_binary, is_root, skip};
+use crate::support::files::Random;
+use crate::support::setup::{NOBODY, copy_of_binary};
+use crate::support::volume::{Volume, WHOLE_SECONDS};
+use crate::support::{is_root, skip};
 use disk::StateDirectory;
 use life::{Life, Settings};
 use name::{Name, Side};
@@ -44,7 +45,6 @@ use record::Reader;
 use repeats::{Confirms, Micros};
 use schedule::{Costly, Finale, Stage};
 use tree::Tree;
-use volume::Volume;
 use workload::Workload;
 
 /// Between them they have every fault.
@@ -58,7 +58,7 @@ const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
 /// Of one seed: each ends with no fault left and every file told.
 const ROUNDS: usize = 3;
 /// For the last message of every file, once all faults are over.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Its message says that the service reads events again. When all is over, one comes into each directory, and
 /// says that the service still knows it.
 const SENTINEL: &str = "zz-sentinel";
@@ -206,7 +206,10 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     let real = root.path().canonicalize().expect("its real path");
     let files = directory(&real.join("files"));
     let coarse = random.below(4) == 0;
-    let volume = if coarse { Volume::make(&real.join("image"), &files) } else { None };
+    let volume = if coarse { Volume::mount(&real.join("image"), &files, &WHOLE_SECONDS) } else { None };
+    if coarse && volume.is_none() {
+        skip("stamps of whole seconds and another device number need an ext4 on a loop device");
+    }
     let (data, staging) = (directory(&files.join("data")), directory(&files.join("staging")));
     let small_disk = random.below(3) == 0;
     let state_path = real.join("state");
@@ -279,7 +282,7 @@ fn play(stage: &mut Stage, workload: Workload, finale: Finale) -> Workload {
 /// Whether the last message of each of them comes.
 fn all_come(finals: &Finals, reader: &mut Reader, stage: &mut Stage) -> bool {
     let mut last = Last::default();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         last.take(reader.read(Duration::from_millis(200)), &stage.data);
         if last.missing(finals).is_empty() {

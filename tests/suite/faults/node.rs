@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use std::time::Instant;
 
-use crate::broker::{Broker, read_line_within};
-use crate::service::PATIENCE;
+use crate::support::broker::{Broker, read_line_within};
+use crate::support::wait::TIMEOUT;
 
 /// Seeds use them in turn: each begins with one that nobody else uses any more, and a node with
 /// few boots quickly.
@@ -78,9 +78,9 @@ impl Node {
 
     /// Asks until it is so.
     fn until(&mut self, expression: &str, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.eval(expression) != wanted {
-            assert!(Instant::now() < deadline, "{expression} was not {wanted} within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "{expression} was not {wanted} within {TIMEOUT:?}");
         }
     }
 

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use super::journal::{Journal, Turn};
 use super::record::Entry;
 use super::repeats::{Confirms, Excuses, Micros, parse};
-use crate::files::utc;
-use crate::message::FIELDS;
+use crate::support::files::utc;
+use crate::support::message::FIELDS;
 
 /// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;

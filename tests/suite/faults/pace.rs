@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Longer than any single step of the other side: a boot of the broker, most of all.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 #[derive(Default)]
 struct State {
@@ -55,10 +55,10 @@ impl Pace {
         what: &str,
         enough: impl Fn(&State) -> bool,
     ) -> MutexGuard<'a, State> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let left = deadline.saturating_duration_since(Instant::now());
         let (state, waited) = self.changed.wait_timeout_while(state, left, |state| !enough(state)).expect("pace");
-        assert!(!waited.timed_out(), "{what} did not come within {PATIENCE:?}");
+        assert!(!waited.timed_out(), "{what} did not come within {TIMEOUT:?}");
         state
     }
 

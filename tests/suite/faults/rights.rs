@@ -9,8 +9,8 @@ use super::Kind;
 use super::name::{Name, Side};
 use super::tree::OPEN_MODE;
 use super::workload::Workload;
-use crate::files::chmod;
-use crate::service::NOBODY;
+use crate::support::files::chmod;
+use crate::support::setup::NOBODY;
 
 const ROOT: u32 = 0;
 /// Of a directory that is open to the service.

@@ -11,10 +11,10 @@ use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
 use super::repeats::Lasting;
-use super::volume::Volume;
 use super::{queue, record};
-use crate::files::{Random, chmod};
-use crate::service::skip;
+use crate::support::files::{Random, chmod};
+use crate::support::skip;
+use crate::support::volume::Volume;
 
 /// Of one round.
 const STEPS: usize = 4;
@@ -187,7 +187,7 @@ impl<'a> Stage<'a> {
     /// another then.
     pub fn remount(&mut self, volume: &mut Volume) {
         self.life.stop();
-        volume.mount_again();
+        volume.remount();
         self.count("remount");
         self.life.start();
         self.life.wait_ready();
@@ -488,17 +488,17 @@ impl<'a> Stage<'a> {
     }
 
     fn fill_the_disk(&mut self) {
-        if self.state.can_be_filled() && !self.full {
+        if let Some(disk) = self.state.disk().filter(|_| !self.full) {
             self.life.excuses.begin(Lasting::Full);
-            self.state.fill();
+            disk.fill();
             self.full = true;
             self.count("full-disk");
         }
     }
 
     fn free_the_disk(&mut self) {
-        if std::mem::take(&mut self.full) {
-            self.state.free();
+        if let Some(disk) = self.state.disk().filter(|_| std::mem::take(&mut self.full)) {
+            disk.free();
             self.life.excuses.end(Lasting::Full);
         }
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::journal::Journal;
 use super::name::{Name, Side};
 use super::repeats::{Micros, now};
-use crate::files::{Mapping, chmod, exchange, give_name, nameless, sha256};
-use crate::service::NOBODY;
+use crate::support::files::{Mapping, chmod, exchange, give_name, nameless, sha256};
+use crate::support::setup::NOBODY;
 
 type Id = usize;
 

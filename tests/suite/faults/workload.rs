@@ -12,7 +12,7 @@ use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
 use super::rights::Huge;
 use super::tree::{Handle, Open, Tree};
-use crate::files::{Random, noise};
+use crate::support::files::{Random, noise};
 
 const DATA_NAMES: usize = 40;
 /// In each of several directories.
