@@ -116,8 +116,8 @@ fn id(messages: &[Message], name: &str) -> String {
     of_name(messages, name).last().unwrap_or_else(|| panic!("no message for {name}")).message_id().to_owned()
 }
 
-/// Scans to the broker and returns all messages. This is scan number `round`, after a watch that has published each file
-/// once.
+/// Scans to the broker and returns all messages. This is scan number `round`, after a watch that has published each
+/// file once.
 fn scan(world: &mut World, round: usize) -> Vec<Message> {
     Setup::new(&["scan"]).arg(&world.data).env("AMQP_CONNECTION_STRING", &world.url).run().expect_code(0);
     world.wait_for("one", 1 + round);

@@ -1,4 +1,5 @@
-//! A broker that hangs, frozen by SIGSTOP: it is noticed, and keeps nobody from stopping. Each test has a node of its own.
+//! A broker that hangs, frozen by SIGSTOP: it is noticed, and does not keep the service from stopping. Each test has a
+//! node of its own.
 
 use rustix::process::Signal;
 

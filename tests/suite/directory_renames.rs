@@ -169,8 +169,8 @@ fn directories(top: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Directories are made, filled, renamed, moved in and out, exchanged and removed. In the end the last message of each path
-/// has the content of the file there, and there are as many watches as directories.
+/// Directories are made, filled, renamed, moved in and out, exchanged and removed. In the end the last message of each
+/// path has the content of the file there, and there are as many watches as directories.
 fn every_file_is_published_after(seed: u64, operations: usize, with_pauses: bool) {
     let mut world = World::start_with(Setup::recursive);
     let mut random = Random::new(seed);

@@ -39,8 +39,8 @@ fn a_volume_mounted_under_another_device_number_repeats_nothing() {
     assert_eq!(names_and_events(&run(&mut world, with_ledger(&state))), []);
 }
 
-/// The file is written twice within one of the file system's whole seconds, the second time by another name and with the same
-/// size.
+/// The file is written twice within one of the file system's whole seconds, the second time by another name and with
+/// the same size.
 #[test]
 fn a_change_within_one_second_is_published_at_a_start_and_a_rescan() {
     let (mut world, state) = world();

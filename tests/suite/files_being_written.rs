@@ -148,7 +148,7 @@ fn a_file_overwritten_in_place_has_only_hashes_of_whole_versions() {
     const GENERATIONS: u64 = 300;
     const LENGTH: usize = 262_144;
     let mut world = World::start();
-    // The same length each time: size never tells these versions apart.
+    // The same length each time, so that no size distinguishes these versions.
     let legal: HashSet<String> = (0..GENERATIONS).map(|it| sha256(&noise(LENGTH, it))).collect();
     world.write("busy", noise(LENGTH, 0));
     let mut pause = Random::new(1);

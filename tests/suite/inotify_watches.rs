@@ -1,4 +1,5 @@
-//! Each directory of a tree has one inotify watch, freed when it leaves the tree; at the limit of watches nothing is lost.
+//! Each directory of a tree has one inotify watch, freed when it leaves the tree; at the limit of watches nothing is
+//! lost.
 
 use std::collections::BTreeMap;
 use std::fs;

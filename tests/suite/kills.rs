@@ -101,8 +101,8 @@ fn recursive(state: &Path) -> impl FnOnce(Setup) -> Setup {
     move |setup| with_ledger(state)(setup).args(&["--recursive"])
 }
 
-/// A row is written some time after its confirm, and a rename does not change the version of a directory's files: a stale row
-/// must not be taken for the last message.
+/// A row is written some time after its confirm, and a rename does not change the version of a directory's files: a
+/// stale row must not be taken for the last message.
 #[test]
 fn directories_exchanged_before_and_after_a_kill_have_their_own_files() {
     for before_the_start in [false, true] {

@@ -55,7 +55,8 @@ fn unhex(digits: &str) -> Vec<u8> {
     digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// Checks the formula above by the fixture's rows, which that build has written, and changes each to that of another file.
+/// Checks the formula above by the fixture's rows, which that build has written, and changes each to that of another
+/// file.
 fn rewrite_first_form(ledger: &Path, files: &[PathBuf]) {
     let ledger = Connection::open(ledger).unwrap();
     let mut select = ledger.prepare("SELECT * FROM confirmed").unwrap();

@@ -1,5 +1,5 @@
-//! Memory stays bounded however many files wait. It takes minutes, so run it by name: `scripts/test --test suite memory --
-//! --ignored`.
+//! Memory stays bounded however many files wait. It takes minutes, so run it by name: `scripts/test --test suite memory
+//! -- --ignored`.
 
 use std::collections::HashSet;
 use std::fs;

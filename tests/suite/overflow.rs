@@ -110,7 +110,8 @@ fn an_overflow_in_a_tree_publishes_what_was_missed_in_all_of_it() {
         world.write(&format!("{name}/sub/file"), name);
     }
     world.wait_until("the files", |messages| messages.len() >= 4);
-    // FIFOs are not published, and each close is an event. There are two, because the kernel merges equal events in a row.
+    // FIFOs are not published, and each close is an event. There are two, because the kernel merges equal events in a
+    // row.
     let noise = ["kept/noise", "kept/din"].map(|name| world.path(name));
     for fifo in &noise {
         files::fifo(fifo);

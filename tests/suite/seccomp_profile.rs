@@ -20,8 +20,8 @@ const ALLOW: &str = "SCMP_ACT_ALLOW";
 const ERRNO: &str = "SCMP_ACT_ERRNO";
 const IO_URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-/// The fields that Docker's format and the OCI runtime's have in common. Kubernetes reads the latter and would ignore a field
-/// that only Docker knows (`archMap`, `includes`), so this test refuses it.
+/// The fields that Docker's format and the OCI runtime's have in common. Kubernetes reads the latter and would ignore a
+/// field that only Docker knows (`archMap`, `includes`), so this test refuses it.
 #[derive(Deserialize, Clone)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Profile {
@@ -71,8 +71,8 @@ impl Profile {
         each_name.filter(|(name, _)| exists(name, architecture())).map(|(name, args)| rule_for(name, args)).collect()
     }
 
-    /// One filter has two results only. The kernel takes the stricter of several filters, so each refusal with an error of its
-    /// own is a filter that lets everything else pass, and the last one allows what any rule names.
+    /// One filter has two results only. The kernel takes the stricter of several filters, so each refusal with an error
+    /// of its own is a filter that lets everything else pass, and the last one allows what any rule names.
     fn compile(&self) -> Vec<BpfProgram> {
         assert_eq!(self.default_action, ERRNO);
         assert!(self.syscalls.iter().all(|rule| rule.action == ALLOW || rule.action == ERRNO));

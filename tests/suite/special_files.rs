@@ -67,7 +67,7 @@ fn a_directory_is_ignored() {
 #[test]
 fn a_device_is_ignored() {
     let world = World::start();
-    // /dev/zero: whoever reads it, reads for ever.
+    // /dev/zero has no end.
     if let Err(error) = node(&world.path("zero"), FileType::CharacterDevice, libc::makedev(1, 5)) {
         return skip(&format!("a device node needs a privilege: {error}"));
     }

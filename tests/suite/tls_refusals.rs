@@ -1,4 +1,5 @@
-//! A certificate that cannot be accepted is an error with its cause, and a file that is no certificate is refused by name.
+//! A certificate that cannot be accepted is an error with its cause, and a file that is no certificate is refused by
+//! name.
 
 use std::fs;
 use std::net::TcpListener;

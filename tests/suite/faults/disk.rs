@@ -54,8 +54,8 @@ impl StateDirectory {
         self.disk.as_ref()
     }
 
-    /// Restores the files of the previous call, as a disk does that has lost its last writes. The first call finds none, and
-    /// removes the ledger. The service must not be running.
+    /// Restores the files of the previous call, as a disk does that has lost its last writes. The first call finds
+    /// none, and removes the ledger. The service must not be running.
     pub fn go_back(&mut self) {
         let mut present = Vec::new();
         for path in self.files() {
@@ -79,8 +79,8 @@ impl StateDirectory {
         paths.filter(|path| path.is_file() && !SmallDisk::is_filler(path) && !path.ends_with("lock")).collect()
     }
 
-    /// Damages each file that is large enough: flips bits, cuts off its end, or writes garbage. Returns how many. The service
-    /// must not be running.
+    /// Damages each file that is large enough: flips bits, cuts off its end, or writes garbage. Returns how many. The
+    /// service must not be running.
     pub fn damage(&self, random: &mut Random) -> usize {
         let mut damaged = 0;
         for path in self.files() {

@@ -1,5 +1,5 @@
-//! The oracle's record is a durable queue: it is bound before the service starts, survives the broker's restarts, and is read
-//! in the end.
+//! The oracle's record is a durable queue: it is bound before the service starts, survives the broker's restarts, and
+//! is read in the end.
 
 use std::time::{Duration, Instant};
 

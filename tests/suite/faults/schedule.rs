@@ -1,42 +1,27 @@
-//! The fault schedule: seeded, a step after every few operations of the workload. Some faults last for
-//! several steps, so that they meet others.
+//! The fault schedule: seeded, with a step after every few operations of the workload. Some faults last for several
+//! steps, so that they meet others.
+
+mod broker;
+mod service;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::disk::StateDirectory;
 use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
-use super::repeats::Lasting;
-use super::{queue, record};
-use crate::support::files::{Random, chmod};
-use crate::support::skip;
+use crate::support::files::Random;
 use crate::support::volume::Volume;
 
-/// Of one round.
+/// Steps in one round.
 const STEPS: usize = 4;
 /// Operations between two steps, at least and at most.
 const OPERATIONS: (usize, usize) = (10, 70);
-/// How far the workload may be ahead of the schedule: what goes on while a step is made.
+/// How many operations the workload may be ahead of the schedule, which it does during a step.
 const AHEAD: usize = 60;
-/// A machine whose queue is longer than this is not flooded.
-const FLOOD_MAX: usize = 200_000;
-
-/// Lives that end within a second, one after the other.
-const SHORT_LIVES: usize = 4;
-/// How long such a one is, at most.
-const SHORT_LIFE_MS: usize = 1000;
-/// The watched directory's own mode, and one that keeps the service out.
-const OPEN: u32 = 0o777;
-const SHUT: u32 = 0o700;
-
-/// Events that a shortened queue holds.
-const QUEUE: usize = 8;
-
-/// Faults that cost seconds, dealt out to some seeds, once each.
+/// Faults that take seconds: some seeds have one of them, once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Costly {
     None,
@@ -54,7 +39,7 @@ impl Costly {
     }
 }
 
-/// Dealt out to the rounds in turn.
+/// The last fault of a round; the rounds have them in turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Finale {
     Overflow,
@@ -79,19 +64,19 @@ pub struct Stage<'a> {
     pub life: Life,
     state: StateDirectory,
     random: Random,
-    /// By kind, for the report.
+    /// How often each kind of fault came, for the report.
     pub counts: BTreeMap<&'static str, usize>,
     pace: Arc<Pace>,
     at: usize,
     costly: Costly,
-    /// Steps until then.
+    /// Steps until the costly fault.
     costly_in: usize,
     alarm: bool,
     refusing: bool,
     full: bool,
     /// No queue is bound.
     unbound: bool,
-    /// The service is another user, who can be kept out.
+    /// The service is another user, to whom files and directories can be closed.
     rights: bool,
 }
 
@@ -152,8 +137,8 @@ impl<'a> Stage<'a> {
         self.pace.end();
     }
 
-    /// The last fault is mostly one that the service gets over by itself: a restart would look over the
-    /// directory and make good whatever it had missed. What only a ledger can be wrong about needs one.
+    /// The last fault is mostly one without a restart, because the rescan at a start would repair whatever the service
+    /// has missed. An error in the ledger shows only after a restart, so some rounds end with a kill.
     fn finale(&mut self, finale: Finale) {
         match finale {
             Finale::Overflow => self.flood(),
@@ -166,7 +151,7 @@ impl<'a> Stage<'a> {
         self.life.check();
     }
 
-    /// The same number of operations for the same seed, wherever the workload was.
+    /// Waits until the workload has done the same number of operations for the same seed.
     fn run_out(&mut self) {
         self.pace.wait_done(self.at + AHEAD);
     }
@@ -183,8 +168,7 @@ impl<'a> Stage<'a> {
         self.life.wait_ready();
     }
 
-    /// Between two rounds: what is watched is unmounted and mounted again under another number. No version of a file is
-    /// another then.
+    /// Between two rounds the volume is mounted again under another device number. No file has another version then.
     pub fn remount(&mut self, volume: &mut Volume) {
         self.life.stop();
         volume.remount();
@@ -219,7 +203,7 @@ impl<'a> Stage<'a> {
         self.life.note(kind);
     }
 
-    /// Lets the workload do so many operations more, and waits until they are done.
+    /// Lets the workload do so many more operations and waits until they are done.
     fn advance(&mut self, operations: usize) {
         self.at += operations;
         self.pace.allow(self.at + AHEAD);
@@ -239,7 +223,7 @@ impl<'a> Stage<'a> {
         if self.alarm && self.often() {
             self.lift_alarm();
         }
-        // Soon: the pause between two attempts doubles.
+        // It ends soon, because the pause between two attempts doubles.
         self.stop_refusing();
         if self.unbound && self.often() {
             self.bind();
@@ -252,254 +236,6 @@ impl<'a> Stage<'a> {
         }
         if self.often() {
             self.life.start_if_down();
-        }
-    }
-
-    fn kill(&mut self) {
-        self.life.start_if_down();
-        self.life.kill();
-        self.count("kill");
-    }
-
-    fn stop(&mut self) {
-        self.life.start_if_down();
-        // It would wait its 10 s for confirms that cannot come.
-        self.lift_alarm();
-        self.stop_refusing();
-        self.bind();
-        self.life.wait_ready();
-        self.life.stop();
-        self.count("stop");
-    }
-
-    fn stop_the_broker(&mut self) {
-        self.node.stop();
-        self.life.expect_lost();
-        self.some_operations();
-        self.node.start_again();
-        self.broker_is_new("broker-stop");
-    }
-
-    fn kill_the_broker(&mut self) {
-        self.costly = Costly::None;
-        self.node.kill();
-        self.life.expect_lost();
-        self.some_operations();
-        self.node.boot();
-        self.broker_is_new("broker-kill");
-    }
-
-    fn broker_is_new(&mut self, kind: &'static str) {
-        // It has forgotten the alarm.
-        self.alarm = false;
-        self.life.excuses.end(Lasting::HeldUp);
-        self.count(kind);
-        if self.often() {
-            self.life.start_if_down();
-        }
-    }
-
-    /// Too short to be noticed but by its silence; what was sent waits in the sockets meanwhile, also
-    /// what a service sent that is dead when the broker reads it.
-    fn freeze(&mut self) {
-        self.life.start_if_down();
-        self.life.excuses.begin(Lasting::HeldUp);
-        self.node.freeze();
-        self.some_operations();
-        if self.often() {
-            self.kill();
-            self.some_operations();
-        }
-        self.node.thaw();
-        self.life.excuses.end(Lasting::HeldUp);
-        self.life.start_if_down();
-        self.count("freeze");
-    }
-
-    /// The heartbeat tells.
-    fn freeze_for_long(&mut self) {
-        self.costly = Costly::None;
-        self.life.start_if_down();
-        self.life.excuses.begin(Lasting::HeldUp);
-        self.node.freeze();
-        self.some_operations();
-        self.life.expect_lost();
-        self.node.thaw();
-        self.life.excuses.end(Lasting::HeldUp);
-        self.count("freeze-long");
-        self.life.start();
-    }
-
-    fn close_connections(&mut self) {
-        self.life.start_if_down();
-        // One whose channel is refused comes and goes.
-        self.lift_alarm();
-        let closed = self.node.close_connections(&self.vhost);
-        assert!(closed > 0, "the service has no connection that could be closed");
-        self.life.expect_lost();
-        self.count("close-connections");
-    }
-
-    fn raise_alarm_only(&mut self) {
-        if !self.alarm {
-            self.life.excuses.begin(Lasting::HeldUp);
-            self.node.raise_memory_alarm();
-            self.alarm = true;
-            self.count("alarm");
-        }
-    }
-
-    fn raise_alarm(&mut self) {
-        self.raise_alarm_only();
-        // What was sent before the broker said so is read when the alarm is over, after a kill too.
-        if self.often() {
-            self.some_operations();
-            self.kill();
-            self.some_operations();
-            self.life.start_if_down();
-        }
-    }
-
-    fn lift_alarm(&mut self) {
-        if std::mem::take(&mut self.alarm) {
-            self.node.lift_memory_alarm();
-            self.life.excuses.end(Lasting::HeldUp);
-            self.life.wait_ready();
-        }
-    }
-
-    fn refuse(&mut self) {
-        self.life.start_if_down();
-        // What is refused is to be in the record.
-        self.bind();
-        self.life.excuses.begin(Lasting::Refused);
-        record::begin_refusing(&self.url);
-        self.refusing = true;
-        self.count("refuse");
-    }
-
-    fn stop_refusing(&mut self) {
-        if std::mem::take(&mut self.refusing) {
-            record::end_refusing(&self.url);
-            self.life.excuses.end(Lasting::Refused);
-        }
-    }
-
-    /// What is published meanwhile comes back, and is to be in the record once that is bound again.
-    fn unbind(&mut self) {
-        if !self.unbound && !self.refusing {
-            record::unbind(&self.url);
-            self.unbound = true;
-            self.count("unbind");
-        }
-    }
-
-    fn bind(&mut self) {
-        if std::mem::take(&mut self.unbound) {
-            record::bind(&self.url);
-        }
-    }
-
-    fn take_descriptors(&mut self) {
-        self.life.start_if_down();
-        self.life.wait_ready();
-        if self.life.take_descriptors() {
-            self.count("no-descriptors");
-        }
-    }
-
-    /// Again and again: what was confirmed in one life is known in the next.
-    fn kill_in_the_first_second(&mut self) {
-        self.life.kill();
-        for _ in 0..2 + self.random.below(SHORT_LIVES - 1) {
-            self.some_operations();
-            let life = self.random.below(SHORT_LIFE_MS);
-            self.life.begin();
-            std::thread::sleep(Duration::from_millis(life as u64));
-            self.life.kill();
-            self.count("kill-at-once");
-        }
-        self.life.start();
-    }
-
-    /// The watched directory itself, for a while; the service could not start meanwhile.
-    fn shut_the_data_directory(&mut self) {
-        if !self.rights {
-            return skip("the fault `shut` needs root and a service that is another user");
-        }
-        self.life.start_if_down();
-        self.life.wait_ready();
-        chmod(&self.data, SHUT);
-        self.some_operations();
-        self.life.check();
-        chmod(&self.data, OPEN);
-        self.count("shut");
-    }
-
-    /// More events than the kernel's queue holds, while the service cannot read them; what the workload
-    /// does then raises none.
-    fn flood(&mut self) {
-        let length = queue::usual().unwrap_or_else(queue::now);
-        if length > FLOOD_MAX {
-            return skip("fs.inotify.max_queued_events is too large to flood");
-        }
-        self.life.start_if_down();
-        self.life.pause();
-        queue::flood(&self.data, length);
-        // All that the workload may do now: the more events are lost, the better.
-        self.some_operations();
-        self.run_out();
-        self.life.resume();
-        self.count("overflow");
-    }
-
-    /// So short a queue overflows by itself while the service lives. The limit is the whole machine's.
-    fn shorten_the_queue(&mut self) {
-        self.life.kill();
-        self.some_operations();
-        let shortened = queue::usual().map(|_| queue::Shortened::to(QUEUE));
-        self.life.start();
-        match shortened {
-            Some(Ok(_shortened)) => self.count("short-queue"),
-            Some(Err(error)) => skip(&format!("fs.inotify.max_queued_events cannot be set: {error}")),
-            None => skip("fs.inotify.max_queued_events is the whole machine's: scripts/soak alone shortens it"),
-        }
-    }
-
-    fn damage(&mut self) {
-        // How much of it is drawn depends on the ledger's files, and the schedule must not.
-        let mut random = Random::new(self.random.next());
-        self.life.kill();
-        self.some_operations();
-        self.life.excuses.forgotten();
-        if self.state.damage(&mut random) > 0 {
-            self.count("damage");
-        }
-        self.life.start();
-    }
-
-    fn lose_the_tail(&mut self) {
-        self.life.kill();
-        self.some_operations();
-        self.state.go_back();
-        self.life.excuses.forgotten();
-        self.life.start();
-        self.count("old-ledger");
-    }
-
-    fn fill_the_disk(&mut self) {
-        if let Some(disk) = self.state.disk().filter(|_| !self.full) {
-            self.life.excuses.begin(Lasting::Full);
-            disk.fill();
-            self.full = true;
-            self.count("full-disk");
-        }
-    }
-
-    fn free_the_disk(&mut self) {
-        if let Some(disk) = self.state.disk().filter(|_| std::mem::take(&mut self.full)) {
-            disk.free();
-            self.life.excuses.end(Lasting::Full);
         }
     }
 }

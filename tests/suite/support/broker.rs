@@ -42,8 +42,8 @@ pub const NO_BROKER: &str = "amqp://someone:hunter2@127.0.0.1:1/";
 pub const CERTIFIED: &str = "certified";
 
 /// A shell script that lives as long as its standard input: at end of file, which comes even when the test process is
-/// killed with SIGKILL, it kills the node and removes the directory. Until then it takes orders, a line each, and answers
-/// each when it is done.
+/// killed with SIGKILL, it kills the node and removes the directory. Until then it takes orders, a line each, and
+/// answers each when it is done.
 const SUPERVISOR: &str = r#"
 cd "$HOME"
 epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 </dev/null >epmd.log 2>&1 &
@@ -266,9 +266,9 @@ impl Drop for Broker {
     }
 }
 
-/// Writes what the node reads at boot and gives it to the user that runs it. Returns the command prefix that changes to that
-/// user, because RabbitMQ should not run as root. Where there is no such user, or no right to change to it, the node runs
-/// as the user that runs the tests.
+/// Writes what the node reads at boot and gives it to the user that runs it. Returns the command prefix that changes to
+/// that user, because RabbitMQ should not run as root. Where there is no such user, or no right to change to it, the
+/// node runs as the user that runs the tests.
 fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<String> {
     let vhosts: Vec<String> = (0..vhosts).map(|number| format!("t{number}")).collect();
     let users = ["guest", CERTIFIED].map(|name| {

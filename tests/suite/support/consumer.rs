@@ -64,8 +64,8 @@ impl Consumer {
         self.wait_for(timeout, |inbox| enough(&inbox.messages))
     }
 
-    /// All messages published so far: a message of the test's own goes through the same exchange behind the service's and is
-    /// waited for. The service may publish more afterwards.
+    /// All messages published so far: a message of the test's own goes through the same exchange behind the service's
+    /// and is waited for. The service may publish more afterwards.
     pub fn drain(&self) -> Vec<Message> {
         publish(&self.url, END_MARK);
         assert!(self.wait_for(ANSWER, |inbox| inbox.ended), "the consumer's own mark did not come within {ANSWER:?}");

@@ -113,7 +113,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Collects the output of `child`, whose private directory lives as long; standard output only where it is to be read.
+    /// Collects the output of `child`, whose private directory lives as long; standard output only where it is to be
+    /// read.
     pub fn new(mut child: Child, private: TempDir, reading: bool) -> (Self, Option<ChildStdout>) {
         let output = Arc::new(Output::default());
         let stderr = child.stderr.take().expect("piped");

@@ -106,7 +106,8 @@ impl Setup {
         self
     }
 
-    /// Runs `copy`, a copy of the binary, as a user whose only privilege, if any, is to take read leases on others' files.
+    /// Runs `copy`, a copy of the binary, as a user whose only privilege, if any, is to take read leases on others'
+    /// files.
     pub fn by_nobody_from(mut self, copy: &Path, leases: bool) -> Self {
         let mut by_nobody = command(Path::new("setpriv"));
         // Changing the user undoes what `command` has set: that the process ends with the test.

@@ -17,8 +17,8 @@ use super::service::{Ended, Service};
 use super::setup::Setup;
 use super::wait::TIMEOUT;
 
-/// Begins the name of files that tests write to wait for their message. It sorts behind every name that a test uses and is a neighbor to
-/// none of them.
+/// Begins the name of files that tests write to wait for their message. It sorts behind every name that a test uses and
+/// is a neighbor to none of them.
 pub const SENTINEL: &str = "zz-sentinel-";
 
 pub struct World {
@@ -115,7 +115,7 @@ impl World {
     #[track_caller]
     pub fn wait_until_within(&mut self, timeout: Duration, what: &str, enough: impl Fn(&[Message]) -> bool) {
         let deadline = Instant::now() + timeout;
-        // In slices, to tell a service that died from one that is slow.
+        // In slices, to notice a service that has ended.
         let slice = Duration::from_millis(500);
         while !self.consumer.wait_until(slice, &enough) {
             let died = self.service.as_mut().is_some_and(|it| !it.is_running());
@@ -136,8 +136,8 @@ impl World {
         self.wait_for(&name, 1);
     }
 
-    /// All messages but the sentinels': the service reads every event, finishes what it has in progress and ends, and then
-    /// the queue is read to its end.
+    /// All messages but the sentinels': the service reads every event, finishes what it has in progress and ends, and
+    /// then the queue is read to its end.
     #[track_caller]
     pub fn finish(mut self) -> Vec<Message> {
         self.pass_sentinel();
