@@ -182,7 +182,7 @@ impl Known<'_> {
     /// service publishes the name again, though with a version that was there before.
     fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
         let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
-        let confirmed = self.confirms.after(&first.name, first.read);
+        let confirmed = self.confirms.after(&first.name, first.size, first.read);
         let turns = self.journal.turns(&first.name).iter();
         let turns: Vec<&Turn> = turns.filter(|turn| changed < turn.over && turn.begun <= second.read).collect();
         let late = |turn: &&Turn| {

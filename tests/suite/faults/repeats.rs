@@ -91,25 +91,26 @@ impl Excuses {
 }
 
 /// The times at which the service has logged the confirm of a message, by name.
-pub struct Confirms(HashMap<String, Vec<Micros>>);
+pub struct Confirms(HashMap<(String, u64), Vec<Micros>>);
 
 impl Confirms {
     pub fn of(log: &str, data: &Path) -> Self {
-        let mut all: HashMap<String, Vec<Micros>> = HashMap::new();
+        let mut all: HashMap<_, Vec<Micros>> = HashMap::new();
         let start = format!("confirmed path=\"{}/", data.display());
         for line in log.lines() {
             if let Some((before, after)) = line.split_once(&start)
-                && let Some((name, _)) = after.split_once('"')
+                && let Some((name, bytes)) = after.split_once("\" bytes=")
+                && let Ok(bytes) = bytes.parse()
                 && let Some(time) = before.split(' ').next().and_then(parse)
             {
-                all.entry(name.to_owned()).or_default().push(time);
+                all.entry((name.to_owned(), bytes)).or_default().push(time);
             }
         }
         Self(all)
     }
 
-    /// The first one after that time.
-    pub fn after(&self, name: &str, time: Micros) -> Option<Micros> {
-        self.0.get(name)?.iter().copied().find(|confirmed| *confirmed >= time)
+    /// The first one of so many bytes after that time.
+    pub fn after(&self, name: &str, bytes: u64, time: Micros) -> Option<Micros> {
+        self.0.get(&(name.to_owned(), bytes))?.iter().copied().find(|confirmed| *confirmed >= time)
     }
 }
