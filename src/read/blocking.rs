@@ -12,7 +12,7 @@ use super::readers::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
 use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::hash::{Digests, Hasher};
 use crate::job::Job;
 use crate::queue::Queue;
@@ -91,7 +91,7 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
         at += count as u64;
         chunks += 1;
         if at > size || (count == 0 && at < size) {
-            return Err(Unread::Busy); // it grew or shrank
+            return Err(Unread::Busy(Why::Changed)); // it grew or shrank
         }
         if at == size && chunks == 1 {
             return Ok(Digests::of(chunk));

@@ -206,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::files::directory::Directory;
+    use crate::files::unread::Why;
     use crate::files::version::Stamp;
     use crate::message::EventType;
 
@@ -232,6 +233,6 @@ mod tests {
         let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());
         assert!(examined().is_ok());
         renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
-        assert!(matches!(examined(), Err(Unread::Busy)));
+        assert!(matches!(examined(), Err(Unread::Busy(Why::DirectoryMoved))));
     }
 }

@@ -33,7 +33,7 @@ use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
 use crate::files::root::{OPEN_FLAGS, OPEN_RESOLVE, Root};
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::hash::scheduler::{CHUNKS_MAX, Scheduler, Turn};
 use crate::hash::{Digests, Xxh128Stream};
 use crate::job::Job;
@@ -500,7 +500,7 @@ async fn hash_small(
             Ok(Digests { sha256: turn.digest(), xxh128 })
         }
         (Err(error), _) => Err(Unread::of_error(Call::Read, error)),
-        _ => Err(Unread::Busy), // it grew or shrank
+        _ => Err(Unread::Busy(Why::Changed)), // it grew or shrank
     }
 }
 
@@ -545,7 +545,7 @@ async fn hash_large(
             chunks += 1;
             next = count == CHUNK_BYTES;
             if count == 0 || at > size {
-                return Err(Unread::Busy); // it shrank or grew
+                return Err(Unread::Busy(Why::Changed)); // it shrank or grew
             }
             if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
                 before.confirm(borrow(file))?;
