@@ -2,7 +2,7 @@
 
 pub mod lanes;
 pub mod scheduler;
-pub mod sha256;
+mod sha256;
 
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_128;

@@ -1,18 +1,18 @@
 //! The stage that makes messages of jobs: open beneath the root, examine, read and hash in one pass, examine again.
 //!
-//! Two engines do the same work behind one function, [`start`]: [`uring`] with a ring and registered buffers a thread, and
-//! [`blocking`] with plain reads. All that decides a file's result is in [`readers`] and [`verify`], once for both.
+//! Two engines do the same work behind one function, `start`: `uring` with a ring and registered buffers a thread, and
+//! `blocking` with plain reads. All that decides a file's result is in `readers` and `verify`, once for both.
 //!
 //! No file waits for another file system: each has reading threads of its own, so that one that hangs delays only its own
 //! files. No small file waits for a large one: files of more than [`LARGE_BYTES`](limits::LARGE_BYTES) have a queue of
 //! their own, of which each thread reads only a few at a time.
 
-pub mod blocking;
+mod blocking;
 pub mod buffer;
 pub mod limits;
-pub mod readers;
-pub mod uring;
-pub mod verify;
+pub(crate) mod readers;
+pub(crate) mod uring;
+mod verify;
 
 use std::thread::JoinHandle;
 
@@ -20,16 +20,15 @@ use readers::Readers;
 
 use crate::cli::ReadEngine;
 use crate::error::Error;
-pub use crate::queue::{Deadline, Queue};
 
 /// The reading threads that were started.
-pub struct Started {
+pub(crate) struct Started {
     /// The engine's name, for the log.
-    pub engine: &'static str,
+    pub(crate) engine: &'static str,
     /// The number of hashing threads: as many as were asked for, or as locked memory and descriptors are enough for.
-    pub workers: usize,
+    pub(crate) workers: usize,
     /// The threads, which end when both queues of their volume are closed and empty.
-    pub threads: Vec<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
 /// Starts the reading threads of each volume, with the engine that was chosen or that the kernel allows. Each volume gets
@@ -38,7 +37,7 @@ pub struct Started {
 /// # Errors
 /// [`Error::Engine`] when io_uring was asked for by name and is refused; [`Error::Threads`] when the system refuses a
 /// thread.
-pub fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
+pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     let wanted = workers.max(volumes.len());
     if choice != ReadEngine::Blocking {
         match uring::Rings::set_up(wanted)? {

@@ -30,6 +30,7 @@ pub(super) const CHUNKS_BETWEEN_CHECKS: u64 = 256;
 #[derive(Clone)]
 pub struct Readers {
     /// The data directories, which stay open for as long as there is a reading thread.
+    #[expect(dead_code, reason = "it is held and never read")]
     pub roots: Vec<Arc<Root>>,
     /// Jobs to read. The queue is closed at the end.
     pub small: Arc<Queue>,
