@@ -1,4 +1,5 @@
-//! The source's side of the stages: it dispatches jobs, as many as there is room for, and completes each with its report.
+//! The source's side of the stages: it dispatches jobs, as many as there is room for, and completes each with its
+//! report.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::queue::{Deadline, Queue};
 /// kills after 10 s.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The part of it after which no file and no further piece of one is begun: a read that hangs in the kernel delays the end
-/// of the process, and one of 5 s that begins now ends within the contract's 10 s.
+/// The part of it after which no file and no further piece of one is begun: a read that hangs in the kernel delays the
+/// end of the process, and one of 5 s that begins now ends within the contract's 10 s.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the end checks whether all that is in flight only waits for a queue.
@@ -77,8 +78,8 @@ impl Volume {
         self.in_flight_mut(large).submit(jobs);
     }
 
-    /// Completes a job and returns its report, unless the report says that the file is large: then the job waits for the
-    /// queue of large files, and the source does not see the report.
+    /// Completes a job and returns its report, unless the report says that the file is large: then the job waits for
+    /// the queue of large files, and the source does not see the report.
     fn complete(&mut self, report: Report) -> Option<Report> {
         self.in_flight_mut(report.job.large).complete();
         if !matches!(report.outcome, Outcome::Unread(Unread::Large)) {
@@ -141,7 +142,8 @@ impl InFlight {
 }
 
 impl Dispatcher {
-    /// How many jobs of each volume may be submitted now, in the order of [`Root::volume`](crate::files::root::Root::volume).
+    /// How many jobs of each volume may be submitted now, in the order of
+    /// [`Root::volume`](crate::files::root::Root::volume).
     #[must_use]
     pub fn rooms(&self) -> Vec<usize> {
         self.volumes.iter().map(|volume| volume.small.room()).collect()
@@ -182,8 +184,8 @@ impl Dispatcher {
         assert!(batch.is_empty(), "each job is of a volume that was there at start");
     }
 
-    /// Whether a message without a confirm may have reached the broker's consumers, or still may. Files that are being read,
-    /// and messages that were returned because no queue is bound, are not counted.
+    /// Whether a message without a confirm may have reached the broker's consumers, or still may. Files that are being
+    /// read, and messages that were returned because no queue is bound, are not counted.
     #[must_use]
     pub fn may_have_told(&self) -> bool {
         let unpublished = self.progress.publish.waiting();
@@ -192,8 +194,8 @@ impl Dispatcher {
             || unpublished != 0 && unpublished != self.progress.unroutable()
     }
 
-    /// Whether nothing is in flight but messages that wait until a queue is bound, which can take any time. A message that
-    /// was published to find out, and that is neither returned nor confirmed yet, may have reached a queue.
+    /// Whether nothing is in flight but messages that wait until a queue is bound, which can take any time. A message
+    /// that was published to find out, and that is neither returned nor confirmed yet, may have reached a queue.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
         let unanswered = self.progress.metrics.unconfirmed_messages.get();
@@ -221,7 +223,8 @@ impl Dispatcher {
         self.deadline.end();
     }
 
-    /// Ends the stages. The caller has waited for the jobs in flight before; reports that still come are in the mailbox.
+    /// Ends the stages. The caller has waited for the jobs in flight before; reports that still come are in the
+    /// mailbox.
     ///
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails.

@@ -25,8 +25,8 @@ pub struct Job {
     pub known: Option<Known>,
     /// The inode of the directory, where a rename can put another directory at its path.
     pub within: Option<u64>,
-    /// The ledger's row may be of a file that can come back to this path unchanged, so the row has to be invalidated before
-    /// another version is published.
+    /// The ledger's row may be of a file that can come back to this path unchanged, so the row has to be invalidated
+    /// before another version is published.
     pub invalidate_first: bool,
     /// The job is in the queue for large files. The dispatcher sets this, and the source does not.
     pub large: bool,
@@ -45,8 +45,8 @@ impl Job {
     /// Whether the version and content that were read are what was confirmed last.
     ///
     /// # Errors
-    /// [`Unread::StaleRow`] when they are not and the ledger's row has to be invalidated first. Only the content shows that
-    /// where [`Job::admit`] had to let the version pass.
+    /// [`Unread::StaleRow`] when they are not and the ledger's row has to be invalidated first. Only the content shows
+    /// that where [`Job::admit`] had to let the version pass.
     pub fn is_known(&self, version: &Version, digests: &Digests) -> Result<bool, Unread> {
         match self.known {
             Some(known) if known.is(version, digests) => Ok(true),
@@ -61,8 +61,8 @@ impl Job {
 pub struct Known {
     /// [`Version::fingerprint`].
     version: u64,
-    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all other bits are 0, only the
-    /// whole version is compared.
+    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all other bits are 0, only
+    /// the whole version is compared.
     data: u64,
     /// The first 8 bytes of the content's SHA-256; `None` when only the version is known.
     content: Option<NonZeroU64>,
@@ -133,8 +133,8 @@ impl Known {
         self.version == version.fingerprint()
     }
 
-    /// Whether a file of this version may be the known one: the version is the same, or differs in ctime alone, so that the
-    /// content decides.
+    /// Whether a file of this version may be the known one: the version is the same, or differs in ctime alone, so that
+    /// the content decides.
     #[must_use]
     pub fn may_be(self, version: &Version) -> bool {
         let without_ctime = || {

@@ -62,8 +62,8 @@ impl Sender {
         self.send(Notice::Stop);
     }
 
-    /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the reports of
-    /// that thread or task without end.
+    /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the
+    /// reports of that thread or task without end.
     #[must_use]
     pub fn guard_panics(self) -> PanicGuard {
         PanicGuard(self)

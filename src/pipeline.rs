@@ -1,10 +1,11 @@
 //! The wiring: each thread, each channel and each bound between a source of jobs and its confirms.
 //!
 //! A source (the watch, or a scan) submits jobs while there is room for their volume ([`Dispatcher::rooms`]) and gets
-//! exactly one [`Report`](crate::job::Report) for each. The number of jobs in flight is bounded, and each channel has room
-//! for all of them, so no stage ever waits for a full channel, and a slow broker slows reading. Each volume has a bound of
-//! its own, so that a volume that hangs does not keep the files of others waiting. A job whose file is found to be large
-//! moves to a second queue with a bound of its own, so that no number of large files keeps a small one waiting.
+//! exactly one [`Report`](crate::job::Report) for each. The number of jobs in flight is bounded, and each channel has
+//! room for all of them, so no stage ever waits for a full channel, and a slow broker slows reading. Each volume has a
+//! bound of its own, so that a volume that hangs does not keep the files of others waiting. A job whose file is found
+//! to be large moves to a second queue with a bound of its own, so that no number of large files keeps a small one
+//! waiting.
 
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
     let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
         .enumerate()
         .map(|(number, workers)| {
-            // A window of unconfirmed messages, and for each thread the files that it reads and as many that are queued.
+            // A window of unconfirmed messages, and for each thread the files that it reads and as many that are
+            // queued.
             let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
             Volume::new(bound, directories(roots, number))
         })

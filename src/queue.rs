@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use crate::job::Job;
 
-/// Jobs of one volume, either for large files or for all others. It has room for all jobs in flight, so it is never full.
+/// Jobs of one volume, either for large files or for all others. It has room for all jobs in flight, so it is never
+/// full.
 pub struct Queue {
     jobs: (Sender<Job>, Receiver<Job>),
     /// Jobs were added, which changes each thread's share.
@@ -22,8 +23,8 @@ impl Queue {
         Self { jobs: async_channel::bounded(bound), arrived: Notify::new() }
     }
 
-    /// Adds jobs for the reading threads. The caller has counted them before, because a thread's share is measured by the
-    /// whole batch.
+    /// Adds jobs for the reading threads. The caller has counted them before, because a thread's share is measured by
+    /// the whole batch.
     ///
     /// # Panics
     /// When there are more jobs than the bound: the source would wait without end for one that was dropped here.
@@ -54,8 +55,8 @@ impl Queue {
         self.jobs.1.recv_blocking().ok()
     }
 
-    /// The next job for a thread that has room for one; `None` once the queue is closed and empty. `has_room` is asked again
-    /// whenever jobs were added, and on each notification of `changed`.
+    /// The next job for a thread that has room for one; `None` once the queue is closed and empty. `has_room` is asked
+    /// again whenever jobs were added, and on each notification of `changed`.
     pub async fn next(&self, has_room: impl Fn() -> bool, changed: &Notify) -> Option<Job> {
         loop {
             // Created before `has_room` is asked, so that jobs added after that end the wait.
@@ -68,8 +69,8 @@ impl Queue {
     }
 }
 
-/// The time after which no file, and no further piece of a file, is begun. A read that the kernel cannot cancel delays the
-/// end of the process for as long as it takes (a FUSE server that was asked; a hard NFS mount).
+/// The time after which no file, and no further piece of a file, is begun. A read that the kernel cannot cancel delays
+/// the end of the process for as long as it takes (a FUSE server that was asked; a hard NFS mount).
 #[derive(Debug, Default)]
 pub struct Deadline {
     over: AtomicBool,

@@ -21,8 +21,8 @@ pub enum Unread {
     StaleRow,
     /// The service had no descriptor or no memory for it: it is tried again, and the file is never blamed.
     Wanting(io::Error),
-    /// It is large and has to go through the queue for such files ([`crate::read::limits::LARGE_BYTES`]). The dispatcher
-    /// puts it there itself, so the source never sees this.
+    /// It is large and has to go through the queue for such files ([`crate::read::limits::LARGE_BYTES`]). The
+    /// dispatcher puts it there itself, so the source never sees this.
     Large,
     /// The process comes to its end first.
     Stopped,

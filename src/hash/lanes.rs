@@ -1,8 +1,8 @@
 //! Several SHA-256 streams side by side on one core.
 //!
-//! One stream waits for its own last round all the time, because `sha256rnds2` has a latency of four cycles and more and
-//! each round needs the one before. The rounds of independent streams, interleaved in one loop, fill the gaps: two to
-//! four together run at 1.3 (where the unit starts one such instruction every other cycle) to 2.3 times the rate of
+//! One stream waits for its own last round all the time, because `sha256rnds2` has a latency of four cycles and more
+//! and each round needs the one before. The rounds of independent streams, interleaved in one loop, fill the gaps: two
+//! to four together run at 1.3 (where the unit starts one such instruction every other cycle) to 2.3 times the rate of
 //! one. Where the CPU has no SHA extensions, and for a single stream, `sha2` compresses the blocks.
 
 #![allow(unsafe_code)]

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// XXH3-128 of content that comes in chunks. This crate takes the widest vectors that the CPU has at run time, while
-/// xxhash-rust takes those that the build names (44 GB/s against 26 in a build for every x86-64). For content in one piece
-/// xxhash-rust is quicker. Each is the other's oracle in the tests.
+/// xxhash-rust takes those that the build names (44 GB/s against 26 in a build for every x86-64). For content in one
+/// piece xxhash-rust is quicker. Each is the other's oracle in the tests.
 pub use twox_hash::xxhash3_128::Hasher as Xxh128Stream;
 
 /// The digests of one file's whole content.

@@ -1,4 +1,5 @@
-//! The order in which files' SHA-256 streams advance: each reading thread keeps up to [`LANES_MAX`] of them in its lanes.
+//! The order in which files' SHA-256 streams advance: each reading thread keeps up to [`LANES_MAX`] of them in its
+//! lanes.
 //!
 //! A file enqueues a request (its stream and the chunks just read) and gets it back once they are hashed. The lanes
 //! advance together until one of them reaches the end of its segment, and a request that is done frees its lane for the
@@ -127,8 +128,8 @@ impl<B> Default for Scheduler<B> {
 }
 
 impl<B: Deref<Target = [u8]>> Scheduler<B> {
-    /// Hashes the chunks of a request and returns it. The future must not be dropped before it is ready, because its slot
-    /// would never be free again.
+    /// Hashes the chunks of a request and returns it. The future must not be dropped before it is ready, because its
+    /// slot would never be free again.
     pub async fn hash(&self, mut request: Box<Request<B>>) -> Box<Request<B>> {
         if !request.start() {
             return request; // less than a block, and the content goes on

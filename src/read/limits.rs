@@ -98,8 +98,8 @@ pub fn more_descriptors(workers: usize) -> String {
     )
 }
 
-/// Divides locked memory (in bytes) and free descriptors among so many workers; `None` is no limit. If they are short, each
-/// worker gets fewer buffers first, then fewer workers get a ring.
+/// Divides locked memory (in bytes) and free descriptors among so many workers; `None` is no limit. If they are short,
+/// each worker gets fewer buffers first, then fewer workers get a ring.
 ///
 /// # Panics
 /// When `workers` is 0.
@@ -141,7 +141,8 @@ pub fn descriptors_wanted(workers: usize) -> u64 {
     2 * DESCRIPTORS_BESIDE + workers as u64 * (DESCRIPTORS_A_RING + files)
 }
 
-/// Descriptors that the process needs with the blocking engine, where each worker has one small and one large file open.
+/// Descriptors that the process needs with the blocking engine, where each worker has one small and one large file
+/// open.
 #[must_use]
 pub fn descriptors_wanted_blocking(workers: usize) -> u64 {
     2 * DESCRIPTORS_BESIDE + 2 * workers as u64

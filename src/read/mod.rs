@@ -3,9 +3,9 @@
 //! Two engines do the same work behind one function, `start`: `uring` with a ring and registered buffers a thread, and
 //! `blocking` with plain reads. All that decides a file's result is in `readers` and `verify`, once for both.
 //!
-//! No file waits for another file system: each has reading threads of its own, so that one that hangs delays only its own
-//! files. No small file waits for a large one: files of more than [`LARGE_BYTES`](limits::LARGE_BYTES) have a queue of
-//! their own, of which each thread reads only a few at a time.
+//! No file waits for another file system: each has reading threads of its own, so that one that hangs delays only its
+//! own files. No small file waits for a large one: files of more than [`LARGE_BYTES`](limits::LARGE_BYTES) have a queue
+//! of their own, of which each thread reads only a few at a time.
 
 mod blocking;
 pub mod buffer;
@@ -31,8 +31,8 @@ pub(crate) struct Started {
     pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the reading threads of each volume, with the engine that was chosen or that the kernel allows. Each volume gets
-/// its share of the workers, and at least one.
+/// Starts the reading threads of each volume, with the engine that was chosen or that the kernel allows. Each volume
+/// gets its share of the workers, and at least one.
 ///
 /// # Errors
 /// [`Error::Engine`] when io_uring was asked for by name and is refused; [`Error::Threads`] when the system refuses a
@@ -59,7 +59,8 @@ pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -
     Ok(Started { engine: "blocking", workers: wanted, threads })
 }
 
-/// Assigns each volume its share of the rings. If there are fewer rings than volumes, the blocking engine reads the last.
+/// Assigns each volume its share of the rings. If there are fewer rings than volumes, the blocking engine reads the
+/// last.
 fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     if let Some((found, cure)) = rings.shortage(wanted) {
         tracing::warn!("{found}; {cure}");

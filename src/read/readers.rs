@@ -22,8 +22,8 @@ use crate::message::{Message, Paths, message_id};
 use crate::progress::{Progress, Volume};
 use crate::queue::{Deadline, Queue};
 
-/// Chunks of a file between two checks whether it has changed (16 MiB), so that a large file that changes while it is read
-/// is not read to its end in vain.
+/// Chunks of a file between two checks whether it has changed (16 MiB), so that a large file that changes while it is
+/// read is not read to its end in vain.
 pub(super) const CHUNKS_BETWEEN_CHECKS: u64 = 256;
 
 /// What the threads of one volume read, and where its messages and reports go. Each reading thread has a clone.
@@ -53,8 +53,8 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// How many of the outstanding files of one size a thread may have in flight. It limits a thread that asks first, so
-    /// that it does not take all of a few files.
+    /// How many of the outstanding files of one size a thread may have in flight. It limits a thread that asks first,
+    /// so that it does not take all of a few files.
     pub(super) fn share(&self, large: bool) -> usize {
         let larges = self.volume.large.load(Ordering::Relaxed);
         let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
@@ -62,8 +62,8 @@ impl Readers {
     }
 }
 
-/// Examines an open file: see [`Before::examine`] and [`Job::admit`]. The directory is checked too, because another one can
-/// be at its path for a while, or can have come there by an event that is not read yet.
+/// Examines an open file: see [`Before::examine`] and [`Job::admit`]. The directory is checked too, because another one
+/// can be at its path for a while, or can have come there by an event that is not read yet.
 pub(super) fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
     if let Some(inode) = job.within {
         job.directory.confirm(inode)?;

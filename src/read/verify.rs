@@ -1,13 +1,13 @@
 //! Whether what was read is the content of one version of the path: the checks before and after reading.
 //!
 //! The order is: stat A, a read lease taken and released, read, stat B. The content is accepted if A equals B and the
-//! lease was granted. The kernel grants one only while nobody has the file open for writing or mapped writable (fcntl(2),
-//! F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B alone would miss writers that
-//! keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]), the lease is kept until the file is
-//! closed: a process that opens it for writing has to wait meanwhile, and reading stops soon. At the end the name is
-//! looked up once more if a rename can have come between the opening and stat A. Where the kernel gives no lease (the
-//! file is another user's and CAP_LEASE is missing, or the file system is a network one), A equals B and later events are
-//! the only evidence.
+//! lease was granted. The kernel grants one only while nobody has the file open for writing or mapped writable
+//! (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B alone would miss
+//! writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]), the lease is kept
+//! until the file is closed: a process that opens it for writing has to wait meanwhile, and reading stops soon. At the
+//! end the name is looked up once more if a rename can have come between the opening and stat A. Where the kernel gives
+//! no lease (the file is another user's and CAP_LEASE is missing, or the file system is a network one), A equals B and
+//! later events are the only evidence.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -98,8 +98,8 @@ impl Before {
         if movable || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
 
-    /// Whether a rename may have come between open(2) and stat A, which shows in ctime. The limit is a minute, so that a
-    /// step of the clock does not hide it.
+    /// Whether a rename may have come between open(2) and stat A, which shows in ctime. The limit is a minute, so that
+    /// a step of the clock does not hide it.
     fn may_be_renamed(&self) -> bool {
         Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_SUSPECT_SECONDS
     }

@@ -26,8 +26,8 @@ const DIRECT_BYTES: usize = 1536;
 /// How far ahead of the reads the disk is asked for a large file.
 const AHEAD_BYTES: u64 = 4 * AHEAD_STEP_BYTES;
 
-/// Bytes asked for at a time. The kernel reads no more for one request than the device's largest, 1280 KiB where nothing
-/// else is set (Linux, force_page_cache_ra).
+/// Bytes asked for at a time. The kernel reads no more for one request than the device's largest, 1280 KiB where
+/// nothing else is set (Linux, force_page_cache_ra).
 const AHEAD_STEP_BYTES: u64 = 1024 * 1024;
 
 const _: () = assert!(CHUNKS_MAX == 4, "read_chunks joins four reads");
@@ -84,8 +84,8 @@ async fn hash_chunk(
     }
 }
 
-/// Hashes a file of several chunks, a few at a time. Between two rounds all buffers go back, so that other files can have
-/// them.
+/// Hashes a file of several chunks, a few at a time. Between two rounds all buffers go back, so that other files can
+/// have them.
 async fn hash_chunks(
     worker: &Worker,
     used: &mut Slot,
@@ -148,8 +148,8 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// Adds chunks that were read from `at` on. A short read leaves a gap, so the chunks after it are dropped and read again
-    /// in the next round.
+    /// Adds chunks that were read from `at` on. A short read leaves a gap, so the chunks after it are dropped and read
+    /// again in the next round.
     fn add(&mut self, chunks: impl IntoIterator<Item = Option<Chunk>>) -> Result<(), Unread> {
         let size = self.before.version.size;
         for (count, buffer) in chunks.into_iter().flatten() {
@@ -176,8 +176,8 @@ impl Content<'_> {
     }
 }
 
-/// The read-ahead that the disk was asked for beyond the reads in flight. With it, eight cold files of 256 MiB take 0.6 of
-/// the time; for warm files it costs less than a hundredth.
+/// The read-ahead that the disk was asked for beyond the reads in flight. With it, eight cold files of 256 MiB take 0.6
+/// of the time; for warm files it costs less than a hundredth.
 struct ReadAhead {
     asked: u64,
     size: u64,

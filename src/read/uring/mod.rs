@@ -1,4 +1,5 @@
-//! The io_uring engine: threads with a ring and a set of registered buffers each, and many files in flight on each ring.
+//! The io_uring engine: threads with a ring and a set of registered buffers each, and many files in flight on each
+//! ring.
 //!
 //! open, read and close go through the ring and are submitted together. fstat and the lease are plain calls on the open
 //! descriptor, because the ring would hand each statx to a kernel thread. An operation in flight is never dropped (no
@@ -45,9 +46,9 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Sets up at most `workers` rings: as many as descriptors and locked memory are enough for, with as many buffers each.
-    /// The limits decide first, then what the kernel grants, because other processes of this user may hold some. The
-    /// inner error says why there is not even one.
+    /// Sets up at most `workers` rings: as many as descriptors and locked memory are enough for, with as many buffers
+    /// each. The limits decide first, then what the kernel grants, because other processes of this user may hold some.
+    /// The inner error says why there is not even one.
     ///
     /// # Errors
     /// [`Error::Threads`] when the system refuses a thread.

@@ -89,8 +89,8 @@ impl Pool {
         intake.end(wanting);
     }
 
-    /// Flushes the outbox whenever jobs were concluded, and never ends. Like the scheduler it is a task of its own: woken
-    /// by the first file of a round, it runs after all tasks that are ready to conclude theirs.
+    /// Flushes the outbox whenever jobs were concluded, and never ends. Like the scheduler it is a task of its own:
+    /// woken by the first file of a round, it runs after all tasks that are ready to conclude theirs.
     async fn flush(&self) {
         loop {
             self.concluded.notified().await;
@@ -130,11 +130,11 @@ impl Intake {
     }
 }
 
-/// A job that a task reads. The source waits for the report of each job, so one that is dropped without a result (a `?` or
-/// a `select!` too many, a canceled task) is concluded as failed, which the source tries again. This is a guard around the
-/// read and not a part of [`Job`], because it is only here that a job lives across an await: each other owner passes it on
-/// in the same call, and a job that is dropped in a stage after this one must not count as read. A panic needs no report,
-/// because the guard of [`spawn`] ends the process.
+/// A job that a task reads. The source waits for the report of each job, so one that is dropped without a result (a `?`
+/// or a `select!` too many, a canceled task) is concluded as failed, which the source tries again. This is a guard
+/// around the read and not a part of [`Job`], because it is only here that a job lives across an await: each other
+/// owner passes it on in the same call, and a job that is dropped in a stage after this one must not count as read. A
+/// panic needs no report, because the guard of [`spawn`] ends the process.
 struct Reading<'a> {
     pool: &'a Pool,
     job: Option<Job>,
@@ -184,8 +184,8 @@ pub(super) async fn read_all(pool: Rc<Pool>) {
     pool.worker.outbox.borrow_mut().flush();
 }
 
-/// Spawns a task whose panic ends the process. tokio catches it, so that the thread would run on without the task, and the
-/// source would wait for its job.
+/// Spawns a task whose panic ends the process. tokio catches it, so that the thread would run on without the task, and
+/// the source would wait for its job.
 fn spawn(sender: &Sender, task: impl Future<Output = ()> + 'static) {
     let guard = sender.clone().guard_panics();
     tokio_uring::spawn(async move {

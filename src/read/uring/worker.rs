@@ -26,8 +26,8 @@ impl Worker {
     }
 }
 
-/// A thread's registered buffers, and the permits for them. Files get permits in the order in which they ask; large files
-/// together never have more than half of the buffers.
+/// A thread's registered buffers, and the permits for them. Files get permits in the order in which they ask; large
+/// files together never have more than half of the buffers.
 pub(super) struct Buffers {
     pool: FixedBufPool<Chunk>,
     all: Semaphore,
@@ -53,9 +53,9 @@ impl Buffers {
         Self { pool, all: Semaphore::new(count), large: Semaphore::new(count / 2) }
     }
 
-    /// Waits for the right to so many buffers at once, [`CHUNKS_MAX`] at the most. That is half of the fewest buffers that
-    /// there can be, so no file that has some waits for more. If files got them one by one, several that wait would get
-    /// one each and would read a chunk at a time.
+    /// Waits for the right to so many buffers at once, [`CHUNKS_MAX`] at the most. That is half of the fewest buffers
+    /// that there can be, so no file that has some waits for more. If files got them one by one, several that wait
+    /// would get one each and would read a chunk at a time.
     pub(super) async fn acquire(&self, chunks: usize, large: bool) -> Result<Permit<'_>, Unread> {
         debug_assert!((1..=CHUNKS_MAX).contains(&chunks), "{chunks} chunks at once");
         let large = if large { Some(acquire_many(&self.large, chunks).await?) } else { None };
