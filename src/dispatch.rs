@@ -1,5 +1,4 @@
-//! The source's side of the stages: it dispatches jobs, as many as there is room for, and completes each with its
-//! report.
+//! The source's side of the stages: it dispatches as many jobs as there is room for, and completes each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -223,8 +222,7 @@ impl Dispatcher {
         self.deadline.end();
     }
 
-    /// Ends the stages. The caller has waited for the jobs in flight before; reports that still come are in the
-    /// mailbox.
+    /// Ends the stages. The caller has waited for the jobs in flight; late reports are in the mailbox.
     ///
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails.

@@ -61,8 +61,8 @@ impl Job {
 pub struct Known {
     /// [`Version::fingerprint`].
     version: u64,
-    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all other bits are 0, only
-    /// the whole version is compared.
+    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all
+    /// others are 0, only the whole version is compared.
     data: u64,
     /// The first 8 bytes of the content's SHA-256; `None` when only the version is known.
     content: Option<NonZeroU64>,

@@ -33,8 +33,7 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
     let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
         .enumerate()
         .map(|(number, workers)| {
-            // A window of unconfirmed messages, and for each thread the files that it reads and as many that are
-            // queued.
+            // A window of unconfirmed messages, and for each thread the files it reads and as many queued ones.
             let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
             Volume::new(bound, directories(roots, number))
         })

@@ -8,8 +8,7 @@ use tokio::sync::Notify;
 
 use crate::job::Job;
 
-/// Jobs of one volume, either for large files or for all others. It has room for all jobs in flight, so it is never
-/// full.
+/// Jobs of one volume, either for large files or for all others. It is never full: it has room for all in flight.
 pub struct Queue {
     jobs: (Sender<Job>, Receiver<Job>),
     /// Jobs were added, which changes each thread's share.

@@ -1,5 +1,4 @@
-//! The order in which files' SHA-256 streams advance: each reading thread keeps up to [`LANES_MAX`] of them in its
-//! lanes.
+//! The order in which SHA-256 streams advance: each reading thread keeps up to [`LANES_MAX`] of them in its lanes.
 //!
 //! A file enqueues a request (its stream and the chunks just read) and gets it back once they are hashed. The lanes
 //! advance together until one of them reaches the end of its segment, and a request that is done frees its lane for the
@@ -23,8 +22,7 @@ use super::sha256::Stream;
 /// Chunks of one file in a request at most.
 pub const CHUNKS_MAX: usize = 4;
 
-/// Blocks between two looks at the queue (64 KB): a request that arrives meanwhile waits some 30 us at most for a free
-/// lane.
+/// Blocks between two looks at the queue (64 KB): a request waits some 30 us at most for a lane that is free.
 const STEP_BLOCKS: usize = 1024;
 
 /// A file's stream and its next chunks, to be hashed. One request is used again for each next few chunks.
@@ -128,8 +126,7 @@ impl<B> Default for Scheduler<B> {
 }
 
 impl<B: Deref<Target = [u8]>> Scheduler<B> {
-    /// Hashes the chunks of a request and returns it. The future must not be dropped before it is ready, because its
-    /// slot would never be free again.
+    /// Hashes the chunks of a request and returns it. Dropping the future earlier would occupy its slot forever.
     pub async fn hash(&self, mut request: Box<Request<B>>) -> Box<Request<B>> {
         if !request.start() {
             return request; // less than a block, and the content goes on

@@ -20,8 +20,7 @@ use crate::queue::Queue;
 /// Messages of small files that are sent together.
 const FILES_TOGETHER: usize = 32;
 
-/// Starts the threads: as many for large files as for small ones, so that large files do not delay small ones. The
-/// system divides the CPUs among them.
+/// Starts the threads: as many for large files as for small ones, so that those are not delayed.
 ///
 /// # Errors
 /// [`Error::Threads`] when the system refuses a thread.

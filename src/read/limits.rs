@@ -33,8 +33,8 @@ const DESCRIPTORS_A_RING: u64 = 5;
 /// Fewer files in flight than this are not worth a thread with a ring, where descriptors are short.
 const FILES_MIN: u64 = 4;
 
-/// Descriptors kept for all else while files are read: 16 connections to the control socket, the ledger and the broker,
-/// directories that are listed.
+/// Descriptors kept for all else while files are read: 16 of the control socket, ledger, broker, directories being
+/// listed.
 const DESCRIPTORS_BESIDE: u64 = 32;
 
 /// How many threads get a ring, and how many buffers each of them gets.
@@ -141,8 +141,7 @@ pub fn descriptors_wanted(workers: usize) -> u64 {
     2 * DESCRIPTORS_BESIDE + workers as u64 * (DESCRIPTORS_A_RING + files)
 }
 
-/// Descriptors that the process needs with the blocking engine, where each worker has one small and one large file
-/// open.
+/// Descriptors that the process needs with the blocking engine: each worker has one small and one large file open.
 #[must_use]
 pub fn descriptors_wanted_blocking(workers: usize) -> u64 {
     2 * DESCRIPTORS_BESIDE + 2 * workers as u64

@@ -59,8 +59,7 @@ pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -
     Ok(Started { engine: "blocking", workers: wanted, threads })
 }
 
-/// Assigns each volume its share of the rings. If there are fewer rings than volumes, the blocking engine reads the
-/// last.
+/// Assigns each volume its share of the rings. Where rings are fewer than volumes, the blocking engine reads the last.
 fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     if let Some((found, cure)) = rings.shortage(wanted) {
         tracing::warn!("{found}; {cure}");

@@ -22,8 +22,7 @@ use crate::message::{Message, Paths, message_id};
 use crate::progress::{Progress, Volume};
 use crate::queue::{Deadline, Queue};
 
-/// Chunks of a file between two checks whether it has changed (16 MiB), so that a large file that changes while it is
-/// read is not read to its end in vain.
+/// Chunks between two checks whether a file has changed (16 MiB), so that it is not read to its end in vain then.
 pub(super) const CHUNKS_BETWEEN_CHECKS: u64 = 256;
 
 /// What the threads of one volume read, and where its messages and reports go. Each reading thread has a clone.
@@ -53,8 +52,7 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// How many of the outstanding files of one size a thread may have in flight. It limits a thread that asks first,
-    /// so that it does not take all of a few files.
+    /// How many of the outstanding files of one size a thread may have in flight, so that no thread takes all of a few.
     pub(super) fn share(&self, large: bool) -> usize {
         let larges = self.volume.large.load(Ordering::Relaxed);
         let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
@@ -83,8 +81,7 @@ fn is_racy(job: &Job, before: &Before) -> bool {
     before.version.is_racy(before.examined, again)
 }
 
-/// The messages and reports of a reading thread. Those of files that end together are sent together, so that the next
-/// stage wakes once for them.
+/// Messages and reports of a reading thread. Those that come together are sent together: the next stage wakes once.
 pub(super) struct Outbox {
     pub(super) readers: Readers,
     pub(super) messages: Vec<Outgoing>,

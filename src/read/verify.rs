@@ -98,8 +98,7 @@ impl Before {
         if movable || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
 
-    /// Whether a rename may have come between open(2) and stat A, which shows in ctime. The limit is a minute, so that
-    /// a step of the clock does not hide it.
+    /// Whether a rename, which moves ctime, may have come between open(2) and stat A. A step of the clock hides none.
     fn may_be_renamed(&self) -> bool {
         Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_SUSPECT_SECONDS
     }

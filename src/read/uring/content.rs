@@ -57,8 +57,7 @@ fn request(used: &mut Slot) -> Box<Request<FixedBuf>> {
     request
 }
 
-/// Hashes a file of one chunk with one read. An empty file is read too, because some file systems show size 0 for files
-/// with content.
+/// Hashes a file of one chunk with one read. An empty one is read too: some file systems show size 0 for any content.
 async fn hash_chunk(
     worker: &Worker,
     used: &mut Slot,
@@ -84,8 +83,7 @@ async fn hash_chunk(
     }
 }
 
-/// Hashes a file of several chunks, a few at a time. Between two rounds all buffers go back, so that other files can
-/// have them.
+/// Hashes a file of several chunks, a few at a time. Between two rounds other files can have the buffers.
 async fn hash_chunks(
     worker: &Worker,
     used: &mut Slot,
@@ -148,8 +146,7 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// Adds chunks that were read from `at` on. A short read leaves a gap, so the chunks after it are dropped and read
-    /// again in the next round.
+    /// Adds chunks that were read from `at` on. A short read leaves a gap, so those after it are read again.
     fn add(&mut self, chunks: impl IntoIterator<Item = Option<Chunk>>) -> Result<(), Unread> {
         let size = self.before.version.size;
         for (count, buffer) in chunks.into_iter().flatten() {

@@ -1,5 +1,4 @@
-//! The io_uring engine: threads with a ring and a set of registered buffers each, and many files in flight on each
-//! ring.
+//! The io_uring engine: each thread has a ring, a set of registered buffers, and many files in flight.
 //!
 //! open, read and close go through the ring and are submitted together. fstat and the lease are plain calls on the open
 //! descriptor, because the ring would hand each statx to a kernel thread. An operation in flight is never dropped (no
@@ -31,15 +30,13 @@ use crate::hash::scheduler::CHUNKS_MAX;
 /// Entries of the submission queue: each file's open or close, and each buffer's read, fit at once.
 const RING_ENTRIES: u32 = 256;
 
-/// The kernel uncharges the locked memory of a process that has just ended with a delay: a restart can see ENOMEM for
-/// that long.
+/// The kernel returns the locked memory of a process that ended with a delay: a restart can see ENOMEM for that long.
 const MEMLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () =
     assert!(BUFFERS_MIN >= 2 * CHUNKS_MAX && FILES_IN_FLIGHT + LARGE_IN_FLIGHT + BUFFERS <= RING_ENTRIES as usize);
 
-/// Threads with a ring and registered buffers each, which wait until they are assigned a volume. When this is dropped,
-/// those that still wait end.
+/// Threads with a ring and registered buffers each, which wait to be assigned a volume. Dropped, it ends them.
 pub struct Rings {
     threads: Waiting,
     plan: Plan,

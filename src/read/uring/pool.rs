@@ -131,10 +131,9 @@ impl Intake {
 }
 
 /// A job that a task reads. The source waits for the report of each job, so one that is dropped without a result (a `?`
-/// or a `select!` too many, a canceled task) is concluded as failed, which the source tries again. This is a guard
-/// around the read and not a part of [`Job`], because it is only here that a job lives across an await: each other
-/// owner passes it on in the same call, and a job that is dropped in a stage after this one must not count as read. A
-/// panic needs no report, because the guard of [`spawn`] ends the process.
+/// or a `select!` too many, a canceled task) is concluded as failed. The guard is here and not in [`Job`], because only
+/// here a job lives across an await while it is read. A drop in a later stage must not report: the message may have
+/// been published, so the job has to count as unconfirmed. A panic needs no report: the guard of [`spawn`] sends one.
 struct Reading<'a> {
     pool: &'a Pool,
     job: Option<Job>,
