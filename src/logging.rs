@@ -101,10 +101,12 @@ impl FileLines {
             Outcome::Unchanged { .. } => tracing::debug!(path = path(), "unchanged since its last message"),
             Outcome::Unread(Unread::Gone) => tracing::debug!(path = path(), "gone before it could be read"),
             Outcome::Unread(Unread::NotRegular) => tracing::debug!(path = path(), "not a regular file"),
-            Outcome::Unread(Unread::Busy) => tracing::debug!(path = path(), "still being written"),
+            Outcome::Unread(Unread::Busy(why)) => tracing::debug!(path = path(), "{why}"),
             Outcome::Unread(Unread::Large) => tracing::debug!(path = path(), "large: its turn comes later"),
             Outcome::Unread(Unread::Stopped) => tracing::debug!(path = path(), "left: the end has come"),
-            Outcome::Unread(Unread::StaleRow) => tracing::debug!(path = path(), "another: the ledger forgets it first"),
+            Outcome::Unread(Unread::StaleRow) => {
+                tracing::debug!(path = path(), "another version: the row of the confirmed one is invalidated first");
+            }
             Outcome::Unread(Unread::LeadsOut) if self.refused.admits(now) => {
                 tracing::warn!("{:?} leads out of the data directory and is refused", path());
             }

@@ -201,7 +201,7 @@ impl Scan {
             self.bar.advance(version.size);
         }
         match report.outcome {
-            Outcome::Unread(Unread::Busy) => {}
+            Outcome::Unread(Unread::Busy(_)) => {}
             // The want is the service's own, and passes when its other files have been read: as often as it takes.
             Outcome::Unread(Unread::Wanting(_)) => return self.look_again(report.job, WANT_PAUSE),
             _ => return,
