@@ -5,10 +5,10 @@
 //! SQLite itself would not notice is noticed when it is read.
 //!
 //! **It may lag, never lead.** A row is queued after the broker's confirm, and a thread of its own writes many rows in one
-//! transaction. Nothing else waits for that thread, so a crash can lose the last rows: that repeats their messages. A row
+//! transaction. Publishing does not wait for that thread, so a crash can lose the last rows: that repeats their messages. A row
 //! that was written before its confirm could lose a message instead.
 //!
-//! **Invalidate before publish.** One thing is waited for. A file keeps its version while its directory is renamed away,
+//! **Invalidate before publish.** There is one exception. A file keeps its version while its directory is renamed away,
 //! or while a symbolic link to it is pointed elsewhere, and it can come back to its path unchanged. If another file is
 //! published there meanwhile and a crash loses that row, the next start finds the first file beside the first file's row
 //! and skips it, although consumers were last sent the other one. So where a path can change hands in this way its row is
