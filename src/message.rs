@@ -37,10 +37,9 @@ pub enum EventType {
 pub struct Paths {
     /// The directory, then each path as a whole.
     text: String,
-    /// The length of the directory's path in `text`.
     directory: usize,
     exact: bool,
-    /// The end of the directory's path in `text`, then that of each path.
+    /// Where each of these ends in `text`.
     ends: Vec<usize>,
 }
 

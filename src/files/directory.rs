@@ -27,7 +27,10 @@ impl DirectoryId {
     /// Returns the number as the id of a directory on this volume ([`Root::volume`]).
     #[must_use]
     pub fn on_volume(self, volume: usize) -> Self {
-        assert!(volume < 1 << (u64::BITS - Self::BITS), "volumes are file systems of data directories: there are few");
+        debug_assert!(
+            volume < 1 << (u64::BITS - Self::BITS),
+            "volumes are file systems of data directories: there are few"
+        );
         Self(self.0 & ((1 << Self::BITS) - 1) | (volume as u64) << Self::BITS)
     }
 
@@ -41,7 +44,7 @@ impl DirectoryId {
     #[must_use]
     pub fn next(self) -> Self {
         let next = Self(self.0 + 1);
-        assert_eq!(next.volume(), self.volume(), "the number does not reach the volume's bits");
+        debug_assert_eq!(next.volume(), self.volume(), "the number does not reach the volume's bits");
         next
     }
 }
@@ -69,7 +72,7 @@ impl Directory {
         };
         let below = with_slash(below);
         let absolute = [&with_slash(root.path().as_os_str().as_encoded_bytes()), &below[..]].concat();
-        assert!(absolute.ends_with(b"/"), "the path of a data directory is not empty");
+        debug_assert!(absolute.ends_with(b"/"), "the path of a data directory is not empty");
         let root = Arc::clone(root);
         Self { root, id: DirectoryId::FIRST, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
     }

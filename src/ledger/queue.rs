@@ -1,5 +1,4 @@
-//! Rows and deletions on their way to the database: the queue that all threads add to, and the batch that the writer makes
-//! of it.
+//! Rows and deletions on their way to the database: the queue, and the batch that the writer makes of it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,13 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::row::{Confirmed, Rows};
 use crate::progress::Progress;
 
-/// The most confirms that are queued while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. Those
-/// beyond it are published again after a restart. The same number limits the deleted directories: beyond it all rows are
-/// deleted.
+/// The most queued confirms while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. Those beyond it
+/// are published again after a restart. Beyond as many deleted directories all rows are deleted.
 pub(super) const QUEUED_MAX: usize = 1 << 16;
 
-/// The most rows of all in the queue, invalidations among them. Beyond it an invalidation becomes one of the whole
-/// directory, which repeats more messages: [`HIGH_WATER`] keeps that rare.
+/// The most queued rows with invalidations. Beyond it a path's whole directory is invalidated, which repeats more
+/// messages: [`HIGH_WATER`] keeps that rare.
 pub(super) const INVALIDATED_MAX: usize = QUEUED_MAX + 2 * HIGH_WATER;
 
 /// The high-water mark of pending invalidations. Above it rescans and files with a stale row wait; events of links and
@@ -57,7 +55,7 @@ pub(super) struct Queue {
     pub urgent: bool,
     /// How many confirms found no room.
     pub dropped: u64,
-    /// Set at the end, if these rows make the ledger complete but for those of some paths, which may lag.
+    /// Set at the end, if the ledger is complete but for the rows of these paths, which may lag.
     pub exact_but_for: Option<Vec<Box<[u8]>>>,
     pub closing: bool,
     pub closed: bool,
@@ -95,7 +93,7 @@ impl Queue {
         false
     }
 
-    /// Queues the deletion of a path's row as a pending invalidation. Returns whether the queue is longer by one.
+    /// Makes the deletion of a path's row a pending invalidation. Returns as `put` does.
     pub(super) fn invalidate(&mut self, path: &[u8]) -> bool {
         let before = self.len();
         self.put(path.into(), None, INVALIDATED_MAX);
@@ -106,13 +104,12 @@ impl Queue {
         self.delete_below(directories_above(path).last().unwrap_or(ALL))
     }
 
-    /// Queues the deletion of all rows below a directory as a pending invalidation. Returns whether the queue is longer by
-    /// one.
+    /// Makes the deletion of all rows below a directory a pending invalidation. Returns as `put` does.
     pub(super) fn delete_below(&mut self, directory: &[u8]) -> bool {
         assert!(directory.ends_with(b"/"), "a directory's path ends in a slash");
         let directory = if self.below.len() < QUEUED_MAX { directory } else { ALL };
         if self.below.last().is_some_and(|last| &**last == ALL) && directory == ALL {
-            // The deletion of all rows is queued already. It deletes the rows queued since, too.
+            // That all rows are deleted is queued already, so this deletes those queued since.
             self.rows.values_mut().for_each(|queued| queued.since = 0);
             return false;
         }

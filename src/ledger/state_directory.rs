@@ -1,4 +1,4 @@
-//! The state directory: its lock, the names of the ledger's files in it, and the two marks beside the database.
+//! The state directory: its lock, the ledger's files in it, and the two marks beside the database.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,19 +17,16 @@ pub const FILE: &str = "ledger.sqlite";
 /// Where a damaged database is moved. An earlier damaged one is replaced.
 pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
 
-/// This file says that the database holds rows which ought to be deleted. It is empty, because a full disk has room for
-/// a name.
+/// Says that the database holds rows which ought to be deleted. It is empty: a full disk has room for a name.
 pub(super) const BEHIND: &str = "ledger.behind";
 
-/// This file says that every row is what was published last: the process that wrote the database ended in order, and no
-/// process has begun since. It is removed before anything is published, because rows may lag from then on. It holds the
-/// database's [`identity`], so that an older copy put in its place does not count as complete.
+/// Says that every row is what was published last. It is removed before anything is published, because rows may lag from
+/// then on. It holds the database's [`identity`], so that an older copy put in its place does not count as complete.
 pub(super) const COMPLETE: &str = "ledger.complete";
 
 /// The database itself, and what SQLite keeps beside it.
 pub(super) const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
-/// What to do about a state directory that cannot be written.
 const GIVE_THE_RIGHT: &str = "give this user the right to write there, or name another directory";
 
 /// Creates the state directory where it is missing, checks that it can be written, and locks it: flock(2) on the
@@ -49,7 +46,6 @@ pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
     Ok(dir)
 }
 
-/// Checks that this user may read and write the ledger's files, where there are any.
 pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error> {
     for suffix in SUFFIXES {
         let file = format!("{FILE}{suffix}");
@@ -65,7 +61,7 @@ pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error>
     Ok(())
 }
 
-/// Whether [`COMPLETE`] is there and was written for this database.
+/// Whether [`COMPLETE`] is there for this database.
 pub(super) fn is_complete(directory: &Path) -> bool {
     let mark = fs::read_to_string(directory.join(COMPLETE)).ok();
     mark.is_some() && mark == identity(directory).ok()
@@ -94,13 +90,11 @@ pub(super) fn unmark_complete(dir: &OwnedFd, directory: &Path) -> Result<bool, E
     })
 }
 
-/// Creates or removes [`BEHIND`].
 pub(super) fn mark_behind(directory: &Path, behind: bool) -> io::Result<()> {
     let mark = directory.join(BEHIND);
     if behind { File::create(mark).map(drop) } else { fs::remove_file(mark) }
 }
 
-/// Moves the database and its side files to [`DAMAGED`].
 pub(super) fn set_aside(directory: &Path) -> io::Result<()> {
     for suffix in SUFFIXES {
         let (from, to) = (format!("{FILE}{suffix}"), format!("{DAMAGED}{suffix}"));
@@ -112,8 +106,7 @@ pub(super) fn set_aside(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Inode, size and mtime of the database: they differ from those of another one, and from its own before it was written
-/// again.
+/// Inode, size and mtime of the database, which change when it is replaced or written.
 fn identity(directory: &Path) -> io::Result<String> {
     let status = fs::metadata(directory.join(FILE))?;
     Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))

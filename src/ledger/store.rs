@@ -1,5 +1,4 @@
-//! The database: a row for each path. One process at a time uses it, its rows are checked when they are read, and one that
-//! cannot be used is set aside.
+//! The database: a row for each path. One process at a time uses it, and one that cannot be used is set aside.
 //!
 //! SQLite runs in write-ahead mode. The process may be killed at any moment and leaves whole transactions; a power
 //! cut may take the last ones, because only checkpoints wait for the disk.
@@ -34,7 +33,7 @@ pub type Seen = (Vec<u8>, Option<(Version, bool)>);
 /// The database, locked for this process.
 pub struct Store {
     directory: PathBuf,
-    /// `None` while it cannot be opened, on a full disk for one.
+    /// `None` while it cannot be opened, because the disk is full.
     connection: Option<Connection>,
     /// How many rows it holds, once it was loaded.
     rows: i64,
@@ -47,8 +46,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Locks the state directory, creating it where it is missing, and opens the ledger in it. A damaged ledger is set
-    /// aside. One that cannot be opened, on a full disk for one, counts as empty.
+    /// Locks the state directory, creating it where it is missing, and opens the ledger in it. A damaged one is set aside;
+    /// on a full disk the ledger begins empty.
     ///
     /// # Errors
     /// [`Error::StateDirectory`] when the directory cannot be used, [`Error::StateLocked`] when another process
@@ -149,12 +148,10 @@ impl Store {
         Ok(())
     }
 
-    /// The state directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// How many rows the database holds.
     pub(super) fn rows(&self) -> i64 {
         self.rows
     }
@@ -164,7 +161,6 @@ impl Store {
         table::size(self.connection.as_ref()?).ok()
     }
 
-    /// Returns the changes that [`Store::load`] was to write and could not.
     pub(super) fn take_unwritten(&mut self) -> Rows {
         mem::take(&mut self.unwritten)
     }
@@ -183,7 +179,6 @@ impl Store {
         Ok(())
     }
 
-    /// Marks the ledger as [`BEHIND`], or removes the mark.
     pub(super) fn mark_behind(&self, behind: bool) -> io::Result<()> {
         state_directory::mark_behind(&self.directory, behind)
     }

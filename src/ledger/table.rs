@@ -82,7 +82,6 @@ pub(super) fn size(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(number("page_count")? * number("page_size")?)
 }
 
-/// Some rows of the ledger.
 pub(super) struct Page {
     /// The last path, or `None` if no rows follow.
     pub end: Option<Box<[u8]>>,
@@ -120,7 +119,6 @@ pub(super) fn read_page(
     Ok(page)
 }
 
-/// The row of one path, if there is one.
 pub(super) fn read_row(connection: &Connection, path: &[u8]) -> Result<Option<Confirmed>, StoreError> {
     let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path = ?1");
     connection.query_row(&select, [path], |row| Ok(decode(path, row))).optional()?.transpose()
@@ -184,7 +182,7 @@ fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<i6
     Ok(added)
 }
 
-/// Moves all of the log into the database and closes it. Returns whether that was possible: then all of it is on disk.
+/// Moves the log into the database and closes it. Returns whether all of it is on the disk.
 pub(super) fn checkpoint_and_close(connection: Connection) -> Result<bool, StoreError> {
     let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
     let (busy, log, done) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], columns)?;

@@ -1,4 +1,4 @@
-//! The ledger's thread: it makes a batch of what is queued, writes it, and tries again where the disk takes nothing.
+//! The ledger's thread, which writes the queue in batches.
 
 use std::io;
 use std::path::Path;
@@ -52,7 +52,6 @@ impl Writer {
         writer
     }
 
-    /// Writes batches until the ledger is closed.
     pub(super) fn run(mut self) {
         let mut pause = BATCH_TIME;
         self.report_size();
@@ -99,7 +98,6 @@ impl Writer {
         if self.batch.is_empty() { Ok(()) } else { self.store.write(&self.batch.below, &self.batch.rows) }
     }
 
-    /// The batch has been written.
     fn written(&mut self, dropped: u64) {
         self.shared.progress.ledger.done(self.batch.len());
         if !self.batch.is_empty() && std::mem::take(&mut self.failing) {
@@ -118,8 +116,7 @@ impl Writer {
         self.report_size();
     }
 
-    /// The batch could not be written. It is kept, and files that wait for its deletions go on if the ledger can be marked
-    /// as behind.
+    /// Keeps the batch. Files that wait for its deletions go on if the ledger can be marked as behind.
     fn failed(&mut self, error: &StoreError, dropped: u64) {
         self.shared.progress.ledger.touch(); // the thread is alive and tries
         self.shared.progress.metrics.ledger_failures.inc();
