@@ -1,11 +1,12 @@
 //! Messages go out: to the broker, to standard output, or nowhere; each job's end goes back to its source.
 
-pub mod confirms;
-pub mod connect;
+mod confirms;
+mod connect;
 pub mod errors;
 pub mod local;
-pub mod returned;
+mod returned;
 pub mod session;
+mod window;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
