@@ -239,7 +239,7 @@ impl<'a> PublishLoop<'a> {
 }
 
 async fn publish(channel: &Channel, sent: Sent<Outgoing>) -> Answer {
-    // Without `mandatory` the broker acknowledges a message that reaches no queue and does not return it.
+    // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let message = sent.message();
     let published =
