@@ -182,7 +182,7 @@ impl fmt::Display for Broker {
     }
 }
 
-/// A connection string, divided where several hosts can stand.
+/// A connection string, divided before and after its list of hosts.
 struct Parts<'a> {
     /// Scheme, user and password.
     before: &'a str,
@@ -212,11 +212,13 @@ fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
     if url.path().trim_start_matches('/').contains('/') {
         return Err("a virtual host's `/` is written %2f".to_owned());
     }
-    let mut uri: AMQPUri = typed.parse().map_err(|error: String| error.replace(typed, "it"))?;
+    // After a colon the client's errors repeat their input, which may hold a secret.
+    let mut uri: AMQPUri =
+        typed.parse().map_err(|error: String| error.split(':').next().unwrap_or_default().to_owned())?;
     if let Some(url::Host::Ipv6(address)) = url.host() {
         uri.authority.host = address.to_string();
     }
-    // Every other client takes the virtual host of "amqp://host:port/" for "/". This client takes it for "".
+    // With "amqp://host:port/" this client means the virtual host "", and all others mean "/".
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned();
     }

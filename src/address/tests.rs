@@ -88,13 +88,14 @@ fn no_type_around_a_connection_string_shows_a_secret() {
     let cli = Cli::try_parse_from(typed).unwrap();
     let config = Config::new(cli.settings, cli.command.as_ref()).unwrap();
     let error = Broker::parse("amqps://user:s3cret@one,two/v/w?password=s3cret", None).unwrap_err();
+    let mechanism = Broker::parse("amqp://h/?auth_mechanism=plain;password=s3cret", None).unwrap_err();
     let masked = "amqps://user:***@two/v?heartbeat=5&password=***";
     assert_eq!((format!("{address}"), format!("{address:?}")), (masked.to_owned(), format!("Address({masked:?})")));
     for shown in [
         format!("{broker} {broker:?} {broker:#?} {}", broker.describe(Output::Amqp)),
         broker.each().map(|each| format!("{each} {each:?}")).collect(),
         format!("{publish:?} {pipeline:?} {config:?} {config:#?}"),
-        format!("{error} {error:?}"),
+        format!("{error} {error:?} {mechanism} {mechanism:?}"),
     ] {
         assert!(shown.contains("***") && !shown.contains("s3cret"), "{shown}");
     }

@@ -85,14 +85,6 @@ pub struct Window<M> {
     probe_pause: Backoff,
 }
 
-/// Which message is next.
-enum Next {
-    Waiting,
-    /// One message shows whether a queue is bound by now.
-    Probe,
-    Rejected,
-}
-
 impl<M> Window<M> {
     pub fn new(size: usize) -> Self {
         Self {
@@ -238,6 +230,14 @@ impl<M> Window<M> {
     pub fn is_done(&self) -> bool {
         self.unconfirmed == 0 && (self.probe_at.is_some() || self.left() == 0)
     }
+}
+
+/// The source of the next message.
+enum Next {
+    Waiting,
+    /// One message shows whether a queue is bound by now.
+    Probe,
+    Rejected,
 }
 
 /// A pause that doubles each time, up to a limit.

@@ -43,6 +43,8 @@ enum State {
     Acked,
     Rejected,
     Confirmed,
+    /// The connection failed before the answer.
+    Lost,
 }
 
 struct Message {
@@ -176,6 +178,23 @@ impl Model {
     }
 
     fn confirm(&mut self, picks: &[usize]) {
+        self.answer(picks);
+        self.resolve();
+    }
+
+    /// As `confirm`, but behind these answers the connection fails, which shows at one of the other messages first.
+    fn fail(&mut self, picks: &[usize]) {
+        self.answer(picks);
+        if let Some(sent) =
+            self.broker.handled.pop().map(|(sent, _)| sent).or_else(|| self.broker.published.pop_front())
+        {
+            self.messages[*sent.message()].state = State::Lost;
+            self.window.failed(sent);
+            self.resolve();
+        }
+    }
+
+    fn answer(&mut self, picks: &[usize]) {
         for pick in picks {
             if self.broker.handled.is_empty() {
                 break;
@@ -195,7 +214,6 @@ impl Model {
                 self.window.acked(number as u128, sent);
             }
         }
-        self.resolve();
     }
 
     fn nacked(&mut self, sent: Sent<Number>) {
@@ -246,7 +264,7 @@ impl Model {
         assert_eq!(resolution.route, route);
     }
 
-    /// What the window says of itself, while all that may be published is.
+    /// What the window reports of itself, once everything is published that may be.
     fn check(&self) {
         let sent = self.of(State::Sent).len();
         assert!(sent <= self.size, "more than there is room for");
@@ -271,7 +289,7 @@ impl Model {
             self.step(Step::Confirm(vec![0; self.broker.handled.len()]));
             self.step(Step::Wait(UNROUTABLE_PAUSE_MAX.max(NACK_PAUSE_MAX).as_millis() as u64));
         }
-        // What has a smaller window than it has messages takes a round for each.
+        // A window smaller than the number of messages takes several rounds.
         while self.broker.published.len() + self.broker.handled.len() > 0 {
             self.step(Step::Handle(usize::MAX, Fate::Route));
             self.step(Step::Confirm(vec![0; self.broker.handled.len()]));
@@ -288,17 +306,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => prop::collection::vec(0..PATHS, 1..=PATHS).prop_map(Step::Add),
         4 => (1..=PATHS, fate).prop_map(|(count, fate)| Step::Handle(count, fate)),
-        4 => prop::collection::vec(any::<usize>(), 1..=PATHS).prop_map(Step::Confirm),
+        4 => picks().prop_map(Step::Confirm),
         1 => any::<bool>().prop_map(Step::Bind),
         2 => prop_oneof![0..120u64, 900..12_000u64].prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 0..80)
 }
 
+fn picks() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(any::<usize>(), 1..=PATHS)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
-    /// After each step the window is what the model says, and in the end each message was confirmed once, and the last one
-    /// that reached a queue is each path's newest.
+    /// After each step the window is as the model expects. Each message is confirmed once, and each path's messages reach the
+    /// queue in order.
     #[test]
     fn every_history_ends_with_each_message_confirmed_once(steps in steps(), size in 1..=PATHS) {
         let mut model = Model::new(size);
@@ -313,5 +335,21 @@ proptest! {
             let reached: Vec<_> = model.broker.queue.iter().filter(of_path).collect();
             prop_assert!(reached.is_sorted(), "path {path}: {reached:?}");
         }
+    }
+
+    /// The connection may fail at any answer. What counts as delivered then has reached a queue, as `resolve` asserts.
+    #[test]
+    fn nothing_lost_counts_as_delivered_when_the_connection_fails(
+        steps in steps(),
+        size in 1..=PATHS,
+        handled in 0..=PATHS,
+        picks in picks(),
+    ) {
+        let mut model = Model::new(size);
+        for step in steps {
+            model.step(step);
+        }
+        model.handle(handled, Fate::Route);
+        model.fail(&picks);
     }
 }
