@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::cli::LogFormat;
+use crate::cli::{LogFormat, LogLevel, Settings};
 use crate::error::Error;
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
@@ -19,14 +19,15 @@ use crate::terminal::AroundTheBar;
 /// Set once log lines go out; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// Starts logging. The libraries below us speak only when tracing was asked for: the AMQP client would
-/// otherwise print whole messages, and a failure of theirs reaches the user as our one error line.
-pub fn start(level: LevelFilter, format: LogFormat) {
+/// Starts logging. The libraries log only where the level is TRACE: the AMQP client would otherwise print whole messages, and
+/// its failures reach the user in our error line.
+pub fn start(settings: &Settings) {
+    let level = level(settings.log_level);
     let libraries = if level == LevelFilter::TRACE { LevelFilter::DEBUG } else { LevelFilter::OFF };
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
-    let layer = match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    let layer = match settings.log_format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
@@ -34,7 +35,17 @@ pub fn start(level: LevelFilter, format: LogFormat) {
     }
 }
 
-/// Says in one line why the command failed.
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Trace => LevelFilter::TRACE,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    }
+}
+
+/// Prints the error that ends the command, as a log line once logging has started.
 pub fn failure(error: &Error) {
     if STARTED.load(Ordering::Relaxed) {
         tracing::error!("{error}");

@@ -42,9 +42,8 @@ pub struct Passes {
 impl Passes {
     /// Lists the directory and starts the stages, with the output `none`.
     pub fn start(path: &Path, engine: &str) -> Result<Self, Error> {
-        let words = ["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine].map(str::as_ref);
-        let cli = Cli::parse_from(words.into_iter().chain([path.as_os_str()]));
-        let config = Config::new(cli.settings, cli.command.as_ref())?;
+        let cli = Cli::parse_from(["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine]);
+        let config = Config::for_scan(&cli.settings, &[path.to_owned()])?;
         let roots = prepare(config.roots)?;
         let directory = Directory::new(&roots[0], b"");
         let listing = list(directory.root(), b"").expect("it has just been made");

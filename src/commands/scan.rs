@@ -1,12 +1,14 @@
 //! `scan`: the files that exist now, through the same pipeline, once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{mem, vec};
 
 use super::progress_bar::Bar;
 use super::roots::prepare;
+use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
 use crate::error::Error;
@@ -21,10 +23,10 @@ use crate::logging::FileLines;
 use crate::mailbox::Notice;
 use crate::message::EventType;
 use crate::metrics::Totals;
-use crate::pipeline;
 use crate::progress::Progress;
 use crate::signals::StopSignals;
 use crate::watch::pending::BUSY_PAUSE_MIN;
+use crate::{logging, pipeline};
 
 /// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
 const BUSY_LOOKS: u32 = 8;
@@ -35,20 +37,22 @@ const WANT_PAUSE: Duration = Duration::from_millis(50);
 /// Jobs handed in at a time: small enough that the first is read while the last is listed.
 const BATCH: usize = 256;
 
-/// Hashes every file of the directory and emits a message for each.
+/// Publishes every file that is in the directories now.
 ///
 /// # Errors
-/// [`Error::Incomplete`] when some could not be read; else what ended it.
-pub fn run(config: Config) -> Result<(), Error> {
+/// [`Error::Incomplete`] when some files could not be read, else the failure that ended it.
+pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
+    let config = Config::for_scan(settings, dirs)?;
+    logging::start(settings);
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let progress = Arc::new(Progress::default());
     let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
     signals.ask(dispatcher.sender.clone());
     let filter = Arc::new(config.filter);
-    let bar = Bar::start(&roots, &filter, config.recursive);
+    let bar = Bar::start(&roots, &filter, settings.recursive);
     let scan = Scan {
-        walk: Walk::new(&roots, filter, config.recursive),
+        walk: Walk::new(&roots, filter, settings.recursive),
         dispatcher,
         progress,
         lines: FileLines::all(),

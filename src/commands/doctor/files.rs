@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use super::check::Check;
 use super::mounts::Mounts;
 use crate::cli::Settings;
-use crate::config::refuse_inside;
+use crate::config::{open_directories, refuse_inside};
 use crate::error::os_message;
 use crate::files::listing::{list, path_in};
-use crate::files::root::{Protection, Root, open_roots};
+use crate::files::root::{Protection, Root};
 use crate::ledger::store::{FILE, looks_sound};
 use crate::watch::inotify::Watch;
 
@@ -31,7 +31,7 @@ const COUNT_MAX: usize = 1 << 20;
 const OVERLAYFS: u64 = 0x794c_7630;
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
-    let roots = open_roots(&settings.data_dirs);
+    let roots = open_directories(&settings.data_dirs);
     let state = state_directory(settings, roots.as_deref().unwrap_or_default());
     let roots = match roots {
         Ok(roots) => roots,
@@ -260,7 +260,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let roots = open_roots(&[dir.path().to_owned()]).unwrap();
+        let roots = open_directories(&[dir.path().to_owned()]).unwrap();
         assert_eq!(count_directories(&roots, 100), 5);
         assert_eq!(count_directories(&roots, 2), 3);
     }
