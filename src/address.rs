@@ -81,9 +81,10 @@ impl Broker {
     fn parse(typed: &str, heartbeat: Option<u16>) -> Result<Self, Error> {
         let shown = mask_password(typed);
         let refuse = |cause: &str| {
-            Error::Usage(format!(
-                "AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"
-            ))
+            Error::usage(
+                format!("AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}"),
+                "write amqp://USER:PASSWORD@HOST:PORT/VHOST",
+            )
         };
         let parts = Parts::of(typed);
         if parts.rest.contains('@') {
@@ -278,7 +279,7 @@ mod tests {
         for typed in
             ["", "localhost", "http://h/", "amqp://", "amqp://h:notaport/", "amqp://h/a/b", "amqp://h?heartbeat=x"]
         {
-            assert!(matches!(Broker::parse(typed, None), Err(Error::Usage(_))), "{typed}");
+            assert!(matches!(Broker::parse(typed, None), Err(Error::Usage { .. })), "{typed}");
         }
     }
 

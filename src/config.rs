@@ -170,9 +170,9 @@ pub struct Publisher {
 /// directory.
 pub fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Root>, Error> {
     if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
-        return Err(Error::Usage(
-            "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon; write one there, or leave the colon out"
-                .to_owned(),
+        return Err(Error::usage(
+            "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon",
+            "write one there, or leave the colon out",
         ));
     }
     open_roots(dirs)
@@ -184,8 +184,9 @@ pub fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Root>, Error> {
 /// [`Error::Usage`]: `changed` without a ledger.
 pub fn catch_up(settings: &Settings) -> Result<CatchUp, Error> {
     match (settings.catch_up, &settings.state_dir) {
-        (Some(CatchUp::Changed), None) => Err(Error::Usage(
-            "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with; set --state-dir (STATE_DIRECTORY)".into(),
+        (Some(CatchUp::Changed), None) => Err(Error::usage(
+            "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with",
+            "set --state-dir (STATE_DIRECTORY)",
         )),
         (Some(chosen), _) => Ok(chosen),
         (None, Some(_)) => Ok(CatchUp::Changed),
@@ -269,6 +270,6 @@ mod tests {
     fn catching_up_by_version_needs_a_ledger() {
         assert_eq!(catch_up(&settings(&[])).unwrap(), CatchUp::None);
         assert_eq!(catch_up(&settings(&["--state-dir", "/s"])).unwrap(), CatchUp::Changed);
-        assert!(matches!(catch_up(&settings(&["--catch-up", "changed"])), Err(Error::Usage(_))));
+        assert!(matches!(catch_up(&settings(&["--catch-up", "changed"])), Err(Error::Usage { .. })));
     }
 }

@@ -50,6 +50,6 @@ impl Given<'_> {
         if self.args.iter().take_while(|arg| *arg != "--").filter(mine).count() == kept {
             return Ok(());
         }
-        Err(Error::Usage(format!("{flag}: it stands before and behind the command; write all of them behind it")))
+        Err(Error::usage(format!("{flag}: it stands before and behind the command"), "write all of them behind it"))
     }
 }

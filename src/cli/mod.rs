@@ -331,7 +331,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
             let _ = shown.print();
             Ok(None)
         }
-        Err(error) => Err(Error::Usage(one_line(&error, &command))),
+        Err(error) => Err(Error::usage(one_line(&error, &command), "see --help")),
     }
 }
 
@@ -364,12 +364,12 @@ fn one_line(error: &clap::Error, command: &clap::Command) -> String {
             (None, Some(valid)) => format!("it must be one of {valid}"),
             (None, None) => "it takes another value".to_owned(),
         };
-        return format!("{flag}{variable}: {value:?} cannot be used: {cause}; see --help");
+        return format!("{flag}{variable}: {value:?} cannot be used: {cause}");
     }
     let rendered = error.to_string();
     let first: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
     let line = first.join(" ");
-    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]

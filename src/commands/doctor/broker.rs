@@ -14,7 +14,7 @@ const NAME: &str = "broker";
 pub fn check(settings: &Settings) -> Check {
     let broker = match Broker::new(&settings.amqp) {
         Ok(broker) => broker,
-        Err(error) => return Check::refused(NAME, error),
+        Err(error) => return Check::refused(NAME, &error),
     };
     if settings.output != Output::Amqp {
         return Check::ok(NAME, "not looked at: the output is another");
@@ -24,7 +24,7 @@ pub fn check(settings: &Settings) -> Check {
         .build()
         .map_err(|error| Error::Internal(format!("cannot start: {error}")))
         .and_then(|runtime| runtime.block_on(look(&broker)));
-    looked.unwrap_or_else(|error| Check::refused(NAME, error))
+    looked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }
 
 /// At the first host that can be reached, as the service does it; and then at the others, which it will need one day.
@@ -38,7 +38,7 @@ async fn look(broker: &Broker) -> Result<Check, Error> {
     let mut refused = Vec::new();
     for other in broker.each().filter(|other| other.shown != at) {
         if let Err(error) = Session::look(&other).await {
-            refused.push(Check::refused(NAME, error));
+            refused.push(Check::refused(NAME, &error));
         }
     }
     let Some(cure) = refused.first().and_then(|first| first.cure.clone()) else { return Ok(Check::ok(NAME, found)) };

@@ -35,7 +35,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let state = state_directory(settings, roots.as_deref().unwrap_or_default());
     let roots = match roots {
         Ok(roots) => roots,
-        Err(error) => return vec![Check::refused(DATA, error), state],
+        Err(error) => return vec![Check::refused(DATA, &error), state],
     };
     let of_each = roots.iter().flat_map(|root| [data_directory(root, settings), leases(root)]);
     of_each.chain([watches(&roots, settings), queued_events(), state]).collect()
@@ -95,7 +95,7 @@ fn leases(root: &Root) -> Check {
 fn watches(roots: &[Root], settings: &Settings) -> Check {
     const NAME: &str = "inotify watches";
     if let Err(error) = Watch::new(&roots.iter().map(Root::path).collect::<Vec<_>>()) {
-        return Check::refused(NAME, error);
+        return Check::refused(NAME, &error);
     }
     let limit = limit("max_user_watches");
     // Not further than the limit: a tree that has more needs no exact number.
@@ -158,7 +158,7 @@ fn state_directory(settings: &Settings, roots: &[Root]) -> Check {
         );
     };
     if let Some(error) = roots.iter().find_map(|root| refuse_inside(path, root).err()) {
-        return Check::refused(NAME, error);
+        return Check::refused(NAME, &error);
     }
     // What exists of its path is where it will be made.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -206,7 +206,7 @@ fn state_directory(settings: &Settings, roots: &[Root]) -> Check {
                 "put a copy from before in its place, or leave it so",
             );
         }
-        Err(error) => return Check::refused(NAME, error),
+        Err(error) => return Check::refused(NAME, &error),
     }
     match statvfs(there).map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
         Ok(free) if free < FREE_BYTES_MIN => Check::warn(

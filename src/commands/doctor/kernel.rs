@@ -79,7 +79,7 @@ fn io_uring(settings: &Settings, filtered: bool, workers: usize) -> Check {
             };
         }
         Ok(Err(cause)) => cause,
-        Err(error) => return Check::refused(NAME, error),
+        Err(error) => return Check::refused(NAME, &error),
     };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let (whom, cure) = by_whom(&cause, disabled.trim(), filtered);

@@ -58,6 +58,6 @@ fn sound(settings: &Settings) -> Check {
     let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial);
     match filter.and_then(|_| config::catch_up(settings)) {
         Ok(_) => Check::ok("settings", "they can be used"),
-        Err(error) => Check::refused("settings", error),
+        Err(error) => Check::refused("settings", &error),
     }
 }

@@ -34,7 +34,7 @@ fn running(socket: &Path) -> Option<Check> {
             Some(Check::warn(NAME, format!("somebody listens at {socket:?}: {cause}"), cure))
         }
         Err(Error::NoService { .. }) => None,
-        Err(error) => Some(Check::refused(NAME, error)),
+        Err(error) => Some(Check::refused(NAME, &error)),
     }
 }
 
@@ -47,7 +47,7 @@ fn place(socket: &Path, settings: &Settings) -> Check {
     match place {
         Ok(()) => Check::ok(NAME, format!("none answers at {socket:?}")),
         Err(cause) if settings.control_socket.is_some() => {
-            Check::refused(NAME, Error::ControlSocket { path: socket.to_owned(), cause })
+            Check::refused(NAME, &Error::ControlSocket { path: socket.to_owned(), cause })
         }
         Err(cause) => Check::warn(
             NAME,
@@ -62,7 +62,7 @@ fn metrics_address(address: SocketAddr, runs: bool) -> Check {
     const NAME: &str = "metrics address";
     let checked = match control::address_is_free(address) {
         Ok(()) => return Check::ok(NAME, format!("{address} can be had")),
-        Err(error) => Check::refused(NAME, error),
+        Err(error) => Check::refused(NAME, &error),
     };
     if runs && checked.status == Status::Fail {
         return Check::ok(NAME, format!("{}: as it must be, where the service that runs here has it", checked.found));
