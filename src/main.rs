@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use apollonia_ingestor::cli::{self, Cli, Command};
 use apollonia_ingestor::commands::{doctor, health, listen, scan, watch};
 use apollonia_ingestor::error::Error;
-use apollonia_ingestor::read::limits;
-use apollonia_ingestor::{logging, signals};
+use apollonia_ingestor::process;
 
 /// mimalloc, because every message is a few short-lived allocations that cross threads.
 #[global_allocator]
@@ -15,18 +14,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Names and messages are small and many: huge pages would gain nothing and leave megabytes of each page unused.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    signals::ignore_file_size_signal();
+    process::ignore_file_size_signal();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            logging::failure(&error);
+            process::failure(&error);
             ExitCode::from(error.exit_status())
         }
     }
 }
 
 fn run() -> Result<(), Error> {
-    limits::raise_descriptors();
+    process::raise_descriptors();
     let Some(Cli { command, settings }) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };

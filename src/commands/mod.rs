@@ -1,9 +1,9 @@
-//! The commands: each puts together what it needs.
+//! The commands. Each checks the settings that it uses, starts logging, and puts together what it needs.
 
 pub mod doctor;
 pub mod health;
 pub mod listen;
-pub mod progress_bar;
-pub mod roots;
+mod progress_bar;
+pub(crate) mod roots;
 pub mod scan;
 pub mod watch;
