@@ -1,4 +1,4 @@
-//! `health`: asks the service on this host how it is.
+//! `health`: asks the service on this host whether it is healthy, or ready.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,21 +16,21 @@ use crate::config::control_socket;
 use crate::error::{Error, os_message};
 use crate::logging;
 
-/// How long an answer is waited for: the service makes it up from memory.
+/// The longest wait for an answer, which the service composes from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What of the answer the command needs.
+/// The part of the answer that the command needs.
 #[derive(Deserialize)]
 struct Answer {
     summary: String,
 }
 
-/// What is asked of a service.
+/// The question to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Whether it is alive and gets on: what is not, a restart would mend.
+    /// Whether it is alive and makes progress: if not, a restart would help.
     Alive,
-    /// Whether it can deliver, too.
+    /// Whether it can deliver, as well.
     Ready,
 }
 
@@ -45,7 +45,7 @@ impl Question {
 
 /// Asks the service behind the control socket, and prints its line when it is healthy, or ready.
 ///
-/// Of the settings only the socket and those of logging are looked at, because the others are the service's affair.
+/// It checks only the settings of the socket and of logging, because the others concern the service that answers.
 ///
 /// # Errors
 /// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].

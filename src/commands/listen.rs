@@ -23,7 +23,7 @@ use crate::publish::session::{Session, exchange};
 
 /// Prints messages until their number is reached, the time is over, or a signal asks for the end.
 ///
-/// Of the settings only the broker's and those of logging are looked at.
+/// It checks only the settings of the broker and of logging.
 ///
 /// # Errors
 /// [`Error::Usage`] when the broker's settings cannot be used; [`Error::Broker`] when the broker cannot be used or is lost;

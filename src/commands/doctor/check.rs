@@ -11,9 +11,9 @@ use crate::error::Error;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
-    /// The service runs, but something is worse than it need be.
+    /// The service runs, but worse than it could.
     Warn,
-    /// The service does not run like this.
+    /// The service does not run.
     Fail,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Status,
     pub(super) found: String,
-    /// What to do about it; nothing where all is well.
+    /// What to do about it; `None` for a check that is ok.
     pub(super) cure: Option<String>,
 }
 
