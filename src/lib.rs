@@ -76,13 +76,6 @@ mod watch;
 pub mod commands;
 mod pipeline;
 
-/// What the program does to its process, and how it reports a failure.
-pub mod process {
-    pub use crate::logging::failure;
-    pub use crate::read::limits::raise_descriptors;
-    pub use crate::signals::ignore_file_size_signal;
-}
-
 /// What the benches measure. Nothing else uses the crate from outside, and none of this is an interface.
 #[doc(hidden)]
 pub mod bench {

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod health;
 pub mod listen;
+pub mod process;
 mod progress_bar;
 pub(crate) mod roots;
 pub mod scan;
