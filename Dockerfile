@@ -39,7 +39,7 @@ ENV DATA_DIRECTORY=/data \
     STATE_DIRECTORY=/var/lib/apollonia-ingestor \
     INGESTOR_CONTROL_SOCKET=/var/lib/apollonia-ingestor/control.sock
 VOLUME ["/data", "/var/lib/apollonia-ingestor"]
-# By number: Kubernetes cannot tell from a name that it is not root.
+# By number: Kubernetes cannot see from a name that it is not root.
 USER 1001:1001
 STOPSIGNAL SIGTERM
 # A start may wait a minute for its predecessor's connection to be worked off.

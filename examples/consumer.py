@@ -94,7 +94,7 @@ def consume(parameters, queue, arguments, count):
                 try:
                     fields = parse(body)
                 except (ValueError, LookupError, TypeError) as error:
-                    # Given back it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
+                    # Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
                     print(f"warning: a message that is not the ingestor's: {error}", file=sys.stderr)
                     channel.basic_reject(method.delivery_tag, requeue=False)
                     continue
@@ -145,7 +145,7 @@ def main():
         # What it says can hold the password.
         parser.error("AMQP_URL cannot be used: write amqp://USER:PASSWORD@HOST:PORT/VHOST")
 
-    # pika tells each failure over many lines.
+    # pika reports each failure over many lines.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -183,7 +183,7 @@ async fn consume(options: &Options) -> Result<(u64, u64), Failure> {
             match serde_json::from_slice(&delivery.data) {
                 Ok(message) => work(&message).map_err(Failure::Output)?,
                 Err(error) => {
-                    // Given back it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
+                    // Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
                     eprintln!("warning: a message that is not the ingestor's: {error}");
                     delivery.reject(BasicRejectOptions { requeue: false }).await?;
                     continue;

@@ -86,7 +86,7 @@ def run(command_line, options, consume):
         # What it says can hold the password.
         command_line.error("AMQP_URL cannot be used: write amqp://USER:PASSWORD@HOST:PORT/VHOST")
 
-    # pika tells each failure over many lines.
+    # pika reports each failure over many lines.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -14,7 +14,7 @@ first ends (single active consumer). --count ends it after so many lines.
 The routing key is `file.created` for every message, so the exchange hashes the message id (hash-property). Ids spread
 evenly, and a repeat goes to the queue that has had the message, where it is dropped without asking the other shards. Not
 for ever: RabbitMQ makes the ring anew when a node starts and when N changes, and a repeat may then come to another shard.
-What must not be done twice takes the unique key that examples/consumer.py tells of.
+What must not be done twice takes the unique key that examples/consumer.py describes.
 
 Two versions of one path have two ids, and with that perhaps two queues: the older one can be done last. No property or
 header names the path, so no exchange can keep its versions together. Let the newer one win where the result is kept;
@@ -63,7 +63,7 @@ def consume(channel, options, files):
         if files.take(properties, body):
             channel.basic_ack(method.delivery_tag)
         else:
-            # Given back it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
+            # Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
             channel.basic_reject(method.delivery_tag, requeue=False)
         if files.done == options.count:
             return

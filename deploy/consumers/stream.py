@@ -34,7 +34,7 @@ LIMITS = {
 STORE_EVERY = 100
 SILENCE = 1
 # Seconds for the message that was read last to come again.
-PATIENCE = 10
+TIMEOUT = 10
 
 
 class Place:
@@ -62,7 +62,7 @@ class Place:
 
     def refuse(self):
         sys.exit(
-            f"error: {STREAM} is not the stream that {self.file} tells of: its message {self.next - 1} is another or none; "
+            f"error: {STREAM} is not the stream that {self.file} is about: its message {self.next - 1} is another or none; "
             "remove the file to read the stream from its beginning"
         )
 
@@ -82,7 +82,7 @@ def consume(channel, options, files):
             if method is None:
                 place.store()
                 silence += SILENCE
-                if not proven and silence >= PATIENCE:
+                if not proven and silence >= TIMEOUT:
                     place.refuse()
                 continue
             offset = properties.headers["x-stream-offset"]

@@ -23,8 +23,8 @@ from service import Service
 ROOT = os.path.realpath(f"{os.path.dirname(__file__)}/../..")
 TICKS = os.sysconf("SC_CLK_TCK")
 LATENCY = "apollonia_end_to_end_seconds"
-# After lost events a look-over may be put off for so long, src/watch/lookover.rs has it.
-LOOK_OVER_PAUSE = 30
+# After lost events a rescan may be put off for so long (src/watch/rescan.rs).
+RESCAN_PAUSE = 30
 
 
 def say(text):
@@ -85,15 +85,15 @@ class Observed(Service):
     def __enter__(self):
         return self
 
-    def until(self, what, enough, patience, pause=0.02):
+    def until(self, what, enough, timeout, pause=0.02):
         try:
-            wait_until(what, enough, patience, self.runs, pause)
+            wait_until(what, enough, timeout, self.runs, pause)
         except Failure as failure:
             raise Failure(f"{failure}: {self.said()[-1000:]}") from None
 
-    def ready(self, patience=60):
+    def ready(self, timeout=60):
         """Seconds from exec to the line `ready`, both by the time of day."""
-        self.until("the line 'ready'", lambda: self.line("ready"), patience)
+        self.until("the line 'ready'", lambda: self.line("ready"), timeout)
         return moment(self.line("ready")["timestamp"]) - self.exec_time
 
     def log_lines(self):
@@ -147,12 +147,12 @@ class Observed(Service):
         return int(self.metrics()["apollonia_messages_confirmed_total"])
 
     def rests(self):
-        """Whether everything that it knows of is confirmed and in the ledger, as far as its metrics tell."""
+        """Whether everything that it knows of is confirmed and in the ledger, as far as its metrics say."""
         now = self.metrics()
         waiting = ("pending_files", "in_flight_files", "unconfirmed_messages", "ledger_waiting_rows")
         return not any(now[f"apollonia_{name}"] for name in waiting)
 
-    def come_to_rest(self, seconds, patience):
+    def come_to_rest(self, seconds, timeout):
         """Waits until it has rested for so long, without a further confirm."""
         last = None, time.monotonic()
 
@@ -163,7 +163,7 @@ class Observed(Service):
                 last = now, time.monotonic()
             return now is not None and time.monotonic() - last[1] >= seconds
 
-        self.until("its rest", enough, patience, 0.2)
+        self.until("its rest", enough, timeout, 0.2)
 
     def cpu(self):
         """Seconds of processor time."""

@@ -1,4 +1,4 @@
-//! What an operator copies from `deploy/` asks for nothing that the service does not offer.
+//! The dashboard and the alerts in `deploy/` query only metrics that the service has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,17 +6,17 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::control::get;
-use crate::service::Setup;
-use crate::world::directories;
+use crate::support::control::get;
+use crate::support::setup::Setup;
+use crate::support::world::directories;
 
-/// Every metric that a running service tells of, with the names of its labels.
+/// Every metric of a running service, with the names of its labels.
 type Offered = BTreeMap<String, BTreeSet<String>>;
 
 /// Made by Prometheus itself: one of each target, and the labels of every series.
 const BY_PROMETHEUS: [&str; 1] = ["up"];
 const LABELS_BY_PROMETHEUS: [&str; 2] = ["job", "instance"];
-/// The words of the query language that stand where a metric could.
+/// Words of the query language that may take the place of a metric.
 const WORDS: [&str; 11] =
     ["and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset", "bool"];
 
@@ -44,7 +44,7 @@ fn deploy(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
-/// Every string under the key `expr`, wherever it stands.
+/// Every string under the key `expr`, at any depth.
 fn collect(value: &Value, queries: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -79,7 +79,7 @@ fn assert_answered(queries: &[String]) {
     }
 }
 
-/// What a query asks for: names of metrics, each with the labels in the braces behind it.
+/// The metrics in a query, each with the labels in the braces behind it.
 fn asked(query: &str) -> Vec<(String, BTreeSet<String>)> {
     let mut asked: Vec<(String, BTreeSet<String>)> = Vec::new();
     let mut rest = query;
@@ -96,7 +96,7 @@ fn asked(query: &str) -> Vec<(String, BTreeSet<String>)> {
             }
             '[' => rest = behind.split_once(']').expect("a closing bracket").1,
             _ if name == 0 || first.is_ascii_digit() => {}
-            // A list of labels stands behind these.
+            // A list of labels follows these.
             _ if ["by", "without", "on", "ignoring"].contains(&word) => {
                 rest = behind.split_once(')').expect("a list of labels").1;
             }
@@ -122,7 +122,7 @@ fn parse(text: &str) -> Offered {
     offered
 }
 
-/// What the running service tells.
+/// The metrics of a running service.
 fn offered() -> Offered {
     let (_root, data, _) = directories();
     let service = Setup::new(&["watch", "--output", "none"]).env("DATA_DIRECTORY", &data).spawn();

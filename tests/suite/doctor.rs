@@ -1,35 +1,31 @@
-//! `doctor`: each trouble is told as such with its cure, and nothing is changed by the looking.
+//! `doctor` reports each problem with its cure, and changes nothing.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 use serde_json::Value;
 
-use crate::broker;
-use crate::consumer::{block_on, connect, declare_exchange};
-use crate::pipeline_engines::io_uring_is_allowed;
-use crate::seccomp::without_io_uring;
-use crate::service::{Ended, Setup, is_root, skip};
-use crate::world::directories;
-
-/// Nobody listens there.
-const NO_BROKER: &str = "amqp://someone:hunter2@127.0.0.1:1/";
+use crate::support::broker::{self, NO_BROKER};
+use crate::support::consumer::{block_on, connect, declare_exchange};
+use crate::support::namespaces::{self, Mounted};
+use crate::support::seccomp::{io_uring_is_allowed, without_io_uring};
+use crate::support::service::Ended;
+use crate::support::setup::Setup;
+use crate::support::world::directories;
+use crate::support::{is_root, skip};
 
 fn doctor(data: &Path, url: &str) -> Setup {
     Setup::new(&["doctor"]).env("DATA_DIRECTORY", data).env("AMQP_CONNECTION_STRING", url)
 }
 
-/// Each check's verdict and its whole line, by its name.
+/// Each check's verdict and line, by the check's name.
 #[track_caller]
 fn verdicts(ended: &Ended) -> BTreeMap<String, (String, String)> {
     let lines = ended.stdout.lines().map(|line| {
@@ -40,11 +36,11 @@ fn verdicts(ended: &Ended) -> BTreeMap<String, (String, String)> {
     lines.collect()
 }
 
-/// The check of this name has this verdict, and its line says all of that.
+/// The check of this name has this verdict, and its line contains all words.
 #[track_caller]
-fn assert_told(ended: &Ended, name: &str, status: &str, words: &[&str]) {
-    let told = verdicts(ended);
-    let (found, line) = told.get(name).unwrap_or_else(|| panic!("{name} was not looked at: {}", ended.stdout));
+fn assert_verdict(ended: &Ended, name: &str, status: &str, words: &[&str]) {
+    let verdicts = verdicts(ended);
+    let (found, line) = verdicts.get(name).unwrap_or_else(|| panic!("{name} was not checked: {}", ended.stdout));
     assert_eq!(found, status, "{line}");
     for word in words {
         assert!(line.contains(word), "{word:?} is not in {line:?}");
@@ -52,17 +48,17 @@ fn assert_told(ended: &Ended, name: &str, status: &str, words: &[&str]) {
     assert!(!ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"), "a password: {ended:?}");
 }
 
-/// One check fails, and the line on standard error counts it.
+/// This check fails alone, and the line on standard error counts it.
 #[track_caller]
 fn assert_one_fails(ended: &Ended, name: &str, words: &[&str]) {
-    assert_told(ended, name, "fail", words);
+    assert_verdict(ended, name, "fail", words);
     assert_eq!(ended.stdout.matches("fail ").count(), 1, "{}", ended.stdout);
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
     assert!(ended.stderr.contains("1 of "), "{}", ended.stderr);
 }
 
-/// Every name below a directory, with what tells a change.
-fn state_of(directory: &Path) -> Vec<String> {
+/// Every name in a directory with its modification time.
+fn listing(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     let mut state: Vec<_> = entries
         .map(|entry| format!("{:?} {:?}", entry.path(), entry.metadata().unwrap().modified().unwrap()))
@@ -71,7 +67,7 @@ fn state_of(directory: &Path) -> Vec<String> {
     state
 }
 
-fn exchange_is_there(url: &str) -> bool {
+fn exchange_exists(url: &str) -> bool {
     block_on(async {
         let channel = connect(url).await.unwrap().create_channel().await.unwrap();
         let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -80,26 +76,26 @@ fn exchange_is_there(url: &str) -> bool {
 }
 
 #[test]
-fn where_all_is_well_nothing_fails_and_nothing_is_changed() {
+fn without_a_problem_nothing_fails_and_nothing_is_changed() {
     let url = broker::shared().vhost();
     let (_root, data, outside) = directories();
     fs::write(data.join("file"), "content").unwrap();
     let state = outside.join("made/by/watch");
-    let before = (state_of(&data), state_of(&outside));
+    let before = (listing(&data), listing(&outside));
     let ended = doctor(&data, &url).env("STATE_DIRECTORY", &state).run().expect_code(0);
     assert_eq!(ended.stderr, "");
     for name in ["settings", "kernel", "data directory", "inotify watches", "state directory", "broker"] {
-        assert_told(&ended, name, "ok", &[]);
+        assert_verdict(&ended, name, "ok", &[]);
     }
-    assert_told(&ended, "broker", "ok", &["not there yet", "127.0.0.1"]);
-    assert_told(&ended, "state directory", "ok", &["will be made"]);
-    assert_told(&ended, "service", "ok", &["none answers"]);
-    assert_eq!((state_of(&data), state_of(&outside)), before);
-    assert!(!exchange_is_there(&url), "the exchange was declared");
+    assert_verdict(&ended, "broker", "ok", &["not there yet", "127.0.0.1"]);
+    assert_verdict(&ended, "state directory", "ok", &["will be made"]);
+    assert_verdict(&ended, "service", "ok", &["none answers"]);
+    assert_eq!((listing(&data), listing(&outside)), before);
+    assert!(!exchange_exists(&url), "the exchange was declared");
 }
 
 #[test]
-fn beside_a_running_service_it_tells_of_it() {
+fn a_running_service_is_reported() {
     let url = broker::shared().vhost();
     let (_root, data, outside) = directories();
     let service = Setup::watch(&data, &url).env("STATE_DIRECTORY", &outside).spawn();
@@ -109,24 +105,24 @@ fn beside_a_running_service_it_tells_of_it() {
         .env("INGESTOR_CONTROL_SOCKET", service.control_socket())
         .run()
         .expect_code(0);
-    assert_told(&ended, "service", "ok", &["healthy"]);
-    assert_told(&ended, "state directory", "ok", &["in use by a running service"]);
-    assert_told(&ended, "broker", "ok", &["`apollonia` is there"]);
+    assert_verdict(&ended, "service", "ok", &["healthy"]);
+    assert_verdict(&ended, "state directory", "ok", &["in use by a running service"]);
+    assert_verdict(&ended, "broker", "ok", &["`apollonia` is there"]);
     service.stop();
 }
 
 #[test]
-fn json_says_the_same_as_the_lines() {
+fn json_reports_the_same_as_the_lines() {
     let (_root, data, _) = directories();
     let lines = doctor(&data, NO_BROKER).run().expect_code(1);
     let object = doctor(&data, NO_BROKER).arg("--json").run().expect_code(1);
     let object: Value = serde_json::from_str(&object.stdout).expect("one JSON object");
     assert_eq!(object["status"], "fail");
-    let told = verdicts(&lines);
+    let verdicts = verdicts(&lines);
     let checks = object["checks"].as_array().expect("checks");
-    assert_eq!(checks.len(), told.len());
+    assert_eq!(checks.len(), verdicts.len());
     for check in checks {
-        let (status, line) = &told[check["name"].as_str().expect("a name")];
+        let (status, line) = &verdicts[check["name"].as_str().expect("a name")];
         assert_eq!(check["status"], status.as_str(), "{line}");
         assert_eq!(check["cure"].is_null(), status == "ok", "{check}");
     }
@@ -159,49 +155,49 @@ fn an_exchange_of_another_type_fails() {
 #[test]
 fn directories_that_the_service_would_refuse_fail() {
     let (_root, data, outside) = directories();
-    let look = |data: &Path| doctor(data, NO_BROKER).args(&["--output", "none"]);
+    let check = |data: &Path| doctor(data, NO_BROKER).args(&["--output", "none"]);
     let missing = outside.join("missing");
-    assert_one_fails(&look(&missing).run().expect_code(1), "data directory", &["missing", "create it"]);
+    assert_one_fails(&check(&missing).run().expect_code(1), "data directory", &["missing", "create it"]);
     assert!(!missing.exists());
     let file = outside.join("file");
     fs::write(&file, "content").unwrap();
-    assert_one_fails(&look(&file).run().expect_code(1), "data directory", &["not a directory"]);
-    let inside = look(&data).env("STATE_DIRECTORY", data.join("state")).run().expect_code(1);
+    assert_one_fails(&check(&file).run().expect_code(1), "data directory", &["not a directory"]);
+    let inside = check(&data).env("STATE_DIRECTORY", data.join("state")).run().expect_code(1);
     assert_one_fails(&inside, "state directory", &["lies in the data directory"]);
     let unreadable = outside.join("unreadable");
     fs::create_dir(&unreadable).unwrap();
     fs::set_permissions(&unreadable, PermissionsExt::from_mode(0o333)).unwrap();
-    let setup = look(&data).env("STATE_DIRECTORY", &unreadable);
+    let setup = check(&data).env("STATE_DIRECTORY", &unreadable);
     let setup = if is_root() { setup.by_nobody() } else { setup };
     assert_one_fails(&setup.run().expect_code(1), "state directory", &["unreadable", "Permission denied"]);
-    let on_a_file = look(&data).env("STATE_DIRECTORY", file.join("state")).run().expect_code(1);
+    let on_a_file = check(&data).env("STATE_DIRECTORY", file.join("state")).run().expect_code(1);
     assert_one_fails(&on_a_file, "state directory", &["is no directory"]);
 }
 
 #[test]
-fn settings_that_contradict_each_other_fail_and_what_cannot_be_read_is_refused() {
+fn contradicting_settings_fail_and_unreadable_ones_are_refused() {
     let (_root, data, _) = directories();
-    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
-    let ended = look().args(&["--catch-up", "changed"]).run().expect_code(1);
+    let check = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    let ended = check().args(&["--catch-up", "changed"]).run().expect_code(1);
     assert_one_fails(&ended, "settings", &["--catch-up", "--state-dir"]);
-    let ended = look().args(&["--include", "[a"]).run().expect_code(1);
+    let ended = check().args(&["--include", "[a"]).run().expect_code(1);
     assert_one_fails(&ended, "settings", &["--include"]);
-    look().args(&["--workers", "none"]).run().expect_code(2);
+    check().args(&["--workers", "none"]).run().expect_code(2);
 }
 
 #[test]
-fn io_uring_that_is_denied_is_a_warning_or_where_it_is_asked_for_a_failure() {
+fn denied_io_uring_is_a_warning_and_a_failure_where_it_is_set() {
     if !io_uring_is_allowed() {
         return skip("io_uring is denied here already");
     }
     let (_root, data, _) = directories();
-    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
-    assert_told(&look().run().expect_code(0), "io_uring", "ok", &[]);
-    let denied = || without_io_uring(look(), libc::EPERM);
+    let check = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    assert_verdict(&check().run().expect_code(0), "io_uring", "ok", &[]);
+    let denied = || without_io_uring(check(), libc::EPERM);
     let ended = denied().run().expect_code(0);
     let words = ["Operation not permitted", "by the seccomp filter", "blocking engine", "seccomp profile"];
-    assert_told(&ended, "io_uring", "warn", &words);
-    assert_told(&ended, "seccomp", "ok", &["a filter"]);
+    assert_verdict(&ended, "io_uring", "warn", &words);
+    assert_verdict(&ended, "seccomp", "ok", &["a filter"]);
     let ended = denied().args(&["--read-engine", "io_uring"]).run().expect_code(1);
     assert_one_fails(&ended, "io_uring", &["seccomp profile"]);
     let ended = denied().args(&["--read-engine", "blocking"]).run().expect_code(0);
@@ -209,44 +205,44 @@ fn io_uring_that_is_denied_is_a_warning_or_where_it_is_asked_for_a_failure() {
 }
 
 #[test]
-fn locked_memory_that_is_too_little_is_told_with_the_sum() {
+fn too_little_locked_memory_is_reported_with_the_amount() {
     let (_root, data, _) = directories();
-    let look = || {
+    let check = || {
         let setup = doctor(&data, NO_BROKER).args(&["--output", "none", "--workers", "2"]).by_nobody();
         setup.limited(libc::RLIMIT_MEMLOCK, 65_536, 65_536)
     };
     let words = ["64 KiB", "576 KiB at the least", "4224 KiB", "LimitMEMLOCK", "--workers"];
-    assert_told(&look().run().expect_code(0), "locked memory", "warn", &words);
-    let ended = look().args(&["--read-engine", "io_uring"]).run().expect_code(1);
-    assert_told(&ended, "locked memory", "fail", &words);
+    assert_verdict(&check().run().expect_code(0), "locked memory", "warn", &words);
+    let ended = check().args(&["--read-engine", "io_uring"]).run().expect_code(1);
+    assert_verdict(&ended, "locked memory", "fail", &words);
 }
 
 #[test]
-fn whoever_listens_at_the_control_socket_and_says_nothing_of_itself_is_told() {
+fn a_stranger_at_the_control_socket_is_reported() {
     let (_root, data, _) = directories();
     let other = doctor(&data, NO_BROKER).args(&["--output", "none"]);
     let listener = UnixListener::bind(other.control_socket()).unwrap();
     std::thread::scope(|scope| {
-        // Whatever it is asked, it hangs up.
+        // It closes the connection without an answer.
         scope.spawn(|| listener.accept().map(drop));
-        assert_told(&other.run().expect_code(0), "service", "warn", &["somebody listens", "control.sock"]);
+        assert_verdict(&other.run().expect_code(0), "service", "warn", &["somebody listens", "control.sock"]);
     });
 }
 
 #[test]
-fn a_place_where_no_control_socket_can_be_made_fails_where_it_was_asked_for() {
+fn a_control_socket_that_cannot_be_made_fails_where_it_is_set() {
     let (_root, data, outside) = directories();
-    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
-    let ended = look().env("INGESTOR_CONTROL_SOCKET", outside.join("missing/s")).run().expect_code(1);
+    let check = || doctor(&data, NO_BROKER).args(&["--output", "none"]);
+    let ended = check().env("INGESTOR_CONTROL_SOCKET", outside.join("missing/s")).run().expect_code(1);
     assert_one_fails(&ended, "service", &["INGESTOR_CONTROL_SOCKET", "missing", "name another path"]);
     let file = outside.join("file");
     fs::write(&file, "content").unwrap();
-    let ended = look().env("INGESTOR_CONTROL_SOCKET", &file).run().expect_code(1);
+    let ended = check().env("INGESTOR_CONTROL_SOCKET", &file).run().expect_code(1);
     assert_one_fails(&ended, "service", &["a file of that name"]);
     assert_eq!(fs::read(&file).unwrap(), b"content");
-    // Asked for by nobody, it is missed and no more.
-    let by_default = look().env("INGESTOR_CONTROL_SOCKET", "").env("RUNTIME_DIRECTORY", outside.join("missing"));
-    assert_told(&by_default.run().expect_code(0), "service", "warn", &["missing", "--control-socket"]);
+    // At its default place it is a warning only.
+    let by_default = check().env("INGESTOR_CONTROL_SOCKET", "").env("RUNTIME_DIRECTORY", outside.join("missing"));
+    assert_verdict(&by_default.run().expect_code(0), "service", "warn", &["missing", "--control-socket"]);
 }
 
 #[test]
@@ -258,29 +254,29 @@ fn a_ledger_of_another_user_is_a_warning() {
     let ledger = outside.join("ledger.sqlite");
     fs::write(&ledger, "").unwrap();
     fs::set_permissions(&ledger, PermissionsExt::from_mode(0o600)).unwrap();
-    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
-    let ended = look().by_nobody().run().expect_code(0);
-    assert_told(&ended, "state directory", "warn", &["ledger.sqlite", "Permission denied", "count as empty"]);
-    assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);
+    let check = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
+    let ended = check().by_nobody().run().expect_code(0);
+    assert_verdict(&ended, "state directory", "warn", &["ledger.sqlite", "Permission denied", "count as empty"]);
+    assert_verdict(&check().run().expect_code(0), "state directory", "ok", &["can be used"]);
 }
 
 #[test]
-fn a_ledger_that_the_service_would_refuse_or_set_aside_is_told() {
+fn a_ledger_that_the_service_would_refuse_or_set_aside_is_reported() {
     let (_root, data, outside) = directories();
     let ledger = outside.join("ledger.sqlite");
-    let look = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
+    let check = || doctor(&data, NO_BROKER).args(&["--output", "none"]).env("STATE_DIRECTORY", &outside);
     let service = Setup::watch(&data, NO_BROKER).args(&["--output", "stdout"]).env("STATE_DIRECTORY", &outside).spawn();
     service.wait_ready();
     service.stop();
-    assert_told(&look().run().expect_code(0), "state directory", "ok", &["can be used"]);
+    assert_verdict(&check().run().expect_code(0), "state directory", "ok", &["can be used"]);
 
     let sound = fs::read(&ledger).unwrap();
     let mut newer = sound.clone();
     newer[63] = 99; // the end of the version number in its header
     fs::write(&ledger, &newer).unwrap();
-    assert_one_fails(&look().run().expect_code(1), "state directory", &["newer version", "upgrade"]);
+    assert_one_fails(&check().run().expect_code(1), "state directory", &["newer version", "upgrade"]);
     fs::write(&ledger, &sound[1..]).unwrap();
-    assert_told(&look().run().expect_code(0), "state directory", "warn", &["damaged", "sets it aside"]);
+    assert_verdict(&check().run().expect_code(0), "state directory", "warn", &["damaged", "sets it aside"]);
     assert_eq!(fs::read(&ledger).unwrap(), sound[1..]);
     let mut names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
@@ -288,21 +284,21 @@ fn a_ledger_that_the_service_would_refuse_or_set_aside_is_told() {
 }
 
 #[test]
-fn a_metrics_address_that_another_has_fails_unless_it_is_the_service() {
+fn a_metrics_address_in_use_fails_unless_the_service_has_it() {
     let (_root, data, _) = directories();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let with = |setup: Setup| setup.args(&["--output", "none", "--metrics-address", &address]);
-    let look = || with(doctor(&data, NO_BROKER));
-    let ended = look().run().expect_code(1);
+    let check = || with(doctor(&data, NO_BROKER));
+    let ended = check().run().expect_code(1);
     assert_one_fails(&ended, "metrics address", &[&address, "in use", "name another"]);
     drop(other);
-    assert_told(&look().run().expect_code(0), "metrics address", "ok", &["can be had"]);
+    assert_verdict(&check().run().expect_code(0), "metrics address", "ok", &["can be had"]);
 
     let service = with(Setup::watch(&data, NO_BROKER)).spawn();
     service.wait_ready();
-    let ended = look().env("INGESTOR_CONTROL_SOCKET", service.control_socket()).run().expect_code(0);
-    assert_told(&ended, "metrics address", "ok", &["in use", "the service that runs here"]);
+    let ended = check().env("INGESTOR_CONTROL_SOCKET", service.control_socket()).run().expect_code(0);
+    assert_verdict(&ended, "metrics address", "ok", &["in use", "the service that runs here"]);
     service.stop();
 }
 
@@ -312,37 +308,28 @@ fn a_dead_host_beside_a_good_one_is_a_warning() {
     let url = broker::shared().vhost();
     for hosts in [url.replace('@', "@127.0.0.1:1,"), url.replace("/t", ",127.0.0.1:1/t")] {
         let ended = doctor(&data, &hosts).run().expect_code(0);
-        assert_told(&ended, "broker", "warn", &["logged in", "127.0.0.1:1/", "connection refused", "start the broker"]);
+        assert_verdict(
+            &ended,
+            "broker",
+            "warn",
+            &["logged in", "127.0.0.1:1/", "connection refused", "start the broker"],
+        );
         assert!(!ended.stdout.contains(":guest@"), "a password: {}", ended.stdout);
     }
 }
 
 #[test]
-fn what_is_mounted_in_the_tree_is_told_where_it_is_gone_into() {
+fn a_mount_in_the_tree_is_a_warning_with_recursive() {
+    if !namespaces::are_allowed() {
+        return skip("no user namespaces here");
+    }
     let (_root, data, _) = directories();
     let mounted = data.join("mounted here");
     fs::create_dir(&mounted).unwrap();
-    let at = CString::new(mounted.to_str().unwrap()).unwrap();
-    let mount = move || {
-        let step = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
-        let none = std::ptr::null();
-        // SAFETY: system calls on constants and on strings that the closure owns; none of them allocates.
-        unsafe {
-            step(libc::unshare(libc::CLONE_NEWNS))?;
-            step(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
-            step(libc::mount(c"tmpfs".as_ptr(), at.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))
-        }
-    };
-    // SAFETY: it needs nothing from another thread.
-    let probe = unsafe { Command::new("true").pre_exec(mount.clone()).status() };
-    if !probe.is_ok_and(|status| status.success()) {
-        return skip("this user may not mount");
-    }
-    let look = |words: &[&str]| {
+    let check = |words: &[&str]| {
         let setup = doctor(&data, NO_BROKER).args(&["--output", "none"]).args(words);
-        // SAFETY: as above.
-        unsafe { setup.before_exec(mount.clone()) }.run().expect_code(0)
+        namespaces::with_mounts(setup, &[(Mounted::Tmpfs, &mounted)]).run().expect_code(0)
     };
-    assert_told(&look(&["--recursive"]), "data directory", "warn", &["mounted here", "not gone into"]);
-    assert_told(&look(&[]), "data directory", "ok", &[]);
+    assert_verdict(&check(&["--recursive"]), "data directory", "warn", &["mounted here", "not gone into"]);
+    assert_verdict(&check(&[]), "data directory", "ok", &[]);
 }

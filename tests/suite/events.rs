@@ -1,12 +1,13 @@
-//! Contract 4: what each kind of event brings, and what brings nothing.
+//! Each kind of change to a file is published by its event type, once; what changes nothing is not published.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
 
-use crate::files::{self, sha256};
-use crate::service::{Setup, is_root};
-use crate::world::{World, list, of_name};
+use crate::support::files::{self, sha256};
+use crate::support::is_root;
+use crate::support::setup::Setup;
+use crate::support::world::{World, list, of_name};
 
 fn append(world: &World, name: &str, content: &str) {
     File::options()
@@ -61,7 +62,7 @@ fn an_append_to_a_known_file_is_a_rewrite() {
 }
 
 #[test]
-fn a_file_from_before_the_start_is_published_when_it_is_rewritten_and_not_before() {
+fn a_file_from_before_the_start_is_published_when_it_is_rewritten() {
     let mut world = World::without_service();
     world.write("old", "before");
     world.write("untouched", "before");
@@ -167,7 +168,7 @@ fn a_file_deleted_and_made_again_is_new() {
 }
 
 #[test]
-fn a_file_deleted_and_made_again_with_the_same_content_is_published_again() {
+fn a_file_deleted_and_made_again_with_equal_content_is_published() {
     let mut world = World::start();
     world.write("file", "same");
     world.wait_for_one("file");
@@ -219,7 +220,7 @@ fn a_burst_of_appends_ends_with_the_final_content() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_logged_and_tried_again() {
-    // Root reads everything: the service must be someone else.
+    // Root reads everything, so the service is another user.
     let mut world = World::start_with(|it| if is_root() { it.by_nobody() } else { it });
     fs::write(world.outside.join("secret"), "content").unwrap();
     files::chmod(&world.outside.join("secret"), 0o000);

@@ -1,33 +1,31 @@
-//! Contract 2: include and exclude globs, and the names of what is only half there.
+//! Include and exclude globs, and names of partial files: what is left out is not read, published or forgotten.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::consumer::Message;
-use crate::files::chmod;
-use crate::ledger::{names_and_events, one_run, rows, with_ledger, world};
-use crate::service::{Setup, is_root, skip};
-use crate::world::{World, directories, list};
+use crate::support::files::chmod;
+use crate::support::ledger::{names_and_events, one_run, rows, with_ledger, world};
+use crate::support::message::Message;
+use crate::support::setup::Setup;
+use crate::support::world::{World, directories, list};
+use crate::support::{is_root, skip};
 
 /// Name and event of each message, in the order of the names.
-fn told(messages: &[Message]) -> Vec<(&str, &str)> {
-    let mut told: Vec<_> = messages.iter().map(|it| (it.name(), it.event())).collect();
-    told.sort_unstable();
-    told
+fn published(messages: &[Message]) -> Vec<(&str, &str)> {
+    let mut published: Vec<_> = messages.iter().map(|it| (it.name(), it.event())).collect();
+    published.sort_unstable();
+    published
 }
 
-/// The paths below `data` that a scan of it emits.
+/// The paths below `data` that a scan publishes.
 #[track_caller]
 fn scanned(data: &Path, change: impl FnOnce(Setup) -> Setup) -> Vec<String> {
     let scan = Setup::new(&["scan", "--output", "stdout"]).arg(data);
     let ended = change(scan).run().expect_code(0);
-    let below = |line: &str| {
-        let message = Message::parse(line.as_bytes());
-        Path::new(message.path()).strip_prefix(data).unwrap().to_str().unwrap().to_owned()
-    };
-    let mut paths: Vec<String> = ended.stdout.lines().map(below).collect();
+    let below = |message: &Message| Path::new(message.path()).strip_prefix(data).unwrap().to_str().unwrap().to_owned();
+    let mut paths: Vec<String> = ended.messages().iter().map(below).collect();
     paths.sort();
     paths
 }
@@ -49,7 +47,7 @@ fn only_what_is_included_and_not_excluded_is_published() {
     symlink("a.flac", world.path("link")).unwrap();
     symlink("a.flac", world.path("link.flac")).unwrap();
     let messages = world.finish();
-    assert_eq!(told(&messages), [("a.flac", "IN_CREATE"), ("link.flac", "IN_CREATE")], "{}", list(&messages));
+    assert_eq!(published(&messages), [("a.flac", "IN_CREATE"), ("link.flac", "IN_CREATE")], "{}", list(&messages));
 }
 
 #[test]
@@ -76,9 +74,14 @@ fn a_partial_name_is_published_when_it_gets_its_final_one() {
     fs::rename(world.path("movie.mkv.part"), world.path("movie.mkv")).unwrap();
     fs::rename(world.path(".album.flac.Zt04kQ"), world.path("album.flac")).unwrap();
     let message = world.wait_for_one("album.flac");
-    assert_eq!(message.sha256(), crate::files::sha256(b".album.flac.Zt04kQ"));
+    assert_eq!(message.sha256(), crate::support::files::sha256(b".album.flac.Zt04kQ"));
     let messages = world.finish();
-    assert_eq!(told(&messages), [("album.flac", "IN_MOVED_TO"), ("movie.mkv", "IN_MOVED_TO")], "{}", list(&messages));
+    assert_eq!(
+        published(&messages),
+        [("album.flac", "IN_MOVED_TO"), ("movie.mkv", "IN_MOVED_TO")],
+        "{}",
+        list(&messages)
+    );
 }
 
 #[test]
@@ -88,9 +91,9 @@ fn partial_names_are_published_where_they_are_asked_for() {
     assert_eq!(world.finish_with_one().name(), "movie.mkv.part");
 }
 
-/// rsync's own files: one message each, under the final name, new and over an old one.
+/// rsync writes under a partial name first, also over an old file.
 #[test]
-fn what_rsync_brings_has_one_message_a_file() {
+fn each_file_that_rsync_writes_has_one_message() {
     if Command::new("rsync").arg("--version").output().is_err() {
         return skip("no rsync here");
     }
@@ -113,7 +116,7 @@ fn what_rsync_brings_has_one_message_a_file() {
     let mut expected: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "IN_MOVED_TO")).collect();
     expected.extend(expected.clone());
     expected.sort_unstable();
-    assert_eq!(told(&messages), expected, "{}", list(&messages));
+    assert_eq!(published(&messages), expected, "{}", list(&messages));
 }
 
 #[test]
@@ -163,17 +166,17 @@ fn a_file_that_other_globs_admit_is_published_at_the_next_start() {
 }
 
 #[test]
-fn a_look_over_passes_by_what_is_left_out() {
+fn a_rescan_skips_what_is_left_out() {
     let mut world = World::without_service();
     for name in ["a.flac", "a.log", "b.part"] {
         world.write(name, name);
     }
     world.launch(|setup| setup.args(&["--catch-up=all", "--exclude=*.log", "--settle-ms=50"]));
-    let line = world.service().wait_log("the look-over's end", |line| line.contains("was looked over"));
+    let line = world.wait_rescanned();
     assert!(line.contains(" 1 of 1 files are to be published"), "{line}");
     world.wait_for_one("a.flac");
     let messages = world.finish();
-    assert_eq!(told(&messages), [("a.flac", "IN_CREATE")]);
+    assert_eq!(published(&messages), [("a.flac", "IN_CREATE")]);
 }
 
 #[test]

@@ -1,17 +1,19 @@
-//! Contract 4.7: however many large files are being read, a small one is read when its turn comes.
+//! A small file is read when its turn comes, however many large ones are being read.
 
 use std::fs::File;
 
-use crate::control::health;
-use crate::files::{noise, sha256};
-use crate::pipeline_engines::io_uring_is_allowed;
-use crate::service::{Service, Setup, skip};
-use crate::world::{World, directories};
+use crate::support::control::wait_for_health;
+use crate::support::files::{noise, sha256};
+use crate::support::seccomp::io_uring_is_allowed;
+use crate::support::service::Service;
+use crate::support::setup::Setup;
+use crate::support::skip;
+use crate::support::world::{World, directories};
 
 /// A sparse `lastlog`, as user numbers from a directory service make it: it takes a quarter of an hour to read.
 const HUGE: u64 = 1 << 40;
 
-/// The service with the output `stdout`, and so many files of [`HUGE`] bytes that are being read, or wait for it.
+/// The service with the output `stdout`, and so many files of [`HUGE`] bytes that are being read or wait to be read.
 fn busy_with(engine: &str, workers: &str, huge: usize) -> (tempfile::TempDir, std::path::PathBuf, Service) {
     let (root, data, _) = directories();
     let service = Setup::new(&["watch", "--output", "stdout", "--read-engine", engine, "--workers", workers])
@@ -21,17 +23,12 @@ fn busy_with(engine: &str, workers: &str, huge: usize) -> (tempfile::TempDir, st
     for number in 0..huge {
         File::create(data.join(format!("huge-{number}"))).unwrap().set_len(HUGE).unwrap();
     }
-    // The last of them is known to be there, and all have come to where they wait.
+    // The service knows the last of them, and all wait for their reads.
     let socket = service.control_socket();
-    let deadline = std::time::Instant::now() + crate::service::PATIENCE;
-    loop {
-        let (_, told) = health(&socket);
-        if told["pending_files"] == huge && told["stages"]["read"]["waiting"] != 0 {
-            return (root, data, service);
-        }
-        assert!(std::time::Instant::now() < deadline, "they are not being read: {told:#}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_for_health(&socket, "the reading of all huge files", |_, health| {
+        health["pending_files"] == huge && health["stages"]["read"]["waiting"] != 0
+    });
+    (root, data, service)
 }
 
 fn small_files_go_past(engine: &str, workers: &str, huge: usize) {
@@ -47,7 +44,7 @@ fn small_files_go_past(engine: &str, workers: &str, huge: usize) {
         service.wait_stdout("the message of a small file", |line| line.contains(&format!("/small-{number}\"")));
     }
     service.wait_stdout("the message of a file of 1 MiB", |line| line.contains(&sha256(&noise(1 << 20, 1))));
-    // What is being read is given up when the service ends.
+    // The reads are canceled when the service ends.
     service.stop();
 }
 
@@ -67,7 +64,7 @@ fn small_files_go_past_huge_ones_with_one_worker() {
 }
 
 #[test]
-fn small_files_go_past_more_huge_ones_than_a_thread_has_places() {
+fn small_files_go_past_more_huge_ones_than_a_thread_has_slots() {
     small_files_go_past("io_uring", "1", 400);
 }
 
@@ -81,7 +78,7 @@ fn small_files_go_past_huge_ones_with_one_blocking_worker() {
     small_files_go_past("blocking", "1", 400);
 }
 
-/// More large files than a thread has places, as one end and another begins, and what is large changes while it waits.
+/// They are more than a thread has slots, and one of them becomes small while it waits.
 #[test]
 fn many_large_files_are_all_published_with_their_last_content() {
     let mut world = World::start_with(|it| it.args(&["--workers", "2"]));

@@ -1,19 +1,22 @@
-//! Memory is bounded whatever waits. Minutes long, so run by name: `scripts/test --test suite memory -- --ignored`.
+//! Memory stays bounded however many files wait. It takes minutes, so run it by name: `scripts/test --test suite memory
+//! -- --ignored`.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::broker::Broker;
-use crate::consumer::{Consumer, Message};
-use crate::service::{Service, Setup};
-use crate::world::directories;
+use crate::support::broker::Broker;
+use crate::support::consumer::Consumer;
+use crate::support::message::Message;
+use crate::support::service::Service;
+use crate::support::setup::Setup;
+use crate::support::world::directories;
 
-/// What the README's formula gives for 300,000 names and as many waiting files, and a quarter more.
+/// The result of the README's formula for 300,000 names and as many waiting files, and a quarter more.
 const RSS_MAX_KB: u64 = 250_000;
 /// For hundreds of thousands of messages on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 fn rss(service: &Service, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
@@ -28,13 +31,13 @@ fn burst(data: &Path, files: usize) {
     }
 }
 
-/// What keeps the files waiting.
+/// Why the files wait.
 enum Held {
     ByABlockedBroker,
-    ForWantOfAQueue,
+    ByAMissingQueue,
 }
 
-fn what_waits_is_bounded(held: &Held, files: usize) {
+fn memory_is_bounded(held: &Held, files: usize) {
     let broker = Broker::start_with(1);
     let url = broker.vhost();
     let (_root, data, _) = directories();
@@ -47,7 +50,7 @@ fn what_waits_is_bounded(held: &Held, files: usize) {
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
     }
     burst(&data, files);
-    // All of them are seen when the kernel's queue is empty: the last one's look-over is over, or it waits.
+    // The service has read all events when its memory no longer grows.
     service.wait_log("why they wait", |line| line.contains("takes no messages") || line.contains("no queue is bound"));
     let (mut before, mut steady) = (0, Instant::now());
     while steady.elapsed() < Duration::from_secs(3) {
@@ -65,7 +68,7 @@ fn what_waits_is_bounded(held: &Held, files: usize) {
     let consumer = bound.unwrap_or_else(|| Consumer::bind(&url));
     broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
     let distinct = |messages: &[Message]| messages.iter().map(Message::path).collect::<HashSet<_>>().len();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while distinct(&consumer.messages()) < files {
         assert!(Instant::now() < deadline && service.is_running(), "{}", service.stderr());
         consumer.wait_until(Duration::from_secs(5), |messages| messages.len() >= files);
@@ -78,17 +81,17 @@ fn what_waits_is_bounded(held: &Held, files: usize) {
 #[test]
 #[ignore = "takes a minute and a half, and 300,000 files"]
 fn a_burst_of_300_000_events_while_the_broker_is_blocked() {
-    what_waits_is_bounded(&Held::ByABlockedBroker, 150_000);
+    memory_is_bounded(&Held::ByABlockedBroker, 150_000);
 }
 
 #[test]
 #[ignore = "takes minutes, and 300,000 files"]
 fn more_files_than_may_wait_while_the_broker_is_blocked() {
-    what_waits_is_bounded(&Held::ByABlockedBroker, 300_000);
+    memory_is_bounded(&Held::ByABlockedBroker, 300_000);
 }
 
 #[test]
 #[ignore = "takes minutes, and 300,000 files"]
 fn more_files_than_may_wait_while_no_queue_is_bound() {
-    what_waits_is_bounded(&Held::ForWantOfAQueue, 300_000);
+    memory_is_bounded(&Held::ByAMissingQueue, 300_000);
 }

@@ -1,4 +1,4 @@
-//! Contract 5, by example and against a naive listing.
+//! The neighbors of a file: at most ten, by stem, special name and prefix, by example and against a naive listing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -6,10 +6,10 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::consumer::Message;
-use crate::files::{Random, fifo};
-use crate::service::Setup;
-use crate::world::{World, directories};
+use crate::support::files::{Random, fifo};
+use crate::support::message::Message;
+use crate::support::setup::Setup;
+use crate::support::world::{World, directories};
 
 const AT_MOST: usize = 10;
 const SPECIAL: [&str; 4] = ["tracklist", "tracks", "info", "readme"];
@@ -17,12 +17,7 @@ const SPECIAL: [&str; 4] = ["tracklist", "tracks", "info", "readme"];
 /// Messages of a scan of `directory`, by name.
 fn scan(directory: &Path) -> BTreeMap<String, Message> {
     let ended = Setup::new(&["scan", "--output", "stdout"]).arg(directory).run().expect_code(0);
-    ended
-        .stdout
-        .lines()
-        .map(|line| Message::parse(line.as_bytes()))
-        .map(|message| (message.name().to_owned(), message))
-        .collect()
+    ended.messages().into_iter().map(|message| (message.name().to_owned(), message)).collect()
 }
 
 /// Makes `names` and returns the neighbors of `of`, as names.
@@ -53,7 +48,7 @@ fn stem(name: &str) -> &str {
     }
 }
 
-/// Contract 5 word for word, from a list of the regular files.
+/// The neighbors by their definition, from a list of the regular files.
 fn naive(of: &str, names: &[String]) -> Vec<String> {
     let mut others: Vec<&String> = names.iter().filter(|name| *name != of).collect();
     others.sort();
@@ -135,7 +130,7 @@ fn a_leading_dot_is_part_of_the_stem() {
 }
 
 #[test]
-fn a_name_without_extension_shares_its_stem_with_one_that_has_one() {
+fn a_name_without_extension_is_its_own_stem() {
     assert_eq!(neighbors("LICENSE", &["LICENSE.md", "license"]), ["LICENSE.md"]);
 }
 
@@ -181,7 +176,7 @@ fn names_that_are_not_utf8_are_neighbors_and_have_them() {
 }
 
 #[test]
-fn the_neighbors_of_a_watched_file_follow_creations_removals_and_renames() {
+fn neighbors_follow_creations_removals_and_renames() {
     let mut world = World::without_service();
     world.write("album.old", "from before the start");
     world.launch(|setup| setup);

@@ -1,26 +1,23 @@
-//! Contract 6: what was published nowhere is not confirmed; and what a service without a ledger says at its start.
+//! What was published nowhere is not confirmed, and a service without a ledger warns of what it may lose.
 
 use std::fs;
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::path::Path;
 
-use crate::broker;
-use crate::control::{get, wait_for_metrics};
-use crate::service::{Ended, Setup};
-use crate::world::directories;
+use crate::support::broker;
+use crate::support::control::{get, wait_for_metrics};
+use crate::support::ledger;
+use crate::support::setup::Setup;
+use crate::support::world::directories;
 
 fn watch(data: &Path, state: &Path, output: &str) -> Setup {
     Setup::new(&["watch", "--output", output]).env("DATA_DIRECTORY", data).env("STATE_DIRECTORY", state)
 }
 
-fn warnings(ended: &Ended) -> Vec<&str> {
-    ended.stderr.lines().filter(|line| line.contains("WARN")).collect()
-}
-
-/// Rows of the ledger; none where there is no ledger.
+/// How many rows the ledger has, none where there is no ledger.
 fn rows(state: &Path) -> usize {
-    if state.join("ledger.sqlite").exists() { crate::ledger::rows(state).len() } else { 0 }
+    if state.join("ledger.sqlite").exists() { ledger::rows(state).len() } else { 0 }
 }
 
 #[test]
@@ -37,18 +34,18 @@ fn the_output_none_confirms_nothing() {
     wait_for_metrics(&socket, "every file read", |seen| seen["apollonia_files_read_total"] == FILES as f64);
     assert_eq!(get(&socket, "/ready").0, 200, "no broker is missing");
     let ended = service.stop();
-    assert_eq!((rows(&state), warnings(&ended).len()), (0, 1), "{}", ended.stderr);
-    assert!(warnings(&ended)[0].contains("no ledger") && warnings(&ended)[0].contains("STATE_DIRECTORY"));
+    assert_eq!((rows(&state), ended.warnings().len()), (0, 1), "{}", ended.stderr);
+    assert!(ended.warnings()[0].contains("no ledger") && ended.warnings()[0].contains("STATE_DIRECTORY"));
 
     let service = watch(&data, &state, "stdout").spawn();
     service.wait_ready();
     wait_for_metrics(&service.control_socket(), "every row", |seen| seen["apollonia_ledger_rows"] == FILES as f64);
     let ended = service.stop();
     assert_eq!((ended.stdout.lines().count(), rows(&state)), (FILES, FILES), "{}", ended.stderr);
-    assert!(warnings(&ended).is_empty(), "{}", ended.stderr);
+    assert!(ended.warnings().is_empty(), "{}", ended.stderr);
 }
 
-/// Has the program start without a standard output.
+/// Starts the program without a standard output.
 fn without_stdout(setup: Setup) -> Setup {
     // SAFETY: close is async-signal-safe, and the descriptor is the new process's own.
     let close = || match unsafe { libc::close(libc::STDOUT_FILENO) } {
@@ -59,7 +56,7 @@ fn without_stdout(setup: Setup) -> Setup {
     unsafe { setup.before_exec(close) }
 }
 
-/// Has it start with a standard output that nothing can be written to.
+/// Starts the program with a standard output that cannot be written.
 fn with_unwritable_stdout(setup: Setup) -> Setup {
     let unwritable = fs::File::open("/dev/null").unwrap().into_raw_fd();
     // SAFETY: dup2 is async-signal-safe, and both descriptors are the new process's own.
@@ -72,16 +69,14 @@ fn with_unwritable_stdout(setup: Setup) -> Setup {
 }
 
 #[test]
-fn a_standard_output_that_is_none_is_one_error_line_and_confirms_nothing() {
+fn an_unusable_standard_output_is_one_error_and_confirms_nothing() {
     let (_root, data, outside) = directories();
     let state = outside.join("state");
     fs::write(data.join("file"), "content").unwrap();
     for spoil in [without_stdout, with_unwritable_stdout] {
         for setup in [watch(&data, &state, "stdout"), Setup::new(&["scan", "--output", "stdout"]).arg(&data)] {
             let ended = spoil(setup).spawn().wait_exit().expect_code(1);
-            let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("ERROR")).collect();
-            assert_eq!(errors.len(), 1, "{}", ended.stderr);
-            assert!(errors[0].contains("standard output: Bad file descriptor"), "{}", errors[0]);
+            ended.assert_one_error("standard output: Bad file descriptor");
             assert_eq!(rows(&state), 0);
         }
     }
@@ -91,29 +86,24 @@ fn a_standard_output_that_is_none_is_one_error_line_and_confirms_nothing() {
 }
 
 #[test]
-fn a_service_without_a_ledger_says_what_will_be_lost() {
+fn a_service_without_a_ledger_warns_of_what_it_may_lose() {
     let (_root, data, outside) = directories();
     let url = broker::shared().vhost();
-    let told = |setup: Setup| {
+    let warnings_about_the_ledger = |setup: Setup| {
         let service = setup.spawn();
         service.wait_ready();
         let ended = service.stop();
-        let lines: Vec<String> = ended
-            .stderr
-            .lines()
-            .filter(|line| line.contains("WARN") && line.contains("ledger"))
-            .map(str::to_owned)
-            .collect();
-        lines
+        let warnings = ended.warnings().into_iter().filter(|line| line.contains("ledger"));
+        warnings.map(str::to_owned).collect::<Vec<String>>()
     };
-    let lines = told(Setup::watch(&data, &url));
+    let lines = warnings_about_the_ledger(Setup::watch(&data, &url));
     assert_eq!(lines.len(), 1, "{lines:?}");
     for word in ["lost", "broker goes away", "while it is down", "STATE_DIRECTORY", "--state-dir"] {
         assert!(lines[0].contains(word), "{word}: {}", lines[0]);
     }
-    // Nothing is lost with these: a ledger, and a start that publishes all there is.
-    assert_eq!(told(Setup::watch(&data, &url).env("STATE_DIRECTORY", &outside)), [""; 0]);
-    assert_eq!(told(Setup::watch(&data, &url).args(&["--catch-up", "all"])), [""; 0]);
-    // Nor has standard output a broker.
-    assert_eq!(told(Setup::watch(&data, &url).args(&["--output", "stdout"])), [""; 0]);
+    // Nothing is lost with a ledger, nor by a start that publishes all files.
+    assert_eq!(warnings_about_the_ledger(Setup::watch(&data, &url).env("STATE_DIRECTORY", &outside)), [""; 0]);
+    assert_eq!(warnings_about_the_ledger(Setup::watch(&data, &url).args(&["--catch-up", "all"])), [""; 0]);
+    // Standard output has no broker that goes away.
+    assert_eq!(warnings_about_the_ledger(Setup::watch(&data, &url).args(&["--output", "stdout"])), [""; 0]);
 }

@@ -1,19 +1,21 @@
-//! Contract 6: more events than the kernel's queue holds. What was missed is published, and nothing else.
+//! After an overflow of the kernel's queue (IN_Q_OVERFLOW), what was missed is published, and nothing else.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 
 use rustix::process::Signal;
 
-use crate::consumer::Message;
-use crate::files::sha256;
-use crate::service::{Setup, skip};
-use crate::world::World;
+use crate::support::files::{self, sha256};
+use crate::support::message::Message;
+use crate::support::setup::Setup;
+use crate::support::skip;
+use crate::support::tree::{by_path, wait_for_watches};
+use crate::support::world::{World, list};
 
 /// A machine with a longer queue than this would spend minutes on filling it.
 const QUEUE_MAX: usize = 100_000;
 
-/// The ways in which a file may have changed while nobody could see it, each to so many files.
+/// How many files change in each way while the service cannot read events.
 const EACH: usize = 10;
 
 fn queue_length() -> usize {
@@ -75,7 +77,7 @@ fn publishes_exactly_what_was_missed(change: impl FnOnce(Setup) -> Setup) {
     assert_events(&messages);
 }
 
-/// What a look-over finds is told as new, or as rewritten.
+/// A rescan publishes a file as new or as rewritten.
 fn assert_events(messages: &[Message]) {
     for message in messages {
         let again = message.sha256() == sha256(b"rewritten again 0") || message.sha256() == sha256(b"replacement 0");
@@ -94,4 +96,47 @@ fn an_overflow_publishes_exactly_what_was_missed() {
 fn an_overflow_publishes_exactly_what_was_missed_with_a_ledger() {
     let state = tempfile::tempdir().unwrap();
     publishes_exactly_what_was_missed(|setup| setup.env("STATE_DIRECTORY", state.path()));
+}
+
+#[test]
+fn an_overflow_in_a_tree_publishes_what_was_missed_in_all_of_it() {
+    let queue = queue_length();
+    if queue > QUEUE_MAX {
+        return skip("fs.inotify.max_queued_events is too large to be filled");
+    }
+    let mut world = World::start_with(Setup::recursive);
+    for name in ["kept", "renamed", "removed", "again"] {
+        fs::create_dir_all(world.path(&format!("{name}/sub"))).unwrap();
+        world.write(&format!("{name}/sub/file"), name);
+    }
+    world.wait_until("the files", |messages| messages.len() >= 4);
+    // FIFOs are not published, and each close is an event. There are two, because the kernel merges equal events in a
+    // row.
+    let noise = ["kept/noise", "kept/din"].map(|name| world.path(name));
+    for fifo in &noise {
+        files::fifo(fifo);
+    }
+    world.service().signal(Signal::STOP);
+    for number in 0..queue + 500 {
+        drop(File::options().read(true).write(true).open(&noise[number % 2]).unwrap());
+    }
+    fs::rename(world.path("renamed"), world.path("name")).unwrap();
+    fs::remove_dir_all(world.path("removed")).unwrap();
+    fs::remove_dir_all(world.path("again")).unwrap();
+    fs::create_dir_all(world.path("again/sub")).unwrap();
+    world.write("again/sub/file", "once more");
+    fs::create_dir_all(world.path("new/sub")).unwrap();
+    world.write("new/sub/file", "new");
+    world.write("kept/sub/file", "rewritten");
+    world.service().signal(Signal::CONT);
+    world.service().wait_log("a WARN of the overflow", |line| line.contains("WARN") && line.contains("queue"));
+    world.wait_until("what was missed", |messages| messages.len() >= 8);
+    world.pass_sentinel();
+    wait_for_watches(&mut world, 9);
+    let data = world.data.clone();
+    let messages = world.finish();
+    let mut paths: Vec<&str> = by_path(&data, &messages[4..]).into_keys().collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["again/sub/file", "kept/sub/file", "name/sub/file", "new/sub/file"]);
+    assert_eq!(messages.len(), 8, "{}", list(&messages));
 }

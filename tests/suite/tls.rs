@@ -1,34 +1,21 @@
-//! The broker by TLS: whom the service trusts, and how it says who it is.
+//! TLS to the broker: the authorities that the service trusts, and logging in by a client certificate.
 
 use std::fs;
-use std::path::Path;
 
-use crate::broker::{self, Broker, CERTIFIED};
-use crate::certificates::Authority;
-use crate::cli::assert_one_line;
-use crate::consumer::Consumer;
-use crate::service::Setup;
-use crate::world::{World, directories};
+use crate::support::broker::{self, Broker, CERTIFIED, tls_error, vhost_of};
+use crate::support::certificates::Authority;
+use crate::support::consumer::Consumer;
+use crate::support::setup::Setup;
+use crate::support::world::{World, directories};
 
 /// The same virtual host by TLS.
 fn by_tls(url: &str) -> String {
-    let vhost = url.rsplit('/').next().expect("a virtual host");
+    let vhost = vhost_of(url);
     broker::shared().tls_url("guest:guest", "localhost", vhost)
 }
 
-/// `watch` that cannot start, and its one line.
-#[track_caller]
-pub fn refusal(url: &str, change: impl FnOnce(Setup, &Path) -> Setup) -> String {
-    let (_root, data, outside) = directories();
-    let setup = Setup::watch(&data, url).env("LOG_LEVEL", "ERROR");
-    let ended = change(setup, &outside).run().expect_code(1);
-    assert_one_line(&ended, &["amqp"]);
-    assert!(!ended.stderr.contains(":guest@"), "a password: {}", ended.stderr);
-    ended.stderr
-}
-
 #[test]
-fn messages_go_out_by_tls_when_the_ca_file_holds_the_broker_s_authority() {
+fn messages_are_published_by_tls_with_the_authority_in_the_ca_file() {
     let mut world = World::without_service();
     let ca_file = broker::shared().authority.file(&world.outside);
     let url = by_tls(&world.url);
@@ -56,7 +43,7 @@ fn every_authority_in_the_ca_file_is_trusted_by_scan_and_listen_too() {
 }
 
 #[test]
-fn the_system_s_authorities_are_trusted_without_a_ca_file() {
+fn the_authorities_of_the_system_are_trusted_without_a_ca_file() {
     let (_root, data, outside) = directories();
     let broker = broker::shared();
     let system = broker.authority.file(&outside);
@@ -67,48 +54,48 @@ fn the_system_s_authorities_are_trusted_without_a_ca_file() {
 }
 
 #[test]
-fn a_broker_whose_authority_nobody_knows_is_refused() {
+fn a_broker_with_an_unknown_authority_is_refused() {
     let url = by_tls(&broker::shared().url("guest:guest", "t0"));
-    let told = refusal(&url, |it, outside| it.env("SSL_CERT_FILE", Authority::new("another").file(outside)));
-    assert!(told.contains("not trusted here") && told.contains("--amqp-ca-file"), "{told}");
+    let error = tls_error(&url, |it, outside| it.env("SSL_CERT_FILE", Authority::new("another").file(outside)));
+    assert!(error.contains("not trusted here") && error.contains("--amqp-ca-file"), "{error}");
 }
 
 #[test]
-fn a_ca_file_stands_in_place_of_the_system_s_authorities() {
+fn a_ca_file_replaces_the_authorities_of_the_system() {
     let broker = broker::shared();
     let url = by_tls(&broker.url("guest:guest", "t0"));
-    let told = refusal(&url, |it, outside| {
+    let error = tls_error(&url, |it, outside| {
         let system = outside.join("system.pem");
         fs::write(&system, broker.authority.pem()).unwrap();
         it.env("SSL_CERT_FILE", system).env("INGESTOR_AMQP_CA_FILE", Authority::new("another").file(outside))
     });
-    assert!(told.contains("not trusted here"), "{told}");
+    assert!(error.contains("not trusted here"), "{error}");
 }
 
 #[test]
 fn a_certificate_for_another_name_is_refused() {
     let broker = broker::shared();
     let url = broker.tls_url("guest:guest", "127.0.0.1", "t0");
-    let told = refusal(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
-    assert!(told.contains("is for localhost, not for 127.0.0.1"), "{told}");
+    let error = tls_error(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
+    assert!(error.contains("is for localhost, not for 127.0.0.1"), "{error}");
 }
 
 #[test]
-fn a_plain_port_is_told_from_a_tls_port() {
+fn a_plain_port_and_a_tls_port_are_not_mistaken_for_each_other() {
     let broker = broker::shared();
     let plain_port = format!("amqps://guest:guest@localhost:{}/t0", broker.port());
-    let told = refusal(&plain_port, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
-    assert!(told.contains("does not speak TLS") && told.contains("5671"), "{told}");
+    let error = tls_error(&plain_port, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
+    assert!(error.contains("does not speak TLS") && error.contains("5671"), "{error}");
     let tls_port = format!("amqp://guest:guest@localhost:{}/t0", broker.tls_port());
-    let told = refusal(&tls_port, |it, _| it);
-    assert!(told.contains("amqps://"), "{told}");
+    let error = tls_error(&tls_port, |it, _| it);
+    assert!(error.contains("amqps://"), "{error}");
 }
 
 #[test]
 fn a_client_certificate_logs_in_without_a_password() {
     let broker = broker::shared();
     let world = World::without_service();
-    let vhost = world.url.rsplit('/').next().unwrap();
+    let vhost = vhost_of(&world.url);
     let url = format!("amqps://localhost:{}/{vhost}?auth_mechanism=external", broker.tls_port());
     let [certificate, key] = broker.authority.certify(CERTIFIED, &[]).files(&world.outside);
     let setup = Setup::watch(&world.data, &url)
@@ -127,22 +114,22 @@ fn a_client_certificate_logs_in_without_a_password() {
 fn a_login_by_certificate_without_one_is_refused() {
     let broker = broker::shared();
     let url = format!("amqps://localhost:{}/t0?auth_mechanism=external", broker.tls_port());
-    let told = refusal(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
-    assert!(told.contains("EXTERNAL") && told.contains("--amqp-client-cert"), "{told}");
+    let error = tls_error(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
+    assert!(error.contains("EXTERNAL") && error.contains("--amqp-client-cert"), "{error}");
 }
 
 #[test]
-fn a_broker_that_demands_a_client_certificate_gets_it_or_is_told_of() {
+fn a_broker_that_demands_a_client_certificate_gets_it() {
     let broker = Broker::start_demanding_certificates();
     let url = broker.tls_url("guest:guest", "localhost", "t0");
-    let told = refusal(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
-    assert!(told.contains("client certificate") && told.contains("--amqp-client-cert"), "{told}");
-    let told = refusal(&url, |it, outside| {
+    let error = tls_error(&url, |it, outside| it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside)));
+    assert!(error.contains("client certificate") && error.contains("--amqp-client-cert"), "{error}");
+    let error = tls_error(&url, |it, outside| {
         let [certificate, key] = Authority::new("another").certify("client", &[]).files(outside);
         let it = it.env("INGESTOR_AMQP_CLIENT_CERT", certificate).env("INGESTOR_AMQP_CLIENT_KEY", key);
         it.env("INGESTOR_AMQP_CA_FILE", broker.authority.file(outside))
     });
-    assert!(told.contains("client certificate") && told.contains("--amqp-client-cert"), "{told}");
+    assert!(error.contains("client certificate") && error.contains("--amqp-client-cert"), "{error}");
 
     let (_root, data, outside) = directories();
     let [certificate, key] = broker.authority.certify("client", &[]).files(&outside);

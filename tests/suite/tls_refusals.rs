@@ -1,4 +1,5 @@
-//! Certificates that no broker should have, and files that are none.
+//! A certificate that cannot be accepted is an error with its cause, and a file that is no certificate is refused by
+//! name.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,11 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use crate::certificates::{Authority, Certified, named};
-use crate::cli::assert_one_line;
-use crate::service::Setup;
-use crate::tls::refusal;
-use crate::world::directories;
+use crate::support::broker::tls_error;
+use crate::support::certificates::{Authority, Certified, named};
+use crate::support::setup::Setup;
+use crate::support::world::directories;
 
 /// The TLS side of a broker for one connection; it never gets to AMQP.
 fn shake_hands(config: ServerConfig) -> (u16, JoinHandle<()>) {
@@ -25,9 +25,9 @@ fn shake_hands(config: ServerConfig) -> (u16, JoinHandle<()>) {
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
-        // Refused by one side or the other, which is the point.
+        // One side or the other refuses the connection.
         let _ = connection.complete_io(&mut stream);
-        // Closing before the client's last words are read would reset the connection and lose the alert.
+        // Closing before the client's last bytes are read would reset the connection and lose the alert.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     (port, server)
@@ -39,46 +39,46 @@ fn server(certified: &Certified) -> ServerConfig {
     ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()
 }
 
-/// What `watch` says to a broker with a certificate that was changed so.
+/// The error of `watch` about a broker with a certificate that was changed so.
 #[track_caller]
-fn told_of(change: impl FnOnce(&mut CertificateParams)) -> String {
+fn error_with(change: impl FnOnce(&mut CertificateParams)) -> String {
     let authority = Authority::new("authority");
     let mut params = named("node", &["localhost"]);
     change(&mut params);
     let (port, server) = shake_hands(server(&authority.certify_as(params)));
-    let told = refusal(&format!("amqps://guest:guest@localhost:{port}/"), |it, outside| {
+    let error = tls_error(&format!("amqps://guest:guest@localhost:{port}/"), |it, outside| {
         it.env("INGESTOR_AMQP_CA_FILE", authority.file(outside))
     });
     server.join().unwrap();
-    told
+    error
 }
 
 #[test]
-fn an_expired_certificate_is_told_as_such() {
-    let told = told_of(|params| params.not_after = date_time_ymd(2020, 1, 1));
-    assert!(told.contains("has expired"), "{told}");
+fn an_expired_certificate_is_an_error_with_its_cause() {
+    let error = error_with(|params| params.not_after = date_time_ymd(2020, 1, 1));
+    assert!(error.contains("has expired"), "{error}");
 }
 
 #[test]
-fn a_certificate_of_tomorrow_is_told_as_such() {
-    let told = told_of(|params| params.not_before = date_time_ymd(2990, 1, 1));
-    assert!(told.contains("is not valid yet"), "{told}");
+fn a_certificate_of_tomorrow_is_an_error_with_its_cause() {
+    let error = error_with(|params| params.not_before = date_time_ymd(2990, 1, 1));
+    assert!(error.contains("is not valid yet"), "{error}");
 }
 
 #[test]
-fn a_certificate_without_a_host_name_is_told_as_such() {
-    let told = told_of(|params| params.subject_alt_names.clear());
-    assert!(told.contains("no subjectAltName"), "{told}");
+fn a_certificate_without_a_host_name_is_an_error_with_its_cause() {
+    let error = error_with(|params| params.subject_alt_names.clear());
+    assert!(error.contains("no subjectAltName"), "{error}");
 }
 
 #[test]
-fn an_authority_s_own_certificate_is_told_as_such() {
-    let told = told_of(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-    assert!(told.contains("CA:TRUE"), "{told}");
+fn the_certificate_of_an_authority_is_an_error_with_its_cause() {
+    let error = error_with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    assert!(error.contains("CA:TRUE"), "{error}");
 }
 
 #[test]
-fn a_demand_for_a_client_certificate_is_told_by_either_version_of_tls() {
+fn a_demand_for_a_client_certificate_is_an_error_in_both_tls_versions() {
     let versions: [&'static SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
     for version in versions {
         let authority = Authority::new("authority");
@@ -93,11 +93,11 @@ fn a_demand_for_a_client_certificate_is_told_by_either_version_of_tls() {
             )
             .unwrap();
         let (port, server) = shake_hands(config);
-        let told = refusal(&format!("amqps://guest:guest@localhost:{port}/"), |it, outside| {
+        let error = tls_error(&format!("amqps://guest:guest@localhost:{port}/"), |it, outside| {
             it.env("INGESTOR_AMQP_CA_FILE", authority.file(outside))
         });
         server.join().unwrap();
-        assert!(told.contains("client certificate") && told.contains("--amqp-client-cert"), "{version:?}: {told}");
+        assert!(error.contains("client certificate") && error.contains("--amqp-client-cert"), "{version:?}: {error}");
     }
 }
 
@@ -109,7 +109,7 @@ fn assert_unusable(url: &str, files: &[(&str, &Path)], names: &[&str]) {
     for (variable, path) in files {
         setup = setup.env(variable, path);
     }
-    assert_one_line(&setup.run().expect_code(2), names);
+    setup.run().expect_code(2).assert_one_line(names);
 }
 
 #[test]

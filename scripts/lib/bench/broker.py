@@ -172,9 +172,9 @@ class Inbox:
     def _take(self, _channel, _method, _properties, body):
         self.path = json.loads(body)["file_path"]
 
-    def next(self, patience=10):
+    def next(self, timeout=10):
         self.path = None
-        self.connection.process_data_events(time_limit=patience)
+        self.connection.process_data_events(time_limit=timeout)
         return self.path
 
 

@@ -101,11 +101,11 @@ def in_turns(jobs, rounds, before=lambda: None):
     return runs
 
 
-def wait_until(what, enough, patience, alive=lambda: True, pause=0.01):
-    deadline = time.monotonic() + patience
+def wait_until(what, enough, timeout, alive=lambda: True, pause=0.01):
+    deadline = time.monotonic() + timeout
     while not enough():
         if not alive():
             raise Failure(f"{what} did not come: the process has ended")
         if time.monotonic() > deadline:
-            raise Failure(f"{what} did not come within {patience} s")
+            raise Failure(f"{what} did not come within {timeout} s")
         time.sleep(pause)

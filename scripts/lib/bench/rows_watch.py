@@ -224,7 +224,7 @@ def steady(service, seconds=3):
 
 
 def confirms(log):
-    """Path and time of each confirm that a DEBUG log in JSON tells of."""
+    """Path and time of each confirm in a DEBUG log in JSON."""
     for line in log.splitlines():
         entry = json.loads(line)
         if entry["message"] == "confirmed":

@@ -138,7 +138,7 @@ class Run:
         consumer.take_all(int(self.end["apollonia_messages_confirmed_total"]))
         self.files = sum(len(files) for _, _, files in os.walk(self.data))
         self.compare("files in the tree", self.files, "rows in the ledger", int(self.end["apollonia_ledger_rows"]))
-        # The kernel's mark lags a little behind what it tells of the moment.
+        # The kernel's peak lags a little behind the value of the moment.
         self.peak = max(service.memory("VmHWM"), *(sample["rss_bytes"] for sample in self.samples))
         say("stopping it")
         service.stop()
@@ -212,7 +212,7 @@ class Run:
         """With the ledger: whatever it publishes now was lost before."""
         say("starting it again")
         service.ready()
-        service.until("the end of the look-over", lambda: service.line("the directory was looked over"), 120)
+        service.until("the end of the rescan", lambda: service.line("rescan finished"), 120)
         service.come_to_rest(REST_SECONDS, 600)
         if recalled := service.misrecalled(self.files):
             self.failures.append(f"after the restart {recalled}; there are {self.files}")

@@ -16,7 +16,7 @@ FILES_PER_DIRECTORY = 20
 DIRECTORY_WORK = ("rename", "make", "rename", "remove")
 DIRECTORY_WORK_PAUSE = 0.25
 # Late by more than this, it drops what it owes: a machine that stood still is no reason for a burst.
-PATIENCE = 2.0
+TIMEOUT = 2.0
 
 COUNTS = (
     "versions",
@@ -169,7 +169,7 @@ class Tree:
         self.files.append((directory, name))
 
     def take(self, place):
-        """Out of the books."""
+        """Not expected any more."""
         directory, name = self.files[place]
         self.files[place] = self.files[-1]
         self.files.pop()
@@ -261,7 +261,7 @@ def write(root, rate, directories, equivalent, writer):
     while not writer.stopped() and os.getppid() == parent:
         now = time.monotonic()
         late = now - began - tree.counts["versions"] / rate
-        if late > PATIENCE:
+        if late > TIMEOUT:
             began += late
             tree.counts["seconds_dropped"] += late
         if directories and now >= directory_work_at:

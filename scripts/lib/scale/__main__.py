@@ -13,13 +13,13 @@ from files import Flat, Tree
 from large import Large
 from measure import CORES, Failure
 from moves import Levels, Renames, rename_directories, rename_files
-from observe import LOOK_OVER_PAUSE, Observed, positive, say
+from observe import RESCAN_PAUSE, Observed, positive, say
 
 PARTS = ("flat", "tree", "renames", "levels")
 # The queue keeps no more than these, the newest.
 QUEUE_LENGTH = 20_000
-# For the look-over itself, after that pause.
-LOOK_OVER_PATIENCE = 15
+# For the rescan itself, after that pause.
+RESCAN_TIMEOUT = 15
 RENAMED_DIRECTORIES = 5_000
 # Files moved out before the service is waited for: their events must not fill the kernel's queue.
 MOVED_AT_ONCE = 4_000
@@ -75,11 +75,11 @@ class Scale:
             self.fail(f"{what}: {seen:,} instead of {expected:,}")
         return False
 
-    def rest(self, service, lost, patience):
-        """Nothing is left to do, the look-over after lost events included."""
-        service.come_to_rest(LOOK_OVER_PAUSE + LOOK_OVER_PATIENCE if lost else 2, patience)
+    def rest(self, service, lost, timeout):
+        """Nothing is left to do, the rescan after lost events included."""
+        service.come_to_rest(RESCAN_PAUSE + RESCAN_TIMEOUT if lost else 2, timeout)
 
-    def move_out(self, service, corpus, numbers, patience):
+    def move_out(self, service, corpus, numbers, timeout):
         def removed():
             return service.metrics()['apollonia_events_total{kind="removed"}']
 
@@ -89,19 +89,19 @@ class Scale:
             some = numbers[begin : begin + MOVED_AT_ONCE]
             corpus.move_out(some, to)
             gone += len(some)
-            service.until("the events of files moved out", lambda gone=gone: removed() >= gone, patience)
-        service.come_to_rest(2, patience)
+            service.until("the events of files moved out", lambda gone=gone: removed() >= gone, timeout)
+        service.come_to_rest(2, timeout)
 
-    def looked_over_times(self, service):
-        """When each look-over of the whole has ended; to be seen at DEBUG."""
-        began = "the directory was looked over"
+    def rescan_times(self, service):
+        """When each rescan of the whole has ended; to be seen at DEBUG."""
+        began = "rescan finished"
         return [
             observe.moment(line["timestamp"]) for line in service.log_lines() if line["message"].startswith(began)
         ]
 
-    def looked_over(self, service, patience):
-        service.until("the end of the look-over", lambda: self.looked_over_times(service), patience)
-        return self.looked_over_times(service)[0]
+    def rescanned(self, service, timeout):
+        service.until("the end of the rescan", lambda: self.rescan_times(service), timeout)
+        return self.rescan_times(service)[0]
 
     def recalled(self, service, files):
         if said := service.misrecalled(files):
@@ -116,7 +116,7 @@ def table(heading, rows):
 
 
 def side_by_side(columns):
-    """Columns of title and rows; what one did not come to is told of the other alone."""
+    """Columns of title and rows; what one did not come to stands for the other alone."""
     longest = max((rows for _, rows in columns), key=len)
     values = [[value for _, value in rows] + ["not seen"] * (len(longest) - len(rows)) for _, rows in columns]
     return [(name, *row) for (name, _), row in zip(longest, zip(*values))]

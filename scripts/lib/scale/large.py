@@ -1,4 +1,4 @@
-"""A large directory and a large tree: starts, a burst of new files, a look-over."""
+"""A large directory and a large tree: starts, a burst of new files, a rescan."""
 
 import os
 import statistics
@@ -14,14 +14,14 @@ BURST = 50_000
 # Directories of the empty tree beside the large one.
 BESIDE = 100
 RESCAN_SECONDS = 5
-# Between two files that are written while a look-over is under way.
+# Between two files that are written while a rescan is under way.
 LIVE_PAUSE = 0.05
 
 
 class Large:
     def __init__(self, scale, corpus, options):
         self.scale, self.corpus, self.options = scale, corpus, options
-        self.patience = 120 + corpus.files / 500
+        self.timeout = 120 + corpus.files / 500
         self.burst = min(BURST, corpus.files)
         self.rows = []
 
@@ -42,7 +42,7 @@ class Large:
     def plain_start(self):
         say("start without a ledger")
         with self.service("--catch-up", "none", ledger=None) as service:
-            self.row("no ledger, no catch-up: exec to `ready`", seconds(service.ready(self.patience)))
+            self.row("no ledger, no catch-up: exec to `ready`", seconds(service.ready(self.timeout)))
             self.row("… resident memory then", in_bytes(service.memory("VmRSS")))
             watches = service.watches()
             self.row("… inotify watches", f"{watches:,}")
@@ -55,10 +55,10 @@ class Large:
         say("start with an empty ledger")
         files = self.corpus.files
         with self.service() as service:
-            service.ready(self.patience)
-            service.until("the last confirm", lambda: service.confirmed() >= files, self.patience)
+            service.ready(self.timeout)
+            service.until("the last confirm", lambda: service.confirmed() >= files, self.timeout)
             took = time.time() - service.exec_time
-            service.come_to_rest(1, self.patience)
+            service.come_to_rest(1, self.timeout)
             metrics = service.metrics()
             self.row("empty ledger: exec to the last confirm", seconds(took))
             self.row("… files/s", f"{files / took:,.0f}")
@@ -71,10 +71,10 @@ class Large:
     def next_start(self):
         say("start with the full ledger")
         with self.service("--log-level", "DEBUG") as service:
-            self.row("full ledger: exec to `ready`", seconds(service.ready(self.patience)))
-            over = self.scale.looked_over(service, self.patience)
-            self.row("… exec to the end of the look-over", seconds(over - service.exec_time))
-            service.come_to_rest(1, self.patience)
+            self.row("full ledger: exec to `ready`", seconds(service.ready(self.timeout)))
+            over = self.scale.rescanned(service, self.timeout)
+            self.row("… exec to the end of the rescan", seconds(over - service.exec_time))
+            service.come_to_rest(1, self.timeout)
             metrics = service.metrics()
             messages = int(metrics["apollonia_messages_confirmed_total"])
             self.row("… messages", f"{messages}")
@@ -89,10 +89,10 @@ class Large:
         """The same into the full one and into an empty one, in turns."""
         corpus, beside = self.corpus, self.beside()
         with self.service() as full, self.service(ledger="ledger-beside", corpus=beside) as empty:
-            full.ready(self.patience)
+            full.ready(self.timeout)
             empty.ready()
             for service in (full, empty):
-                service.come_to_rest(2, self.patience)
+                service.come_to_rest(2, self.timeout)
             ours, theirs = [], []
             for turn in range(1, ROUNDS + 1):
                 say(f"{self.burst:,} new files, turn {turn} of {ROUNDS}")
@@ -129,46 +129,46 @@ class Large:
         began = time.monotonic()
         corpus.write(numbers)
         written = time.monotonic() - began
-        service.until("the last confirm", lambda: service.confirmed() >= confirmed + self.burst, self.patience)
+        service.until("the last confirm", lambda: service.confirmed() >= confirmed + self.burst, self.timeout)
         took, cpu = time.monotonic() - began, service.cpu() - ticks
         lost = observe.overflows(service.metrics()) - observe.overflows(before)
-        self.scale.rest(service, lost, self.patience)
+        self.scale.rest(service, lost, self.timeout)
         after = service.metrics()
         messages = int(after["apollonia_messages_confirmed_total"]) - confirmed
         self.scale.check("messages of a burst", messages, self.burst)
         self.scale.check("rows in the ledger after it", int(after["apollonia_ledger_rows"]) - rows, self.burst)
         say(f"{self.burst / took:,.0f} files/s ({self.burst / written:,.0f} written a second), {lost} overflows")
-        self.scale.move_out(service, corpus, numbers, self.patience)
+        self.scale.move_out(service, corpus, numbers, self.timeout)
         self.scale.check("rows in the ledger without it", int(service.metrics()["apollonia_ledger_rows"]), rows)
         return {"rate": self.burst / took, "written": self.burst / written, "cpu": cpu / self.burst * 1e6, "overflows": lost}
 
     def rescan(self):
         say("looking over all of it again")
         with self.service("--log-level", "DEBUG", "--rescan-seconds", str(RESCAN_SECONDS)) as service:
-            service.ready(self.patience)
-            first = self.scale.looked_over(service, self.patience)
+            service.ready(self.timeout)
+            first = self.scale.rescanned(service, self.timeout)
 
             def begun():
-                return service.metrics()['apollonia_look_overs_total{cause="rescan"}'] >= 1
+                return service.metrics()['apollonia_rescans_total{cause="timer"}'] >= 1
 
-            service.until("the rescan", begun, self.patience, 0.002)
+            service.until("the rescan", begun, self.timeout, 0.002)
             # One that is due while the first is under way begins after it.
             began = max(time.time(), first)
             closed = {}
-            while (over := self.scale.looked_over_times(service)) and len(over) < 2:
-                if time.time() > began + self.patience or not service.runs():
-                    raise Failure(f"the look-over did not end: {service.said()[-1000:]}")
+            while (over := self.scale.rescan_times(service)) and len(over) < 2:
+                if time.time() > began + self.timeout or not service.runs():
+                    raise Failure(f"the rescan did not end: {service.said()[-1000:]}")
                 path = self.corpus.path(self.corpus.files + len(closed))
                 closed[path] = time.time()
                 write(path, b"%d live\n" % len(closed))
                 time.sleep(LIVE_PAUSE)
-            service.until("the live files", lambda: service.confirmed() >= len(closed), self.patience)
+            service.until("the live files", lambda: service.confirmed() >= len(closed), self.timeout)
             confirms = {
                 line["path"]: observe.moment(line["timestamp"])
                 for line in service.log_lines()
                 if line["message"] == "confirmed"
             }
-            self.row("look-over of the whole, by the timer", seconds(over[1] - began))
+            self.row("rescan of the whole, by the timer", seconds(over[1] - began))
             if not self.scale.check("paths of live files", set(confirms), set(closed)):
                 return
             waited = [confirms[path] - when for path, when in closed.items()]

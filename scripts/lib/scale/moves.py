@@ -12,7 +12,7 @@ from observe import say
 class Renames:
     def __init__(self, scale, corpus, options):
         self.scale, self.corpus, self.options = scale, corpus, options
-        self.patience = 120 + corpus.files / 500
+        self.timeout = 120 + corpus.files / 500
 
     def service(self, *more):
         state = ["--state-dir", f"{self.scale.work}/ledger"]
@@ -24,19 +24,19 @@ class Renames:
         self.corpus.make()
         say(f"{self.corpus}: made")
         with self.service() as service:
-            service.ready(self.patience)
-            service.until("the first messages", lambda: service.confirmed() >= files, self.patience)
-            scale.rest(service, observe.overflows(service.metrics()), self.patience)
+            service.ready(self.timeout)
+            service.until("the first messages", lambda: service.confirmed() >= files, self.timeout)
+            scale.rest(service, observe.overflows(service.metrics()), self.timeout)
             before = service.metrics()
             scale.check("messages before the renames", int(before["apollonia_messages_confirmed_total"]), files)
             began = time.monotonic()
             renamed = rename(self.corpus)
             renaming = time.monotonic() - began
             say(f"{renamed} in {renaming:.1f} s")
-            service.until("the last confirm", lambda: service.confirmed() >= 2 * files, self.patience)
+            service.until("the last confirm", lambda: service.confirmed() >= 2 * files, self.timeout)
             took = time.monotonic() - began
             lost = observe.overflows(service.metrics()) - observe.overflows(before)
-            scale.rest(service, lost, self.patience)
+            scale.rest(service, lost, self.timeout)
             after = service.metrics()
             messages = int(after["apollonia_messages_confirmed_total"] - before["apollonia_messages_confirmed_total"])
             rows = int(after["apollonia_ledger_rows"])
@@ -45,9 +45,9 @@ class Renames:
             peak = service.memory("VmHWM")
             scale.stop(service)
         with self.service("--log-level", "DEBUG") as service:
-            service.ready(self.patience)
-            scale.looked_over(service, self.patience)
-            service.come_to_rest(1, self.patience)
+            service.ready(self.timeout)
+            scale.rescanned(service, self.timeout)
+            service.come_to_rest(1, self.timeout)
             again = service.confirmed()
             scale.check("messages of the start after the renames", again, 0)
             scale.recalled(service, files)

@@ -1,19 +1,18 @@
-//! What users do to directories, over so few names that their histories cross, too: a name is now a file's,
-//! now a directory's.
+//! Operations on directories, over so few names that their histories cross: a name is now a file's, now a directory's.
 
 use super::name::{Name, Side};
 use super::workload::Workload;
 
-/// Beyond these none is made there, or moved there, until there are fewer.
+/// With more directories than these, none is made or moved there.
 const DATA_DIRECTORIES: usize = 12;
 const STAGING_DIRECTORIES: usize = 5;
-/// In each directory.
+/// Names of subdirectories in each directory.
 const NAMES_EACH: usize = 4;
 /// Levels of directories on either side.
 const DEPTH_MAX: usize = 6;
-/// Names that are tried when a free one is wanted.
+/// How many names are tried to find a free one.
 const TRIES: usize = 8;
-/// For being undone.
+/// How many moves can be undone.
 const MOVES_REMEMBERED: usize = 8;
 
 impl Workload {
@@ -64,7 +63,7 @@ impl Workload {
         }
     }
 
-    /// One takes the place of the other in the way that the kernel has for what stands there, if it has any.
+    /// Renames or exchanges, whichever the kernel allows for the two names, if any.
     pub(super) fn move_directory(&mut self, from: &Name, to: &Name) {
         if from.within(to) || to.within(from) {
             return;
@@ -98,7 +97,7 @@ impl Workload {
         self.moves.push_back((from.clone(), to.clone()));
     }
 
-    /// The same files are back at paths where others were meanwhile, their times as they were.
+    /// Moves the same files back, with their old times, to paths where others were meanwhile.
     fn undo_a_move(&mut self) {
         if let Some((from, to)) = self.moves.pop_back()
             && !self.tree.is_free(&to)
@@ -108,7 +107,7 @@ impl Workload {
         }
     }
 
-    /// One in another, with files coming into them at once.
+    /// Makes directories in one another and files in them at once.
     fn make_directories(&mut self) {
         let mut name = self.place(Side::Data);
         for _ in 0..=self.random.below(3) {
@@ -126,7 +125,7 @@ impl Workload {
         }
     }
 
-    /// In the place of a file, if one stands there.
+    /// Replaces a file, if the name has one.
     fn make_directory(&mut self, name: &Name) {
         if self.tree.is_file(name) || self.tree.is_link(name) {
             self.tree.remove(name);
@@ -156,7 +155,7 @@ impl Workload {
         self.tree.remove_directory(&empty[self.random.below(empty.len())]);
     }
 
-    /// Sometimes to another name than it had.
+    /// Moves it away and back, sometimes to another name.
     fn move_there_and_back(&mut self, directory: &Name, side: Side) {
         let Some(there) = self.free_place(side, directory) else { return };
         self.move_directory(directory, &there);
@@ -170,7 +169,7 @@ impl Workload {
         }
     }
 
-    /// With files and directories in it, and writers that are not done yet.
+    /// Moves a directory in, with files and directories in it and writers that still have files open.
     fn move_one_in(&mut self) {
         let staged = match self.directory(Side::Staging) {
             Some(staged) => staged,
@@ -190,7 +189,7 @@ impl Workload {
         self.move_directory(&staged, &place);
     }
 
-    /// Something is done to a file in it.
+    /// Does an operation on a file in it.
     fn work_in(&mut self, directory: &Name) {
         if self.tree.is_directory(directory) {
             let (name, other) = (self.file_of(directory), self.data());
@@ -198,27 +197,27 @@ impl Workload {
         }
     }
 
-    /// Not the side's own.
+    /// A directory of this side other than its own.
     pub(super) fn directory(&mut self, side: Side) -> Option<Name> {
         let mut all = self.tree.directories(side);
         all.retain(|name| !name.is_top());
         if all.is_empty() { None } else { Some(all.swap_remove(self.random.below(all.len()))) }
     }
 
-    /// That one or another, so that not too much goes away at once.
+    /// This directory or a smaller one, so that not too much goes away at once.
     fn the_lesser(&mut self, directory: Name) -> Name {
         let other = self.directory(directory.side()).unwrap_or_else(|| directory.clone());
         if self.tree.height(&other) < self.tree.height(&directory) { other } else { directory }
     }
 
-    /// A name for a directory, whatever stands there.
+    /// A name for a directory, whether or not it is free.
     fn place(&mut self, side: Side) -> Name {
         let mut all = self.tree.directories(side);
         let parent = all.swap_remove(self.random.below(all.len()));
         self.directory_in(&parent)
     }
 
-    /// One to which that directory can be renamed.
+    /// A free name to which the directory can be renamed.
     fn free_place(&mut self, side: Side, directory: &Name) -> Option<Name> {
         let tries = (0..TRIES).map(|_| self.place(side)).collect::<Vec<_>>().into_iter();
         let mut free = tries.filter(|name| self.tree.is_free(name) && !name.within(directory));
@@ -229,7 +228,7 @@ impl Workload {
         parent.child(&format!("dir-{}", self.random.below(NAMES_EACH)))
     }
 
-    /// Not too deep.
+    /// Whether the directory would not be too deep there.
     fn fits(&self, directory: &Name, place: &Name) -> bool {
         place.depth() + self.tree.height(directory) <= DEPTH_MAX
     }

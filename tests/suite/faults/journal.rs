@@ -1,16 +1,16 @@
-//! What was done, and what may be published for it.
+//! The operations of the workload, and what may be published for them.
 
 use std::collections::{HashMap, HashSet};
 
 use super::name::{Name, Side};
 use super::repeats::{Micros, now};
 
-/// Something came to a name or went away from it.
+/// A name got another file, link or directory, or lost it.
 #[derive(Clone, Copy)]
 pub struct Turn {
     pub begun: Micros,
     pub over: Micros,
-    /// With the directory that it is in, so that no time of its own tells.
+    /// With the directory that it is in, so that its own times do not show the change.
     pub with_directory: bool,
 }
 
@@ -20,12 +20,12 @@ pub struct Journal {
     legal: HashMap<String, HashSet<String>>,
     history: Vec<(usize, String)>,
     turns: HashMap<String, Vec<Turn>>,
-    /// The number of the operation that is being done.
+    /// The number of the present operation.
     pub operation: usize,
 }
 
 impl Journal {
-    pub fn tell(&mut self, what: String) {
+    pub fn log(&mut self, what: String) {
         self.history.push((self.operation, what));
     }
 
@@ -36,11 +36,11 @@ impl Journal {
         }
         let known = self.legal.entry(name.below().to_owned()).or_default();
         if known.insert(hash.to_owned()) {
-            self.tell(format!("{name} is complete: {length} bytes, {}", &hash[..12]));
+            self.log(format!("{name} is complete: {length} bytes, {}", &hash[..12]));
         }
     }
 
-    /// Something else is at that name, or nothing, by a change that began then.
+    /// By a change that began then, the name has another file, or none.
     pub fn turn(&mut self, name: &Name, begun: Micros, with_directory: bool) {
         if name.side() == Side::Data {
             let turn = Turn { begun, over: now(), with_directory };
@@ -57,7 +57,7 @@ impl Journal {
         self.legal.get(below).is_some_and(|hashes| hashes.contains(hash))
     }
 
-    /// A name, and those that its last contents stood under, too.
+    /// A name, and those under which its last contents were, too.
     pub fn together(&self, name: &str) -> HashSet<String> {
         let complete = |text: &str| {
             let (name, content) = text.split_once(" is complete: ")?;
@@ -70,8 +70,8 @@ impl Journal {
         shared.chain([name.to_owned()]).collect()
     }
 
-    /// What was done to these names, and which of their contents were legal since when.
-    pub fn story(&self, names: &HashSet<String>) -> String {
+    /// The operations on these names, and since when which of their contents may be published.
+    pub fn history_of(&self, names: &HashSet<String>) -> String {
         let mentioned = |text: &str| text.split(' ').any(|word| names.contains(word));
         let done = self.history.iter().filter(|(_, what)| mentioned(what));
         done.map(|(operation, what)| format!("  operation {operation}: {what}\n")).collect()

@@ -1,5 +1,5 @@
-//! The service's lives: started, ended by us or by a fault, started again. Every end that is not
-//! expected fails the test.
+//! The service's lives: started, ended by the test or by a fault, started again. An end that is not expected fails the
+//! test.
 
 use std::collections::HashSet;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,9 +9,10 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::repeats::Excuses;
-use crate::service::{Ended, NOBODY, Service, Setup, is_ready_line};
+use crate::support::service::{Ended, Service, is_ready_line};
+use crate::support::setup::{NOBODY, Setup};
 
-/// For the end of the connection that its earlier life has left.
+/// A line that it waits for the end of the connection of its earlier life.
 const WAITING: &str = "waiting for its end";
 
 pub struct Settings {
@@ -19,7 +20,7 @@ pub struct Settings {
     pub state: PathBuf,
     pub url: String,
     pub arguments: Vec<String>,
-    /// The broker is given up for lost after seconds of silence, which a busy machine can bring about too.
+    /// The connection is closed after seconds of silence, which can happen on a busy machine without a fault.
     pub short_heartbeat: bool,
     /// A copy of the binary that another user can reach: who the service runs as.
     pub by_nobody: Option<PathBuf>,
@@ -33,7 +34,7 @@ pub struct Life {
     pub excuses: Excuses,
     /// Its limit of descriptors, while it has none left.
     descriptors: Option<String>,
-    /// What the earlier lives said.
+    /// The logs of its earlier lives.
     log: String,
     pub starts: usize,
 }
@@ -47,8 +48,8 @@ impl Life {
         self.service.is_some()
     }
 
-    /// Returns when it is ready, or waits for the broker to be done with its earlier life: that one's
-    /// messages are still to come, and an alarm holds them up.
+    /// Returns when it is ready, or when it waits for the end of its earlier life's connection: the messages of that
+    /// one are still to come, and an alarm holds them up.
     pub fn start(&mut self) {
         self.begin();
         let service = self.service.as_ref().expect("it was just started");
@@ -75,7 +76,7 @@ impl Life {
         self.service = Some(setup.spawn());
     }
 
-    /// Nothing holds it up any more.
+    /// Waits until it is ready, if it runs.
     pub fn wait_ready(&self) {
         if let Some(service) = &self.service {
             service.wait_ready();
@@ -123,7 +124,7 @@ impl Life {
         }
     }
 
-    /// The broker is lost: one error line and exit 1, soon.
+    /// The broker is lost: the service ends with one error line and status 1.
     pub fn expect_lost(&mut self) {
         let Some(service) = self.service.take() else { return };
         self.lost(service);
@@ -138,7 +139,7 @@ impl Life {
         self.remember(&ended);
     }
 
-    /// It has those that are open now and gets no other. Tells whether it runs and had some.
+    /// It keeps the descriptors that are open now and gets no other. Returns whether it runs and had a limit to lower.
     pub fn take_descriptors(&mut self) -> bool {
         let Some(service) = self.service.as_ref().filter(|_| self.descriptors.is_none()) else { return false };
         let directory = format!("/proc/{}", service.id());
@@ -156,7 +157,8 @@ impl Life {
         }
     }
 
-    /// By a process of the same user: another's limits are not root's to change everywhere. The hard limit stays.
+    /// By a process of the same user, because root may not change another user's limits everywhere. The hard limit
+    /// stays.
     fn limit_descriptors(&self, soft: &str) {
         let Some(service) = &self.service else { return };
         let mut command = Command::new("prlimit");
@@ -168,7 +170,7 @@ impl Life {
         assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
     }
 
-    /// Nothing that was done so far may have ended it.
+    /// It must still run, whatever was done to it.
     pub fn check(&mut self) {
         let Some(mut service) = self.service.take() else { return };
         if service.is_running() {
@@ -181,13 +183,13 @@ impl Life {
         }
     }
 
-    /// All that it said, in all its lives.
+    /// The logs of all its lives.
     pub fn log(&self) -> String {
         let present = self.service.as_ref().map(Service::stderr).unwrap_or_default();
         format!("{}{present}\n", self.log)
     }
 
-    /// Between what it says, what was done to it.
+    /// Notes a fault in its log.
     pub fn note(&mut self, fault: &str) {
         self.log.push_str(&format!("fault {fault}\n"));
     }
@@ -198,12 +200,12 @@ impl Life {
     }
 }
 
-/// What the service's log says of these names, and of its own lives.
+/// The lines of the log about these names and about the service's lives.
 pub fn about(log: &str, data: &Path, names: &HashSet<String>) -> String {
     let paths: Vec<String> = names.iter().map(|name| format!("{}\"", data.join(name).display())).collect();
     let wanted = |line: &&str| {
         paths.iter().any(|path| line.contains(path))
-            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "looked over"]
+            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "rescan finished"]
                 .iter()
                 .any(|it| line.contains(it))
     };

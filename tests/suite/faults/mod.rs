@@ -1,8 +1,8 @@
-//! Nothing lost, nothing wrong, nothing repeated but after a crash, whatever happens: a seeded workload and a seeded fault
-//! schedule beside each other, and an oracle at the end. `scripts/soak` runs many seeds of it.
+//! Nothing is lost, wrong, or repeated but after a crash, whatever fails: a seeded workload and a seeded fault schedule
+//! run beside each other, and an oracle judges the messages at the end. `scripts/soak` runs many seeds of it.
 //!
-//! Where the tests are root's, the service is another user, as it is where it is installed, and root writes: files and
-//! directories are closed to it and opened again. What needs root is left out aloud where there is none.
+//! Where the tests run as root, the service is another user, as it is where it is installed, and files and directories
+//! are closed to it and opened again. Without root these faults are left out, which is printed.
 
 mod directories;
 mod disk;
@@ -18,7 +18,6 @@ mod repeats;
 mod rights;
 mod schedule;
 mod tree;
-mod volume;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -31,8 +30,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::files::Random;
-use crate::service::{NOBODY, copy_of_binary, is_root, skip};
+use crate::support::files::Random;
+use crate::support::setup::{NOBODY, copy_of_binary};
+use crate::support::volume::{Volume, WHOLE_SECONDS};
+use crate::support::{is_root, skip};
 use disk::StateDirectory;
 use life::{Life, Settings};
 use name::{Name, Side};
@@ -44,29 +45,28 @@ use record::Reader;
 use repeats::{Confirms, Micros};
 use schedule::{Costly, Finale, Stage};
 use tree::Tree;
-use volume::Volume;
 use workload::Workload;
 
-/// Between them they have every fault.
+/// Together these seeds have every fault.
 const SHORT_FORM: [u64; 4] = [11, 14, 16, 19];
-/// `FIRST..=LAST`, both run: the long form.
+/// `FIRST..=LAST`, for the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
-/// Runs those of one kind alone, by its name.
+/// The name of a kind, whose seeds alone run.
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
-/// A directory for all that the service has said in a seed that failed.
+/// A directory for the service's log in a seed that failed.
 const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
-/// Of one seed: each ends with no fault left and every file told.
+/// Rounds in one seed: each ends without a fault and with every file published.
 const ROUNDS: usize = 3;
-/// For the last message of every file, once all faults are over.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Its message says that the service reads events again. When all is over, one comes into each directory, and
-/// says that the service still knows it.
+/// For the last message of every file after the faults.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Its message shows that the service reads events again. In the end each directory gets one, which shows that the
+/// service still watches it.
 const SENTINEL: &str = "zz-sentinel";
-/// How long a file system's clock stands still, at most, and one that has whole seconds alone.
+/// The longest tick of a file system's clock, and of one with whole seconds.
 const TICK: Micros = 12_000;
 const COARSE_TICK: Micros = 1_012_000;
 
-/// What the service watches, and the workload works in.
+/// What the service watches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// One directory.
@@ -106,9 +106,9 @@ fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
             Ok(true) => {}
             Ok(false) => failed.push(seed),
             Err(_) => {
-                eprintln!("seed {seed}: FAILED by what stands above");
+                eprintln!("seed {seed}: FAILED by the panic above");
                 failed.push(seed);
-                // In whatever state the seed has left it.
+                // The seed may have left it in any state.
                 node = None;
             }
         }
@@ -122,7 +122,7 @@ fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
     Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
-/// One seed: says what happened, and whether all held.
+/// Runs one seed, prints its report, and returns whether all was right.
 fn run(seed: u64, node: &mut Node) -> bool {
     let begun = Instant::now();
     let Prepared { root: _root, mut volume, mut workload, mut stage } = prepare(seed, node);
@@ -131,7 +131,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
     let (finals, reader) = loop {
         workload = play(&mut stage, workload, Finale::of(seed / 2, round));
         round += 1;
-        // What is closed to the service is closed for more than a round, sometimes.
+        // Sometimes files stay closed to the service for more than a round.
         if round == ROUNDS || (seed / 2 + round as u64).is_multiple_of(2) {
             workload.open_all();
         }
@@ -143,7 +143,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
             break (finals, reader);
         }
         if round == ROUNDS {
-            // A file that comes into a directory may have it listed: until all else is told, none does.
+            // A new file may have its directory listed, so none comes before all others are published.
             for directory in tree.directories(Side::Data) {
                 tree.save(&directory.child(SENTINEL), SENTINEL.as_bytes());
             }
@@ -172,14 +172,14 @@ fn run(seed: u64, node: &mut Node) -> bool {
         eprintln!("{line}");
         return true;
     }
-    let mut story = String::new();
+    let mut details = String::new();
     for (name, what) in verdict.faults() {
         let names = workload.tree.journal.together(name);
-        let done = workload.tree.journal.story(&names);
+        let done = workload.tree.journal.history_of(&names);
         let said = life::about(&log, &stage.data, &names);
         let _ = write!(
-            story,
-            "{name}: {what}\ndone to it:\n{done}messages:\n{}the service:\n{said}",
+            details,
+            "{name}: {what}\noperations:\n{done}messages:\n{}the service's log:\n{said}",
             oracle::list(&entries, &stage.data, name)
         );
     }
@@ -187,7 +187,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         std::fs::create_dir_all(&directory).expect("a directory for the logs");
         std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
     }
-    eprintln!("{story}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
+    eprintln!("{details}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
     false
 }
 
@@ -206,7 +206,10 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     let real = root.path().canonicalize().expect("its real path");
     let files = directory(&real.join("files"));
     let coarse = random.below(4) == 0;
-    let volume = if coarse { Volume::make(&real.join("image"), &files) } else { None };
+    let volume = if coarse { Volume::mount(&real.join("image"), &files, &WHOLE_SECONDS) } else { None };
+    if coarse && volume.is_none() {
+        skip("stamps of whole seconds and another device number need an ext4 on a loop device");
+    }
     let (data, staging) = (directory(&files.join("data")), directory(&files.join("staging")));
     let small_disk = random.below(3) == 0;
     let state_path = real.join("state");
@@ -220,7 +223,7 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     if random.below(8) == 0 {
         arguments.extend(["--rescan-seconds", "1"].map(str::to_owned));
     }
-    // As the unit has it, mostly: a user without rights that has leases on others' files.
+    // Mostly as in the systemd unit: a user without rights that may take leases on others' files.
     let leases = random.below(4) > 0;
     let with_huge = random.below(4) == 0;
     let by_nobody = is_root().then(|| {
@@ -250,7 +253,7 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     Prepared { stage: Stage::new(node, vhost, life, state, random, costly), workload, volume, root }
 }
 
-/// Made, for every user.
+/// Makes a directory for every user.
 fn directory(path: &Path) -> PathBuf {
     if !path.exists() {
         std::fs::create_dir(path).expect("a directory");
@@ -263,7 +266,7 @@ fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("permissions");
 }
 
-/// One round of the workload beside the faults; after it none is left.
+/// Plays one round of the workload beside the faults, and ends all faults.
 fn play(stage: &mut Stage, workload: Workload, finale: Finale) -> Workload {
     let pace = stage.next_round();
     let workload = thread::scope(|scope| {
@@ -276,10 +279,10 @@ fn play(stage: &mut Stage, workload: Workload, finale: Finale) -> Workload {
     workload
 }
 
-/// Whether the last message of each of them comes.
+/// Whether the last message of each file comes in time.
 fn all_come(finals: &Finals, reader: &mut Reader, stage: &mut Stage) -> bool {
     let mut last = Last::default();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         last.take(reader.read(Duration::from_millis(200)), &stage.data);
         if last.missing(finals).is_empty() {

@@ -1,4 +1,4 @@
-//! The paths that the workload knows: in the watched directory, and in the one beside it.
+//! The paths of the workload: in the watched directory, and in the one beside it.
 
 use std::fmt;
 

@@ -1,16 +1,15 @@
-//! A node of the fault suite's own, and a way to tell it what to do within milliseconds:
-//! `rabbitmqctl` takes a second a call, an Erlang node beside it that stays takes one start.
+//! A node of the fault suite's own that obeys within milliseconds: `rabbitmqctl` takes a second for each call, an
+//! Erlang shell that stays connected takes one start.
 
 use std::io::Write;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use std::time::Instant;
 
-use crate::broker::{Broker, read_line_within};
-use crate::service::PATIENCE;
+use crate::support::broker::{Broker, read_line_within};
+use crate::support::wait::TIMEOUT;
 
-/// Seeds use them in turn: each begins with one that nobody else uses any more, and a node with
-/// few boots quickly.
+/// Seeds use them in turn, so that each begins with an unused one, and a node with few virtual hosts boots quickly.
 const VHOSTS: usize = 8;
 
 /// Reads expressions, a line each, and has the broker's node evaluate them.
@@ -32,7 +31,7 @@ const LOOP: &str = r#"
     Loop(Loop).
 "#;
 
-/// Nothing is left of it at this share of the memory; the other is RabbitMQ's default.
+/// At this share of the memory an alarm is raised; the other is RabbitMQ's default.
 const NO_MEMORY: &str = "0.0000001";
 const USUAL_MEMORY: &str = "0.4";
 
@@ -67,7 +66,7 @@ impl Node {
         (name, url)
     }
 
-    /// What the node says to an expression.
+    /// The value of an expression on the node.
     fn eval(&mut self, expression: &str) -> String {
         let orders = self.orders.as_mut().expect("held until the end");
         writeln!(orders, "{expression}.").expect("the Erlang shell takes orders");
@@ -76,11 +75,11 @@ impl Node {
         answer
     }
 
-    /// Asks until it is so.
+    /// Evaluates an expression until it has this value.
     fn until(&mut self, expression: &str, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.eval(expression) != wanted {
-            assert!(Instant::now() < deadline, "{expression} was not {wanted} within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "{expression} was not {wanted} within {TIMEOUT:?}");
         }
     }
 
@@ -94,7 +93,7 @@ impl Node {
         self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({USUAL_MEMORY})"));
     }
 
-    /// From the broker's side, all that the virtual host has. Tells how many.
+    /// Closes all connections of the virtual host from the broker's side. Returns how many.
     pub fn close_connections(&mut self, vhost: &str) -> usize {
         // Caught: any of them may just be ending by itself.
         let closed = self.eval(&format!(
@@ -105,13 +104,13 @@ impl Node {
         closed.matches("ok").count()
     }
 
-    /// RabbitMQ ends as it should, in a virtual machine that stays.
+    /// RabbitMQ stops cleanly, and its Erlang virtual machine stays.
     pub fn stop(&mut self) {
         self.until("rabbit:stop(), rabbit:is_running()", "false");
     }
 
     pub fn start_again(&mut self) {
-        // It answers "ok" and does nothing while the last boot's marker is still being taken down.
+        // It answers "ok" and does nothing while the marker of the last boot is still being removed.
         self.until("rabbit:start(), rabbit:is_running()", "true");
         self.broker.wait_until_it_serves();
     }
@@ -137,9 +136,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Its end of file.
+        // The shell ends at the end of file.
         drop(self.orders.take());
-        // It may be waiting for a node that says nothing.
+        // It may be waiting for a node that hangs.
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }

@@ -1,4 +1,4 @@
-//! What must hold, judged from the queue's record, the workload's journal and the disk.
+//! Judges the messages by the queue's record, the workload's journal and the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use super::journal::{Journal, Turn};
 use super::record::Entry;
 use super::repeats::{Confirms, Excuses, Micros, parse};
-use crate::files::utc;
-use crate::message::FIELDS;
+use crate::support::files::utc;
+use crate::support::message::FIELDS;
 
 /// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
@@ -75,17 +75,17 @@ impl Parsed {
     }
 }
 
-/// Everything that does not hold, in words, by the name that it is about.
+/// All that is wrong, by name and in words.
 #[derive(Default)]
 pub struct Verdict {
     pub messages: usize,
     /// Messages whose id was there before.
     pub repeats: usize,
-    /// Where no lease was asked for: messages of half a file, which others followed.
+    /// Messages of half a file that others followed, in seeds without leases.
     pub unfinished: usize,
     pub losses: Vec<(String, String)>,
     pub wrong: Vec<(String, String)>,
-    /// Those that no crash excuses.
+    /// Repeats that no crash excuses.
     pub repeated: Vec<(String, String)>,
     pub broken: Vec<(String, String)>,
 }
@@ -100,12 +100,12 @@ impl Verdict {
     }
 }
 
-/// By what it is judged, beside the record and the disk.
+/// What the judgment is based on, beside the record and the disk.
 pub struct Known<'a> {
     pub journal: &'a Journal,
     pub excuses: &'a Excuses,
     pub confirms: Confirms,
-    /// Whether the service has leases, without which half a file can be told of before the whole.
+    /// Whether the service has leases, without which half a file may be published before the whole.
     pub leases: bool,
     /// How long the file system's clock stands still.
     pub tick: Micros,
@@ -137,11 +137,11 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
         verdict.repeats += usize::from(earlier.is_some());
         let before = by_name.insert(message.name.clone(), at);
         let same = |at: &usize| known.is_metadata_alone(&messages[*at].1, &message);
-        // One of an id is enough: the same message cannot be both.
+        // One finding is enough for one message.
         if let Some(at) = earlier.or_else(|| before.filter(same))
             && !known.may_repeat(&messages[at].1, &message)
         {
-            let how = if earlier.is_some() { "repeats" } else { "tells nothing but metadata after" };
+            let how = if earlier.is_some() { "repeats" } else { "has nothing new but metadata after" };
             let what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
             verdict.repeated.push((message.name.clone(), what));
         }
@@ -154,7 +154,7 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
                 verdict.unfinished += 1;
             }
         }
-        // Empty files all look alike: two of them within a tick of the clock cannot be told apart here.
+        // Empty files all look alike: two of them within a tick of the clock cannot be distinguished here.
         let version = (name.clone(), hash.clone(), *size, times.clone());
         let earlier = version_of_id.entry(id.clone()).or_insert_with(|| version.clone());
         if *earlier != version {
@@ -170,19 +170,19 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
 }
 
 impl Known<'_> {
-    /// Whether a message tells nothing new but the time of a change of what is no content, after the one before it.
+    /// Whether nothing but ctime is new in a message, compared with the one before it.
     fn is_metadata_alone(&self, before: &Parsed, message: &Parsed) -> bool {
         let is = |of: &Parsed| (of.hash.clone(), of.size, of.times[0].clone());
         // Empty files all look alike.
         message.size > 0 && is(before) == is(message)
     }
 
-    /// After a crash; or something else was at the name since, for longer than a tick of the clock or after the first was
-    /// confirmed, or its directory went and came back: then the name is told of again, though a version that was there
-    /// before has come back.
+    /// A repeat is allowed after a crash. It is also allowed when the name had another file meanwhile, for longer than
+    /// a tick of the clock or after the first message was confirmed, or when its directory went and came back: then the
+    /// service publishes the name again, though with a version that was there before.
     fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
         let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
-        let confirmed = self.confirms.after(&first.name, first.read);
+        let confirmed = self.confirms.after(&first.name, first.size, first.read);
         let turns = self.journal.turns(&first.name).iter();
         let turns: Vec<&Turn> = turns.filter(|turn| changed < turn.over && turn.begun <= second.read).collect();
         let late = |turn: &&Turn| {
@@ -191,14 +191,14 @@ impl Known<'_> {
         let with_directory = turns.iter().filter(|turn| turn.with_directory).count();
         // The change of the version's own time may be one of them.
         let came_back = turns.iter().any(late) || with_directory > 1 || (first.id != second.id && turns.len() > 1);
-        // After a crash a row may lag, and is not taken for a file of which all but ctime is the same: it could be one that
-        // was taken away, and another told in its place.
-        let booked = confirmed.filter(|_| first.id == second.id);
-        came_back || self.excuses.allow([first.read, second.read], booked)
+        // After a crash a row may be stale, so the service does not trust it for a file that differs in ctime alone:
+        // that file could have been moved away, and another published in its place.
+        let row_since = confirmed.filter(|_| first.id == second.id);
+        came_back || self.excuses.allow([first.read, second.read], row_since)
     }
 }
 
-/// The messages for one name, for whoever looks into a failure.
+/// The messages for one name, for the report of a failure.
 pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
     let mut lines = String::new();
     for (number, entry) in entries.iter().enumerate() {

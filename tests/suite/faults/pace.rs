@@ -1,11 +1,11 @@
-//! Keeps the workload and the fault schedule side by side without a clock: the schedule waits until so
-//! many operations are done, and the workload waits while it is too far ahead of the schedule.
+//! Keeps the workload and the fault schedule side by side without a clock: the schedule waits until so many operations
+//! are done, and the workload waits while it is too far ahead.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Longer than any single step of the other side: a boot of the broker, most of all.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 #[derive(Default)]
 struct State {
@@ -21,7 +21,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The workload's: one operation more is done. Waits for leave to go on; says whether to.
+    /// For the workload: one more operation is done. Waits until it may go on, and returns whether it should.
     pub fn step(&self) -> bool {
         let mut state = self.lock();
         state.done += 1;
@@ -30,20 +30,20 @@ impl Pace {
         !state.ended
     }
 
-    /// The schedule's: lets the workload go on up to so many operations.
+    /// For the schedule: lets the workload go on up to so many operations.
     pub fn allow(&self, operations: usize) {
         let mut state = self.lock();
         state.allowed = state.allowed.max(operations);
         self.changed.notify_all();
     }
 
-    /// The schedule's: returns when so many operations are done.
+    /// For the schedule: returns when so many operations are done.
     pub fn wait_done(&self, operations: usize) {
         let state = self.lock();
         drop(self.wait(state, "the workload's progress", |state| state.done >= operations || state.ended));
     }
 
-    /// Either side's, at its end.
+    /// For either side, at its end.
     pub fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_all();
@@ -55,10 +55,10 @@ impl Pace {
         what: &str,
         enough: impl Fn(&State) -> bool,
     ) -> MutexGuard<'a, State> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let left = deadline.saturating_duration_since(Instant::now());
         let (state, waited) = self.changed.wait_timeout_while(state, left, |state| !enough(state)).expect("pace");
-        assert!(!waited.timed_out(), "{what} did not come within {PATIENCE:?}");
+        assert!(!waited.timed_out(), "{what} did not come within {TIMEOUT:?}");
         state
     }
 
@@ -68,7 +68,7 @@ impl Pace {
     }
 }
 
-/// Ends the pace when it goes, by a panic too, so that the other side does not wait in vain.
+/// Ends the pace when it is dropped, also by a panic, so that the other side does not wait in vain.
 pub struct Ending<'a>(pub &'a Pace);
 
 impl Drop for Ending<'_> {

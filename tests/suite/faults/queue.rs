@@ -1,17 +1,17 @@
-//! The kernel's event queue, and how to overflow it: by a flood, or by making it short. Its length holds
-//! for queues made from then on, on the whole machine: it is changed for one start of the service only,
-//! and only where `scripts/soak` says that it may be.
+//! The kernel's event queue, and how to overflow it: by a flood, or by making it short. The length holds for queues
+//! made from then on, on the whole machine, so it is changed for one start of the service only, and only where
+//! `scripts/soak` allows it.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
-/// The usual length, which is put back. Seeds run side by side, so what one of them finds may be
+/// The usual length, which is restored. Seeds run side by side, so what one of them finds may be
 /// another's.
 const USUAL_VARIABLE: &str = "INGESTOR_FAULT_QUEUE";
 
-/// Opened for writing by turns, for the kernel merges equal events in a row. Their content never changes.
+/// Opened for writing in turn, because the kernel merges equal events in a row. Their content never changes.
 pub const FLOOD: [&str; 2] = ["flood-0", "flood-1"];
 
 /// The usual length, where it may be changed.
@@ -23,7 +23,7 @@ pub fn now() -> usize {
     fs::read_to_string(LIMIT).expect("a limit").trim().parse().expect("a number")
 }
 
-/// Puts the usual length back when it goes.
+/// Restores the usual length when dropped.
 pub struct Shortened(());
 
 impl Shortened {
@@ -35,7 +35,7 @@ impl Shortened {
 impl Drop for Shortened {
     fn drop(&mut self) {
         if let Some(usual) = usual() {
-            fs::write(LIMIT, usual.to_string()).expect("the usual length is put back");
+            fs::write(LIMIT, usual.to_string()).expect("the usual length is restored");
         }
     }
 }

@@ -1,28 +1,29 @@
-//! The oracle's record is a durable queue, not our own log: it is bound before the service starts, it
-//! outlives the broker's restarts, and it is read when all is over.
+//! The oracle's record is a durable queue: it is bound before the service starts, survives the broker's restarts, and
+//! is read in the end.
 
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::Connection;
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
 use tokio::runtime::Runtime;
 
-use crate::consumer::{END_MARK, EXCHANGE, bind_queue, connect, declare_exchange, publish};
+use crate::support::consumer::{END_MARK, connect, publish};
+use crate::support::queue::Queue;
 
 const QUEUE: &str = "record";
 /// Holds one message and refuses, by a nack, what does not fit.
 const REFUSING: &str = "refusing";
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// A message as it stands in the queue.
+/// A message in the queue.
 pub struct Entry {
     pub body: Vec<u8>,
     pub id: Option<String>,
 }
 
-/// Reads on while it is asked to; nothing is acknowledged.
+/// Reads the queue further with each call; nothing is acknowledged.
 pub struct Reader {
     runtime: Runtime,
     _connection: Connection,
@@ -33,60 +34,31 @@ pub struct Reader {
 
 /// Declares the exchange and an empty, durable queue.
 pub fn begin(url: &str) {
-    with_channel(url, async |channel| {
-        declare_exchange(&channel, ExchangeKind::Fanout).await;
-        declare_queue(&channel, QUEUE, FieldTable::default()).await;
-    });
+    Queue::declare(url, QUEUE).bind();
 }
 
-/// Lets every publish be nacked from the second on, though the record gets them all.
+/// Has every publish nacked from the second on, though the record gets them all.
 pub fn begin_refusing(url: &str) {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    with_channel(url, async |channel| declare_queue(&channel, REFUSING, arguments).await);
+    Queue::declare_with_room_for(url, REFUSING, 1).bind();
 }
 
 pub fn end_refusing(url: &str) {
-    with_channel(url, async |channel| delete_queue(&channel, REFUSING).await);
+    Queue::declared(url, REFUSING).delete();
 }
 
-/// From now on no message reaches the record, nor anybody else.
+/// From now on no queue takes a message.
 pub fn unbind(url: &str) {
-    with_channel(url, async |channel| {
-        let arguments = FieldTable::default();
-        channel.queue_unbind(QUEUE.into(), EXCHANGE.into(), "".into(), arguments).await.expect("the queue is unbound");
-    });
+    Queue::declared(url, QUEUE).unbind();
 }
 
 pub fn bind(url: &str) {
-    with_channel(url, async |channel| bind_queue(&channel, QUEUE).await);
+    Queue::declared(url, QUEUE).bind();
 }
 
 /// Leaves the virtual host as it was found.
 pub fn end(url: &str) {
-    with_channel(url, async |channel| {
-        delete_queue(&channel, QUEUE).await;
-        delete_queue(&channel, REFUSING).await;
-    });
-}
-
-fn with_channel<T>(url: &str, conversation: impl AsyncFnOnce(Channel) -> T) -> T {
-    crate::consumer::block_on(async {
-        let connection = connect(url).await.expect("the test connects");
-        let channel = connection.create_channel().await.expect("a channel");
-        tokio::time::timeout(ANSWER, conversation(channel)).await.expect("the broker answers the test")
-    })
-}
-
-async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) {
-    let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(name.into(), options, arguments).await.expect("a queue");
-    bind_queue(channel, name).await;
-}
-
-async fn delete_queue(channel: &Channel, name: &str) {
-    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("the queue is deleted");
+    Queue::declared(url, QUEUE).delete();
+    Queue::declared(url, REFUSING).delete();
 }
 
 impl Reader {
@@ -105,9 +77,9 @@ impl Reader {
         Self { runtime, _connection: connection, deliveries, entries: Vec::new(), ended: false }
     }
 
-    /// Reads at most that long, or until a message has come, and returns all so far.
-    pub fn read(&mut self, patience: Duration) -> &[Entry] {
-        let next = async { tokio::time::timeout(patience, self.deliveries.next()).await };
+    /// Waits for a message, at most that long, and returns all so far.
+    pub fn read(&mut self, timeout: Duration) -> &[Entry] {
+        let next = async { tokio::time::timeout(timeout, self.deliveries.next()).await };
         let Ok(delivery) = self.runtime.block_on(next) else { return &self.entries };
         let delivery = delivery.expect("the queue lives").expect("a delivery");
         if delivery.data == END_MARK {
@@ -119,7 +91,7 @@ impl Reader {
         &self.entries
     }
 
-    /// All there is: a mark of our own is sent behind it and waited for.
+    /// Reads to the end: a message of the test's own is published behind all others and waited for.
     pub fn drain(mut self, url: &str) -> Vec<Entry> {
         publish(url, END_MARK);
         let deadline = Instant::now() + ANSWER;

@@ -1,5 +1,5 @@
-//! What may come twice. Contract 4.3: a version that was confirmed is published again after a crash alone, so the schedule
-//! notes what counts as one, and when; every other repeat is a fault.
+//! What may be published twice: a confirmed version is published again only after a crash, so the schedule notes what
+//! counts as a crash, and when. Every other repeat is an error of the service.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,10 +11,10 @@ use chrono::DateTime;
 pub type Micros = i64;
 
 const SECOND: Micros = 1_000_000;
-/// A row is on disk tens of milliseconds after its confirm; the rest is for a machine busy with other work. What was
-/// confirmed longer ago than this is not told again after a kill.
-const BOOKED: Micros = SECOND / 2;
-/// Published again with pauses that grow, and read long before.
+/// A row is on disk tens of milliseconds after its confirm; the rest is for a machine busy with other work. A version
+/// that was confirmed longer ago is not published again after a kill.
+const ROW_WRITTEN: Micros = SECOND / 2;
+/// A refused message is published again with growing pauses, long after its file was read.
 const REFUSED_FOR: Micros = 20 * SECOND;
 /// The ledger writes some time after the confirm.
 const FULL_FOR: Micros = 5 * SECOND;
@@ -24,7 +24,7 @@ pub fn now() -> Micros {
     since.as_micros().try_into().expect("microseconds that fit")
 }
 
-/// As messages and log lines have it.
+/// Parses a time of a message or a log line.
 pub fn parse(time: &str) -> Option<Micros> {
     DateTime::parse_from_rfc3339(time).ok().map(|time| time.timestamp_micros())
 }
@@ -33,11 +33,11 @@ type Span = (Micros, Micros);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lasting {
-    /// Confirms wait, by an alarm or because the broker stands still.
+    /// Confirms wait, by an alarm or a broker that hangs.
     HeldUp,
-    /// A nack, though the record has it.
+    /// Messages are nacked, though the record has them.
     Refused,
-    /// The ledger's disk, so that rows are missing from it.
+    /// The ledger's disk is full, so that rows are missing.
     Full,
 }
 
@@ -75,8 +75,8 @@ impl Excuses {
         self.over.iter().filter(move |(it, _)| *it == what).map(|(_, span)| *span).chain(open)
     }
 
-    /// Whether a version may be published twice, for events that were read at those two times; and when the first of them
-    /// was confirmed, if the service has said so.
+    /// Whether a version may be published twice, for events that were read at these two times. `confirmed` is when the
+    /// first message was confirmed, if that was logged.
     pub fn allow(&self, times: [Micros; 2], confirmed: Option<Micros>) -> bool {
         let (first, second) = (times[0].min(times[1]), times[0].max(times[1]));
         let between = |time: &&Micros| first <= **time && **time <= second;
@@ -85,31 +85,32 @@ impl Excuses {
             || self.spans(Lasting::Refused).any(|(from, to)| from - REFUSED_FOR <= first && first <= to)
             || self.crashes.iter().filter(between).any(|crash| {
                 let held_up = self.spans(Lasting::HeldUp).any(|(from, to)| from <= *crash && first <= to);
-                held_up || confirmed.is_none_or(|confirmed| confirmed + BOOKED > *crash)
+                held_up || confirmed.is_none_or(|confirmed| confirmed + ROW_WRITTEN > *crash)
             })
     }
 }
 
-/// When the service has said of each name that a message for it was confirmed.
-pub struct Confirms(HashMap<String, Vec<Micros>>);
+/// The times at which the service has logged the confirm of a message, by name.
+pub struct Confirms(HashMap<(String, u64), Vec<Micros>>);
 
 impl Confirms {
     pub fn of(log: &str, data: &Path) -> Self {
-        let mut all: HashMap<String, Vec<Micros>> = HashMap::new();
+        let mut all: HashMap<_, Vec<Micros>> = HashMap::new();
         let start = format!("confirmed path=\"{}/", data.display());
         for line in log.lines() {
             if let Some((before, after)) = line.split_once(&start)
-                && let Some((name, _)) = after.split_once('"')
+                && let Some((name, bytes)) = after.split_once("\" bytes=")
+                && let Ok(bytes) = bytes.parse()
                 && let Some(time) = before.split(' ').next().and_then(parse)
             {
-                all.entry(name.to_owned()).or_default().push(time);
+                all.entry((name.to_owned(), bytes)).or_default().push(time);
             }
         }
         Self(all)
     }
 
-    /// The first one after that time.
-    pub fn after(&self, name: &str, time: Micros) -> Option<Micros> {
-        self.0.get(name)?.iter().copied().find(|confirmed| *confirmed >= time)
+    /// The first one of so many bytes after that time.
+    pub fn after(&self, name: &str, bytes: u64, time: Micros) -> Option<Micros> {
+        self.0.get(&(name.to_owned(), bytes))?.iter().copied().find(|confirmed| *confirmed >= time)
     }
 }

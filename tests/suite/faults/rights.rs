@@ -1,5 +1,5 @@
-//! What is done to files and directories without a byte of theirs changing: rights that are taken and given, by root, from
-//! the service, which is another user; metadata; and files that are too large to be read at all.
+//! Operations that change no byte of a file: rights that root takes from the service and gives back, metadata, and
+//! files that are too large to be read.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use super::Kind;
 use super::name::{Name, Side};
 use super::tree::OPEN_MODE;
 use super::workload::Workload;
-use crate::files::chmod;
-use crate::service::NOBODY;
+use crate::support::files::chmod;
+use crate::support::setup::NOBODY;
 
 const ROOT: u32 = 0;
-/// Of a directory that is open to the service.
+/// The mode of a directory that is open to the service.
 const OPEN_DIRECTORY: u32 = 0o755;
-/// Not to be entered, not to be listed, not to be searched, not to be listed either.
+/// Without search or read permission for the service, in each combination.
 const SHUT_DIRECTORY: [u32; 4] = [0o000, 0o700, 0o744, 0o711];
 const SHUT_FILE: [u32; 3] = [0o000, 0o600, 0o200];
-/// At a time.
+/// Huge files at a time.
 const HUGE_MAX: usize = 2;
-/// Operations that one of them lives for, at most.
+/// How many operations a huge file lives for, at most.
 const HUGE_LIFE: usize = 60;
 
 /// A huge file, and how many operations it has left.
@@ -49,7 +49,7 @@ impl Workload {
         let mode = modes[self.random.below(modes.len())];
         self.tree.set_rights(name, mode, ROOT);
         if self.random.below(2) == 0 {
-            // In a hurry.
+            // At once.
             self.open(name);
         }
     }
@@ -61,7 +61,7 @@ impl Workload {
         self.tree.set_rights(name, mode, owner);
     }
 
-    /// As `umask 077; cp` and `install -m` have it: closed until it is complete, and for a while after.
+    /// The file is closed until it is complete and for a while after, as with `umask 077; cp` and `install -m`.
     fn arrive_shut(&mut self, name: &Name) {
         self.tree.new_mode = 0o600;
         self.rewrite_unlinked(name);
@@ -71,7 +71,7 @@ impl Workload {
         }
     }
 
-    /// One of so many that are closed.
+    /// Opens one of so many closed files and directories.
     pub(super) fn open_some(&mut self, one_of: usize) {
         for name in self.tree.names() {
             if !self.tree.is_link(&name) && !self.tree.is_open(&name) && self.random.below(one_of) == 0 {
@@ -80,7 +80,7 @@ impl Workload {
         }
     }
 
-    /// Of a file that the service can read before and after. Nothing of it makes another version.
+    /// Changes metadata of a file that the service can read before and after. None of it makes another version.
     pub(super) fn touch_metadata(&mut self, name: &Name) {
         match self.random.below(5) {
             0 => {
@@ -104,7 +104,7 @@ impl Workload {
         }
     }
 
-    /// One is made, if there may be one more.
+    /// Makes a huge file, if there may be one more.
     pub(super) fn make_huge(&mut self) {
         let name = Name::top(Side::Data).child(&format!("huge-{}", self.contents));
         self.contents += 1;
@@ -116,7 +116,7 @@ impl Workload {
         }
     }
 
-    /// One operation more is done; those whose time is over go, or all of them.
+    /// Counts one operation and removes the files whose time is over, or all.
     pub(super) fn remove_huge(&mut self, all: bool) {
         let mut kept = std::mem::take(&mut self.huge);
         for huge in kept.extract_if(.., |huge| {

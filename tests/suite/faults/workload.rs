@@ -1,5 +1,5 @@
-//! The writer: a seeded sequence of everything that users do to files, over so few names that their
-//! histories cross. What they do to directories stands in `directories`.
+//! The writer: a seeded sequence of all that users do to files, over so few names that their histories cross.
+//! Operations on directories are in `directories`.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
 use super::rights::Huge;
 use super::tree::{Handle, Open, Tree};
-use crate::files::{Random, noise};
+use crate::support::files::{Random, noise};
 
 const DATA_NAMES: usize = 40;
 /// In each of several directories.
@@ -22,11 +22,11 @@ const STAGING_NAMES: usize = 6;
 const ONE_ON_DIRECTORIES: usize = 5;
 /// Writers that stay open across operations.
 const SLOW_MAX: usize = 3;
-/// Symbolic ones, on both sides.
+/// Symbolic links on both sides.
 const LINKS_MAX: usize = 8;
 /// Between two operations; without any pause they come in bursts.
 const PAUSE_MS: usize = 5;
-/// The one time that files are set back to: 2001-09-09.
+/// The mtime to which files are set back: 2001-09-09.
 const LONG_AGO: i64 = 1_000_000_000;
 
 /// A file that is written in several parts, with other operations between them.
@@ -41,17 +41,17 @@ pub struct Workload {
     seed: u64,
     pub(super) contents: u64,
     slow: Vec<Slow>,
-    /// Whether files and directories are closed to the service: it is another user then.
+    /// Whether files and directories may be closed to the service, which is another user then.
     pub(super) rights: bool,
-    /// Whether there are files that nobody reads to their end.
+    /// Whether there are files too large to be read to their end.
     with_huge: bool,
     pub(super) huge: Vec<Huge>,
-    /// How many of them there were.
+    /// How many huge files there were.
     pub huge_so_far: usize,
     pub tree: Tree,
     /// Operations on directories so far.
     pub on_directories: usize,
-    /// The last ones of directories: from where to where.
+    /// The last renames of directories, from and to.
     pub(super) moves: VecDeque<(Name, Name)>,
 }
 
@@ -89,7 +89,7 @@ impl Workload {
         self
     }
 
-    /// Nothing is closed to the service any more.
+    /// Opens all files and directories to the service.
     pub fn open_all(&mut self) {
         self.open_some(1);
     }
@@ -157,7 +157,7 @@ impl Workload {
         }
     }
 
-    /// One of the ways in which a name can appear.
+    /// Makes the name appear in one of the ways there are.
     fn make(&mut self, name: &Name, other: &Name) {
         match self.random.below(13) {
             0..4 => self.rewrite(name),
@@ -172,7 +172,7 @@ impl Workload {
         }
     }
 
-    /// A symbolic link comes to a name, whatever is there, and leads to another, whatever is there.
+    /// Makes `name` a symbolic link to `target`, whatever they are.
     fn link_to(&mut self, name: &Name, target: &Name) {
         if self.tree.links() >= LINKS_MAX {
             return self.rewrite(name);
@@ -180,7 +180,7 @@ impl Workload {
         if self.tree.is_free(name) {
             return self.tree.symbolic_link(name, name, target);
         }
-        // As `ln -sfn` has it.
+        // As `ln -sfn` does it.
         let staged = self.staged();
         if self.tree.is_free(&staged) {
             self.tree.symbolic_link(&staged, name, target);
@@ -203,7 +203,7 @@ impl Workload {
         }
     }
 
-    /// Made, renamed and removed faster than anybody looks, as by a test of file systems.
+    /// Makes, renames and removes a file faster than events are read, as tests of file systems do.
     fn hurry(&mut self, name: &Name, other: &Name) {
         for _ in 0..=self.random.below(4) {
             if self.tree.is_free(name) || self.random.below(2) == 0 {
@@ -248,7 +248,7 @@ impl Workload {
         self.tree.close(handle);
     }
 
-    /// The same length as before: no size tells the versions apart.
+    /// Writes within the same length, so that no size distinguishes the versions.
     fn overwrite(&mut self, name: &Name) {
         let length = self.tree.length(name);
         let start = self.random.below(length + 1);
@@ -286,7 +286,7 @@ impl Workload {
         }
     }
 
-    /// As editors do: under another name first, then over the old one.
+    /// Writes under another name first and renames that over the old one, as editors do.
     fn save(&mut self, name: &Name) {
         let temporary = if self.random.below(2) == 0 { self.staged() } else { self.data() };
         if temporary == *name || self.tree.is_directory(&temporary) || self.tree.linked(&temporary) {
@@ -333,7 +333,7 @@ impl Workload {
         }
     }
 
-    /// Equal times for many versions of many files.
+    /// Gives many versions of many files the same mtime.
     fn set_back(&mut self, name: &Name) {
         self.tree.retouch(name, "set back", |path| set_modified(path, Some(LONG_AGO)));
     }
@@ -362,7 +362,7 @@ impl Workload {
         directory.child(&format!("file-{:02}", self.random.below(names)))
     }
 
-    /// Mostly small, sometimes nothing, sometimes long enough for a fault to hit its reading.
+    /// Mostly small, sometimes empty, sometimes long enough for a fault to come during the read.
     fn content(&mut self) -> Vec<u8> {
         let length = match self.random.below(100) {
             0..5 => 0,
@@ -373,14 +373,14 @@ impl Workload {
         self.bytes(length)
     }
 
-    /// Never the same twice, unless it is a few bytes only.
+    /// Never the same bytes twice, unless they are few.
     fn bytes(&mut self, length: usize) -> Vec<u8> {
         self.contents += 1;
         noise(length, self.seed << 32 | self.contents)
     }
 }
 
-/// To a time, or to now; the time of access stays.
+/// Sets mtime to a time or to now, and keeps atime.
 fn set_modified(path: &Path, seconds: Option<i64>) {
     let tv_nsec = if seconds.is_some() { 0 } else { UTIME_NOW };
     let last_modification = Timespec { tv_sec: seconds.unwrap_or(0), tv_nsec };

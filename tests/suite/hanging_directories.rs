@@ -1,0 +1,81 @@
+//! A data directory that hangs delays its own files alone, and not the end of the service.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::control::wait_for_health;
+use crate::support::seccomp::io_uring_is_allowed;
+use crate::support::service::Service;
+use crate::support::setup::Setup;
+use crate::support::skip;
+use crate::support::slow_directory::SlowDirectory;
+use crate::support::world::directories;
+
+fn watch_both(slow: &SlowDirectory, fast: &Path, engine: &str) -> Service {
+    // A small window: the slow directory's files are more than may be in flight.
+    let options = ["--output", "stdout", "--workers", "2", "--confirm-window", "16", "--stall-seconds", "15"];
+    let service = Setup::new(&["watch", "--read-engine", engine])
+        .args(&options)
+        .arg("--data-dir")
+        .arg(&slow.path)
+        .arg("--data-dir")
+        .arg(fast)
+        .spawn();
+    service.wait_ready();
+    service
+}
+
+fn delays_its_own_files_alone(engine: &str) {
+    if engine == "io_uring" && !io_uring_is_allowed() {
+        return skip("io_uring is not allowed here");
+    }
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    let service = watch_both(&slow, &fast, engine);
+    slow.set_delay(30);
+    slow.fill(1000);
+    for number in 0..3 {
+        fs::write(fast.join(format!("fast-{number}")), "y").unwrap();
+        service.wait_stdout("a fast directory's file", |line| line.contains(&format!("/fast-{number}\"")));
+    }
+    // Health names it and stays 200, because the other directory's files are published.
+    let socket = service.control_socket();
+    let name = slow.path.to_str().unwrap();
+    wait_for_health(&socket, "a healthy service that names the directory", |status, health| {
+        assert_eq!(status, 200, "{health:#}");
+        health["summary"].as_str().is_some_and(|line| line.starts_with("healthy") && line.contains(name))
+    });
+    service.wait_log("a WARN that names it", |line| line.contains("WARN") && line.contains(name));
+    drop(slow);
+    service
+        .wait_log("the end of the reads that hung", |line| line.contains("cannot be read") || line.contains("again"));
+}
+
+#[test]
+fn a_hanging_directory_delays_its_own_files_alone() {
+    delays_its_own_files_alone("io_uring");
+}
+
+#[test]
+fn a_hanging_directory_delays_its_own_files_with_blocking_reads() {
+    delays_its_own_files_alone("blocking");
+}
+
+/// A read that has begun cannot be canceled and delays the process's end, so that none that takes 5 s may begin late.
+#[test]
+fn slow_reads_do_not_delay_a_stop_beyond_its_limit() {
+    for engine in ["io_uring", "blocking"] {
+        let Some(slow) = SlowDirectory::mount() else { return };
+        let (_root, fast, _) = directories();
+        let service = watch_both(&slow, &fast, engine);
+        slow.set_delay(5);
+        slow.fill(40);
+        fs::write(fast.join("fast"), "y").unwrap();
+        service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
+        let begun = Instant::now();
+        service.stop();
+        // Promised are 10 s. A busy machine may be a little late.
+        assert!(begun.elapsed() < Duration::from_secs(12), "{engine}: the stop took {:?}", begun.elapsed());
+    }
+}

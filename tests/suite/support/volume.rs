@@ -1,0 +1,100 @@
+//! File systems of a test's own: an ext4 on a loop device, and a tmpfs that is small enough to be filled.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Inodes of 128 bytes have no room for nanoseconds (ext4(5)): time stamps are whole seconds.
+pub const WHOLE_SECONDS: [&str; 2] = ["-I", "128"];
+/// The image is sparse: room for all that any test has at a time.
+const IMAGE: u64 = 2 << 30;
+const FILLER: &str = "filler";
+
+/// An ext4 on a loop device, unmounted when dropped.
+pub struct Volume {
+    image: PathBuf,
+    at: PathBuf,
+    /// One loop device for each mount. All stay attached until the end, so that each mount has another device number.
+    devices: Vec<String>,
+}
+
+impl Volume {
+    /// Formats `image` with these options of mkfs.ext4 and mounts it; `None` where that is not possible.
+    pub fn mount(image: &Path, at: &Path, options: &[&str]) -> Option<Self> {
+        File::create(image).and_then(|file| file.set_len(IMAGE)).expect("an image");
+        let mut volume = Self { image: image.to_owned(), at: at.to_owned(), devices: Vec::new() };
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).args(options).arg(image))?;
+        volume.mount_image()?;
+        Some(volume)
+    }
+
+    /// Unmounts it and mounts it again under another device number. No file on it may be open.
+    pub fn remount(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.at).output().expect("umount");
+        assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
+        self.mount_image().expect("the volume is mounted again");
+    }
+
+    fn mount_image(&mut self) -> Option<()> {
+        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(&self.image))?;
+        let device = String::from_utf8_lossy(&attached.stdout).trim().to_owned();
+        self.devices.push(device.clone());
+        run(Command::new("mount").arg(device).arg(&self.at)).map(drop)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        unmount_lazily(&self.at);
+        for device in &self.devices {
+            let _ = Command::new("losetup").arg("--detach").arg(device).output();
+        }
+    }
+}
+
+/// A small tmpfs, unmounted when dropped.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts it on a directory, which it makes, with these options of tmpfs(5); `None` where that is not possible.
+    pub fn mount(at: &Path, options: &str) -> Option<Self> {
+        fs::create_dir_all(at).expect("a directory");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at))?;
+        Some(Self(at.to_owned()))
+    }
+
+    /// Fills it to the last byte.
+    pub fn fill(&self) {
+        let mut filler = File::create(self.0.join(FILLER)).expect("a filler");
+        // Whole blocks come first, then what is left, because SQLite makes do with little.
+        for size in [65_536, 4_096, 1] {
+            while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Undoes `fill`.
+    pub fn free(&self) {
+        fs::remove_file(self.0.join(FILLER)).expect("the filler is removed");
+    }
+
+    /// Whether `path` is the file that `fill` has made.
+    pub fn is_filler(path: &Path) -> bool {
+        path.ends_with(FILLER)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount_lazily(&self.0);
+    }
+}
+
+/// A service that is just being killed may still have files open there.
+fn unmount_lazily(at: &Path) {
+    let _ = Command::new("umount").arg("--lazy").arg(at).output();
+}
+
+fn run(command: &mut Command) -> Option<Output> {
+    command.stdin(Stdio::null()).output().ok().filter(|output| output.status.success())
+}

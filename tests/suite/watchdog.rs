@@ -1,0 +1,117 @@
+//! The watchdog is fed only while every stage makes progress, and `health` reports a stage that stalls.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::broker::Broker;
+use crate::support::control::{health, health_command, wait_for_health};
+use crate::support::setup::Setup;
+use crate::support::wait::TIMEOUT;
+use crate::support::world::directories;
+
+/// The service manager, with the lines that it was notified of so far.
+struct Manager {
+    socket: UnixDatagram,
+    lines: Vec<String>,
+}
+
+impl Manager {
+    fn listen(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("a socket for the notifications");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        Self { socket, lines: Vec::new() }
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, what: &str, enough: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut datagram = [0; 4096];
+        while !enough(&self.lines) {
+            assert!(Instant::now() < deadline, "{what} did not come; the lines so far: {:#?}", self.lines);
+            if let Ok(length) = self.socket.recv(&mut datagram) {
+                self.lines.extend(String::from_utf8_lossy(&datagram[..length]).lines().map(str::to_owned));
+            }
+        }
+    }
+}
+
+fn position(lines: &[String], wanted: &str) -> Option<usize> {
+    lines.iter().position(|line| line.starts_with(wanted))
+}
+
+#[test]
+fn the_watchdog_is_fed_while_every_stage_makes_progress() {
+    let mut broker = Broker::start_with(1);
+    // With the default heartbeat the connection would be closed before the stage counts as stalled.
+    let url = format!("{}?heartbeat=60", broker.vhost());
+    let (_root, data, outside) = directories();
+    let mut manager = Manager::listen(&outside.join("notify.sock"));
+    let mut service = Setup::watch(&data, &url)
+        .args(&["--stall-seconds", "15"])
+        .env("NOTIFY_SOCKET", outside.join("notify.sock"))
+        .env("WATCHDOG_USEC", "1000000")
+        .spawn();
+    service.wait_ready();
+    let socket = service.control_socket();
+    manager.wait_for("READY and a ping behind it", |lines| {
+        position(lines, "READY=1").is_some_and(|ready| position(&lines[ready..], "WATCHDOG=1").is_some())
+    });
+    assert!(
+        position(&manager.lines, "STATUS=healthy").is_some() || position(&manager.lines, "STATUS=starting").is_some()
+    );
+
+    broker.freeze();
+    std::fs::write(data.join("file"), "content").unwrap();
+    manager.wait_for("that it is unhealthy", |lines| position(lines, "STATUS=unhealthy: publish").is_some());
+    let (status, body) = health(&socket);
+    assert_eq!((status, &body["status"]), (503, &Value::from("unhealthy")), "{body:#}");
+    assert_eq!(body["stages"]["publish"]["alive"], false, "{body:#}");
+    assert_eq!(body["stages"]["read"]["alive"], true, "{body:#}");
+    let ended = health_command(&socket).expect_code(1);
+    assert!(ended.stderr.contains("unhealthy: publish"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+
+    broker.thaw();
+    let unhealthy = position(&manager.lines, "STATUS=unhealthy").expect("waited for above");
+    manager.wait_for("that it is healthy again", |lines| position(&lines[unhealthy..], "STATUS=healthy").is_some());
+    let healthy = unhealthy + position(&manager.lines[unhealthy..], "STATUS=healthy").expect("waited for above");
+    assert_eq!(position(&manager.lines[unhealthy..healthy], "WATCHDOG=1"), None, "fed while it was unhealthy");
+    manager.wait_for("a ping again", |lines| position(&lines[healthy..], "WATCHDOG=1").is_some());
+    assert!(service.is_running());
+    service.stop();
+    manager.wait_for("STOPPING", |lines| position(lines, "STOPPING=1").is_some());
+}
+
+#[test]
+fn a_blocked_broker_is_not_unhealthy() {
+    let broker = Broker::start_with(1);
+    let (_root, data, _) = directories();
+    let service = Setup::watch(&data, &broker.vhost()).args(&["--stall-seconds", "15"]).spawn();
+    service.wait_ready();
+    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    std::fs::write(data.join("file"), "content").unwrap();
+    let socket = service.control_socket();
+    let (status, body) = wait_for_health(&socket, "a blocked broker", |_, health| {
+        health["broker"] == "blocked" && health["stages"]["publish"]["waiting"] == 1
+    });
+    assert_eq!((status, &body["status"]), (200, &Value::from("healthy")), "{body:#}");
+    assert!(body["summary"].as_str().is_some_and(|line| line.contains("takes no messages")), "{body:#}");
+    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"]);
+    service.wait_log("that it takes messages again", |line| line.contains("takes messages again"));
+}
+
+#[test]
+fn totals_are_logged_once_a_minute_while_there_is_work() {
+    let (_root, data, _) = directories();
+    let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
+    service.wait_ready();
+    std::fs::write(data.join("file"), "content").unwrap();
+    service.wait_log_within(2 * TIMEOUT, "the totals", |line| {
+        line.contains("in the last minute: 1 files read, 1 messages confirmed (7 bytes)")
+    });
+    let ended = service.stop();
+    assert_eq!(ended.stderr.matches("in the last minute").count(), 1, "{}", ended.stderr);
+}
