@@ -9,7 +9,7 @@ mod common;
 use std::hint::black_box;
 
 use apollonia_ingestor::bench::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
-use apollonia_ingestor::bench::scheduler::{Scheduler, Turn};
+use apollonia_ingestor::bench::scheduler::{Request, Scheduler};
 use apollonia_ingestor::bench::{CHUNK_BYTES, Digests, FILES_IN_FLIGHT, Hasher, Xxh128Stream};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
@@ -114,10 +114,10 @@ fn messages(criterion: &mut Criterion) {
     let scheduler = Scheduler::default();
     let hash_all = async || {
         let all = messages.iter().map(async |message| {
-            let mut turn = Box::<Turn<&[u8]>>::default();
-            turn.add(&message[..], message.len());
-            turn.end();
-            scheduler.hash(turn).await.digest()
+            let mut request = Box::<Request<&[u8]>>::default();
+            request.add(&message[..], message.len());
+            request.end();
+            scheduler.hash(request).await.digest()
         });
         tokio::select! {
             digests = join_all(all) => digests,

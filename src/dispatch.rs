@@ -1,4 +1,4 @@
-//! The source's side of the stages: it hands in jobs, as many as there is room for, and gets each one's report back.
+//! The source's side of the stages: it dispatches as many jobs as there is room for, and completes each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use crate::mailbox::{Mailbox, Notice, Sender};
 use crate::progress::{self, Progress};
 use crate::queue::{Deadline, Queue};
 
-/// How long the files in progress and their confirms are waited for at the end. The contract allows 10 s; a
-/// container engine kills after 10 s.
+/// How long the end waits for files in progress and for their confirms. The contract allows 10 s; a container engine
+/// kills after 10 s.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// After so much of it no file and no piece of one is begun any more: a read that hangs in the kernel holds up the
-/// process's end, and one of 5 s that begins now ends within the contract's 10 s.
+/// The part of it after which no file and no further piece of one is begun: a read that hangs in the kernel delays the
+/// end of the process, and one of 5 s that begins now ends within the contract's 10 s.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the end looks whether what is still in progress only waits for a queue.
+/// How often the end checks whether all that is in flight only waits for a queue.
 pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 
-/// How long the threads' own end is waited for after that: closing the connection is one round trip.
+/// How long the end waits for the threads after that: closing the connection is one round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Letters that are no reports: a failure of each stage, and the signal to stop.
+/// Notices that are no reports: a failure of each stage, and the signal to stop.
 pub(crate) const NOTICES_BESIDE_REPORTS: usize = 8;
 
-/// The running stages behind a source.
+/// The running stages behind a source, and the jobs in flight.
 pub struct Dispatcher {
-    /// What comes back.
+    /// Reports and other notices from the stages.
     pub mailbox: Mailbox,
-    /// For the signals' thread.
+    /// The way into the mailbox, for the signals' thread.
     pub sender: Sender,
-    /// The read engine's name.
+    /// The name of the read engine.
     pub engine: &'static str,
-    /// Hashing threads.
+    /// The number of hashing threads.
     pub workers: usize,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) progress: Arc<Progress>,
@@ -49,107 +49,127 @@ pub struct Dispatcher {
     pub(crate) ended: bool,
 }
 
-/// One file system's jobs.
+/// The jobs of one file system.
 pub(crate) struct Volume {
-    /// For whoever asks what waits where.
-    pub(crate) signs: Arc<progress::Volume>,
-    pub(crate) small: Share,
-    pub(crate) large: Share,
-    /// Found to be large, and not handed to the readers again yet. Their source holds each of them in its own bound.
-    aside: VecDeque<Job>,
-}
-
-/// Jobs between a queue's entry and their reports.
-pub(crate) struct Share {
-    pub(crate) queue: Arc<Queue>,
-    in_flight: usize,
-    most: usize,
-}
-
-impl Share {
-    fn new(most: usize) -> Self {
-        Self { queue: Arc::new(Queue::new(most)), in_flight: 0, most }
-    }
-
-    fn room(&self) -> usize {
-        self.most - self.in_flight
-    }
+    /// Its progress, which health and metrics read.
+    pub(crate) progress: Arc<progress::Volume>,
+    pub(crate) small: InFlight,
+    pub(crate) large: InFlight,
+    /// Jobs of large files that wait for room in the queue for such files. The source's own bound holds each of them.
+    large_waiting: VecDeque<Job>,
 }
 
 impl Volume {
-    pub(crate) fn new(most: usize, directories: String) -> Self {
-        let signs = Arc::new(progress::Volume::new(directories));
-        Self { signs, small: Share::new(most), large: Share::new(most), aside: VecDeque::new() }
+    /// Makes a volume that has `bound` jobs of small files, and as many of large ones, in flight at most.
+    pub(crate) fn new(bound: usize, directories: String) -> Self {
+        let progress = Arc::new(progress::Volume::new(directories));
+        Self { progress, small: InFlight::new(bound), large: InFlight::new(bound), large_waiting: VecDeque::new() }
     }
 
-    fn hand_in(&mut self, mut jobs: Vec<Job>, large: bool) {
-        // One that comes again is found to be large again.
+    /// Puts jobs into the queue for small or for large files.
+    fn submit(&mut self, mut jobs: Vec<Job>, large: bool) {
+        // A job that the source submits again starts as a small one again.
         jobs.iter_mut().for_each(|job| job.large = large);
-        let share = if large { &mut self.large } else { &mut self.small };
-        share.in_flight += jobs.len();
         if large {
-            self.signs.large.fetch_add(jobs.len(), Ordering::Relaxed);
+            self.progress.large.fetch_add(jobs.len(), Ordering::Relaxed);
         }
-        self.signs.read.add(jobs.len());
-        share.queue.hand_in(jobs);
+        self.progress.read.add(jobs.len());
+        self.in_flight_mut(large).submit(jobs);
     }
 
-    /// Takes a report in; one that says that the file is large is none of the source's.
-    fn take_back(&mut self, report: Report) -> Option<Report> {
-        let share = if report.job.large { &mut self.large } else { &mut self.small };
-        share.in_flight -= 1;
+    /// Completes a job and returns its report, unless the report says that the file is large: then the job waits for
+    /// the queue of large files, and the source does not see the report.
+    fn complete(&mut self, report: Report) -> Option<Report> {
+        self.in_flight_mut(report.job.large).complete();
         if !matches!(report.outcome, Outcome::Unread(Unread::Large)) {
             return Some(report);
         }
-        self.aside.push_back(report.job);
+        assert!(!report.job.large, "a job is found to be large once");
+        self.large_waiting.push_back(report.job);
         None
     }
 
-    /// Hands large files to the readers while there is room.
-    fn go_on(&mut self) {
-        let count = self.large.room().min(self.aside.len());
+    /// Dispatches waiting jobs of large files while there is room.
+    fn dispatch_large(&mut self) {
+        let count = self.large.room().min(self.large_waiting.len());
         if count > 0 {
-            let jobs = self.aside.drain(..count).collect();
-            self.hand_in(jobs, true);
+            let jobs = self.large_waiting.drain(..count).collect();
+            self.submit(jobs, true);
         }
     }
 
-    /// Jobs of it that can be in flight at once.
-    pub(crate) fn most(&self) -> usize {
-        self.small.most + self.large.most
+    fn in_flight_mut(&mut self, large: bool) -> &mut InFlight {
+        if large { &mut self.large } else { &mut self.small }
+    }
+
+    /// The most jobs that can be in flight at once.
+    pub(crate) fn bound(&self) -> usize {
+        self.small.bound + self.large.bound
     }
 
     fn in_flight(&self) -> usize {
-        self.small.in_flight + self.large.in_flight + self.aside.len()
+        self.small.count + self.large.count + self.large_waiting.len()
+    }
+}
+
+/// The jobs between one queue's entry and their reports.
+pub(crate) struct InFlight {
+    pub(crate) queue: Arc<Queue>,
+    count: usize,
+    bound: usize,
+}
+
+impl InFlight {
+    fn new(bound: usize) -> Self {
+        Self { queue: Arc::new(Queue::new(bound)), count: 0, bound }
+    }
+
+    fn room(&self) -> usize {
+        self.bound - self.count
+    }
+
+    fn submit(&mut self, jobs: Vec<Job>) {
+        self.count += jobs.len();
+        assert!(self.count <= self.bound, "more jobs are in flight than the bound, on which each channel's size rests");
+        self.queue.push(jobs);
+    }
+
+    fn complete(&mut self) {
+        assert!(self.count > 0, "a job has one report");
+        self.count -= 1;
     }
 }
 
 impl Dispatcher {
-    /// How many jobs of each volume may be handed in now, in the order of their numbers ([`Root::volume`](crate::files::root::Root::volume)).
+    /// How many jobs of each volume may be submitted now, in the order of
+    /// [`Root::volume`](crate::files::root::Root::volume).
     #[must_use]
     pub fn rooms(&self) -> Vec<usize> {
         self.volumes.iter().map(|volume| volume.small.room()).collect()
     }
 
-    /// How many jobs of whatever volume may be handed in now.
+    /// How many jobs may be submitted now, whichever volumes they are of.
     #[must_use]
     pub fn room(&self) -> usize {
         self.volumes.iter().map(|volume| volume.small.room()).min().unwrap_or(0)
     }
 
-    /// Whether jobs are on their way.
+    /// Whether jobs are in flight.
     #[must_use]
     pub fn busy(&self) -> bool {
         self.in_flight() > 0
     }
 
-    /// Jobs on their way.
+    /// The number of jobs in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.volumes.iter().map(Volume::in_flight).sum()
     }
 
-    /// Hands in a batch of at most as many jobs of each volume as [`Dispatcher::rooms`] says.
+    /// Dispatches a batch. It must have no more jobs of a volume than [`Dispatcher::rooms`] says.
+    ///
+    /// # Panics
+    /// When it has more, or a job of an unknown volume.
     pub fn submit(&mut self, batch: impl IntoIterator<Item = Job>) {
         let mut batch: Vec<Job> = batch.into_iter().collect();
         let several = self.volumes.len() > 1;
@@ -157,54 +177,52 @@ impl Dispatcher {
             let of_volume = |job: &mut Job| !several || job.directory.root().volume() == number;
             let own: Vec<Job> = batch.extract_if(.., of_volume).collect();
             if !own.is_empty() {
-                volume.hand_in(own, false);
+                volume.submit(own, false);
             }
         }
+        assert!(batch.is_empty(), "each job is of a volume that was there at start");
     }
 
-    /// Whether a message may have reached somebody, or may still, whose confirm has not come: files that are being read, and
-    /// messages that came back for want of a queue, are none.
+    /// Whether a message without a confirm may have reached the broker's consumers, or still may. Files that are being
+    /// read, and messages that were returned because no queue is bound, are not counted.
     #[must_use]
     pub fn may_have_told(&self) -> bool {
-        let handed_on = self.progress.publish.waiting();
+        let unpublished = self.progress.publish.waiting();
         !self.ended
             || self.progress.metrics.unconfirmed_messages.get() > 0
-            || handed_on != 0 && handed_on != self.progress.unroutable()
+            || unpublished != 0 && unpublished != self.progress.unroutable()
     }
 
-    /// Whether nothing is on its way but messages that wait until a queue is bound: nobody can say how long that takes. One
-    /// that was published to see whether it is, and is not answered yet, may have reached a queue.
+    /// Whether nothing is in flight but messages that wait until a queue is bound, which can take any time. A message
+    /// that was published to find out, and that is neither returned nor confirmed yet, may have reached a queue.
     #[must_use]
     pub fn waits_for_a_queue(&self) -> bool {
         let unanswered = self.progress.metrics.unconfirmed_messages.get();
         self.busy() && self.progress.unroutable() == self.in_flight() && unanswered == 0
     }
 
-    /// The next letter; reported jobs are on their way no more.
+    /// The next notice. Jobs that it reports are completed: they are in flight no more.
     pub fn next_notice(&mut self) -> Option<Notice> {
         let notice = self.mailbox.take()?;
         let Notice::Reports(reports) = notice else { return Some(notice) };
         let volumes = &mut self.volumes;
-        let taken_back = |report: Report| match volumes.get_mut(report.job.directory.root().volume()) {
-            Some(volume) => volume.take_back(report),
-            None => Some(report), // of no job of ours
-        };
-        let reports = reports.into_iter().filter_map(taken_back).collect();
-        self.volumes.iter_mut().for_each(Volume::go_on);
+        let complete = |report: Report| volumes[report.job.directory.root().volume()].complete(report);
+        let reports = reports.into_iter().filter_map(complete).collect();
+        self.volumes.iter_mut().for_each(Volume::dispatch_large);
         Some(Notice::Reports(reports))
     }
 
-    /// Gives up what waits aside: the end has begun, and none of it has.
+    /// Drops the jobs of large files that wait for their queue, because the end has begun and none of them has.
     pub fn begin_no_more(&mut self) {
-        self.volumes.iter_mut().for_each(|volume| volume.aside.clear());
+        self.volumes.iter_mut().for_each(|volume| volume.large_waiting.clear());
     }
 
-    /// Gives up what is not being read yet, and further pieces of what is.
+    /// Ends reading: no further file, and no further piece of a file, is begun.
     pub fn read_no_more(&self) {
         self.deadline.end();
     }
 
-    /// Ends the stages; what they still hold has been waited for already. What they have reported by then is in the mailbox.
+    /// Ends the stages. The caller has waited for the jobs in flight; late reports are in the mailbox.
     ///
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails.
@@ -219,7 +237,7 @@ impl Dispatcher {
             while !thread.is_finished() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Ok(()); // they hold what can't be had any more; the process's end ends them
+                    return Ok(()); // a thread hangs in a call; the end of the process ends it
                 }
                 self.mailbox.sleep(None, Some(left.min(pause)))?;
                 pause = (2 * pause).min(Duration::from_millis(5));
@@ -228,5 +246,65 @@ impl Dispatcher {
         }
         self.ended = true;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::files::directory::Directory;
+    use crate::files::root::Root;
+    use crate::files::version::Stamp;
+    use crate::message::EventType;
+
+    fn jobs(count: usize) -> Vec<Job> {
+        let root = Arc::new(Root::new(File::open("/").unwrap().into(), b"/"));
+        let directory = Arc::new(Directory::new(&root, b""));
+        let job = |number: usize| Job {
+            directory: Arc::clone(&directory),
+            name: number.to_string().into_bytes().into(),
+            event: EventType::Create,
+            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            known: None,
+            within: None,
+            invalidate_first: false,
+            large: false,
+        };
+        (0..count).map(job).collect()
+    }
+
+    fn unread(job: Job, unread: Unread) -> Report {
+        Report { job, outcome: Outcome::Unread(unread) }
+    }
+
+    #[test]
+    fn a_large_file_leaves_its_room_to_small_ones_and_is_completed_once() {
+        let mut volume = Volume::new(2, String::new());
+        volume.submit(jobs(2), false);
+        assert_eq!(volume.small.room(), 0);
+        let job = volume.small.queue.try_next().unwrap();
+        assert!(volume.complete(unread(job, Unread::Large)).is_none());
+        assert_eq!((volume.small.room(), volume.in_flight()), (1, 2));
+        volume.dispatch_large();
+        let job = volume.large.queue.try_next().unwrap();
+        assert!(job.large && volume.complete(unread(job, Unread::Gone)).is_some());
+        assert_eq!((volume.small.room(), volume.large.room(), volume.in_flight()), (1, 2, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "more jobs are in flight than the bound")]
+    fn no_more_jobs_are_in_flight_than_the_bound() {
+        let mut volume = Volume::new(2, String::new());
+        volume.submit(jobs(2), false);
+        volume.submit(jobs(1), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "a job has one report")]
+    fn no_job_has_two_reports() {
+        let mut volume = Volume::new(2, String::new());
+        jobs(1).into_iter().for_each(|job| drop(volume.complete(unread(job, Unread::Gone))));
     }
 }

@@ -1,4 +1,4 @@
-//! A file on its way: what is asked for, and what became of it.
+//! A file on its way through the stages: the job, its message, and the report of how it ended.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -13,39 +13,40 @@ use crate::message::EventType;
 /// A file to be read and published.
 #[derive(Debug)]
 pub struct Job {
-    /// Where it is.
+    /// The directory that the file is in.
     pub directory: Arc<Directory>,
-    /// Its name there.
+    /// The file's name in that directory.
     pub name: Name,
-    /// How its version came to its path.
+    /// How this version came to its path, as the message says it.
     pub event: EventType,
-    /// When the event was read.
+    /// The time at which the event was read.
     pub seen_at: Stamp,
-    /// What was confirmed last for this path, if anything: the same again is not published.
+    /// What was confirmed last for this path, if anything. The same content of the same version is not published again.
     pub known: Option<Known>,
-    /// The inode of the directory that is meant, where a rename can put another in its place.
+    /// The inode of the directory, where a rename can put another directory at its path.
     pub within: Option<u64>,
-    /// What the ledger holds may be of a file that can come back to this path as it was: it has to be forgotten before
-    /// another is told.
+    /// The ledger's row may be of a file that can come back to this path unchanged, so the row has to be invalidated
+    /// before another version is published.
     pub invalidate_first: bool,
-    /// It was found to be large, and its turn has come: the pipeline says so, and not the source.
+    /// The job is in the queue for large files. The dispatcher sets this, and the source does not.
     pub large: bool,
 }
 
 impl Job {
-    /// Whether this version may be told.
+    /// Checks before reading that this version may be published.
     ///
     /// # Errors
-    /// [`Unread::StaleRow`].
+    /// [`Unread::StaleRow`] when the ledger's row is of another version and has to be invalidated first.
     pub fn admit(&self, version: &Version) -> Result<(), Unread> {
         let another = |known: Known| known != Known::PUBLISHED && !known.may_be(version);
         if self.invalidate_first && self.known.is_some_and(another) { Err(Unread::StaleRow) } else { Ok(()) }
     }
 
-    /// Whether what was read is what was confirmed last.
+    /// Whether the version and content that were read are what was confirmed last.
     ///
     /// # Errors
-    /// [`Unread::StaleRow`]: it is not, and may not be told yet. That showed only when it was read.
+    /// [`Unread::StaleRow`] when they are not and the ledger's row has to be invalidated first. Only the content shows
+    /// that where [`Job::admit`] had to let the version pass.
     pub fn is_known(&self, version: &Version, digests: &Digests) -> Result<bool, Unread> {
         match self.known {
             Some(known) if known.is(version, digests) => Ok(true),
@@ -55,84 +56,85 @@ impl Job {
     }
 }
 
-/// What was confirmed for a path: its version and its content, by hashes.
+/// What was confirmed for a path: hashes of its version and its content, in 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// [`Version::fingerprint`].
     version: u64,
-    /// [`Version::fingerprint_without_ctime`] but for its last bit, which is [`RACY`]. Nothing in the others: the version
-    /// counts as a whole only.
+    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all
+    /// others are 0, only the whole version is compared.
     data: u64,
-    /// The first half of the content's SHA-256; nothing when only the version is known.
+    /// The first 8 bytes of the content's SHA-256; `None` when only the version is known.
     content: Option<NonZeroU64>,
-    /// The inode's number.
     inode: u64,
 }
 
-/// See [`Known::is_racy`].
+const _: () = assert!(size_of::<Known>() == 32);
+
+/// The bit of [`Known::is_racy`].
 const RACY: u64 = 1;
 
 impl Known {
-    /// Of a path that had a message, of whatever file: it equals nothing that is read.
+    /// The path had a message, of a version that is not known any more: it equals no file that is read.
     pub const PUBLISHED: Self = Self { version: 0, data: 0, content: None, inode: 0 };
 
-    /// Of what was read. `racy`: see [`Version::is_racy`].
+    /// From a version and the content that was read of it. `racy`: see [`Version::is_racy`].
     #[must_use]
     pub fn new(version: &Version, digests: &Digests, racy: bool) -> Self {
         Self { content: content(digests), ..Self::seen(version, racy) }.exact(version)
     }
 
-    /// Of a file that was there before us, and has not been read.
+    /// From the version of a file that was there before the service started and has not been read.
     #[must_use]
     pub fn seen(version: &Version, racy: bool) -> Self {
         Self { version: version.fingerprint(), data: u64::from(racy), content: None, inode: version.inode }
     }
 
-    /// The same, where it may not be what was told last unless the whole version agrees, ctime too.
+    /// A copy that matches only the whole version, ctime included, because it may not be what was published last.
     #[must_use]
     pub fn by_version_only(self) -> Self {
         Self { data: self.data & RACY, ..self }
     }
 
-    /// The same, once it is certain to be what was told last: of this version.
+    /// A copy for this version, once it is certain to be what was published last.
     #[must_use]
     pub fn exact(self, version: &Version) -> Self {
         let data = version.fingerprint_without_ctime() & !RACY | self.data & RACY;
         Self { data: if self.content.is_some() { data } else { self.data }, ..self }
     }
 
-    /// Whether it is certain to be what was told last: not of [`Known::by_version_only`].
+    /// Whether it is certain to be what was published last; `false` after [`Known::by_version_only`].
     #[must_use]
     pub fn is_exact(self) -> bool {
         self.content.is_none() || self.data & !RACY != 0
     }
 
-    /// Whether the content is known, and not the version alone.
+    /// Whether the content is known, beside the version.
     #[must_use]
     pub fn is_read(self) -> bool {
         self.content.is_some()
     }
 
-    /// The number of the inode that it is of.
+    /// The inode of the version.
     #[must_use]
     pub fn inode(self) -> u64 {
         self.inode
     }
 
-    /// Whether it is of the version with this fingerprint.
+    /// Whether its version has this fingerprint.
     #[must_use]
     pub fn is_of_fingerprint(self, version: u64) -> bool {
         self.version == version
     }
 
-    /// Whether it is of this version.
+    /// Whether it is this version, ctime included.
     #[must_use]
     pub fn is_of(self, version: &Version) -> bool {
         self.version == version.fingerprint()
     }
 
-    /// Whether a file of this version may be the one that is known: it is of this version, or of another one with all but
-    /// ctime the same, which the content decides.
+    /// Whether a file of this version may be the known one: the version is the same, or differs in ctime alone, so that
+    /// the content decides.
     #[must_use]
     pub fn may_be(self, version: &Version) -> bool {
         let without_ctime = || {
@@ -142,13 +144,13 @@ impl Known {
         self.is_of(version) || self.content.is_some() && without_ctime()
     }
 
-    /// Whether the version may hide a later change, so that the content has to be looked at once more.
+    /// Whether the version may hide a later change, so that the content has to be read once more.
     #[must_use]
     pub fn is_racy(self) -> bool {
         self.data & RACY != 0
     }
 
-    /// Whether this version with this content is what is known.
+    /// Whether this version with this content is the known one.
     #[must_use]
     pub fn is(self, version: &Version, digests: &Digests) -> bool {
         self.may_be(version) && self.content == content(digests)
@@ -156,20 +158,20 @@ impl Known {
 }
 
 fn content(digests: &Digests) -> Option<NonZeroU64> {
-    let mut half = [0; 8];
-    half.copy_from_slice(&digests.sha256[..8]);
-    // 0 would mean "unknown"; as a hash it is worth no more than 1.
-    NonZeroU64::new(u64::from_le_bytes(half)).or(NonZeroU64::new(1))
+    let mut first = [0; 8];
+    first.copy_from_slice(&digests.sha256[..8]);
+    // 0 would mean "unknown", so a hash of 0 becomes 1.
+    NonZeroU64::new(u64::from_le_bytes(first)).or(NonZeroU64::new(1))
 }
 
-/// A message on its way to the output.
+/// A message on its way to the output, with the job that it came from.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The JSON.
+    /// The message's body, in JSON.
     pub body: Box<[u8]>,
-    /// The message id.
+    /// The message id, which depends on path, version and content alone.
     pub id: u128,
-    /// The path, where it is not UTF-8.
+    /// The path's bytes, where it is not UTF-8.
     pub raw_path: Option<Vec<u8>>,
     /// The version that was read.
     pub version: Version,
@@ -179,12 +181,12 @@ pub struct Outgoing {
     pub linked: bool,
     /// The digests of its content.
     pub digests: Digests,
-    /// The job that it answers.
+    /// The job that this message came from.
     pub job: Job,
 }
 
 impl Outgoing {
-    /// The job's end, once the output has confirmed the message.
+    /// The job's report, once the output has confirmed the message.
     #[must_use]
     pub fn confirmed(self) -> Report {
         let Self { job, version, racy, linked, digests, .. } = self;
@@ -192,12 +194,12 @@ impl Outgoing {
     }
 }
 
-/// What became of a job.
+/// The end of a job: each job that was dispatched has exactly one report.
 #[derive(Debug)]
 pub struct Report {
-    /// The job.
+    /// The job that ended.
     pub job: Job,
-    /// Its end.
+    /// How it ended.
     pub outcome: Outcome,
 }
 
@@ -215,7 +217,7 @@ pub enum Outcome {
         /// The digests of its content.
         digests: Digests,
     },
-    /// The file is what was confirmed last; no message.
+    /// The file is what was confirmed last, so it has no message.
     Unchanged {
         /// The version that was read.
         version: Version,
@@ -224,7 +226,7 @@ pub enum Outcome {
         /// The digests of its content.
         digests: Digests,
     },
-    /// No message now, and why.
+    /// The file has no message now, for this reason.
     Unread(Unread),
 }
 
@@ -233,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_needs_version_and_content() {
+    fn known_compares_version_and_content() {
         let stamp = Stamp { seconds: 0, nanoseconds: 0 };
         let version = Version { inode: 1, size: 1, modified: stamp, changed: stamp };
         let later = Stamp { seconds: 1, nanoseconds: 0 };

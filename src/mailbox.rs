@@ -1,4 +1,4 @@
-//! The stages' way back to the source of work: a bounded channel, and a descriptor to sleep on beside others.
+//! Notices from the stages to the source of jobs: a bounded channel, and an eventfd that poll(2) can wait for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,66 +12,68 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::job::Report;
 
-/// What a source finds in its mailbox.
+/// A notice in the mailbox of a source.
 #[derive(Debug)]
 pub enum Notice {
-    /// Jobs' ends, as many as came together.
+    /// Reports of jobs, as many as came together.
     Reports(Vec<Report>),
-    /// A stage cannot go on.
+    /// A stage has failed and cannot continue.
     Failed(Error),
-    /// SIGINT or SIGTERM.
+    /// SIGINT or SIGTERM arrived.
     Stop,
 }
 
-/// The stages' way back to the source.
+/// The end of the mailbox that each stage has a clone of.
 #[derive(Clone)]
 pub struct Sender {
     notices: SyncSender<Notice>,
     waker: Arc<Waker>,
 }
 
-/// The source's end of it: a channel, and a descriptor to sleep on beside others.
+/// The source's end of the mailbox.
 pub struct Mailbox {
     notices: Receiver<Notice>,
+    /// A notice that ended a sleep before it began.
     first: Option<Notice>,
     waker: Arc<Waker>,
 }
 
-/// Rung only when the source is about to sleep, so that a busy pipeline makes no system calls for it.
+/// Wakes the source. It is used only when the source sleeps, so that a busy pipeline makes no system calls for it.
 struct Waker {
     eventfd: OwnedFd,
     sleeping: AtomicBool,
 }
 
 impl Sender {
-    /// Hands jobs' ends to the source, if there are any.
+    /// Sends reports to the source, if there are any.
     pub fn report(&self, reports: Vec<Report>) {
         if !reports.is_empty() {
             self.send(Notice::Reports(reports));
         }
     }
 
-    /// Tells the source that a stage cannot go on.
+    /// Notifies the source that a stage cannot continue.
     pub fn fail(&self, error: Error) {
         self.send(Notice::Failed(error));
     }
 
-    /// Tells the source to come to an end.
+    /// Asks the source to end.
     pub fn stop(&self) {
         self.send(Notice::Stop);
     }
 
-    /// Reports a failure when the thread that holds it panics: nothing may wait for its reports for ever.
+    /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the
+    /// reports of that thread or task without end.
     #[must_use]
     pub fn guard_panics(self) -> PanicGuard {
         PanicGuard(self)
     }
 
     fn send(&self, notice: Notice) {
-        // A source that has ended reads no more letters.
+        // A source that has ended reads no more notices.
         let _ = self.notices.send(notice);
         if self.waker.sleeping.swap(false, Ordering::SeqCst) {
-            // The counter cannot overflow: it is rung once a sleep.
+            // The counter cannot overflow, because it is written once a sleep.
             let _ = rustix::io::write(&self.waker.eventfd, &1u64.to_ne_bytes());
         }
     }
@@ -89,7 +91,7 @@ impl Drop for PanicGuard {
 }
 
 impl Mailbox {
-    /// For so many letters.
+    /// Makes a mailbox for `bound` notices.
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no descriptor for it.
@@ -101,18 +103,18 @@ impl Mailbox {
         Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
     }
 
-    /// The next letter, if there is one.
+    /// The next notice, if there is one.
     pub fn take(&mut self) -> Option<Notice> {
         self.first.take().or_else(|| self.notices.try_recv().ok())
     }
 
-    /// Sleeps until a letter comes, `also` becomes readable, or the time is over.
+    /// Sleeps until a notice comes, `also` becomes readable, or `longest` is over.
     ///
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
     pub fn sleep(&mut self, also: Option<BorrowedFd<'_>>, longest: Option<Duration>) -> Result<(), Error> {
         self.waker.sleeping.store(true, Ordering::SeqCst);
-        // A letter sent before the line above rang no bell.
+        // A notice that was sent before the line above did not write to the eventfd.
         match self.notices.try_recv() {
             Ok(notice) => {
                 self.waker.sleeping.store(false, Ordering::SeqCst);
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_wakes_a_sleeper_and_none_is_lost() {
+    fn a_notice_wakes_a_sleeper_and_none_is_lost() {
         let (sender, mut mailbox) = Mailbox::new(4).unwrap();
         let sender = std::thread::spawn(move || {
             for _ in 0..10_000 {

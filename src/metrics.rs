@@ -201,7 +201,7 @@ impl Metrics {
             Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
             Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
-            Outcome::Unread(Unread::Busy) => self.busy.inc(),
+            Outcome::Unread(Unread::Busy(_)) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
             Outcome::Unread(Unread::NotRegular | Unread::StaleRow | Unread::Large | Unread::Stopped) => {}
         }

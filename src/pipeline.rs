@@ -1,10 +1,11 @@
-//! The wiring: every thread, every channel and every bound between a source of work and its confirms.
+//! The wiring: each thread, each channel and each bound between a source of jobs and its confirms.
 //!
-//! A source (the watch, or a scan) hands in jobs while there is room for their volume ([`Dispatcher::rooms`]) and gets exactly one
-//! [`Report`](crate::job::Report) for each. The number of jobs between the two is bounded, and every channel is large enough for
-//! all of them: no stage ever waits for a full channel in a circle, and a slow broker slows reading. Each volume has a
-//! bound of its own, so that one that hangs keeps no other's files out; and what the readers find to be large gives its
-//! place up and waits aside, so that no number of large files keeps a small one out.
+//! A source (the watch, or a scan) submits jobs while there is room for their volume ([`Dispatcher::rooms`]) and gets
+//! exactly one [`Report`](crate::job::Report) for each. The number of jobs in flight is bounded, and each channel has
+//! room for all of them, so no stage ever waits for a full channel, and a slow broker slows reading. Each volume has a
+//! bound of its own, so that a volume that hangs does not keep the files of others waiting. A job whose file is found
+//! to be large moves to a second queue with a bound of its own, so that no number of large files keeps a small one
+//! waiting.
 
 use std::sync::Arc;
 
@@ -26,19 +27,19 @@ use crate::read::readers::Readers;
 /// Starts the readers, then the output (for AMQP: connected, exchange declared).
 ///
 /// # Errors
-/// What keeps one of them from starting.
+/// The first failure of a reader or of the output to start.
 pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Progress>) -> Result<Dispatcher, Error> {
     let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
     let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
         .enumerate()
         .map(|(number, workers)| {
-            // A window of messages unconfirmed, and a thread's fill of files being read and waiting to be.
-            let most = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
-            Volume::new(most, directories(roots, number))
+            // A window of unconfirmed messages, and for each thread the files it reads and as many queued ones.
+            let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
+            Volume::new(bound, directories(roots, number))
         })
         .collect();
-    progress.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.signs)).collect());
-    let in_flight_max = volumes.iter().map(Volume::most).sum();
+    progress.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.progress)).collect());
+    let in_flight_max = volumes.iter().map(Volume::bound).sum();
     let (sender, mailbox) = Mailbox::new(in_flight_max + NOTICES_BESIDE_REPORTS)?;
     let (messages, outgoing) = mpsc::channel(in_flight_max);
     let deadline = Arc::new(Deadline::default());
@@ -46,7 +47,7 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
         roots: roots.to_vec(),
         small: Arc::clone(&volume.small.queue),
         large: Arc::clone(&volume.large.queue),
-        volume: Arc::clone(&volume.signs),
+        volume: Arc::clone(&volume.progress),
         progress: Arc::clone(&progress),
         workers: settings.workers,
         files: limits::files_each(settings.workers, None),
@@ -56,7 +57,8 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
     };
     let readers = volumes.iter().map(readers).collect();
     let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
-    // Last: where a thread cannot be had, no connection has to be taken down again, which takes the client another.
+    // The output comes last: if a reader cannot start, no connection has to be closed, for which the client would need
+    // another thread.
     let publisher = publish::start(settings.output, &settings.publish, outgoing, sender.clone(), &progress)?;
     let readers = threads;
     Ok(Dispatcher { mailbox, sender, engine, workers, volumes, progress, deadline, readers, publisher, ended: false })

@@ -1,4 +1,4 @@
-//! A volume's jobs on their way to its reading threads, and how many of them one thread takes.
+//! Jobs of a volume on their way to its reading threads, and the deadline after which nothing is read any more.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,52 +8,57 @@ use tokio::sync::Notify;
 
 use crate::job::Job;
 
-/// Jobs of one volume, all of them large files' or none. It never holds more than its source lets be in flight.
+/// Jobs of one volume, either for large files or for all others. It is never full: it has room for all in flight.
 pub struct Queue {
     jobs: (Sender<Job>, Receiver<Job>),
-    /// More have been handed in: each thread's share is another.
+    /// Jobs were added, which changes each thread's share.
     arrived: Notify,
 }
 
 impl Queue {
-    /// For so many jobs at most.
+    /// Makes a queue for `bound` jobs at most.
     #[must_use]
     pub fn new(bound: usize) -> Self {
         Self { jobs: async_channel::bounded(bound), arrived: Notify::new() }
     }
 
-    /// Hands jobs to the reading threads, which have been counted: a thread's share is measured by the whole batch.
-    pub fn hand_in(&self, batch: impl IntoIterator<Item = Job>) {
+    /// Adds jobs for the reading threads. The caller has counted them before, because a thread's share is measured by
+    /// the whole batch.
+    ///
+    /// # Panics
+    /// When there are more jobs than the bound: the source would wait without end for one that was dropped here.
+    pub fn push(&self, batch: impl IntoIterator<Item = Job>) {
         for job in batch {
-            // Never full, by the source's bound; closed only at the end.
-            let _ = self.jobs.0.try_send(job);
+            // Closed means that the process ends, and that nobody waits for the job any more.
+            let full = self.jobs.0.try_send(job).is_err_and(|refused| refused.is_full());
+            assert!(!full, "more jobs are in flight than the queue's bound");
         }
         self.arrived.notify_waiters();
     }
 
-    /// No more jobs come: the threads end when they have read what is queued.
+    /// Says that no more jobs come: the threads end once the queue is empty.
     pub fn close(&self) {
         self.jobs.0.close();
         self.arrived.notify_waiters();
     }
 
-    /// The next job, if there is one now.
+    /// The next job, if one is queued.
     #[must_use]
     pub fn try_next(&self) -> Option<Job> {
         self.jobs.1.try_recv().ok()
     }
 
-    /// The next job; the thread waits for it. Nothing at the end.
+    /// The next job, for which the thread blocks; `None` once the queue is closed and empty.
     #[must_use]
     pub fn wait_next(&self) -> Option<Job> {
         self.jobs.1.recv_blocking().ok()
     }
 
-    /// The next job for a thread, once it has room. Whether it has is asked again when more jobs have been handed in, and
-    /// when `changed` says so. Nothing at the end.
+    /// The next job for a thread that has room for one; `None` once the queue is closed and empty. `has_room` is asked
+    /// again whenever jobs were added, and on each notification of `changed`.
     pub async fn next(&self, has_room: impl Fn() -> bool, changed: &Notify) -> Option<Job> {
         loop {
-            // Before the look: what is handed in after that look ends the wait.
+            // Created before `has_room` is asked, so that jobs added after that end the wait.
             let arrived = pin!(self.arrived.notified());
             if has_room() {
                 return self.jobs.1.recv().await.ok();
@@ -63,35 +68,35 @@ impl Queue {
     }
 }
 
-/// After it nothing is begun any more: no file, and no further piece of one. A read that the kernel cannot break off
-/// holds up the process's end for as long as it takes (a FUSE server that has been asked; a hard NFS mount).
+/// The time after which no file, and no further piece of a file, is begun. A read that the kernel cannot cancel delays
+/// the end of the process for as long as it takes (a FUSE server that was asked; a hard NFS mount).
 #[derive(Debug, Default)]
 pub struct Deadline {
     over: AtomicBool,
-    told: Notify,
+    ended: Notify,
 }
 
 impl Deadline {
-    /// It is over.
+    /// Ends the time and wakes everyone who waits for that.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
-        self.told.notify_waiters();
+        self.ended.notify_waiters();
     }
 
-    /// Whether it is over.
+    /// Whether the time is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Waits for it.
+    /// Waits until the time is over.
     pub async fn wait(&self) {
         loop {
-            let told = self.told.notified();
+            let ended = self.ended.notified();
             if self.over.load(Ordering::SeqCst) {
                 return;
             }
-            told.await;
+            ended.await;
         }
     }
 }
@@ -126,7 +131,7 @@ mod tests {
         (0..count).map(job).collect()
     }
 
-    /// Takes as many as there is room for; tells how many.
+    /// Takes as many jobs as there is room for and returns their number.
     fn take(queue: &Queue, most: usize, changed: &Notify) -> usize {
         let held = Cell::new(0);
         while let Some(Some(_)) = queue.next(|| held.get() < most, changed).now_or_never() {
@@ -136,30 +141,44 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_has_no_room_learns_of_what_is_handed_in() {
+    fn a_thread_without_room_is_woken_by_added_jobs() {
         let (queue, changed, share) = (Queue::new(100), Notify::new(), Cell::new(3));
-        queue.hand_in(jobs(5));
+        queue.push(jobs(5));
         assert_eq!((take(&queue, 3, &changed), take(&queue, 2, &changed)), (3, 2));
-        // It holds its share of files that never end, and waits.
+        // The thread has its share of files that never end, and waits.
         let mut waiting = Box::pin(queue.next(|| share.get() > 3, &changed));
         assert!(waiting.as_mut().now_or_never().is_none());
         share.set(4);
-        queue.hand_in(jobs(1));
-        assert!(waiting.as_mut().now_or_never().is_some(), "nobody told the thread of its new share");
+        queue.push(jobs(1));
+        assert!(waiting.as_mut().now_or_never().is_some(), "the thread was not woken for its new share");
     }
 
     #[test]
-    fn a_thread_whose_file_has_ended_takes_the_next_and_the_end_is_told() {
+    fn a_thread_whose_file_has_ended_takes_the_next_and_learns_of_the_end() {
         let queue = Queue::new(100);
         let (changed, held) = (Notify::new(), Cell::new(1));
-        queue.hand_in(jobs(2));
+        queue.push(jobs(2));
         let mut waiting = Box::pin(queue.next(|| held.get() < 1, &changed));
         assert!(waiting.as_mut().now_or_never().is_none());
         held.set(0);
         changed.notify_one();
         assert!(waiting.as_mut().now_or_never().is_some_and(|job| job.is_some()));
         queue.close();
-        assert!(queue.wait_next().is_some(), "what is queued is still read");
+        assert!(queue.wait_next().is_some(), "queued jobs are still read");
         assert!(queue.wait_next().is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "more jobs are in flight than the queue's bound")]
+    fn a_job_that_finds_the_queue_full_is_not_dropped_silently() {
+        Queue::new(2).push(jobs(3));
+    }
+
+    #[test]
+    fn a_closed_queue_takes_no_jobs_and_does_not_panic() {
+        let queue = Queue::new(2);
+        queue.close();
+        queue.push(jobs(3));
+        assert!(queue.try_next().is_none());
     }
 }

@@ -208,7 +208,7 @@ impl Scan {
             self.bar.advance(version.size);
         }
         match report.outcome {
-            Outcome::Unread(Unread::Busy) => {}
+            Outcome::Unread(Unread::Busy(_)) => {}
             // The want passes when other files have been read, so the number of tries has no bound.
             Outcome::Unread(Unread::Wanting(_)) => return self.try_again(report.job, WANT_PAUSE),
             _ => return,

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::errno::Call;
 use super::names::{Name, Names, sorted};
 use super::root::Root;
-use super::unread::Unread;
+use super::unread::{Unread, Why};
 
 /// Of a listing's names, one in so many at the most is added or removed by itself; where more are, a new index is
 /// made, which takes less time than that would, and none of the readers'.
@@ -125,7 +125,7 @@ impl Directory {
     pub fn confirm(&self, inode: u64) -> Result<(), Unread> {
         let path = self.below.strip_suffix(b"/").unwrap_or(b".");
         let stands = self.root.look(path).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if stands.st_ino == inode { Ok(()) } else { Err(Unread::Busy) }
+        if stands.st_ino == inode { Ok(()) } else { Err(Unread::Busy(Why::DirectoryMoved)) }
     }
 
     /// Hands over the neighbors of a name in it, which stand as they are meanwhile.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 
 use super::errno::{Call, Meaning, meaning};
-use super::unread::Unread;
+use super::unread::{Unread, Why};
 
 /// Takes a read lease, which is granted while nobody has the file open for writing or mapped writable. `false`: none
 /// can be had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), and nothing can be said. Closing
@@ -24,7 +24,7 @@ pub fn take(file: BorrowedFd<'_>) -> Result<bool, Unread> {
     }
     let error = std::io::Error::last_os_error();
     match Errno::from_io_error(&error).map(|errno| meaning(Call::Lease, errno)) {
-        Some(Meaning::Writer) => Err(Unread::Busy),
+        Some(Meaning::Writer) => Err(Unread::Busy(Why::WriterPresent)),
         Some(Meaning::Ours) => Err(Unread::Wanting(error)),
         _ => Ok(false),
     }

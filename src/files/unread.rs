@@ -1,6 +1,6 @@
 //! Why a file has no message now.
 
-use std::io;
+use std::{fmt, io};
 
 use rustix::io::Errno;
 
@@ -13,16 +13,16 @@ pub enum Unread {
     Gone,
     /// A directory, FIFO, socket or device.
     NotRegular,
-    /// A link to a place outside the data directory, or a file on another file system.
+    /// A link to a target outside the data directory, or a file on another file system.
     LeadsOut,
-    /// Somebody is writing it, or did while we read.
-    Busy,
-    /// It is another than is known, which has to be forgotten first.
+    /// It cannot be read as one version now, and is tried again soon.
+    Busy(Why),
+    /// It is another version than the confirmed one, whose row in the ledger has to be invalidated first.
     StaleRow,
-    /// The service had no descriptor or no memory for it: tried again, and never charged to the file.
+    /// The service had no descriptor or no memory for it: it is tried again, and the file is never blamed.
     Wanting(io::Error),
-    /// It is large and waits for one of the places for such files ([`crate::read::limits::LARGE_BYTES`]): the pipeline's own
-    /// affair, which its source never sees.
+    /// It is large and has to go through the queue for such files ([`crate::read::limits::LARGE_BYTES`]). The
+    /// dispatcher puts it there itself, so the source never sees this.
     Large,
     /// The process comes to its end first.
     Stopped,
@@ -30,27 +30,67 @@ pub enum Unread {
     Failed(io::Error),
 }
 
+/// Why a file is [`Unread::Busy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// A process has it open for writing, or waits to open it so.
+    WriterPresent,
+    /// open(2) or openat2(2) answered EAGAIN: another process's lease, or a rename during the lookup, was in the way.
+    OpenRaced,
+    /// Its version changed, or it grew or shrank, while it was read.
+    Changed,
+    /// Its name leads to another file or version than the one that was opened.
+    NameMoved,
+    /// The path of its directory leads to another directory.
+    DirectoryMoved,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
+        line.write_str(match self {
+            Self::WriterPresent => "still being written",
+            Self::OpenRaced => "cannot be opened now: another process's lease or a rename is in the way",
+            Self::Changed => "changed while it was read",
+            Self::NameMoved => "its name leads to another version than the one that was read",
+            Self::DirectoryMoved => "its directory was moved: another one is at this path",
+        })
+    }
+}
+
 impl Unread {
-    /// What it means for the file that a call on it was refused so.
+    /// What it means for the file that the kernel refused a call on it.
     #[must_use]
     pub fn of(call: Call, errno: Errno) -> Self {
         match meaning(call, errno) {
             Meaning::Gone => Self::Gone,
-            // A link that is met where none is followed any more leads to another link, or in a circle.
+            // No link is followed any more at this point: it led to another link, or in a circle.
             Meaning::NotRegular | Meaning::Link => Self::NotRegular,
             Meaning::LeadsOut => Self::LeadsOut,
-            Meaning::Writer => Self::Busy,
+            Meaning::Writer if call == Call::Open => Self::Busy(Why::OpenRaced),
+            Meaning::Writer => Self::Busy(Why::WriterPresent),
             Meaning::Ours => Self::Wanting(errno.into()),
             Meaning::Theirs | Meaning::Broken => Self::Failed(errno.into()),
         }
     }
 
-    /// The same of an error that may be none of the kernel's.
+    /// As [`Unread::of`], for an error that need not be the kernel's.
     #[must_use]
     pub fn of_error(call: Call, error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(errno) => Self::of(call, errno),
             None => Self::Failed(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eagain_of_open_is_no_proof_of_a_writer() {
+        assert!(matches!(Unread::of(Call::Open, Errno::AGAIN), Unread::Busy(Why::OpenRaced)));
+        assert!(matches!(Unread::of(Call::Lease, Errno::AGAIN), Unread::Busy(Why::WriterPresent)));
+        assert!(matches!(Unread::of(Call::Read, Errno::AGAIN), Unread::Wanting(_)));
     }
 }

@@ -1,9 +1,9 @@
 //! Several SHA-256 streams side by side on one core.
 //!
-//! One stream waits for its own last round all the time: `sha256rnds2` has a latency of four cycles and more, and
-//! each needs the one before. The rounds of independent streams, interleaved in one loop, fill the gaps: two to
-//! four together run at 1.3 (where the unit takes one such instruction every other cycle) to 2.3 times the rate of
-//! one. Where the CPU has no SHA extensions, and for a stream alone, the blocks go through `sha2`.
+//! One stream waits for its own last round all the time, because `sha256rnds2` has a latency of four cycles and more
+//! and each round needs the one before. The rounds of independent streams, interleaved in one loop, fill the gaps: two
+//! to four together run at 1.3 (where the unit starts one such instruction every other cycle) to 2.3 times the rate of
+//! one. Where the CPU has no SHA extensions, and for a single stream, `sha2` compresses the blocks.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use sha2::block_api::compress256;
 /// Bytes of a block (FIPS 180-4).
 pub const BLOCK_BYTES: usize = 64;
 
-/// Streams side by side at most. More do not gain: there are 16 registers.
+/// Streams side by side at most. More gain nothing, because there are only 16 registers.
 pub const LANES_MAX: usize = 4;
 
 /// One block of input.
@@ -25,18 +25,18 @@ pub type State = [u32; 8];
 pub const INITIAL: State =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// Whole blocks of one stream, to be taken up in order.
+/// Whole blocks of one stream, which are compressed in order.
 pub struct Lane<'a> {
     /// The stream's chaining value.
     pub state: &'a mut State,
-    /// What is still to be taken up.
+    /// The blocks that are not compressed yet.
     pub blocks: &'a [Block],
 }
 
 /// Advances all lanes (at most [`LANES_MAX`]) by as many blocks as the shortest of them has, at most `most`.
 ///
 /// # Panics
-/// When there are more lanes than that.
+/// When there are more than [`LANES_MAX`].
 pub fn advance(lanes: &mut [Lane<'_>], most: usize) {
     let count = lanes.iter().map(|lane| lane.blocks.len()).min().unwrap_or(0).min(most);
     if count == 0 {
@@ -84,12 +84,15 @@ mod sha_ni {
         [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208], [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
     ];
 
-    /// Whether this CPU has them. Looked up once; a cached flag afterwards.
+    /// Whether this CPU has them. The standard library asks the CPU once and caches the answer.
     pub fn available() -> bool {
         is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1")
     }
 
-    /// Advances each lane by `count` blocks, which each has.
+    /// Advances each lane by `count` blocks.
+    ///
+    /// # Panics
+    /// When a lane has fewer blocks, or the CPU lacks the extensions.
     pub fn compress<const N: usize>(lanes: [&mut Lane<'_>; N], count: usize) {
         assert!(available() && lanes.iter().all(|lane| lane.blocks.len() >= count));
         let mut states = lanes.each_ref().map(|lane| *lane.state);
@@ -106,10 +109,10 @@ mod sha_ni {
     /// The CPU has the features named below, and each of `blocks` has `count` of them.
     #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
     unsafe fn rounds<const N: usize>(states: &mut [State; N], blocks: [&[Block]; N], count: usize) {
-        // Words stand big-endian in the input.
+        // The input's words are big-endian.
         let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
         let zero = _mm_setzero_si128();
-        // The instructions want the state as (a, b, e, f) and (c, d, g, h).
+        // The instructions take the state as (a, b, e, f) and (c, d, g, h).
         let (mut abef, mut cdgh) = ([zero; N], [zero; N]);
         for lane in 0..N {
             let half = states[lane].as_ptr().cast::<__m128i>();
@@ -129,7 +132,7 @@ mod sha_ni {
                 words[lane] = [0, 1, 2, 3]
                     .map(|quarter| _mm_shuffle_epi8(unsafe { _mm_loadu_si128(block.add(quarter)) }, big_endian));
             }
-            // Unrolled by the macro, so that every index is a constant and all of it stays in registers.
+            // The macro unrolls the rounds, so that every index is a constant and all words stay in registers.
             macro_rules! four_rounds {
                 ($($group:literal)*) => {$({
                     // SAFETY: a group is 16 bytes.
@@ -141,7 +144,7 @@ mod sha_ni {
                     for lane in 0..N {
                         cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], input[lane]);
                     }
-                    // The words of four groups later take the place of those just used.
+                    // The words for four groups later overwrite those just used.
                     if $group < 12 {
                         for lane in 0..N {
                             let [a, b, c, d] = [0, 1, 2, 3].map(|next| words[lane][($group + next) % 4]);
@@ -163,7 +166,7 @@ mod sha_ni {
         for lane in 0..N {
             let (feba, dchg) = (_mm_shuffle_epi32(abef[lane], 0x1b), _mm_shuffle_epi32(cdgh[lane], 0xb1));
             let half = states[lane].as_mut_ptr().cast::<__m128i>();
-            // SAFETY: as for loading.
+            // SAFETY: as for the loads above.
             unsafe {
                 _mm_storeu_si128(half, _mm_blend_epi16(feba, dchg, 0xf0));
                 _mm_storeu_si128(half.add(1), _mm_alignr_epi8(dchg, feba, 8));

@@ -2,14 +2,14 @@
 
 pub mod lanes;
 pub mod scheduler;
-pub mod sha256;
+mod sha256;
 
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// XXH3-128 of content that comes in chunks. This crate takes the widest vectors that the CPU has at run time, where
-/// xxhash-rust takes those that the build names (44 GB/s against 26 in a build for every x86-64); for content in one piece
-/// xxhash-rust has the shorter way. Each is the other's oracle in the tests.
+/// XXH3-128 of content that comes in chunks. This crate takes the widest vectors that the CPU has at run time, while
+/// xxhash-rust takes those that the build names (44 GB/s against 26 in a build for every x86-64). For content in one
+/// piece xxhash-rust is quicker. Each is the other's oracle in the tests.
 pub use twox_hash::xxhash3_128::Hasher as Xxh128Stream;
 
 /// The digests of one file's whole content.
@@ -22,14 +22,14 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Of content that stands in one piece. XXH3 has a shorter way for that than streaming.
+    /// Hashes content that is in one piece, for which XXH3 has a quicker function than streaming.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
         Self { sha256: Sha256::digest(content).into(), xxh128: xxh3_128(content) }
     }
 }
 
-/// The pair of hashers, fed chunk by chunk.
+/// Both hashers, which take content chunk by chunk.
 #[derive(Default)]
 pub struct Hasher {
     sha256: Sha256,
@@ -37,13 +37,13 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// Feeds the next chunk.
+    /// Hashes the next chunk.
     pub fn update(&mut self, chunk: &[u8]) {
         self.sha256.update(chunk);
         self.xxh128.write(chunk);
     }
 
-    /// The digests of all that was fed.
+    /// The digests of all chunks.
     #[must_use]
     pub fn finish(self) -> Digests {
         Digests { sha256: self.sha256.finalize().into(), xxh128: self.xxh128.finish_128() }

@@ -1,10 +1,11 @@
-//! Which files' streams stand side by side: every reading thread keeps up to [`LANES_MAX`] of them in the lanes.
+//! The order in which SHA-256 streams advance: each reading thread keeps up to [`LANES_MAX`] of them in its lanes.
 //!
-//! A file hands in a turn (its stream and the chunks just read) and gets it back when they are taken up. The lanes
-//! advance together to the next end of one of them and its place is given to the next in the queue, so that a large
-//! file and many small ones keep all of them busy. A turn of several chunks gives its place up after each while others
-//! wait: a small file waits for a step of those before it and not for their turns. Nobody is held back to wait for
-//! company: what is there is taken up at once, by itself if need be, and whoever comes meanwhile joins in at the next step.
+//! A file enqueues a request (its stream and the chunks just read) and gets it back once they are hashed. The lanes
+//! advance together until one of them reaches the end of its segment, and a request that is done frees its lane for the
+//! next in the queue, so that a large file and many small ones keep all lanes busy. A request of several chunks leaves
+//! its lane after each of them while others wait, so that a small file waits for one step of the requests before it and
+//! not for all their chunks. No request waits for others to fill the lanes: those that are there are hashed at once, a
+//! single one alone if need be, and later ones join at the next step.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,83 +19,84 @@ use tokio::task::yield_now;
 use super::lanes::{BLOCK_BYTES, LANES_MAX, Lane, advance};
 use super::sha256::Stream;
 
-/// Chunks of one file in a turn at most.
+/// Chunks of one file in a request at most.
 pub const CHUNKS_MAX: usize = 4;
 
-/// Blocks between two looks at the queue (64 KB): what comes in meanwhile waits some 30 us at most for a free lane.
+/// Blocks between two looks at the queue (64 KB): a request waits some 30 us at most for a lane that is free.
 const STEP_BLOCKS: usize = 1024;
 
-/// What one file has for the lanes: its stream, and the chunks that come next. Used again, chunk by chunk.
-pub struct Turn<B> {
+/// A file's stream and its next chunks, to be hashed. One request is used again for each next few chunks.
+pub struct Request<B> {
     stream: Stream,
     chunks: [Option<(B, usize)>; CHUNKS_MAX],
     /// The content ends with these chunks.
     last: bool,
-    /// The chunk under way; beyond them the padding.
+    /// The number of the chunk being hashed; [`CHUNKS_MAX`] is the padding.
     segment: usize,
-    /// Of the segment under way, what is still to be taken up.
+    /// The bytes of that segment that are not hashed yet.
     left: Range<usize>,
 }
 
-impl<B> Default for Turn<B> {
+impl<B> Default for Request<B> {
     fn default() -> Self {
         Self { stream: Stream::default(), chunks: [const { None }; CHUNKS_MAX], last: false, segment: 0, left: 0..0 }
     }
 }
 
-impl<B: Deref<Target = [u8]>> Turn<B> {
+impl<B: Deref<Target = [u8]>> Request<B> {
     /// Adds the first `length` bytes of a buffer.
     ///
     /// # Panics
     /// When there are more than [`CHUNKS_MAX`].
     pub fn add(&mut self, buffer: B, length: usize) {
-        let place = self.chunks.iter_mut().find(|place| place.is_none());
-        *place.expect("a turn has no more than CHUNKS_MAX chunks") = Some((buffer, length));
+        let free = self.chunks.iter_mut().find(|chunk| chunk.is_none());
+        *free.expect("a request has no more than CHUNKS_MAX chunks") = Some((buffer, length));
     }
 
-    /// Begins another content with an empty turn.
+    /// Begins another file's content with a request that was used before.
     pub fn restart(&mut self) {
         *self = Self::default();
     }
 
-    /// Says that the content ends here.
+    /// Marks the end of the content: no chunk comes after those that were added.
     pub fn end(&mut self) {
         self.last = true;
     }
 
-    /// Hands the buffers back.
+    /// Takes the buffers out, so that the request can carry others.
     pub fn buffers(&mut self) -> impl Iterator<Item = B> {
         self.chunks.iter_mut().filter_map(|chunk| chunk.take().map(|(buffer, _)| buffer))
     }
 
-    /// The digest, after the turn in which the content ended.
+    /// The digest, once the request that ends the content was hashed.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         self.stream.digest()
     }
 
-    /// To the first segment with a whole block.
-    fn begin(&mut self) -> bool {
+    /// Goes to the first segment with a whole block; `false` when there is none.
+    fn start(&mut self) -> bool {
         self.segment = 0;
-        self.left = self.enter();
-        self.settle()
+        self.left = self.load_segment();
+        self.skip_to_blocks()
     }
 
-    /// To the next segment with a whole block, when the one under way has none; `false` at the end.
-    fn settle(&mut self) -> bool {
+    /// Goes to the next segment with a whole block, unless the current one has some left; `false` at the end.
+    fn skip_to_blocks(&mut self) -> bool {
         while self.left.is_empty() {
             if self.segment == CHUNKS_MAX {
                 return false;
             }
             self.segment += 1;
-            self.left = self.enter();
+            self.left = self.load_segment();
         }
         true
     }
 
-    fn enter(&mut self) -> Range<usize> {
+    /// Feeds the current segment's partial blocks to the stream and returns the range of its whole ones.
+    fn load_segment(&mut self) -> Range<usize> {
         match self.chunks.get(self.segment) {
-            Some(Some((buffer, length))) => self.stream.enter(&buffer[..*length]),
+            Some(Some((buffer, length))) => self.stream.buffer_partial(&buffer[..*length]),
             Some(None) => 0..0,
             None if self.last => 0..self.stream.pad() * BLOCK_BYTES,
             None => 0..0,
@@ -110,70 +112,36 @@ impl<B: Deref<Target = [u8]>> Turn<B> {
     }
 }
 
-/// Takes the turns (at most [`LANES_MAX`]) one step further: to the end of the shortest segment, or by
-/// [`STEP_BLOCKS`].
-fn step<B: Deref<Target = [u8]>>(turns: &mut [Seated<B>]) {
-    let blocks = turns.iter().map(|seated| seated.turn.left.len() / BLOCK_BYTES).min().unwrap_or(0).min(STEP_BLOCKS);
-    match turns {
-        [a] => advance(&mut [a.turn.lane()], blocks),
-        [a, b] => advance(&mut [a.turn.lane(), b.turn.lane()], blocks),
-        [a, b, c] => advance(&mut [a.turn.lane(), b.turn.lane(), c.turn.lane()], blocks),
-        [a, b, c, d] => advance(&mut [a.turn.lane(), b.turn.lane(), c.turn.lane(), d.turn.lane()], blocks),
-        _ => {}
-    }
-    for seated in turns {
-        seated.turn.left.start += blocks * BLOCK_BYTES;
-    }
-}
-
-/// A reading thread's lanes, and the queue before them.
+/// A reading thread's lanes, and the queue of requests for them.
 pub struct Scheduler<B> {
-    table: RefCell<Table<B>>,
-    called: Notify,
-}
-
-struct Table<B> {
-    /// Turns that have not got a lane yet.
-    queue: VecDeque<Seated<B>>,
-    /// What each waiting file looks for, by its number.
-    places: Vec<Place<B>>,
-    free: Vec<usize>,
-}
-
-struct Seated<B> {
-    turn: Box<Turn<B>>,
-    place: usize,
-}
-
-struct Place<B> {
-    done: Option<Box<Turn<B>>>,
-    waker: Option<Waker>,
+    requests: RefCell<Requests<B>>,
+    arrived: Notify,
 }
 
 impl<B> Default for Scheduler<B> {
     fn default() -> Self {
-        let table = Table { queue: VecDeque::new(), places: Vec::new(), free: Vec::new() };
-        Self { table: RefCell::new(table), called: Notify::new() }
+        let requests = Requests { queue: VecDeque::new(), slots: Vec::new(), free: Vec::new() };
+        Self { requests: RefCell::new(requests), arrived: Notify::new() }
     }
 }
 
 impl<B: Deref<Target = [u8]>> Scheduler<B> {
-    /// Has a turn taken up. Not to be dropped before it is back: its place would never be free again.
-    pub async fn hash(&self, mut turn: Box<Turn<B>>) -> Box<Turn<B>> {
-        if !turn.begin() {
-            return turn; // less than a block, and more to come
+    /// Hashes the chunks of a request and returns it. Dropping the future earlier would occupy its slot forever.
+    pub async fn hash(&self, mut request: Box<Request<B>>) -> Box<Request<B>> {
+        if !request.start() {
+            return request; // less than a block, and the content goes on
         }
-        let place = self.table.borrow_mut().seat(turn);
-        self.called.notify_one();
+        let slot = self.requests.borrow_mut().enqueue(request);
+        self.arrived.notify_one();
         poll_fn(|context| {
-            let mut table = self.table.borrow_mut();
-            match table.places[place].done.take() {
-                Some(turn) => {
-                    table.free.push(place);
-                    Poll::Ready(turn)
+            let mut requests = self.requests.borrow_mut();
+            match requests.slots[slot].done.take() {
+                Some(request) => {
+                    requests.free.push(slot);
+                    Poll::Ready(request)
                 }
                 None => {
-                    table.places[place].waker = Some(context.waker().clone());
+                    requests.slots[slot].waker = Some(context.waker().clone());
                     Poll::Pending
                 }
             }
@@ -181,54 +149,100 @@ impl<B: Deref<Target = [u8]>> Scheduler<B> {
         .await
     }
 
-    /// Works the lanes, for ever. It runs as a task of its own: called by the first turn of a round it comes after
-    /// all tasks that are ready to hand in theirs.
+    /// Runs the lanes and never ends. It has to be a task of its own: woken by the first request of a round, it runs
+    /// after all tasks that are ready to enqueue theirs.
     pub async fn run(&self) {
-        let mut lanes: Vec<Seated<B>> = Vec::with_capacity(LANES_MAX);
+        let mut lanes: Vec<Queued<B>> = Vec::with_capacity(LANES_MAX);
         loop {
-            let all_seated = {
-                let mut table = self.table.borrow_mut();
-                while lanes.len() < LANES_MAX
-                    && let Some(next) = table.queue.pop_front()
-                {
-                    lanes.push(next);
-                }
-                table.queue.is_empty()
-            };
+            let none_waits = self.requests.borrow_mut().fill(&mut lanes);
             if lanes.is_empty() {
-                self.called.notified().await;
+                self.arrived.notified().await;
                 continue;
             }
             step(&mut lanes);
-            for at in (0..lanes.len()).rev() {
-                let segment = lanes[at].turn.segment;
-                if !lanes[at].turn.settle() {
-                    self.table.borrow_mut().give_back(lanes.swap_remove(at));
-                } else if lanes[at].turn.segment > segment && !all_seated {
-                    self.table.borrow_mut().queue.push_back(lanes.swap_remove(at));
-                }
-            }
-            if all_seated && !lanes.is_empty() {
-                yield_now().await; // to those who have got theirs back, and to the ring
+            self.requests.borrow_mut().clear(&mut lanes, none_waits);
+            if none_waits && !lanes.is_empty() {
+                yield_now().await; // to the tasks whose requests are done, and to the ring
             }
         }
     }
 }
 
-impl<B> Table<B> {
-    fn seat(&mut self, turn: Box<Turn<B>>) -> usize {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { done: None, waker: None });
-            self.places.len() - 1
+/// Advances the streams in the lanes (at most [`LANES_MAX`]) to the end of the shortest segment, or by [`STEP_BLOCKS`].
+fn step<B: Deref<Target = [u8]>>(lanes: &mut [Queued<B>]) {
+    let blocks = lanes.iter().map(|queued| queued.request.left.len() / BLOCK_BYTES).min().unwrap_or(0).min(STEP_BLOCKS);
+    match lanes {
+        [a] => advance(&mut [a.request.lane()], blocks),
+        [a, b] => advance(&mut [a.request.lane(), b.request.lane()], blocks),
+        [a, b, c] => advance(&mut [a.request.lane(), b.request.lane(), c.request.lane()], blocks),
+        [a, b, c, d] => {
+            advance(&mut [a.request.lane(), b.request.lane(), c.request.lane(), d.request.lane()], blocks);
+        }
+        _ => unreachable!("from 1 to {LANES_MAX} lanes are filled"),
+    }
+    for queued in lanes {
+        queued.request.left.start += blocks * BLOCK_BYTES;
+    }
+}
+
+/// The requests that wait for a lane, and the slots in which done ones wait for their tasks.
+struct Requests<B> {
+    queue: VecDeque<Queued<B>>,
+    slots: Vec<Slot<B>>,
+    /// Numbers of slots that no request uses.
+    free: Vec<usize>,
+}
+
+/// A request on its way through queue and lanes, with the number of its slot.
+struct Queued<B> {
+    request: Box<Request<B>>,
+    slot: usize,
+}
+
+/// Where a task waits for its request.
+struct Slot<B> {
+    done: Option<Box<Request<B>>>,
+    waker: Option<Waker>,
+}
+
+impl<B: Deref<Target = [u8]>> Requests<B> {
+    fn enqueue(&mut self, request: Box<Request<B>>) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { done: None, waker: None });
+            self.slots.len() - 1
         });
-        self.queue.push_back(Seated { turn, place });
-        place
+        debug_assert!(self.slots[slot].done.is_none(), "a slot has one request");
+        self.queue.push_back(Queued { request, slot });
+        slot
     }
 
-    fn give_back(&mut self, seated: Seated<B>) {
-        let place = &mut self.places[seated.place];
-        place.done = Some(seated.turn);
-        if let Some(waker) = place.waker.take() {
+    /// Fills the free lanes from the queue; whether none waits any more.
+    fn fill(&mut self, lanes: &mut Vec<Queued<B>>) -> bool {
+        while lanes.len() < LANES_MAX
+            && let Some(next) = self.queue.pop_front()
+        {
+            lanes.push(next);
+        }
+        self.queue.is_empty()
+    }
+
+    /// Clears the lanes of the requests that are done, and of those that have hashed a chunk while others wait.
+    fn clear(&mut self, lanes: &mut Vec<Queued<B>>, none_waits: bool) {
+        for at in (0..lanes.len()).rev() {
+            let segment = lanes[at].request.segment;
+            if !lanes[at].request.skip_to_blocks() {
+                self.complete(lanes.swap_remove(at));
+            } else if lanes[at].request.segment > segment && !none_waits {
+                self.queue.push_back(lanes.swap_remove(at));
+            }
+        }
+    }
+
+    fn complete(&mut self, queued: Queued<B>) {
+        let slot = &mut self.slots[queued.slot];
+        debug_assert!(slot.done.is_none(), "a slot has one request");
+        slot.done = Some(queued.request);
+        if let Some(waker) = slot.waker.take() {
             waker.wake();
         }
     }
@@ -248,7 +262,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let scheduler = Scheduler::default();
         let hash_one = async |(content, cuts): &(Vec<u8>, Vec<usize>)| {
-            let mut turn = Box::new(Turn::default());
+            let mut request = Box::new(Request::default());
             let mut rest = &content[..];
             let mut chunks = 0;
             for &cut in cuts.iter().cycle() {
@@ -256,22 +270,22 @@ mod tests {
                     break;
                 }
                 let (chunk, after) = rest.split_at(cut.min(rest.len()));
-                // Longer than what is valid of it, as a buffer is.
-                turn.add([chunk, b"more"].concat(), chunk.len());
+                // A buffer is longer than the bytes that were read into it.
+                request.add([chunk, b"more"].concat(), chunk.len());
                 rest = after;
                 chunks += 1;
                 if chunks % CHUNKS_MAX == 0 {
-                    turn = scheduler.hash(turn).await;
-                    assert_eq!(turn.buffers().count(), CHUNKS_MAX);
+                    request = scheduler.hash(request).await;
+                    assert_eq!(request.buffers().count(), CHUNKS_MAX);
                 }
             }
-            turn.end();
-            scheduler.hash(turn).await.digest()
+            request.end();
+            scheduler.hash(request).await.digest()
         };
         runtime.block_on(async {
             tokio::select! {
                 digests = join_all(contents.iter().map(hash_one)) => digests,
-                () = scheduler.run() => unreachable!("it works for ever"),
+                () = scheduler.run() => unreachable!("it never ends"),
             }
         })
     }
@@ -305,19 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn a_small_file_waits_for_a_step_of_the_large_ones_and_not_for_their_turns() {
+    fn a_small_file_waits_for_a_step_of_the_large_ones_and_not_for_their_requests() {
         const CHUNK: usize = STEP_BLOCKS * BLOCK_BYTES;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let scheduler = Rc::new(Scheduler::default());
         let ended = Rc::new(RefCell::new(Vec::new()));
         let file = |name: &'static str, chunks: usize, length: usize| {
             let (scheduler, ended) = (Rc::clone(&scheduler), Rc::clone(&ended));
-            // A task each: those whose turns are over go on in that order.
+            // A task each: those whose requests are done continue in that order.
             tokio::task::spawn_local(async move {
-                let mut turn = Box::new(Turn::default());
-                (0..chunks).for_each(|_| turn.add(vec![0; length], length));
-                turn.end();
-                scheduler.hash(turn).await;
+                let mut request = Box::new(Request::default());
+                (0..chunks).for_each(|_| request.add(vec![0; length], length));
+                request.end();
+                scheduler.hash(request).await;
                 ended.borrow_mut().push(name);
             })
         };

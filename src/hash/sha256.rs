@@ -1,4 +1,4 @@
-//! One SHA-256 stream, whose whole blocks somebody else compresses.
+//! One SHA-256 stream without its compression: the scheduler compresses the whole blocks in the lanes.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use sha2::block_api::compress256;
 
 use super::lanes::{BLOCK_BYTES, Block, INITIAL, State};
 
-/// One SHA-256 stream, by the standard's words (FIPS 180-4, 5.1.1 and 6.2).
+/// The state of one SHA-256 stream, padding included (FIPS 180-4, 5.1.1 and 6.2).
 #[derive(Clone)]
 pub struct Stream {
     pub(super) state: State,
-    /// The bytes behind the last whole block; at the end the padding.
+    /// The bytes after the last whole block; at the end of the content they are padded.
     pub(super) rest: [Block; 2],
     length: u64,
 }
@@ -22,9 +22,9 @@ impl Default for Stream {
 }
 
 impl Stream {
-    /// Takes a chunk in but for its whole blocks, whose place in the chunk it tells.
-    pub(super) fn enter(&mut self, chunk: &[u8]) -> Range<usize> {
-        let held = self.held();
+    /// Buffers the bytes of a chunk that are no whole block, and returns the range of its whole blocks.
+    pub(super) fn buffer_partial(&mut self, chunk: &[u8]) -> Range<usize> {
+        let held = self.buffered();
         self.length += chunk.len() as u64;
         let mut start = 0;
         if held > 0 {
@@ -40,9 +40,9 @@ impl Stream {
         start..end
     }
 
-    /// Pads what is left; tells how many blocks that are.
+    /// Pads the rest and returns the number of its blocks.
     pub(super) fn pad(&mut self) -> usize {
-        let held = self.held();
+        let held = self.buffered();
         let rest = self.rest.as_flattened_mut();
         rest[held] = 0x80;
         rest[held + 1..].fill(0);
@@ -52,14 +52,15 @@ impl Stream {
         blocks
     }
 
-    fn held(&self) -> usize {
+    /// Bytes of a block that is not whole yet.
+    fn buffered(&self) -> usize {
         (self.length % BLOCK_BYTES as u64) as usize
     }
 
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut digest = [0; 32];
-        for (place, word) in digest.chunks_exact_mut(4).zip(self.state) {
-            place.copy_from_slice(&word.to_be_bytes());
+        for (bytes, word) in digest.chunks_exact_mut(4).zip(self.state) {
+            bytes.copy_from_slice(&word.to_be_bytes());
         }
         digest
     }

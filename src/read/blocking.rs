@@ -1,4 +1,4 @@
-//! The fallback engine: one file at a time a thread, with plain reads.
+//! The fallback engine: each thread reads one file at a time, with plain reads.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -8,23 +8,22 @@ use std::time::Instant;
 use rustix::io::retry_on_intr;
 
 use super::buffer::CHUNK_BYTES;
-use super::readers::{Below, CHUNKS_BETWEEN_LOOKS, Outbox, Readers, examine};
+use super::readers::{CHUNKS_BETWEEN_CHECKS, CPath, Outbox, Readers, examine};
 use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::hash::{Digests, Hasher};
 use crate::job::Job;
 use crate::queue::Queue;
 
-/// Small files that are handed on together.
+/// Messages of small files that are sent together.
 const FILES_TOGETHER: usize = 32;
 
-/// Starts the threads: as many for files that are large as for the others, so that those have a way past. The system
-/// shares the CPUs out between them.
+/// Starts the threads: as many for large files as for small ones, so that those are not delayed.
 ///
 /// # Errors
-/// [`Error::Threads`].
+/// [`Error::Threads`] when the system refuses a thread.
 pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
     let spawn = |name: String, queue: &Arc<Queue>| {
         let (readers, queue) = (readers.clone(), Arc::clone(queue));
@@ -39,12 +38,12 @@ pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
 }
 
 fn run(readers: &Readers, queue: &Queue) {
-    let _watched = readers.sender.clone().guard_panics();
+    let _guard = readers.sender.clone().guard_panics();
     let mut outbox = Outbox::new(readers.clone());
-    let mut reader = Reader { below: Below::default(), buffer: vec![0; CHUNK_BYTES] };
+    let mut reader = Reader { path: CPath::default(), buffer: vec![0; CHUNK_BYTES] };
     loop {
         let job = queue.try_next().or_else(|| {
-            outbox.hand_on();
+            outbox.flush();
             queue.wait_next()
         });
         let Some(job) = job else { break };
@@ -54,26 +53,26 @@ fn run(readers: &Readers, queue: &Queue) {
     }
 }
 
-/// What a thread uses again for every file.
+/// The memory that a thread uses again for each file.
 struct Reader {
-    below: Below,
+    path: CPath,
     buffer: Vec<u8>,
 }
 
 impl Reader {
     fn read(&mut self, job: &Job, outbox: &mut Outbox) -> Result<(Before, Digests), Unread> {
-        outbox.begin()?;
+        outbox.check_deadline()?;
         let root = job.directory.root();
-        self.below.set(job);
-        let below = self.below.path()?;
-        let file = root.open_file(below)?;
+        self.path.set(job);
+        let path = self.path.as_c_str()?;
+        let file = root.open_file(path)?;
         let before = examine(job, file.as_fd())?;
-        // Nobody's message waits for a file that takes long, nor for more small ones than make up a batch.
+        // No message waits for a file that takes long, nor for more small files than make up a batch.
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
-            outbox.hand_on();
+            outbox.flush();
         }
         let digests = hash(&file, &before, &mut self.buffer, outbox)?;
-        before.confirm_all(root, below, file.as_fd(), job.within.is_some())?;
+        before.confirm_all(root, path, file.as_fd(), job.within.is_some())?;
         Ok((before, digests))
     }
 }
@@ -82,8 +81,8 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
     let size = before.version.size;
     let mut at = 0;
     let mut chunks = 0;
-    let mut hasher: Option<Hasher> = None; // not needed for a single chunk
-    // Once around even for an empty file: some file systems show 0 for what has content.
+    let mut hasher: Option<Hasher> = None; // a single chunk needs none
+    // An empty file is read too, because some file systems show size 0 for files with content.
     loop {
         let read = retry_on_intr(|| rustix::io::pread(file, &mut *buffer, at));
         let count = read.map_err(|errno| Unread::of(Call::Read, errno))?;
@@ -91,7 +90,7 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
         at += count as u64;
         chunks += 1;
         if at > size || (count == 0 && at < size) {
-            return Err(Unread::Busy); // it grew or shrank
+            return Err(Unread::Busy(Why::Changed)); // it grew or shrank
         }
         if at == size && chunks == 1 {
             return Ok(Digests::of(chunk));
@@ -101,8 +100,8 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
         if at == size {
             return Ok(hasher.unwrap_or_default().finish());
         }
-        outbox.begin()?;
-        if chunks % CHUNKS_BETWEEN_LOOKS == 0 {
+        outbox.check_deadline()?;
+        if chunks % CHUNKS_BETWEEN_CHECKS == 0 {
             before.confirm(file.as_fd())?;
         }
     }

@@ -1,6 +1,6 @@
-//! What the process's limits leave for reading: descriptors, locked memory, and how they are shared out.
+//! How many threads, buffers and files the process's limits of descriptors and locked memory allow.
 //!
-//! The sums are pure; `doctor` and the start of the readers make the same ones.
+//! The calculations are pure; `doctor` and the start of the readers use the same ones.
 
 use std::fs;
 
@@ -9,42 +9,42 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::buffer::CHUNK_BYTES;
 
-/// The largest file that is promised not to wait for larger ones, in bytes (contract, 4.7).
+/// The size in bytes up to which a file does not wait for larger ones (contract, 4.7).
 pub const LARGE_BYTES: u64 = 1024 * 1024;
 
-/// Files in flight a thread with a ring: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
+/// Files in flight on each ring: 32 are enough while files are in the page cache, 128 keep a cold disk busy.
 pub const FILES_IN_FLIGHT: usize = 128;
 
-/// Large files among them: four fill the lanes while four more are read.
+/// Large files in flight on each ring, beside those: four fill the lanes while four more are read.
 pub const LARGE_IN_FLIGHT: usize = 8;
 
-/// Registered buffers a thread, 2 MiB, where there is locked memory for them.
+/// Registered buffers of each thread (2 MiB), if locked memory is enough for them.
 pub const BUFFERS: usize = 32;
 
-/// With fewer buffers than this a ring is not worth having.
+/// Fewer buffers than this are not worth a ring.
 pub const BUFFERS_MIN: usize = 8;
 
-/// Locked memory that a ring of 256 entries is charged beside its buffers (as Linux 6.18 charges it; others charge none).
+/// Locked memory that a ring of 256 entries is charged beside its buffers (by Linux 6.18; other versions charge none).
 const RING_BYTES: u64 = 64 * 1024;
 
-/// Descriptors that a thread with a ring holds besides its files: ring, epoll and its copy, eventfd, the signals' socket.
+/// Descriptors of a thread with a ring beside its files: ring, epoll and its copy, eventfd, the signals' socket.
 const DESCRIPTORS_A_RING: u64 = 5;
 
-/// Files in flight that a thread with a ring is worth having for, where descriptors are short.
+/// Fewer files in flight than this are not worth a thread with a ring, where descriptors are short.
 const FILES_MIN: u64 = 4;
 
-/// Descriptors left for all else while files are read: 16 connections to the control socket, the ledger and the broker,
-/// directories that are listed.
+/// Descriptors kept for all else while files are read: 16 of the control socket, ledger, broker, directories being
+/// listed.
 const DESCRIPTORS_BESIDE: u64 = 32;
 
-/// How many threads get a ring, and with how many buffers each.
+/// How many threads get a ring, and how many buffers each of them gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// At least one: whether that one can be had the kernel says.
+    /// At least one, although the kernel may refuse even that one.
     pub rings: usize,
     /// From [`BUFFERS_MIN`] to [`BUFFERS`].
     pub buffers: usize,
-    /// What keeps it from being as many of both as are wanted.
+    /// The limit that keeps these below what is wanted, if any.
     pub short_of: Option<Short>,
 }
 
@@ -58,7 +58,7 @@ pub enum Short {
 }
 
 impl Plan {
-    /// What there is less of than so many workers want, and what to do about it.
+    /// The resource that is short for so many workers, and what to do about it, as two parts of a log line.
     #[must_use]
     pub fn shortage(&self, workers: usize) -> Option<(String, String)> {
         let Self { rings, buffers, short_of } = *self;
@@ -80,7 +80,7 @@ impl Plan {
     }
 }
 
-/// What to do about too little locked memory.
+/// What to do if locked memory is short.
 #[must_use]
 pub fn more_memory(workers: usize) -> String {
     format!(
@@ -89,7 +89,7 @@ pub fn more_memory(workers: usize) -> String {
     )
 }
 
-/// What to do about too few descriptors.
+/// What to do if descriptors are short.
 #[must_use]
 pub fn more_descriptors(workers: usize) -> String {
     format!(
@@ -98,10 +98,14 @@ pub fn more_descriptors(workers: usize) -> String {
     )
 }
 
-/// Shares the locked memory (bytes; nothing is no limit) and the descriptors that are free out to so many workers: fewer
-/// buffers each first, then fewer workers.
+/// Divides locked memory (in bytes) and free descriptors among so many workers; `None` is no limit. If they are short,
+/// each worker gets fewer buffers first, then fewer workers get a ring.
+///
+/// # Panics
+/// When `workers` is 0.
 #[must_use]
 pub fn plan(workers: usize, locked: Option<u64>, descriptors: Option<u64>) -> Plan {
+    assert!(workers > 0, "at least one worker reads");
     let by_descriptors = descriptors.map_or(workers, |free| {
         let rings = free.saturating_sub(DESCRIPTORS_BESIDE) / (DESCRIPTORS_A_RING + FILES_MIN);
         usize::try_from(rings).unwrap_or(usize::MAX).clamp(1, workers)
@@ -120,38 +124,39 @@ pub fn plan(workers: usize, locked: Option<u64>, descriptors: Option<u64>) -> Pl
     } else {
         None
     };
+    debug_assert!((1..=workers).contains(&rings) && (BUFFERS_MIN..=BUFFERS).contains(&buffers));
     Plan { rings, buffers, short_of }
 }
 
-/// Locked memory in bytes that so many rings with so many buffers each are charged.
+/// Bytes of locked memory that so many rings with so many buffers each are charged.
 #[must_use]
 pub fn locked_bytes(rings: usize, buffers: usize) -> u64 {
     rings as u64 * ((buffers * CHUNK_BYTES) as u64 + RING_BYTES)
 }
 
-/// Descriptors that so many workers with rings and all their files in flight need, all else included.
+/// Descriptors that the process needs for so many workers with rings and all their files in flight.
 #[must_use]
 pub fn descriptors_wanted(workers: usize) -> u64 {
     let files = (FILES_IN_FLIGHT + LARGE_IN_FLIGHT) as u64;
     2 * DESCRIPTORS_BESIDE + workers as u64 * (DESCRIPTORS_A_RING + files)
 }
 
-/// The same of workers of the blocking engine: one file each, and one large one.
+/// Descriptors that the process needs with the blocking engine: each worker has one small and one large file open.
 #[must_use]
 pub fn descriptors_wanted_blocking(workers: usize) -> u64 {
     2 * DESCRIPTORS_BESIDE + 2 * workers as u64
 }
 
-/// How many files of each size one thread may have open.
+/// How many files of each size a thread may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Files {
-    /// Of up to [`LARGE_BYTES`], from 1 to [`FILES_IN_FLIGHT`].
+    /// Files of up to [`LARGE_BYTES`]: from 1 to [`FILES_IN_FLIGHT`].
     pub small: usize,
-    /// Of more, from 1 to [`LARGE_IN_FLIGHT`].
+    /// Larger files: from 1 to [`LARGE_IN_FLIGHT`].
     pub large: usize,
 }
 
-/// Shares the descriptors that are free (nothing is no limit) out to threads with rings that stand already.
+/// Divides the free descriptors (`None` is no limit) among threads that have their rings already.
 #[must_use]
 pub fn files_each(threads: usize, descriptors: Option<u64>) -> Files {
     let all = FILES_IN_FLIGHT + LARGE_IN_FLIGHT;
@@ -163,38 +168,38 @@ pub fn files_each(threads: usize, descriptors: Option<u64>) -> Files {
     Files { small: each.saturating_sub(large).clamp(1, FILES_IN_FLIGHT), large }
 }
 
-/// Shares out so many pieces to so many, one at the least to each.
+/// Divides so many pieces among so many takers, each of whom gets at least one.
 pub fn share_out(pieces: usize, among: usize) -> impl Iterator<Item = usize> {
     let (each, over) = (pieces / among.max(1), pieces % among.max(1));
     (0..among).map(move |at| (each + usize::from(at < over)).max(1))
 }
 
-/// The limit of locked memory in bytes; nothing where there is none, or none for this process.
+/// The limit of locked memory in bytes; `None` where there is none, or none for this process.
 #[must_use]
 pub fn locked_memory() -> Option<u64> {
     let unlimited = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     getrlimit(Resource::Memlock).current.filter(|_| !unlimited)
 }
 
-/// The limit of descriptors; nothing is no limit.
+/// The limit of descriptors; `None` is no limit.
 #[must_use]
 pub fn descriptors() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many descriptors this process may open beside those that are open now; nothing is no limit.
+/// How many descriptors this process may open beside those that are open now; `None` is no limit.
 #[must_use]
 pub fn descriptors_free() -> Option<u64> {
-    // Where /proc is not there to be asked, few are open: it is asked at start.
+    // Without /proc the number is a guess: few are open, because this is called at start.
     let open = fs::read_dir("/proc/self/fd").map_or(DESCRIPTORS_BESIDE, |open| open.count() as u64);
     descriptors().map(|limit| limit.saturating_sub(open))
 }
 
-/// Raises the soft limit of descriptors to the hard one. To be called before anything takes its share of them.
+/// Raises the soft limit of descriptors to the hard one. It has to be called before the descriptors are divided.
 pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // What is not granted is not there: files in flight are bounded by what is.
+        // A refusal leaves the limit as it is, and the files in flight are bounded by that.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
 }
@@ -211,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn locked_memory_is_shared_out_and_never_overdrawn() {
-        // 8 MiB is what containers and systemd give.
+    fn locked_memory_is_divided_and_never_exceeded() {
+        // Containers and systemd give 8 MiB.
         assert_eq!(by_memory(3, 8 * MIB), (3, 32));
         assert_eq!(by_memory(4, 8 * MIB), (4, 31));
         assert_eq!(by_memory(8, 8 * MIB), (8, 15));
         assert_eq!(by_memory(16, 8 * MIB), (14, 8));
         assert_eq!(by_memory(64, 8 * MIB), (14, 8));
-        assert_eq!(by_memory(64, 64 * 1024), (1, 8), "whether it can be had the kernel says");
+        assert_eq!(by_memory(64, 64 * 1024), (1, 8), "the kernel may refuse even this one");
         for workers in 1..=256 {
             for limit in (MIB..=64 * MIB).step_by(512 * 1024 + 4096) {
                 let (rings, buffers) = by_memory(workers, limit);
@@ -229,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_their_files_fit_below_the_limit_of_descriptors() {
+    fn threads_and_their_files_stay_below_the_limit_of_descriptors() {
         for limit in [16, 40, 64, 256, 1024, 65_536] {
             for workers in [1, 2, 8, 32, 256] {
                 let Plan { rings, .. } = plan(workers, None, Some(limit));
@@ -246,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn each_gets_its_share_and_one_at_the_least() {
+    fn each_gets_its_share_and_at_least_one() {
         assert!(share_out(8, 3).eq([3, 3, 2]));
         assert!(share_out(2, 4).eq([1, 1, 1, 1]));
         assert!(share_out(5, 1).eq([5]));

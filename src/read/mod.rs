@@ -1,19 +1,18 @@
-//! Jobs become messages: open beneath the root, examine, read and hash in one pass, examine again.
+//! The stage that makes messages of jobs: open beneath the root, examine, read and hash in one pass, examine again.
 //!
-//! Two engines do the same work behind one seam, [`start`]: [`uring`] with a ring and registered buffers a
-//! thread, [`blocking`] with plain reads. Everything that decides what a file's result *is* stands here and
-//! in [`readers`] and [`verify`], once for both.
+//! Two engines do the same work behind one function, `start`: `uring` with a ring and registered buffers a thread, and
+//! `blocking` with plain reads. All that decides a file's result is in `readers` and `verify`, once for both.
 //!
-//! Nobody waits for somebody else's file: each file system has reading threads of its own, so that one that hangs
-//! holds up nobody's calls but those for its own files; and a file of more than [`LARGE_BYTES`](limits::LARGE_BYTES) waits in a queue of its
-//! own for one of the few places that there are for such files, so that those below it go past it.
+//! No file waits for another file system: each has reading threads of its own, so that one that hangs delays only its
+//! own files. No small file waits for a large one: files of more than [`LARGE_BYTES`](limits::LARGE_BYTES) have a queue
+//! of their own, of which each thread reads only a few at a time.
 
-pub mod blocking;
+mod blocking;
 pub mod buffer;
 pub mod limits;
-pub mod readers;
-pub mod uring;
-pub mod verify;
+pub(crate) mod readers;
+pub(crate) mod uring;
+mod verify;
 
 use std::thread::JoinHandle;
 
@@ -21,25 +20,24 @@ use readers::Readers;
 
 use crate::cli::ReadEngine;
 use crate::error::Error;
-pub use crate::queue::{Deadline, Queue};
 
-/// The reading threads that run.
-pub struct Started {
-    /// Its name, for the log.
-    pub engine: &'static str,
-    /// How many threads hash: as many as were asked for, or as there is locked memory and descriptors for.
-    pub workers: usize,
-    /// They end when the jobs' channel is closed.
-    pub threads: Vec<JoinHandle<()>>,
+/// The reading threads that were started.
+pub(crate) struct Started {
+    /// The engine's name, for the log.
+    pub(crate) engine: &'static str,
+    /// The number of hashing threads: as many as were asked for, or as locked memory and descriptors are enough for.
+    pub(crate) workers: usize,
+    /// The threads, which end when both queues of their volume are closed and empty.
+    pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the reading threads of each volume with the engine that was chosen, or that can be had. Each gets its share of
-/// the workers, and one at the least.
+/// Starts the reading threads of each volume, with the engine that was chosen or that the kernel allows. Each volume
+/// gets its share of the workers, and at least one.
 ///
 /// # Errors
 /// [`Error::Engine`] when io_uring was asked for by name and is refused; [`Error::Threads`] when the system refuses a
 /// thread.
-pub fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
+pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     let wanted = workers.max(volumes.len());
     if choice != ReadEngine::Blocking {
         match uring::Rings::set_up(wanted)? {
@@ -61,7 +59,7 @@ pub fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -> Resul
     Ok(Started { engine: "blocking", workers: wanted, threads })
 }
 
-/// Every volume gets its share of the rings; where there are fewer rings than volumes, the last are read without.
+/// Assigns each volume its share of the rings. Where rings are fewer than volumes, the blocking engine reads the last.
 fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     if let Some((found, cure)) = rings.shortage(wanted) {
         tracing::warn!("{found}; {cure}");
@@ -73,7 +71,7 @@ fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> 
     for (readers, workers) in volumes.into_iter().zip(shares) {
         let readers = Readers { workers, files, ..readers };
         if rings.count() >= workers {
-            threads.extend(rings.give(workers, &readers));
+            threads.extend(rings.assign(workers, &readers));
         } else {
             threads.extend(blocking::start(&readers)?);
         }

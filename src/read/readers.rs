@@ -1,14 +1,15 @@
-//! What both engines share: the way in, the checks before and after, and the way out.
+//! What both engines share: the check before a file is read, and the outbox for messages and reports.
 
 use std::ffi::{CStr, c_char};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use std::{io, mem};
+use std::{io, mem, thread};
 
 use prometheus::local::LocalHistogram;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::limits::{self, LARGE_BYTES};
 use super::verify::Before;
@@ -21,38 +22,37 @@ use crate::message::{Message, Paths, message_id};
 use crate::progress::{Progress, Volume};
 use crate::queue::{Deadline, Queue};
 
-/// Chunks between two looks at a large file while it is read (16 MiB): a file that changes under our hands
-/// is given up early instead of being read to its end for nothing.
-pub(super) const CHUNKS_BETWEEN_LOOKS: u64 = 256;
+/// Chunks between two checks whether a file has changed (16 MiB), so that it is not read to its end in vain then.
+pub(super) const CHUNKS_BETWEEN_CHECKS: u64 = 256;
 
-/// What the threads of one volume read, and their way into the next stages; one clone a reading thread.
+/// What the threads of one volume read, and where its messages and reports go. Each reading thread has a clone.
 #[derive(Clone)]
 pub struct Readers {
-    /// The data directories: open for as long as there is a reading thread.
+    /// The data directories, which stay open for as long as there is a reading thread.
+    #[expect(dead_code, reason = "it is held and never read")]
     pub roots: Vec<Arc<Root>>,
-    /// Jobs to read; closed at the end.
+    /// Jobs to read. The queue is closed at the end.
     pub small: Arc<Queue>,
-    /// Jobs of files that were found to be large; closed at the end.
+    /// Jobs of files that were found to be large. The queue is closed at the end.
     pub large: Arc<Queue>,
-    /// The volume, where jobs handed in and not yet read are counted, queued ones included.
+    /// The volume's progress, which counts jobs that were dispatched and are not read yet, queued ones included.
     pub volume: Arc<Volume>,
-    /// For the numbers.
+    /// The progress of the service, with its metrics.
     pub progress: Arc<Progress>,
-    /// Hashing threads of this volume.
+    /// The number of hashing threads of this volume.
     pub workers: usize,
     /// How many files a thread with a ring has open.
     pub files: limits::Files,
-    /// The end, when it will not wait for files any longer.
+    /// The time after which no read is begun.
     pub deadline: Arc<Deadline>,
-    /// Messages to publish, as many as came together; nothing where they go nowhere.
+    /// Where batches of messages go; `None` where there is no output.
     pub messages: Option<mpsc::Sender<Vec<Outgoing>>>,
-    /// Reports of files that get no message.
+    /// Where reports of files without a message go.
     pub sender: Sender,
 }
 
 impl Readers {
-    /// How many of the outstanding files of one size a thread may take, so that a few do not all end up with the one that
-    /// was quicker to ask.
+    /// How many of the outstanding files of one size a thread may have in flight, so that no thread takes all of a few.
     pub(super) fn share(&self, large: bool) -> usize {
         let larges = self.volume.large.load(Ordering::Relaxed);
         let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
@@ -60,15 +60,15 @@ impl Readers {
     }
 }
 
-/// Examines an open file: see [`Before::examine`] and [`Job::admit`]. One of another directory, which stands at the path
-/// for a while or whose event has not been read yet, is not what the job means.
+/// Examines an open file: see [`Before::examine`] and [`Job::admit`]. The directory is checked too, because another one
+/// can be at its path for a while, or can have come there by an event that is not read yet.
 pub(super) fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread> {
     if let Some(inode) = job.within {
         job.directory.confirm(inode)?;
     }
     let before = Before::examine(file)?;
     job.admit(&before.version)?;
-    // It waits for its turn elsewhere, where nobody waits behind it.
+    // A large file goes through a queue of its own, where no small one waits behind it.
     if before.version.size > LARGE_BYTES && !job.large {
         return Err(Unread::Large);
     }
@@ -81,14 +81,14 @@ fn is_racy(job: &Job, before: &Before) -> bool {
     before.version.is_racy(before.examined, again)
 }
 
-/// A reading thread's way out: files that end together go on together, so that the next stage wakes once for them.
+/// Messages and reports of a reading thread. Those that come together are sent together: the next stage wakes once.
 pub(super) struct Outbox {
     pub(super) readers: Readers,
     pub(super) messages: Vec<Outgoing>,
     reports: Vec<Report>,
     paths: Paths,
     body: Vec<u8>,
-    /// A thread's own, so that threads do not share a cache line for it.
+    /// Each thread has its own, so that threads do not share a cache line for it.
     seconds: LocalHistogram,
 }
 
@@ -98,44 +98,32 @@ impl Outbox {
         Self { readers, messages: Vec::new(), reports: Vec::new(), paths: Paths::default(), body: Vec::new(), seconds }
     }
 
-    /// Refuses to begin what the process's end would wait for.
-    pub(super) fn begin(&self) -> Result<(), Unread> {
+    /// Refuses to begin a read after the deadline, because the end of the process would wait for it.
+    pub(super) fn check_deadline(&self) -> Result<(), Unread> {
         if self.readers.deadline.is_over() { Err(Unread::Stopped) } else { Ok(()) }
     }
 
-    /// Turns what was read into a message, or into silence when it is what was confirmed last.
+    /// Makes a message of what was read, or a report if there is no message.
     pub(super) fn conclude(&mut self, job: Job, began: Instant, read: Result<(Before, Digests), Unread>) {
         if read.is_ok() {
             self.seconds.observe(began.elapsed().as_secs_f64());
         }
         self.readers.volume.read.done(1);
         if job.large {
-            self.readers.volume.large.fetch_sub(1, Ordering::Relaxed);
+            let larges = self.readers.volume.large.fetch_sub(1, Ordering::Relaxed);
+            debug_assert!(larges > 0, "a job is concluded once");
         }
-        // The version alone proves nothing about an event that came after it was read; the content does.
+        // Only the content proves that a file is unchanged: an event can have come after the version was read.
         let judged = read.and_then(|(before, digests)| Ok((job.is_known(&before.version, &digests)?, before, digests)));
         let outcome = match judged {
-            // The ring has taken it back.
+            // After the deadline the ring has canceled the read.
             Err(Unread::Wanting(_)) if self.readers.deadline.is_over() => Outcome::Unread(Unread::Stopped),
             Err(unread) => Outcome::Unread(unread),
             Ok((true, before, digests)) => {
                 Outcome::Unchanged { version: before.version, racy: is_racy(&job, &before), digests }
             }
             Ok((false, before, digests)) => match self.compose(&job, &before, &digests) {
-                Ok(body) => {
-                    let Before { version, .. } = before;
-                    self.messages.push(Outgoing {
-                        body,
-                        id: message_id(&[job.directory.prefix(), &job.name], &version, &digests.sha256),
-                        raw_path: self.raw_path(&job),
-                        version,
-                        racy: is_racy(&job, &before),
-                        linked: before.linked,
-                        digests,
-                        job,
-                    });
-                    return;
-                }
+                Ok(body) => return self.add_message(body, job, &before, digests),
                 Err(error) => Outcome::Unread(Unread::Failed(io::Error::other(error))),
             },
         };
@@ -150,21 +138,35 @@ impl Outbox {
             .encode(&mut self.body)
     }
 
-    /// The path of the file just composed, where its message cannot hold it as it is.
+    fn add_message(&mut self, body: Box<[u8]>, job: Job, before: &Before, digests: Digests) {
+        self.messages.push(Outgoing {
+            body,
+            id: message_id(&[job.directory.prefix(), &job.name], &before.version, &digests.sha256),
+            raw_path: self.raw_path(&job),
+            version: before.version,
+            racy: is_racy(&job, before),
+            linked: before.linked,
+            digests,
+            job,
+        });
+    }
+
+    /// The path of the file whose message was just composed, if the message cannot hold it as it is.
     fn raw_path(&self, job: &Job) -> Option<Vec<u8>> {
         let whole = || job.directory.absolute(&job.name);
         if self.paths.exact() { None } else { Some(whole()).filter(|path| str::from_utf8(path).is_err()) }
     }
 
-    /// Hands on what has come together.
-    pub(super) fn hand_on(&mut self) {
+    /// Sends the messages and reports that came together.
+    pub(super) fn flush(&mut self) {
         self.seconds.flush();
         match &self.readers.messages {
             _ if self.messages.is_empty() => {}
-            // Never full, by the bound on jobs; closed when the publisher has ended, and said why.
             Some(messages) => {
                 self.readers.progress.publish.add(self.messages.len());
-                drop(messages.try_send(mem::take(&mut self.messages)));
+                // A closed channel means that the publisher has ended and has reported why.
+                let sent = messages.try_send(mem::take(&mut self.messages));
+                assert!(!matches!(sent, Err(TrySendError::Full(_))), "the channel has room for all jobs in flight");
             }
             None => self.reports.extend(self.messages.drain(..).map(Outgoing::confirmed)),
         }
@@ -172,22 +174,31 @@ impl Outbox {
     }
 }
 
-/// A path below the root as the kernel wants it, in a buffer that is used again for the next.
+impl Drop for Outbox {
+    /// Sends what is left, because the source waits for it however the thread ends. A panic ends the process anyway.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.flush();
+        }
+    }
+}
+
+/// A path below the root as the kernel takes it, in a buffer that is used again for each file.
 #[derive(Default)]
-pub(super) struct Below {
-    /// With the NUL at its end.
+pub(super) struct CPath {
+    /// The path with a NUL at its end.
     bytes: Vec<u8>,
 }
 
-impl Below {
+impl CPath {
     pub(super) fn set(&mut self, job: &Job) {
         self.bytes.clear();
         job.directory.append_below(&job.name, &mut self.bytes);
         self.bytes.push(0);
     }
 
-    pub(super) fn path(&self) -> Result<&CStr, Unread> {
-        // No name that the kernel gave us holds a NUL.
+    pub(super) fn as_c_str(&self) -> Result<&CStr, Unread> {
+        // No name that the kernel gave us contains a NUL.
         CStr::from_bytes_with_nul(&self.bytes).map_err(|_| Unread::Gone)
     }
 
@@ -206,6 +217,7 @@ mod tests {
 
     use super::*;
     use crate::files::directory::Directory;
+    use crate::files::unread::Why;
     use crate::files::version::Stamp;
     use crate::message::EventType;
 
@@ -232,6 +244,6 @@ mod tests {
         let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());
         assert!(examined().is_ok());
         renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
-        assert!(matches!(examined(), Err(Unread::Busy)));
+        assert!(matches!(examined(), Err(Unread::Busy(Why::DirectoryMoved))));
     }
 }

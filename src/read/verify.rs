@@ -1,14 +1,13 @@
-//! One version of a file, or none: opening beneath the root, and the checks before and after reading that
-//! tell whether what was read was the content of one version of the path.
+//! Whether what was read is the content of one version of the path: the checks before and after reading.
 //!
-//! The order is: stat A, a read lease taken and released, read, stat B. The file is accepted when A equals B
-//! and the lease was granted: the kernel grants one only while nobody has the file open for writing or mapped
-//! writable (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B
-//! alone misses writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]) the
-//! lease is kept until the file is closed: whoever opens it for writing waits meanwhile, and the file is given up soon.
-//! At the end the name is looked at once more, where a rename could have
-//! come between the opening and stat A. Where the kernel gives no lease (not the file's owner and no
-//! CAP_LEASE, or a network file system), A equals B and the events that come later are all there is.
+//! The order is: stat A, a read lease taken and released, read, stat B. The content is accepted if A equals B and the
+//! lease was granted. The kernel grants one only while nobody has the file open for writing or mapped writable
+//! (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B alone would miss
+//! writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]), the lease is kept
+//! until the file is closed: a process that opens it for writing has to wait meanwhile, and reading stops soon. At the
+//! end the name is looked up once more if a rename can have come between the opening and stat A. Where the kernel gives
+//! no lease (the file is another user's and CAP_LEASE is missing, or the file system is a network one), A equals B and
+//! later events are the only evidence.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -18,31 +17,31 @@ use rustix::fs::{AtFlags, FileType, fstat, statat};
 use crate::files::errno::Call;
 use crate::files::lease;
 use crate::files::root::Root;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::files::version::{Stamp, Version, nanoseconds, version_of};
 
 /// See [`Before::may_be_renamed`].
-const RENAME_DOUBT_SECONDS: i64 = 60;
+const RENAME_SUSPECT_SECONDS: i64 = 60;
 
-/// What was seen of a file just before it is read.
+/// The state of a file just before it is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Before {
     /// Stat A.
     pub version: Version,
-    /// atime, before our own reading moves it.
+    /// atime, taken before our own reading moves it.
     pub accessed: Stamp,
-    /// The time of day just before stat A.
+    /// The time of day just before stat A was taken.
     pub examined: Stamp,
     /// The file has further names (`st_nlink`).
     pub linked: bool,
-    /// `st_dev`, for [`Before::confirm_name`].
+    /// `st_dev`, which [`Before::confirm_name`] compares.
     device: u64,
     /// The lease is kept until the file is closed.
     leased: bool,
 }
 
 impl Before {
-    /// Examines an open file: regular, and with nobody writing it as far as the kernel tells.
+    /// Examines an open file: it has to be regular and, as far as the kernel knows, without a writer.
     ///
     /// # Errors
     /// [`Unread::NotRegular`], [`Unread::Busy`], or what fstat(2) says.
@@ -52,7 +51,7 @@ impl Before {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
         }
-        // Stat A comes before the lease, or a writer between the two would go unseen.
+        // Stat A comes before the lease, because a writer between the two would go unseen otherwise.
         let version = version_of(&stat);
         let granted = lease::take(file)?;
         let leased = granted && version.is_racy(examined, false);
@@ -72,39 +71,44 @@ impl Before {
     /// Whether the file still is the version that was examined.
     ///
     /// # Errors
-    /// [`Unread::Busy`] when it is not, or when a writer waits for a lease that was kept; what fstat(2) says.
+    /// [`Why::Changed`] when it is not, [`Why::WriterPresent`] when a writer waits for a lease that was kept, or what
+    /// fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        let same = version_of(&stat) == self.version;
-        if same && (!self.leased || lease::is_held(file)) { Ok(()) } else { Err(Unread::Busy) }
+        if version_of(&stat) != self.version {
+            return Err(Unread::Busy(Why::Changed));
+        }
+        if self.leased && !lease::is_held(file) {
+            return Err(Unread::Busy(Why::WriterPresent));
+        }
+        Ok(())
     }
 
-    /// The checks after reading: the file still is the version that was examined, and so is what the name leads to.
-    /// `within`: it is in a directory that can be renamed, which its version does not show.
+    /// The checks after reading: the file still is the version that was examined, and its name still leads to it.
+    /// `movable`: the directory can be renamed, which the file's version does not show.
     ///
     /// # Errors
-    /// [`Unread::Busy`] when either is another, [`Unread::Gone`] when the name is gone, or what stat(2) says.
-    pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>, within: bool) -> Result<(), Unread> {
+    /// [`Unread::Busy`] when either is not so, [`Unread::Gone`] when the name is gone, or what stat(2) says.
+    pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>, movable: bool) -> Result<(), Unread> {
         self.confirm(file)?;
-        // Open for writing a moment after it was made: the kernel makes a file before it counts its writer.
+        // An empty file can have been created a moment ago: the kernel creates a file before it counts its writer.
         if self.version.size == 0 && !self.leased && lease::take(file)? {
             lease::give_back(file);
         }
-        if within || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
+        if movable || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
 
-    /// Whether a rename may have come between open(2) and stat A: it moves ctime. Seen from a minute's distance, so
-    /// that no step of the clock hides it.
+    /// Whether a rename, which moves ctime, may have come between open(2) and stat A. A step of the clock hides none.
     fn may_be_renamed(&self) -> bool {
-        Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_DOUBT_SECONDS
+        Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_SUSPECT_SECONDS
     }
 
-    /// Whether the name that was opened still leads to the version that was examined. One that was renamed
-    /// meanwhile and written under its other name would pass every other check.
+    /// Whether the name that was opened still leads to the version that was examined. A file that was renamed meanwhile
+    /// and written under its new name would pass every other check.
     fn confirm_name(&self, root: &Root, below: &CStr) -> Result<(), Unread> {
         let named = statat(root.as_fd(), below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
         let same = named.st_dev == self.device && version_of(&named) == self.version;
-        if same { Ok(()) } else { Err(Unread::Busy) }
+        if same { Ok(()) } else { Err(Unread::Busy(Why::NameMoved)) }
     }
 }
 
@@ -132,21 +136,21 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_is_seen_until_it_closes() {
+    fn a_writer_is_found_until_it_closes_the_file() {
         let (dir, root) = root();
         let mut writer = File::create(dir.path().join("f")).unwrap();
         let reader = open(&root, "f").unwrap();
-        assert!(matches!(Before::examine(reader.as_fd()), Err(Unread::Busy)));
+        assert!(matches!(Before::examine(reader.as_fd()), Err(Unread::Busy(Why::WriterPresent))));
         writer.write_all(b"x").unwrap();
         drop(writer);
         let before = Before::examine(reader.as_fd()).unwrap();
         before.confirm(reader.as_fd()).unwrap();
         std::fs::write(dir.path().join("f"), "y").unwrap();
-        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy)));
+        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::Changed))));
     }
 
     #[test]
-    fn a_lease_that_is_kept_holds_up_a_writer_until_the_file_is_closed() {
+    fn a_kept_lease_makes_a_writer_wait_until_the_file_is_closed() {
         let (dir, root) = root();
         let path = dir.path().join("f");
         std::fs::write(&path, "one").unwrap();
@@ -158,14 +162,14 @@ mod tests {
         lease::ignore_break_signal();
         let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-        // Nothing has been written, and somebody is going to.
-        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy)));
+        // Nothing has been written yet, but a writer waits.
+        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::WriterPresent))));
         drop(reader);
         File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
 
     #[test]
-    fn a_name_that_leads_to_another_version_is_seen() {
+    fn a_name_that_leads_to_another_version_is_found() {
         let (dir, root) = root();
         let at = |name: &str| dir.path().join(name);
         std::fs::write(at("f"), "f's").unwrap();
@@ -177,7 +181,7 @@ mod tests {
         assert!(before.may_be_renamed());
         assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Gone)));
         std::fs::write(at("f"), "another").unwrap();
-        assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Busy)));
+        assert!(matches!(before.confirm_name(&root, c"f"), Err(Unread::Busy(Why::NameMoved))));
         before.confirm_name(&root, c"g").unwrap();
     }
 }

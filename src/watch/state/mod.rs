@@ -703,7 +703,7 @@ impl State {
             outcome => {
                 self.progress.metrics.count(&report, time_of_day);
                 self.lines.tell(&report, now);
-                if !matches!(outcome, Outcome::Unread(Unread::Busy | Unread::Wanting(_) | Unread::StaleRow)) {
+                if !matches!(outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
                     self.retries.had(id, name);
                 }
             }
@@ -741,7 +741,7 @@ impl State {
                     }
                 }
             }
-            Outcome::Unread(Unread::Busy | Unread::Wanting(_)) => self.pending.busy(id, name, now),
+            Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_)) => self.pending.busy(id, name, now),
             Outcome::Unread(Unread::StaleRow) => {
                 self.invalidate(id, name);
                 self.pending.busy(id, name, now);

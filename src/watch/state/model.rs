@@ -24,7 +24,7 @@ use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::files::errno::Call;
 use crate::files::root::Root;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::files::version::{Stamp, version_of};
 use crate::filter::Filter;
 use crate::hash::Digests;
@@ -218,7 +218,7 @@ impl Scene {
             match version_of(&named) == version {
                 true if job.is_known(&version, &digests)? => Ok(Outcome::Unchanged { version, racy: false, digests }),
                 true => Ok(Outcome::Confirmed { version, racy: false, linked: named.st_nlink > 1, digests }),
-                false => Err(Unread::Busy),
+                false => Err(Unread::Busy(Why::Changed)),
             }
         };
         let found = read().unwrap_or_else(Outcome::Unread);

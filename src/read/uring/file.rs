@@ -1,0 +1,55 @@
+//! The way of one file through the ring: open, examine, read and hash, examine again, close.
+
+use std::ffi::CStr;
+
+use tokio_uring::buf::fixed::FixedBuf;
+use tokio_uring::fs::File;
+
+use super::content;
+use super::operations::{OpenRequest, borrow, open};
+use super::worker::Worker;
+use crate::files::unread::Unread;
+use crate::hash::Digests;
+use crate::hash::scheduler::Request;
+use crate::job::Job;
+use crate::read::readers::examine;
+use crate::read::verify::Before;
+
+/// Boxes that a task uses again for each file. Each is `None` while an operation or the scheduler owns it.
+#[derive(Default)]
+pub(super) struct Scratch {
+    open: Option<Box<OpenRequest>>,
+    hash: Option<Box<Request<FixedBuf>>>,
+}
+
+pub(super) async fn read(worker: &Worker, scratch: &mut Scratch, job: &Job) -> Result<(Before, Digests), Unread> {
+    worker.outbox.borrow().check_deadline()?;
+    let mut request = scratch.open.take().unwrap_or_default();
+    request.path.set(job);
+    request.path.as_c_str()?;
+    let root = job.directory.root();
+    let (opened, request) = open(root, request).await;
+    let request = scratch.open.insert(request);
+    let file = match opened {
+        Ok(file) => File::from_std(file.into()),
+        // A link is opened by the slower way, with plain calls.
+        Err(errno) => File::from_std(root.open_otherwise(request.path.as_c_str()?, errno)?.into()),
+    };
+    let read = read_open(worker, job, request.path.as_c_str()?, &mut scratch.hash, &file).await;
+    // Closed through the ring, together with other operations. An error of close(2) changes nothing for a read file.
+    let _ = file.close().await;
+    read
+}
+
+async fn read_open(
+    worker: &Worker,
+    job: &Job,
+    path: &CStr,
+    request: &mut Option<Box<Request<FixedBuf>>>,
+    file: &File,
+) -> Result<(Before, Digests), Unread> {
+    let before = examine(job, borrow(file))?;
+    let digests = content::hash(worker, request, file, &before, job.large).await?;
+    before.confirm_all(job.directory.root(), path, borrow(file), job.within.is_some())?;
+    Ok((before, digests))
+}
