@@ -1,19 +1,20 @@
-//! TLS: whom we trust, who we are, and what a failed handshake means.
+//! TLS: the trusted authorities, our client certificate, and the error line for each failed handshake.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::cli::AmqpSettings;
 use crate::error::{Error, os_message};
 
-/// The longest PEM file that is read, in bytes: a system's whole bundle of authorities has a quarter of a million.
+/// The longest PEM file that is read, in bytes. A system's whole bundle of authorities has some 250,000.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 const CA_FILE: &str = "--amqp-ca-file (INGESTOR_AMQP_CA_FILE)";
@@ -22,7 +23,7 @@ const CLIENT_CERT: &str = "--amqp-client-cert (INGESTOR_AMQP_CLIENT_CERT)";
 
 const CLIENT_KEY: &str = "--amqp-client-key (INGESTOR_AMQP_CLIENT_KEY)";
 
-/// Reads and checks what TLS needs; `None` where nothing is encrypted.
+/// Reads and checks the files that TLS needs; `None` where the connection is not encrypted.
 ///
 /// # Errors
 /// [`Error::Usage`], naming the setting and the file.
@@ -42,43 +43,39 @@ pub fn client_config(settings: &AmqpSettings, encrypted: bool) -> Result<Option<
         };
     }
     let roots = match &settings.ca_file {
-        Some(path) => roots_of(path)?,
-        None => roots_of_the_system()?,
+        Some(path) => authorities_in(path)?,
+        None => authorities_of_the_system()?,
     };
     let internal = |error: rustls::Error| Error::Internal(format!("TLS cannot be set up: {error}"));
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(internal)?
         .with_root_certificates(roots);
-    let config = match (&settings.client_cert, &settings.client_key) {
-        (None, None) => config.with_no_client_auth(),
+    Ok(Some(Arc::new(with_client_certificate(config, settings)?)))
+}
+
+fn with_client_certificate(
+    config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    settings: &AmqpSettings,
+) -> Result<ClientConfig, Error> {
+    match (&settings.client_cert, &settings.client_key) {
+        (None, None) => Ok(config.with_no_client_auth()),
         (Some(certificate), Some(key)) => {
             let (chain, secret) = (certificates(CLIENT_CERT, certificate)?, private_key(key)?);
             config
                 .with_client_auth_cert(chain, secret)
-                .map_err(|error| refuse(CLIENT_KEY, key, &unfit(&error), "name the key of the certificate"))?
+                .map_err(|error| refuse(CLIENT_KEY, key, &unfit(&error), "name the key of the certificate"))
         }
-        (Some(_), None) => {
-            return Err(Error::usage(
-                format!("{CLIENT_CERT}: its private key is missing"),
-                format!("set {CLIENT_KEY}"),
-            ));
-        }
-        (None, Some(_)) => {
-            return Err(Error::usage(
-                format!("{CLIENT_KEY}: its certificate is missing"),
-                format!("set {CLIENT_CERT}"),
-            ));
-        }
-    };
-    Ok(Some(Arc::new(config)))
+        (Some(_), None) => Err(Error::usage(format!("{CLIENT_CERT}: its private key is missing"), format!("set {CLIENT_KEY}"))),
+        (None, Some(_)) => Err(Error::usage(format!("{CLIENT_KEY}: its certificate is missing"), format!("set {CLIENT_CERT}"))),
+    }
 }
 
 fn refuse(setting: &str, path: &Path, cause: &str, next: &str) -> Error {
     Error::usage(format!("{setting}: {path:?} cannot be used: {cause}"), next)
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, Error> {
+fn authorities_in(path: &Path) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(CA_FILE, path)? {
         roots.add(certificate).map_err(|error| {
@@ -88,7 +85,7 @@ fn roots_of(path: &Path) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn roots_of_the_system() -> Result<RootCertStore, Error> {
+fn authorities_of_the_system() -> Result<RootCertStore, Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
@@ -115,7 +112,7 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     }
 }
 
-/// What is wrong inside of it is not told: that could show a part of it.
+/// The error does not say what is wrong inside the file, because that could show a part of the key.
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let pem = read(CLIENT_KEY, path)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
@@ -147,57 +144,35 @@ fn unfit(error: &rustls::Error) -> String {
     }
 }
 
-/// For a broker that wants to know us.
-const OURS: &str =
+/// The next step where a broker wants a client certificate.
+const SET_CLIENT_CERT: &str =
     "set --amqp-client-cert and --amqp-client-key to a certificate that the broker's authorities have signed";
 
-/// What it means when the broker hangs up after a handshake that was good for us. TLS 1.3 looks at the client's certificate
-/// only then, and the alert that tells so is often lost with the connection.
+/// Cause and next step where the broker closes the connection after the client has completed the handshake. TLS 1.3 checks the
+/// client's certificate only then, and the alert that reports a failure is often lost with the connection.
 #[must_use]
 pub fn hung_up(config: &ClientConfig) -> (&'static str, &'static str) {
     match config.client_auth_cert_resolver.has_certs() {
-        true => ("it may refuse the client certificate", OURS),
-        false => ("it may demand a client certificate", OURS),
+        true => ("it may refuse the client certificate", SET_CLIENT_CERT),
+        false => ("it may demand a client certificate", SET_CLIENT_CERT),
     }
 }
 
-/// What went wrong with TLS and what to do about it, if the error is TLS's.
+/// Cause and next step, if the error is one of TLS.
 #[must_use]
 pub fn explain(error: &io::Error) -> Option<(String, &'static str)> {
-    const RENEW: &str = "renew the broker's certificate, or set this host's clock right";
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    Some(match error {
-        rustls::Error::InvalidCertificate(flaw) => match flaw {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => (
-                "its certificate is signed by an authority that is not trusted here".to_owned(),
-                "set --amqp-ca-file to the certificate of the authority that signed it",
-            ),
-            CertificateError::NotValidForNameContext { expected, presented } => {
-                other_name(&expected.to_str(), presented)
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                ("its certificate has expired".to_owned(), RENEW)
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                ("its certificate is not valid yet".to_owned(), RENEW)
-            }
-            // `openssl req -x509` makes such certificates.
-            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
-                "its certificate is an authority's own (CA:TRUE)".to_owned(),
-                "give the broker a certificate that this authority has signed",
-            ),
-            other => (format!("its certificate cannot be used: {other}"), "give the broker another certificate"),
-        },
+    Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(flaw) => explain_certificate(flaw),
         rustls::Error::InvalidMessage(_) => (
             "it does not speak TLS at this port".to_owned(),
             "name its TLS port (5671, by custom), or write amqp:// for a connection that is not encrypted",
         ),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            ("it demands a client certificate".to_owned(), OURS)
+            ("it demands a client certificate".to_owned(), SET_CLIENT_CERT)
         }
-        // TLS 1.2 has no alert of its own for that.
+        // TLS 1.2 has no special alert for a missing client certificate.
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
-            ("it refuses the TLS handshake; it may demand a client certificate".to_owned(), OURS)
+            ("it refuses the TLS handshake; it may demand a client certificate".to_owned(), SET_CLIENT_CERT)
         }
         rustls::Error::AlertReceived(
             alert @ (AlertDescription::BadCertificate
@@ -207,13 +182,36 @@ pub fn explain(error: &io::Error) -> Option<(String, &'static str)> {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied),
-        ) => (format!("it refuses the client certificate ({alert:?})"), OURS),
+        ) => (format!("it refuses the client certificate ({alert:?})"), SET_CLIENT_CERT),
         other => (format!("TLS: {other}"), "see the broker's log and its ssl_options"),
     })
 }
 
+fn explain_certificate(flaw: &CertificateError) -> (String, &'static str) {
+    const RENEW: &str = "renew the broker's certificate, or set this host's clock right";
+    match flaw {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            "its certificate is signed by an authority that is not trusted here".to_owned(),
+            "set --amqp-ca-file to the certificate of the authority that signed it",
+        ),
+        CertificateError::NotValidForNameContext { expected, presented } => other_name(&expected.to_str(), presented),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            ("its certificate has expired".to_owned(), RENEW)
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            ("its certificate is not valid yet".to_owned(), RENEW)
+        }
+        // `openssl req -x509` makes such certificates.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
+            "its certificate is an authority's own (CA:TRUE)".to_owned(),
+            "give the broker a certificate that this authority has signed",
+        ),
+        other => (format!("its certificate cannot be used: {other}"), "give the broker another certificate"),
+    }
+}
+
 fn other_name(expected: &str, presented: &[String]) -> (String, &'static str) {
-    // Each as `DnsName("host")` or `IpAddress(1.2.3.4)`.
+    // Each name is presented as `DnsName("host")` or `IpAddress(1.2.3.4)`.
     let bare = |name: &String| match name.split_once('(') {
         Some((_, name)) => name.trim_matches([')', '"']).to_owned(),
         None => name.clone(),

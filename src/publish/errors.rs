@@ -1,4 +1,4 @@
-//! What the broker answers, what it refuses, and what each failure means to the user.
+//! The broker's answers and refusals, and the error line for each failure.
 
 use std::future::Future;
 use std::io;
@@ -10,21 +10,21 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use crate::error::{Error, os_message};
 use crate::tls;
 
-/// A broker that accepts the connection and then says nothing would be waited for without end.
+/// Timeout of an answer, because a broker can accept the connection and then never answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits for the broker's answer, within a limit.
+/// Waits for the broker's answer, within a timeout.
 ///
 /// # Errors
-/// [`Error::Broker`].
+/// [`Error::Broker`], when the broker refuses or does not answer.
 pub async fn answer<T>(at: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
     answer_or_refusal(at, asked).await?.map_err(|error| failure(at, &error))
 }
 
-/// The same, but what the broker refuses is the caller's to judge.
+/// Waits for the broker's answer, within a timeout, and leaves a refusal to the caller.
 ///
 /// # Errors
-/// [`Error::Broker`], when there is no answer.
+/// [`Error::Broker`], when the broker does not answer.
 pub async fn answer_or_refusal<T>(
     at: &str,
     asked: impl Future<Output = lapin::Result<T>>,
@@ -39,7 +39,7 @@ pub async fn answer_or_refusal<T>(
     }
 }
 
-/// The broker's refusal that closes a channel, if it is one.
+/// The broker's refusal, if it is one that closes the channel alone.
 pub(super) fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(refusal) => match refusal.kind() {
@@ -50,7 +50,7 @@ pub(super) fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// What a client error means to the user of the broker at this address.
+/// The error line for a failure of the client, with the next step.
 #[must_use]
 pub fn failure(at: &str, error: &lapin::Error) -> Error {
     let (cause, next) = match error.kind() {

@@ -1,4 +1,4 @@
-//! The output without a broker.
+//! The output to standard output, without a broker.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -11,56 +11,60 @@ use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::Progress;
 
-/// Batches written before their jobs are reported: one write for all of them.
+/// The most batches that share one write. Their jobs are reported after it.
 const BATCHES_TOGETHER: usize = 16;
 
-/// Bytes gathered for one write.
+/// The size of the write buffer, in bytes.
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// Standard output as it was given to the process.
 ///
-/// The library's own takes what cannot be written for written where the descriptor is closed or not open for writing (EBADF),
-/// and its start opens /dev/null where none was given: a message that nobody got would be confirmed.
+/// The standard library is no help here, because it would let a message count as confirmed that nobody received: its `Stdout`
+/// ignores EBADF (a descriptor that is closed or not open for writing), and its start-up code opens /dev/null in place of a
+/// closed descriptor.
 ///
 /// # Errors
-/// [`Error::Stdout`], when none was given.
+/// [`Error::Stdout`], when the process was started without standard output.
 pub fn stdout() -> Result<File, Error> {
-    if given::was_closed() {
+    if at_start::was_closed() {
         return Err(Error::Stdout(io::Error::from_raw_os_error(libc::EBADF)));
     }
     io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(Error::Stdout)
 }
 
-/// What the process was given, seen before the library's start changes it.
-#[expect(unsafe_code, reason = "a place in the program's table of what runs before main, and a bare descriptor")]
-mod given {
+/// The state of standard output before the standard library's start-up code changes it.
+#[expect(
+    unsafe_code,
+    reason = "an entry in the program's table of functions that run before main, and a bare descriptor"
+)]
+mod at_start {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     static CLOSED: AtomicBool = AtomicBool::new(false);
 
     // SAFETY: the section holds pointers to functions that the C library calls once each, before main, with three arguments
-    // that a function without parameters leaves alone; this is one.
+    // that a function without parameters ignores; this is one.
     #[used]
     #[unsafe(link_section = ".init_array")]
-    static LOOK: extern "C" fn() = look;
+    static CHECK: extern "C" fn() = check;
 
-    extern "C" fn look() {
-        // SAFETY: F_GETFD takes no argument, touches no memory of ours and may be asked of any number, open or not.
+    extern "C" fn check() {
+        // SAFETY: F_GETFD takes no argument, accesses no memory of ours and accepts any number, open or not.
         let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
-        // It has no other reason to fail but EBADF.
+        // F_GETFD can fail with EBADF alone.
         CLOSED.store(flags == -1, Ordering::Relaxed);
     }
 
-    /// Whether there was no standard output when the process began.
+    /// Whether the process was started without standard output.
     pub fn was_closed() -> bool {
         CLOSED.load(Ordering::Relaxed)
     }
 }
 
-/// One JSON object a line. A message counts as confirmed when its line was written.
+/// Writes one JSON object a line. A message counts as confirmed once its line is written.
 ///
 /// # Errors
-/// [`Error::Stdout`], when nobody reads it any more for one.
+/// [`Error::Stdout`], for example when its reader has ended.
 pub fn to_stdout(
     stdout: File,
     mut messages: Receiver<Vec<Outgoing>>,

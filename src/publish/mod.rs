@@ -1,11 +1,12 @@
-//! Messages go out: to the broker, to standard output, or nowhere; each job's end goes back to its source.
+//! The output: messages go to the broker, to standard output or nowhere, and a report of each job goes back to its source.
 
-pub mod confirms;
-pub mod connect;
+mod confirms;
+mod connect;
 pub mod errors;
 pub mod local;
-pub mod returned;
+mod returned;
 pub mod session;
+mod window;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -20,11 +21,11 @@ use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::{BrokerState, Progress};
 
-/// Starts the output's thread, where there is an output; for AMQP it returns once the exchange is declared.
+/// Starts the output's thread, if there is an output. With AMQP it returns once the exchange is declared.
 ///
 /// # Errors
-/// [`Error::Broker`] when the broker cannot be used; [`Error::Stdout`] when there is none; [`Error::Internal`] when there is
-/// no thread.
+/// [`Error::Broker`] when the broker cannot be used; [`Error::Stdout`] when there is no standard output; [`Error::Threads`]
+/// when the system gives no thread.
 pub fn start(
     output: Output,
     settings: &PublishSettings,
@@ -43,7 +44,7 @@ pub fn start(
     let thread = thread::Builder::new()
         .name("publish".to_owned())
         .spawn(move || {
-            let _watched = sender.clone().guard_panics();
+            let _guard = sender.clone().guard_panics();
             let ended = match output {
                 Output::Stdout => match local::stdout() {
                     Ok(stdout) => {

@@ -1,9 +1,9 @@
-//! What the broker has acknowledged and returned: an acknowledgement alone does not say that a message reached a queue.
+//! Acknowledged messages, and which of them were returned: an acknowledgement alone does not say that a message reached a queue.
 //!
-//! Pure: no I/O and no clock. The broker returns a message that no queue is bound for before it acknowledges it, and the
-//! client hands each returned message to whichever acknowledgement it takes in next: that of another message, where the
-//! broker acknowledges many at once. So a returned message is known by its id alone, and while one is about, nothing is
-//! believed before every acknowledgement that is due has come: then every return has come, too.
+//! Pure: no I/O and no clock. The broker returns a message that no queue is bound for (basic.return) before it acknowledges
+//! it, and the client attaches each returned message to whichever confirm it resolves next. That can be another message's,
+//! because the broker confirms many messages at once. So only its message id identifies a returned message. After a return
+//! no acknowledgement counts until every message is answered, because then every return has arrived, too.
 
 use std::collections::HashSet;
 use std::mem;
@@ -12,109 +12,109 @@ use std::mem;
 #[derive(Debug)]
 pub struct Acknowledged<M> {
     messages: Vec<(u128, M)>,
-    /// The ids of what was returned; nothing for one that tells none of ours.
+    /// Ids of returned messages; `None` stands for those without a readable id.
     returned: HashSet<Option<u128>>,
 }
 
 /// What became of acknowledged messages.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Settled<M> {
-    /// They reached a queue.
+pub struct Resolved<M> {
+    /// These reached a queue.
     pub delivered: Vec<M>,
-    /// They reached nobody, in the order in which they were acknowledged.
+    /// These reached nobody, in the order in which they were acknowledged.
     pub returned: Vec<M>,
 }
 
 impl<M> Acknowledged<M> {
-    /// None yet.
-    #[must_use]
     pub fn new() -> Self {
         Self { messages: Vec::new(), returned: HashSet::new() }
     }
 
-    /// A message was acknowledged.
-    pub fn take(&mut self, id: u128, message: M) {
+    /// Adds an acknowledged message.
+    pub fn add(&mut self, id: u128, message: M) {
         self.messages.push((id, message));
     }
 
-    /// A message came back; nothing where it does not tell its id.
-    pub fn came_back(&mut self, id: Option<u128>) {
+    /// A message was returned; `None` where it carries no readable id.
+    pub fn returned(&mut self, id: Option<u128>) {
         self.returned.insert(id);
     }
 
-    /// Whether something came back and it is not settled yet which acknowledgements are to be believed: nothing more may be
-    /// published until it is.
-    #[must_use]
+    /// Whether a message was returned and it is open which acknowledged messages reached a queue. Until that is known nothing
+    /// more may be published.
     pub fn in_doubt(&self) -> bool {
         !self.returned.is_empty()
     }
 
-    /// Settles what can be, with so many messages published and not yet answered.
-    pub fn settle(&mut self, unanswered: usize) -> Settled<M> {
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Decides what can be decided while so many published messages are not answered yet.
+    pub fn resolve(&mut self, unanswered: usize) -> Resolved<M> {
         if self.in_doubt() && unanswered > 0 {
-            return Settled { delivered: Vec::new(), returned: Vec::new() };
+            return Resolved { delivered: Vec::new(), returned: Vec::new() };
         }
-        let came_back = mem::take(&mut self.returned);
+        let ids = mem::take(&mut self.returned);
         let mut matched = 0;
         let (mut delivered, mut returned) = (Vec::new(), Vec::new());
         for (id, message) in self.messages.drain(..) {
-            if came_back.contains(&Some(id)) {
+            if ids.contains(&Some(id)) {
                 matched += 1;
                 returned.push(message);
             } else {
                 delivered.push(message);
             }
         }
-        if matched < came_back.len() {
-            // One of these it was, and a repeat is better than a loss.
+        if matched < ids.len() {
+            // One id names none of these messages, so any of them can be the returned one. A repeat is better than a loss.
             returned.append(&mut delivered);
         }
-        Settled { delivered, returned }
-    }
-}
-
-impl<M> Default for Acknowledged<M> {
-    fn default() -> Self {
-        Self::new()
+        Resolved { delivered, returned }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
+    use super::*;
+
     #[test]
-    fn without_a_return_an_acknowledgement_is_believed_at_once() {
+    fn without_a_return_an_acknowledgement_counts_at_once() {
         let mut acknowledged = Acknowledged::new();
-        acknowledged.take(1, 'a');
+        acknowledged.add(1, 'a');
         assert!(!acknowledged.in_doubt());
-        assert_eq!(acknowledged.settle(7), Settled { delivered: vec!['a'], returned: vec![] });
+        assert_eq!(acknowledged.resolve(7), Resolved { delivered: vec!['a'], returned: vec![] });
     }
 
     #[test]
-    fn a_return_that_comes_with_another_acknowledgement_is_still_its_own() {
+    fn a_return_that_comes_with_another_acknowledgement_is_matched_by_its_id() {
         let mut acknowledged = Acknowledged::new();
-        acknowledged.take(1, 'a');
-        acknowledged.came_back(Some(2));
-        assert_eq!(acknowledged.settle(1), Settled { delivered: vec![], returned: vec![] }, "2 is not answered yet");
-        acknowledged.take(2, 'b');
-        assert_eq!(acknowledged.settle(0), Settled { delivered: vec!['a'], returned: vec!['b'] });
+        acknowledged.add(1, 'a');
+        acknowledged.returned(Some(2));
+        assert_eq!(acknowledged.resolve(1), Resolved { delivered: vec![], returned: vec![] }, "2 is not answered yet");
+        acknowledged.add(2, 'b');
+        assert_eq!(acknowledged.resolve(0), Resolved { delivered: vec!['a'], returned: vec!['b'] });
         assert!(!acknowledged.in_doubt());
     }
 
     #[test]
-    fn what_came_back_without_a_name_may_have_been_any_of_them() {
-        for name in [None, Some(9)] {
+    fn a_return_without_a_known_id_can_be_any_acknowledged_message() {
+        for id in [None, Some(9)] {
             let mut acknowledged = Acknowledged::new();
-            acknowledged.take(1, 'a');
-            acknowledged.came_back(name);
-            assert_eq!(acknowledged.settle(0), Settled { delivered: vec![], returned: vec!['a'] });
+            acknowledged.add(1, 'a');
+            acknowledged.returned(id);
+            assert_eq!(acknowledged.resolve(0), Resolved { delivered: vec![], returned: vec!['a'] });
         }
     }
 
-    /// A broker that returns some of a window's messages, and a client that hands each return to whichever answer it takes
-    /// in next, in any order within what the broker answers at once.
+    /// The answers of a broker that returns some of a window's messages, through a client that attaches each return to the
+    /// confirm that it resolves next, in any order within what the broker confirms at once.
     fn answers(fates: &[bool], cuts: &[usize], shuffled: &[usize]) -> Vec<(usize, Option<usize>)> {
         let mut answers = Vec::new();
         let mut queue = std::collections::VecDeque::new();
@@ -134,33 +134,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_order_nothing_returned_is_taken_for_delivered(
+        fn whatever_the_order_no_returned_message_counts_as_delivered(
             fates in prop::collection::vec(any::<bool>(), 1..40),
             cuts in prop::collection::vec(any::<usize>(), 0..6),
             shuffled in prop::collection::vec(any::<usize>(), 40),
-            looks in prop::collection::vec(any::<bool>(), 40),
+            resolved_after in prop::collection::vec(any::<bool>(), 40),
         ) {
             let mut acknowledged = Acknowledged::new();
             let (mut delivered, mut returned) = (Vec::new(), Vec::new());
             let answers = answers(&fates, &cuts, &shuffled);
             for (count, (at, with)) in answers.iter().enumerate() {
-                acknowledged.take(*at as u128, *at);
+                acknowledged.add(*at as u128, *at);
                 if let Some(other) = with {
-                    acknowledged.came_back(Some(*other as u128));
+                    acknowledged.returned(Some(*other as u128));
                 }
-                // Answers that are there are taken in together: a look comes only between what the broker said at once.
-                let complete = answers[..=count].iter().all(|(seen, _)| {
-                    !fates[*seen] || answers[..=count].iter().any(|(_, with)| *with == Some(*seen))
-                });
-                if looks[count % looks.len()] && complete {
-                    let settled = acknowledged.settle(fates.len() - count - 1);
-                    delivered.extend(settled.delivered);
-                    returned.extend(settled.returned);
+                if resolved_after[count % resolved_after.len()] {
+                    let resolved = acknowledged.resolve(fates.len() - count - 1);
+                    delivered.extend(resolved.delivered);
+                    returned.extend(resolved.returned);
                 }
             }
-            let settled = acknowledged.settle(0);
-            delivered.extend(settled.delivered);
-            returned.extend(settled.returned);
+            let resolved = acknowledged.resolve(0);
+            delivered.extend(resolved.delivered);
+            returned.extend(resolved.returned);
             delivered.sort_unstable();
             returned.sort_unstable();
             let of = |fate: bool| (0..fates.len()).filter(|&at| fates[at] == fate).collect::<Vec<_>>();

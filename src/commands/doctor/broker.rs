@@ -36,7 +36,7 @@ async fn look(broker: &Broker) -> Result<Check, Error> {
     };
     let found = format!("{at}: logged in; the exchange `{EXCHANGE}` {exchange}");
     let mut refused = Vec::new();
-    for other in broker.each().filter(|other| other.shown != at) {
+    for other in broker.each().filter(|other| other.shown() != at) {
         if let Err(error) = Session::look(&other).await {
             refused.push(Check::refused(NAME, &error));
         }

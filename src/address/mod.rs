@@ -1,0 +1,280 @@
+//! The connection string: the hosts that it names, their logins, and the text that may be shown of it.
+//!
+//! What can be secret, a password and an unknown parameter of the query, is private to this module. `Debug` and `Display`
+//! show the masked text alone, so no log line and no error can leak a secret by accident.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use rustls::ClientConfig;
+
+use crate::cli::{AmqpSettings, Output};
+use crate::error::Error;
+use crate::tls;
+
+/// Seconds between heartbeats when no setting names any: a broker that hangs is noticed after two.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// More hosts than a cluster has nodes are a mistake, and each that does not answer delays the start by ten seconds.
+const HOSTS_MAX: usize = 16;
+
+/// The parameters of the query that the client knows. Their values are numbers and words; any other value can be a secret.
+const PLAIN_PARAMETERS: [&str; 5] = ["frame_max", "channel_max", "heartbeat", "connection_timeout", "auth_mechanism"];
+
+/// A value of the connection string that holds secrets, and the text that may be shown of it.
+#[derive(Clone)]
+struct Masked<T> {
+    secret: T,
+    shown: String,
+}
+
+impl<T> Masked<T> {
+    /// The text comes from the connection string that the value was made of.
+    fn new(secret: T, connection_string: &str) -> Self {
+        Self { secret, shown: mask(connection_string) }
+    }
+}
+
+impl<T> fmt::Debug for Masked<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.shown, f)
+    }
+}
+
+impl<T> fmt::Display for Masked<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// The broker: one host, or those of a cluster.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// The hosts in the order in which they are tried; there is at least one.
+    addresses: Masked<Vec<Address>>,
+    /// `None` is plain AMQP.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// One host, with everything that a login there needs.
+#[derive(Debug, Clone)]
+pub struct Address(Masked<AMQPUri>);
+
+impl Address {
+    /// The connection string with this host alone, its secrets masked.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// The address with its password, for the client alone.
+    pub(crate) fn with_password(&self) -> AMQPUri {
+        self.0.secret.clone()
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let authority = &self.0.secret.authority;
+        match authority.host.contains(':') {
+            true => format!("[{}]:{}", authority.host, authority.port),
+            false => format!("{}:{}", authority.host, authority.port),
+        }
+    }
+
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.0.secret.scheme == AMQPScheme::AMQPS
+    }
+
+    /// Whether the user is whoever the client certificate names (SASL EXTERNAL).
+    pub(crate) fn logs_in_by_certificate(&self) -> bool {
+        self.0.secret.query.auth_mechanism == Some(SASLMechanism::External)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Broker {
+    /// Checks the connection string, and reads the files that TLS needs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], naming the setting and what is wrong with it.
+    pub fn new(settings: &AmqpSettings) -> Result<Self, Error> {
+        let mut broker = Self::parse(&settings.url, settings.heartbeat)?;
+        broker.tls = tls::client_config(settings, broker.addresses().iter().any(Address::is_encrypted))?;
+        Ok(broker)
+    }
+
+    /// The connection string, its secrets masked.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.addresses.shown
+    }
+
+    /// The hosts in the order in which they are tried; there is at least one.
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.addresses.secret
+    }
+
+    /// How TLS is spoken; `None` is plain AMQP.
+    pub(crate) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+
+    /// The destination of messages, as log lines show it.
+    #[must_use]
+    pub fn describe(&self, output: Output) -> &str {
+        match output {
+            Output::Amqp => self.shown(),
+            Output::Stdout => "standard output",
+            Output::None => "none",
+        }
+    }
+
+    /// A broker for each host alone.
+    pub fn each(&self) -> impl Iterator<Item = Self> {
+        self.addresses().iter().map(|address| Self {
+            addresses: Masked { secret: vec![address.clone()], shown: address.shown().to_owned() },
+            tls: self.tls.clone(),
+        })
+    }
+
+    fn parse(typed: &str, heartbeat: Option<u16>) -> Result<Self, Error> {
+        let shown = mask(typed);
+        let refuse = |cause: &str| {
+            Error::usage(
+                format!("AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}"),
+                "write amqp://USER:PASSWORD@HOST:PORT/VHOST",
+            )
+        };
+        let parts = Parts::of(typed);
+        if parts.rest.contains('@') {
+            return Err(refuse(
+                "an `@` that is no separator is written %40, and `/`, `?` and `#` in a password %2f, %3f and %23",
+            ));
+        }
+        if parts.before.trim_end_matches('@').split_once('@').is_some_and(|(_, rest)| rest.contains(',')) {
+            return Err(refuse("user and password stand once, before the first host; an `@` in them is written %40"));
+        }
+        if parts.hosts.len() > HOSTS_MAX {
+            return Err(refuse(&format!("it names more than {HOSTS_MAX} hosts")));
+        }
+        let address = |host: &&str| {
+            let alone = format!("{}{host}{}", parts.before, parts.rest);
+            let uri = uri(&alone, heartbeat).map_err(|cause| refuse(&cause))?;
+            Ok(Address(Masked::new(uri, &alone)))
+        };
+        let addresses = parts.hosts.iter().map(address).collect::<Result<_, Error>>()?;
+        Ok(Self { addresses: Masked::new(addresses, typed), tls: None })
+    }
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addresses.fmt(f)
+    }
+}
+
+/// A connection string, divided where several hosts can stand.
+struct Parts<'a> {
+    /// Scheme, user and password.
+    before: &'a str,
+    hosts: Vec<&'a str>,
+    /// Virtual host and query.
+    rest: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(typed: &'a str) -> Self {
+        let start = typed.find("://").map_or(0, |at| at + 3);
+        let end = typed[start..].find(['/', '?', '#']).map_or(typed.len(), |at| start + at);
+        let hosts = typed[start..end].rfind('@').map_or(start, |at| start + at + 1);
+        Self { before: &typed[..hosts], hosts: typed[hosts..end].split(',').collect(), rest: &typed[end..] }
+    }
+}
+
+/// The address of a connection string with one host, or the reason why it has none.
+fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
+    let url = url::Url::parse(typed).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "amqp" | "amqps") {
+        return Err("the scheme must be amqp or amqps".to_owned());
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("it names no host".to_owned());
+    }
+    if url.path().trim_start_matches('/').contains('/') {
+        return Err("a virtual host's `/` is written %2f".to_owned());
+    }
+    let mut uri: AMQPUri = typed.parse().map_err(|error: String| error.replace(typed, "it"))?;
+    if let Some(url::Host::Ipv6(address)) = url.host() {
+        uri.authority.host = address.to_string();
+    }
+    // Every other client takes the virtual host of "amqp://host:port/" for "/". This client takes it for "".
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned();
+    }
+    let seconds = heartbeat.or(uri.query.heartbeat).unwrap_or(HEARTBEAT_SECONDS);
+    if seconds == 0 {
+        return Err(
+            "without a heartbeat a broker that hangs is never noticed: heartbeat is 1 to 65535 seconds".to_owned()
+        );
+    }
+    uri.query.heartbeat = Some(seconds);
+    Ok(uri)
+}
+
+/// The connection string with its secrets replaced, whether or not it parses.
+fn mask(typed: &str) -> String {
+    let (before, after) = match password(typed) {
+        Some((from, to)) => (format!("{}***", &typed[..from]), &typed[to..]),
+        None => (String::new(), typed),
+    };
+    let end = after.find('#').unwrap_or(after.len());
+    match after[..end].split_once('?') {
+        None => before + after,
+        Some((path, query)) => {
+            let query: Vec<_> = query.split('&').map(mask_parameter).collect();
+            format!("{before}{path}?{}{}", query.join("&"), &after[end..])
+        }
+    }
+}
+
+/// Where the password is: between the first `:` of the user information and the last `@`. Where there is no `@` and
+/// something after a `:` is no port, the hosts were forgotten, and everything after the first `:` may be the password.
+fn password(typed: &str) -> Option<(usize, usize)> {
+    let start = typed.find("://").map_or(0, |at| at + 3);
+    let authority = &typed[start..];
+    let (from, to) = match authority.rfind('@') {
+        Some(end) => authority[..end].find(':').map(|colon| (colon + 1, end)),
+        None if Parts::of(typed).hosts.into_iter().all(looks_like_a_host) => None,
+        None => authority.find(':').map(|colon| (colon + 1, authority.len())),
+    }?;
+    Some((start + from, start + to))
+}
+
+fn mask_parameter(parameter: &str) -> String {
+    let is_plain = |value: &str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match parameter.split_once('=') {
+        Some((name, value)) if PLAIN_PARAMETERS.contains(&name) && is_plain(value) => parameter.to_owned(),
+        Some((name, _)) => format!("{name}=***"),
+        None if parameter.is_empty() || PLAIN_PARAMETERS.contains(&parameter) => parameter.to_owned(),
+        None => "***".to_owned(),
+    }
+}
+
+/// `host`, `host:1`, `[::1]` and `[::1]:1`, whatever the host is.
+fn looks_like_a_host(text: &str) -> bool {
+    let behind = match text.strip_prefix('[').and_then(|inside| inside.split_once(']')) {
+        Some((_, behind)) => behind,
+        None => text.find(':').map_or("", |colon| &text[colon..]),
+    };
+    behind.is_empty() || behind.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
