@@ -1,4 +1,4 @@
-//! The message: ten fields in compact JSON, and the id that is the same for the same version of the same path.
+//! The message: ten fields in compact JSON, and an id that is the same each time a version of a path is published.
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 use serde::ser::Error as _;
@@ -11,19 +11,19 @@ use crate::hash::Digests;
 /// The exchange that messages go to.
 pub const EXCHANGE: &str = "apollonia";
 
-/// The routing key; a fanout exchange does not look at it.
+/// The routing key, which a fanout exchange ignores.
 pub const ROUTING_KEY: &str = "file.created";
 
-/// Who we are, in every message and in the broker's list of connections.
+/// The service's name in every message and in the broker's list of connections.
 pub const APP_ID: &str = "apollonia-ingestor";
 
-/// How a version came to its path: the contract's three values, by the names of their inotify events.
+/// How a version came to its path: the contract's three values, which are names of inotify events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum EventType {
-    /// The path is new since the last message for it.
+    /// The path has appeared since the last message for it.
     #[serde(rename = "IN_CREATE")]
     Create,
-    /// By a rename.
+    /// The file was renamed to the path.
     #[serde(rename = "IN_MOVED_TO")]
     MovedTo,
     /// An existing file was rewritten.
@@ -31,19 +31,23 @@ pub enum EventType {
     CloseWrite,
 }
 
-/// The absolute paths of a message, all in one directory: the file's own first, its neighbors after it. U+FFFD stands in
-/// place of what is not UTF-8. Filled again for the next message.
+/// The absolute paths of a message, all in one directory: the file's own, then those of its neighbors. U+FFFD replaces
+/// what is not UTF-8. The buffers are used again for the next message.
 #[derive(Debug, Default)]
 pub struct Paths {
+    /// The directory, then each path as a whole.
     text: String,
+    /// The length of the directory's path in `text`.
     directory: usize,
     exact: bool,
+    /// The end of the directory's path in `text`, then that of each path.
     ends: Vec<usize>,
 }
 
 impl Paths {
-    /// Begins with the path of the directory, with its `/`.
+    /// Drops what is held and begins with the path of the directory, which ends in `/`.
     pub fn begin(&mut self, directory: &[u8]) {
+        debug_assert!(directory.ends_with(b"/"), "a directory's path ends in a slash");
         self.text.clear();
         self.ends.clear();
         self.exact = true;
@@ -52,14 +56,15 @@ impl Paths {
         self.ends.push(self.directory);
     }
 
-    /// Adds a file in it.
+    /// Adds the path of a file in the directory.
     pub fn push(&mut self, name: &[u8]) {
+        debug_assert!(!self.ends.is_empty(), "the directory comes first");
         self.text.extend_from_within(..self.directory);
         self.append(name);
         self.ends.push(self.text.len());
     }
 
-    /// Whether all of them are UTF-8.
+    /// Whether all paths are UTF-8.
     #[must_use]
     pub fn exact(&self) -> bool {
         self.exact
@@ -80,40 +85,40 @@ impl Paths {
     }
 }
 
-/// All that a message says, in the order in which it says it.
+/// The fields of a message, in the order in which they are encoded.
 #[derive(Debug, Serialize)]
 pub struct Message<'a> {
-    /// Absolute.
+    /// The absolute path.
     pub file_path: &'a str,
     /// How this version came to the path.
     pub event_type: EventType,
-    /// Of the whole content.
+    /// The SHA-256 of the whole content.
     #[serde(serialize_with = "hex")]
     pub sha256_hash: [u8; 32],
-    /// Of the whole content; canonical, which is big-endian.
+    /// The XXH3-128 of the whole content in its canonical form, which is big-endian.
     #[serde(serialize_with = "hex")]
     pub xxh128_hash: [u8; 16],
-    /// Bytes, all of them hashed.
+    /// The number of bytes, all of which were hashed.
     pub size: u64,
-    /// mtime of the version hashed.
+    /// The mtime of the hashed version.
     #[serde(serialize_with = "time")]
     pub modified_time: Stamp,
-    /// atime before we read it.
+    /// The atime before the file was read.
     #[serde(serialize_with = "time")]
     pub accessed_time: Stamp,
-    /// ctime of the version hashed.
+    /// The ctime of the hashed version.
     #[serde(serialize_with = "time")]
     pub changed_time: Stamp,
-    /// When the event was read.
+    /// When the event was read from the kernel.
     #[serde(serialize_with = "time")]
     pub timestamp: Stamp,
-    /// Absolute paths, behind the file's own.
+    /// The absolute paths of the neighbors, which follow the file's own.
     #[serde(serialize_with = "all_but_first")]
     pub neighbors: &'a Paths,
 }
 
 impl<'a> Message<'a> {
-    /// Puts the parts together.
+    /// Composes a message of its parts. `paths` holds the file's own path at least.
     #[must_use]
     pub fn new(
         paths: &'a Paths,
@@ -123,6 +128,7 @@ impl<'a> Message<'a> {
         accessed: Stamp,
         seen_at: Stamp,
     ) -> Self {
+        debug_assert!(paths.ends.len() >= 2, "the file's own path is there");
         Self {
             file_path: paths.iter().next().unwrap_or_default(),
             event_type,
@@ -137,10 +143,10 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The message's body. It grows in `scratch`, which is used again for the next.
+    /// Encodes the message's body. `scratch` is a buffer that is used again for the next message.
     ///
     /// # Errors
-    /// None that input decides: strings, integers and arrays of strings always have a JSON form.
+    /// None that input can cause: strings, integers and arrays of strings always have a JSON form.
     pub fn encode(&self, scratch: &mut Vec<u8>) -> Result<Box<[u8]>, simd_json::Error> {
         scratch.clear();
         simd_json::serde::to_writer(&mut *scratch, self)?;
@@ -148,22 +154,22 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The message id: XXH3-128 over path, version and SHA-256, as a number of 32 hex digits.
+/// The message id: XXH3-128 over path, version and SHA-256, as a number of 32 hex digits. The path may come in pieces.
 ///
-/// The content's hash is in it because two contents can share a version (time stamps are coarse where nobody
-/// looked in between): a consumer that drops repeats by id must not drop the second of them. The path comes in
-/// pieces, as it is at hand.
+/// The content's hash is part of it because two contents can share a version (time stamps are coarse if nobody examined
+/// the file in between): a consumer that drops repeats by id must not drop the second content.
 #[must_use]
 pub fn message_id(path: &[&[u8]], version: &Version, sha256: &[u8; 32]) -> u128 {
     let mut hasher = Xxh3::new();
     path.iter().for_each(|piece| hasher.update(piece));
-    hasher.update(&[0]); // no path holds a NUL: where the path ends is part of what is hashed
+    hasher.update(&[0]); // no path holds a NUL, so this hashes where the path ends, too
     hasher.update(&version.to_bytes());
     hasher.update(sha256);
     hasher.digest128()
 }
 
 fn hex<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
+    const { assert!(N <= 32, "the buffer holds 64 digits") };
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0u8; 64];
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
@@ -177,7 +183,7 @@ fn all_but_first<S: Serializer>(paths: &Paths, serializer: S) -> Result<S::Ok, S
     serializer.collect_seq(paths.iter().skip(1))
 }
 
-/// UTC with six decimals, always. A file system can hold times beyond any calendar; those become its ends.
+/// UTC, always with six decimals. A file system can hold times beyond any calendar, which become the calendar's ends.
 fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> {
     let utc = DateTime::<Utc>::from_timestamp(stamp.seconds, stamp.nanoseconds).unwrap_or(if stamp.seconds < 0 {
         DateTime::<Utc>::MIN_UTC
@@ -187,9 +193,9 @@ fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> 
     let Ok(year @ 0..=9999) = u32::try_from(utc.year()) else {
         return serializer.serialize_str(&utc.to_rfc3339_opts(SecondsFormat::Micros, false));
     };
-    // Four of these in every message: set by hand, without the general formatter's string for each.
+    // Each message holds four times, so the digits are set without the string that the general formatter would allocate.
     let mut text = *b"0000-00-00T00:00:00.000000+00:00";
-    for (place, mut number) in [
+    for (digits, mut number) in [
         (0..4, year),
         (5..7, utc.month()),
         (8..10, utc.day()),
@@ -198,7 +204,7 @@ fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> 
         (17..19, utc.second()),
         (20..26, utc.nanosecond() / 1000),
     ] {
-        for digit in text[place].iter_mut().rev() {
+        for digit in text[digits].iter_mut().rev() {
             *digit += (number % 10) as u8;
             number /= 10;
         }
@@ -206,7 +212,7 @@ fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> 
     ascii(&text, serializer)
 }
 
-/// Bytes known to be ASCII.
+/// Serializes bytes that are ASCII.
 fn ascii<S: Serializer>(text: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(str::from_utf8(text).map_err(S::Error::custom)?)
 }
@@ -243,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_fields_in_order_and_compact() {
+    fn a_message_is_ten_fields_in_order_and_compact() {
         let body = encode(b"a\xff", Stamp { seconds: 0, nanoseconds: 0 });
         assert_eq!(
             body,
@@ -268,7 +274,7 @@ mod tests {
         assert_eq!(parsed["file_path"].as_str().unwrap().as_bytes(), [b"/d/", &name[..]].concat());
     }
 
-    /// The rule for what is not UTF-8: one U+FFFD for each piece that a decoder gives up on.
+    /// The rule for bytes that are not UTF-8: one U+FFFD for each piece that a decoder refuses.
     fn replaced(mut bytes: &[u8]) -> String {
         let mut text = String::new();
         loop {
@@ -295,13 +301,13 @@ mod tests {
     }
 
     fn stamp() -> impl Strategy<Value = Stamp> {
-        // The years 0 to 9999, which RFC 3339 can say.
+        // The years 0 to 9999, which RFC 3339 can express.
         (-62_167_219_200..=253_402_300_799i64, 0..1_000_000_000u32)
             .prop_map(|(seconds, nanoseconds)| Stamp { seconds, nanoseconds })
     }
 
     proptest! {
-        /// Whatever the names, sizes and times: strict JSON on one line that a parser reads back.
+        /// Any names, sizes and times become strict JSON on one line that a parser reads back.
         #[test]
         fn any_message_parses_back(
             directory in path(),
@@ -320,7 +326,7 @@ mod tests {
             prop_assert_eq!(paths.exact(), exact(&name) && neighbors.iter().all(exact));
             let message = Message::new(&paths, EventType::Create, &digests, &version, times[2], times[3]);
             let body = message.encode(&mut Vec::new()).unwrap();
-            prop_assert!(body.iter().all(|byte| *byte >= b' '), "a control character stands raw");
+            prop_assert!(body.iter().all(|byte| *byte >= b' '), "a control character is not escaped");
             let parsed: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&body).unwrap();
             prop_assert_eq!(parsed.len(), 10);
             prop_assert_eq!(parsed["file_path"].as_str().unwrap(), &replaced(&whole(&name)));

@@ -1,4 +1,4 @@
-//! The directories that files are in: a place, a path and an index each.
+//! The directories that files are in, each with an id, a path and an index of its names.
 
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,46 +8,51 @@ use super::names::{Name, Names, sorted};
 use super::root::Root;
 use super::unread::{Unread, Why};
 
-/// Of a listing's names, one in so many at the most is added or removed by itself; where more are, a new index is
-/// made, which takes less time than that would, and none of the readers'.
+/// If more than one in so many of a listing's names differ from the index, a new index is built instead of changing this
+/// one: that takes less time, and it does not hold up the readers.
 const ONE_BY_ONE_SHARE: usize = 16;
 
-/// A number for a directory that is watched, in place of its path: never another's while anything is kept under it.
+/// A number that stands for a watched directory. It is not reused while anything is kept under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DirectoryId(u64);
 
 impl DirectoryId {
-    /// The first data directory, if it is on the first volume.
+    /// The id of the first data directory, if it is on the first volume.
     pub const FIRST: Self = Self(0);
 
-    /// Bits of the number itself: no tree has so many directories in its life. The volume's stands above them.
+    /// Bits of the number itself, which are enough for all directories in the life of a tree. The volume's number is in the
+    /// bits above.
     const BITS: u32 = 48;
 
-    /// The same number, of a directory of this volume ([`Root::volume`]).
+    /// Returns the number as the id of a directory on this volume ([`Root::volume`]).
     #[must_use]
     pub fn on_volume(self, volume: usize) -> Self {
+        assert!(volume < 1 << (u64::BITS - Self::BITS), "volumes are file systems of data directories: there are few");
         Self(self.0 & ((1 << Self::BITS) - 1) | (volume as u64) << Self::BITS)
     }
 
-    /// The volume that it is on.
+    /// The number of the directory's volume.
     #[must_use]
     pub fn volume(self) -> usize {
         (self.0 >> Self::BITS) as usize
     }
 
-    /// The one after this.
+    /// The next id on the same volume.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        let next = Self(self.0 + 1);
+        assert_eq!(next.volume(), self.volume(), "the number does not reach the volume's bits");
+        next
     }
 }
 
-/// One directory: where it is, and its index. The source of work changes it, the readers look at it.
+/// One directory: its path, and the index of its names. The source of work changes the index, the readers look up
+/// neighbors in it.
 #[derive(Debug)]
 pub struct Directory {
     root: Arc<Root>,
     id: DirectoryId,
-    /// Below the root, with a `/` at its end; empty for the root itself.
+    /// The path below the root, with a `/` at its end; empty for the root itself.
     below: Box<[u8]>,
     /// The real path, with a `/` at its end.
     absolute: Box<[u8]>,
@@ -55,7 +60,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory below a root (empty for the root itself), without names.
+    /// Makes the directory at a path below a root (empty for the root itself), without names.
     #[must_use]
     pub fn new(root: &Arc<Root>, below: &[u8]) -> Self {
         let with_slash = |path: &[u8]| {
@@ -64,17 +69,18 @@ impl Directory {
         };
         let below = with_slash(below);
         let absolute = [&with_slash(root.path().as_os_str().as_encoded_bytes()), &below[..]].concat();
+        assert!(absolute.ends_with(b"/"), "the path of a data directory is not empty");
         let root = Arc::clone(root);
         Self { root, id: DirectoryId::FIRST, below: below.into(), absolute: absolute.into(), names: RwLock::default() }
     }
 
-    /// Another below the same root.
+    /// Makes the directory at another path below the same root, without names.
     #[must_use]
     pub fn deeper(&self, below: &[u8]) -> Self {
         Self::new(&self.root, below)
     }
 
-    /// The same, under a number of its own.
+    /// Returns the directory with this id.
     #[must_use]
     pub fn at(self, id: DirectoryId) -> Self {
         Self { id, ..self }
@@ -86,25 +92,25 @@ impl Directory {
         &self.root
     }
 
-    /// Its number.
+    /// The directory's id.
     #[must_use]
     pub fn id(&self) -> DirectoryId {
         self.id
     }
 
-    /// The real path, with a `/` at its end.
+    /// The real path with a `/` at its end, which all paths below begin with.
     #[must_use]
     pub fn prefix(&self) -> &[u8] {
         &self.absolute
     }
 
-    /// The absolute path of a name in it.
+    /// The absolute path of a name in the directory.
     #[must_use]
     pub fn absolute(&self, name: &[u8]) -> Vec<u8> {
         [&self.absolute, name].concat()
     }
 
-    /// The path below the root of a name in it.
+    /// The path of a name in the directory, from the root.
     #[must_use]
     pub fn below(&self, name: &[u8]) -> Vec<u8> {
         let mut path = Vec::with_capacity(self.below.len() + name.len());
@@ -112,43 +118,44 @@ impl Directory {
         path
     }
 
-    /// The same, behind what is in a buffer.
+    /// Appends the path of a name in the directory, from the root, to a buffer.
     pub fn append_below(&self, name: &[u8], buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(&self.below);
         buffer.extend_from_slice(name);
     }
 
-    /// Whether its path leads to the directory with this inode.
+    /// Checks that the path leads to the directory with this inode.
     ///
     /// # Errors
-    /// [`Unread::Busy`] when it leads to another's, or what stat(2) says.
+    /// [`Unread::Busy`] when it leads to another directory, or the error of stat(2).
     pub fn confirm(&self, inode: u64) -> Result<(), Unread> {
         let path = self.below.strip_suffix(b"/").unwrap_or(b".");
-        let stands = self.root.look(path).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if stands.st_ino == inode { Ok(()) } else { Err(Unread::Busy(Why::DirectoryMoved)) }
+        let stat = self.root.look(path).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        if stat.st_ino == inode { Ok(()) } else { Err(Unread::Busy(Why::DirectoryMoved)) }
     }
 
-    /// Hands over the neighbors of a name in it, which stand as they are meanwhile.
+    /// Passes the neighbors of a name to `take`. The index does not change while it runs.
     pub fn with_neighbors<T>(&self, name: &Name, take: impl FnOnce(&[&Name]) -> T) -> T {
         take(&self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name))
     }
 
-    /// Whether a regular file of this name is there, as far as the index knows.
+    /// Whether the index holds a regular file of this name.
     #[must_use]
     pub fn contains(&self, name: &[u8]) -> bool {
         self.names.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    /// Makes the index exactly these names. What takes long is done beside it, while readers go on.
+    /// Makes the index hold exactly these names. Readers wait only for the change itself, not for the comparison or for a
+    /// new index.
     pub fn set_names<'a>(&self, names: impl IntoIterator<Item = &'a Name>) {
         let names = sorted(names);
-        let (missing, beside) = self.names.read().unwrap_or_else(PoisonError::into_inner).differences(&names);
-        if (missing.len() + beside.len()) * ONE_BY_ONE_SHARE > names.len() {
+        let (missing, surplus) = self.names.read().unwrap_or_else(PoisonError::into_inner).differences(&names);
+        if (missing.len() + surplus.len()) * ONE_BY_ONE_SHARE > names.len() {
             let mut names = Names::of_sorted(names);
-            self.update(|own| mem::swap(own, &mut names)); // the old one is dropped when no reader waits for it
+            self.update(|own| mem::swap(own, &mut names)); // the old index is dropped after the lock
         } else {
             self.update(|own| {
-                beside.iter().for_each(|name| own.remove(name));
+                surplus.iter().for_each(|name| own.remove(name));
                 missing.iter().for_each(|name| own.insert(name));
             });
         }
@@ -156,7 +163,7 @@ impl Directory {
 
     /// Changes the index.
     pub fn update<T>(&self, change: impl FnOnce(&mut Names) -> T) -> T {
-        // Each change of the sets is complete before the next, so a panicking writer leaves them usable.
+        // A panic leaves a usable index, because each change of its sets is complete before the next begins.
         change(&mut self.names.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -167,14 +174,14 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Of this path, wherever it leads: only its name is asked for.
+    /// A root of this path. Its descriptor is that of `/`, because tests ask for the path only.
     pub fn root_at(path: &str) -> Arc<Root> {
         Arc::new(Root::new(std::fs::File::open("/").unwrap().into(), path.as_bytes()))
     }
 
     proptest! {
         #[test]
-        fn a_path_is_its_directory_and_the_name_byte_for_byte(
+        fn a_path_is_the_directory_and_the_name_byte_for_byte(
             root in prop::sample::select(vec!["/", "/data", "/d/\u{fffd}"]),
             below in prop::sample::select(vec![&b""[..], b"sub", b"\xff/sub"]),
             name in prop::collection::vec(prop::sample::select((1..=255u8).filter(|byte| *byte != b'/').collect::<Vec<u8>>()), 1..=255),

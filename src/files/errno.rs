@@ -1,69 +1,69 @@
-//! What each errno means of a file or a directory: the one table that decides it, whichever call met it.
+//! What each errno of a call on a file or a directory means: the one table that decides it.
 //!
-//! A name that is not there any more, one that is no file, and one that cannot be had for the moment are three different
-//! things: the first two are the end of the matter, the third is remembered and tried again. Taking the third for the first
-//! is how other watchers lose whole trees, so only ENOENT and ENOTDIR mean gone.
+//! A name that is gone, one that is no regular file, and one that cannot be read for the moment are different: the first
+//! two are final, the third is remembered and tried again. Other watchers lose whole trees because they take the third for
+//! the first, so only ENOENT and ENOTDIR mean gone here.
 
 use rustix::io::Errno;
 
-/// The call that met it. The same number means different things to different calls.
+/// The call that failed. The same errno means different things for different calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// open(2) and openat2(2), of a file or a directory, and realpath(3) of what a link leads to.
+    /// open(2) and openat2(2) of a file or a directory, and realpath(3) of a link's target.
     Open,
     /// stat(2), statx(2), fstat(2).
     Stat,
     /// fcntl(2) with `F_SETLEASE`.
     Lease,
-    /// read(2), pread(2), and the same through a ring.
+    /// read(2) and pread(2), also through a ring.
     Read,
     /// getdents64(2).
     List,
-    /// inotify_add_watch(2), of a directory that is open.
+    /// inotify_add_watch(2) of an open directory.
     Watch,
 }
 
-/// What it means.
+/// What an errno means for the file or the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// Nothing of that name is there any more.
+    /// The name does not exist any more.
     Gone,
-    /// Something is there that is no regular file, and no directory where one was asked for.
+    /// The name is neither a regular file nor, where a directory was asked for, a directory.
     NotRegular,
-    /// A symbolic link is there, which the call was told not to follow.
+    /// The name is a symbolic link, which the call was not to follow.
     Link,
-    /// It leads out of the data directory, or to another file system.
+    /// The path leads out of the data directory or to another file system.
     LeadsOut,
-    /// Somebody has it open for writing, or was renaming it just then.
+    /// Somebody has the file open for writing, or renamed something on its path at that moment.
     Writer,
-    /// The service's own want for the moment: descriptors, memory, watches. Never the file's fault.
+    /// The service lacks descriptors, memory or watches for the moment. The file is not at fault.
     Ours,
-    /// It is there and cannot be had for the moment: rights, the disk, the network. It is remembered and tried again.
+    /// The file exists and cannot be read for the moment: rights, the disk, the network. It is tried again.
     Theirs,
-    /// Trying again would meet the same: the call itself is wrong for this kernel or this path.
+    /// The call is wrong for this kernel or this path, so trying again would fail in the same way.
     Broken,
 }
 
-/// What `errno` of `call` means. One that the manual pages of these calls don't name is [`Meaning::Theirs`]: file systems
-/// return numbers of their own, and to try again costs little where giving up costs a file.
+/// What `errno` of `call` means. An errno that the manual pages of these calls do not name is [`Meaning::Theirs`], because
+/// file systems return numbers of their own, and another try costs little while a wrong end costs a file.
 #[must_use]
 pub fn meaning(call: Call, errno: Errno) -> Meaning {
     use Call::{Lease, List, Open, Read, Stat, Watch};
     match (call, errno) {
-        // A watch is asked for by the descriptor of an open directory: /proc itself is what is missing then.
+        // A watch is added by the descriptor of an open directory, so it is /proc itself that is missing.
         (Watch, Errno::NOENT | Errno::NOTDIR) => Meaning::Theirs,
         (_, Errno::NOENT | Errno::NOTDIR) => Meaning::Gone,
         // Opening a socket is ENXIO, a node without a driver ENXIO or ENODEV (open(2)).
         (Open, Errno::NXIO | Errno::NODEV | Errno::ISDIR) | (Read, Errno::ISDIR) => Meaning::NotRegular,
         // Links were forbidden (openat2(2), RESOLVE_NO_SYMLINKS; open(2), O_NOFOLLOW).
         (Open, Errno::LOOP) => Meaning::Link,
-        // stat(2) that follows: they lead in a circle.
+        // stat(2) follows links: these form a circle.
         (Stat, Errno::LOOP) => Meaning::NotRegular,
         (Open, Errno::XDEV) => Meaning::LeadsOut,
-        // A write lease that we would have to wait for (fcntl(2)), a rename that crossed our look-up (openat2(2)), a writer
-        // in the way of a read lease (fcntl(2)).
+        // Another's write lease (fcntl(2)), a rename during the path's resolution (openat2(2)), or a writer that prevents a
+        // read lease (fcntl(2)).
         (Open | Lease, Errno::AGAIN) => Meaning::Writer,
-        // The last: the ring had no thread for it, or took it back at the end (io_uring_enter(2)).
+        // ECANCELED: the ring had no thread for the operation, or canceled it at the end (io_uring_enter(2)).
         (
             _,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR | Errno::CANCELED,
@@ -72,14 +72,14 @@ pub fn meaning(call: Call, errno: Errno) -> Meaning {
         (Watch, Errno::NOSPC) => Meaning::Ours,
         // No lease on this kind of file system (fcntl(2)).
         (Lease, Errno::INVAL) => Meaning::Broken,
-        // A call or a flag that this kernel does not have, or a seccomp filter does not let through; a path longer than the
-        // kernel takes.
+        // A call or a flag that this kernel does not have or a seccomp filter refuses, or a path longer than the kernel
+        // accepts.
         (_, Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::BADF | Errno::FAULT | Errno::NAMETOOLONG) => {
             Meaning::Broken
         }
         (_, Errno::OVERFLOW) => Meaning::Broken,
         // EACCES, EPERM, EIO, ESTALE, ETIMEDOUT, EHOSTDOWN, ENOTCONN (a FUSE daemon that died), EBUSY, ENOKEY (fscrypt),
-        // EUCLEAN and EBADMSG (checksums of the file system), EREMOTEIO, and what nobody has thought of.
+        // EUCLEAN and EBADMSG (checksums of the file system), EREMOTEIO, and any other.
         (Open | Stat | Lease | Read | List | Watch, _) => Meaning::Theirs,
     }
 }

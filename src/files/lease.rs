@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::errno::{Call, Meaning, meaning};
 use super::unread::{Unread, Why};
 
-/// Takes a read lease, which is granted while nobody has the file open for writing or mapped writable. `false`: none
-/// can be had (EACCES: not ours and no CAP_LEASE; EINVAL: not on this file system), and nothing can be said. Closing
-/// the file gives it back.
+/// Takes a read lease, which the kernel grants while nobody has the file open for writing or mapped writable. Returns
+/// `false` if it grants none at all (EACCES: another's file and no CAP_LEASE; EINVAL: not on this file system), which says
+/// nothing of writers. Closing the file releases the lease.
 ///
 /// # Errors
 /// [`Unread::Busy`] when somebody writes, [`Unread::Wanting`] when the kernel had no memory for the lease.
@@ -30,14 +30,14 @@ pub fn take(file: BorrowedFd<'_>) -> Result<bool, Unread> {
     }
 }
 
-/// Gives back a lease that was granted.
+/// Releases a lease that was granted.
 pub fn give_back(file: BorrowedFd<'_>) {
-    // SAFETY: as in `take`. It cannot fail in a way that matters: closing the descriptor would do it as well.
+    // SAFETY: as in `take`. A failure does not matter, because closing the descriptor releases the lease, too.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
 }
 
-/// Whether a lease that was taken still is ours, and no writer waits for it: the kernel then tells what it is to
-/// become (fcntl(2), F_GETLEASE).
+/// Whether a granted lease is still held and no writer waits for it. If one waits, the kernel returns the type that the
+/// lease is to become (fcntl(2), F_GETLEASE).
 #[must_use]
 pub fn is_held(file: BorrowedFd<'_>) -> bool {
     // SAFETY: F_GETLEASE takes no argument and touches no memory of ours; the descriptor is open for as long
@@ -45,8 +45,8 @@ pub fn is_held(file: BorrowedFd<'_>) -> bool {
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
 }
 
-/// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file between our taking
-/// and releasing it, and its default action ends the process (fcntl(2), signal(7)).
+/// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file before the lease is released, and
+/// its default action ends the process (fcntl(2), signal(7)).
 pub fn ignore_break_signal() {
     // SAFETY: SIG_IGN installs no handler, so no code of ours can run at a bad moment.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };

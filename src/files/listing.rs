@@ -1,4 +1,4 @@
-//! What a directory lists, and what stands at a path.
+//! Directory listings, and the stat of a path.
 
 use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
@@ -11,15 +11,15 @@ use super::version::{Version, version_of};
 /// One entry of a listing that may be published: a regular file, or a link that may lead to one.
 #[derive(Debug)]
 pub struct Found {
-    /// Its name.
+    /// The file's name in its directory.
     pub name: Name,
-    /// Its inode's number: reading in this order spares a cold disk's head.
+    /// The inode number. Reading in this order saves a cold disk's head movements.
     pub inode: u64,
-    /// A link itself is no neighbor.
+    /// It is a regular file. A link is no neighbor.
     pub regular: bool,
 }
 
-/// What one listing shows.
+/// The entries of one listing.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Files and links, in the order of their inodes.
@@ -29,13 +29,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// The files that can be neighbors.
+    /// The names of the files that can be neighbors: the regular ones.
     pub fn neighbors(&self) -> impl Iterator<Item = &Name> {
         self.files.iter().filter(|found| found.regular).map(|found| &found.name)
     }
 }
 
-/// The path below the root of a name in a directory below it (empty for the root itself).
+/// The path from the root of a name in the directory at `below` (empty for the root itself).
 #[must_use]
 pub fn path_in(below: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if below.is_empty() || below.ends_with(b"/") { b"" } else { b"/" };
@@ -45,7 +45,7 @@ pub fn path_in(below: &[u8], name: &[u8]) -> Vec<u8> {
 /// Lists a directory below the root (empty for the root itself).
 ///
 /// # Errors
-/// What open(2) or getdents64(2) says.
+/// The error of open(2) or getdents64(2).
 pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
     let mut listing = Listing::default();
     let mut entries = Dir::new(root.open_directory(below)?)?;
@@ -56,11 +56,11 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
             continue;
         }
         let kind = match entry.file_type() {
-            // Some file systems do not tell in the listing.
+            // Some file systems leave the type out of the listing.
             FileType::Unknown => match root.look(&path_in(below, name)) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(errno) if meaning(Call::Stat, errno) == Meaning::Gone => continue,
-                // Whoever compares it is refused too, and remembers it.
+                // As a link it is compared, which fails in the same way and is remembered there.
                 Err(_) => FileType::Symlink,
             },
             kind => kind,
@@ -79,23 +79,23 @@ pub fn list(root: &Root, below: &[u8]) -> Result<Listing, Errno> {
     Ok(listing)
 }
 
-/// What stands at a path.
+/// What lstat(2) shows of a regular file or a link.
 #[derive(Debug, Clone, Copy)]
 pub struct FileStat {
-    /// Its version. A link shows its own here: what it leads to is looked at when it is read.
+    /// The version. That of a link is its own: its target is examined when it is read.
     pub version: Version,
-    /// It is a file and no link.
+    /// It is a regular file, not a link.
     pub regular: bool,
-    /// It has further names.
+    /// The file has further hard links.
     pub linked: bool,
-    /// The number of the user that it belongs to.
+    /// The user id of the owner.
     pub owner: u32,
 }
 
-/// Looks at a path; nothing when there is neither a regular file nor a link.
+/// The stat of a path, or `None` when it is neither a regular file nor a link.
 ///
 /// # Errors
-/// What keeps us from telling: the path is there, or may be.
+/// The error of lstat(2) when the path exists or may exist.
 pub fn look(root: &Root, below: &[u8]) -> Result<Option<FileStat>, Errno> {
     let stat = match root.look(below) {
         Ok(stat) => stat,

@@ -1,4 +1,4 @@
-//! What a file, a directory and a data directory are.
+//! Files, directories and data directories: names, versions, paths, and what errors of the kernel mean.
 
 pub mod directory;
 pub mod errno;

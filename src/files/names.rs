@@ -1,7 +1,7 @@
 //! The names present in one directory, and the neighbors of each.
 //!
-//! Built by one listing and kept true by events: finding neighbors costs a few look-ups in ordered sets,
-//! the same among ten names and among a million.
+//! A listing builds the index and events keep it true. Neighbors are found by a few look-ups in ordered sets, whether there
+//! are ten names or a million.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -15,29 +15,29 @@ use arrayvec::ArrayVec;
 /// A file's name in its directory: any bytes but `/` and NUL.
 pub type Name = Arc<[u8]>;
 
-/// A hash map by what every event is looked up by: names, and the numbers of directories and watches.
+/// A hash map for the keys that each event is looked up by: names, and the ids of directories and watches.
 ///
-/// Its hasher is several times as fast as the standard one on names. Names are chosen by others: the seed is random,
-/// for each process and each map, so that names that collide cannot be prepared. It is no secret from somebody who
-/// can time single look-ups; nobody here can.
+/// Its hasher is several times as fast as the standard one on names. Others choose the names, so the seed is random for
+/// each process and each map, and nobody can prepare names that collide. Somebody who can time single look-ups could
+/// find out the seed; nobody here can.
 pub type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// The same without values.
+/// A hash set with the hasher of [`Map`].
 pub type Set<K> = HashSet<K, foldhash::fast::RandomState>;
 
-/// Neighbors a file has at most.
+/// The most neighbors of a file.
 pub const NEIGHBORS_MAX: usize = 10;
 
 /// The neighbors of a file.
 pub type Neighbors<'a> = ArrayVec<&'a Name, NEIGHBORS_MAX>;
 
-/// Stems, in any case, of files that describe their whole directory.
+/// The stems of files that describe their whole directory, in lower case. Case does not count.
 const COMPANION_STEMS: [&[u8]; 4] = [b"tracklist", b"tracks", b"info", b"readme"];
 
-/// Characters of a stem that name a family of files.
+/// The first characters of a stem that files of one family share.
 const FAMILY_CHARACTERS: usize = 3;
 
-/// The name up to its last dot; a leading dot does not count as one.
+/// The name up to its last dot. A leading dot does not count.
 #[must_use]
 pub fn stem(name: &[u8]) -> &[u8] {
     match name.iter().rposition(|&byte| byte == b'.') {
@@ -46,8 +46,8 @@ pub fn stem(name: &[u8]) -> &[u8] {
     }
 }
 
-/// The bytes of the first three characters, where there are three. What is not UTF-8 counts as one character
-/// for each U+FFFD that would stand in its place.
+/// The bytes of the first three characters, if there are three. What is not UTF-8 counts as one character for each U+FFFD
+/// that would replace it.
 fn family(stem: &[u8]) -> Option<&[u8]> {
     let mut end = 0;
     let mut characters = 0;
@@ -74,11 +74,12 @@ fn is_companion(stem: &[u8]) -> bool {
     COMPANION_STEMS.iter().any(|companion| stem.eq_ignore_ascii_case(companion))
 }
 
-/// A name that sorts by its stem first: files of one stem stand side by side, in the order of their names.
-#[derive(Debug)]
+/// A name that sorts by its stem first, so that files of one stem are neighbors in a set, in the order of their names.
+#[derive(Debug, PartialEq, Eq)]
 struct ByStem(Name);
 
-/// What [`ByStem`] sorts by; as a trait, so that a look-up needs no name of its own.
+/// The key that [`ByStem`] sorts by. It is a trait, so that a look-up can borrow one without an allocated name: see
+/// [`FirstOfStem`].
 trait StemAndName {
     fn key(&self) -> (&[u8], &[u8]);
 }
@@ -89,7 +90,7 @@ impl StemAndName for ByStem {
     }
 }
 
-/// Comes before every name with this stem, and after all with a lesser one.
+/// The key before all names with this stem, and after those with a lesser stem.
 struct FirstOfStem<'a>(&'a [u8]);
 
 impl StemAndName for FirstOfStem<'_> {
@@ -130,14 +131,6 @@ impl PartialOrd for ByStem {
     }
 }
 
-impl PartialEq for ByStem {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for ByStem {}
-
 impl<'a> Borrow<dyn StemAndName + 'a> for ByStem {
     fn borrow(&self) -> &(dyn StemAndName + 'a) {
         self
@@ -153,20 +146,21 @@ pub struct Names {
 }
 
 impl<'a> FromIterator<&'a Name> for Names {
-    /// All at once, from sorted lists: several times as fast as one by one.
+    /// Builds each set from a sorted list, which is several times as fast as inserting one by one.
     fn from_iter<T: IntoIterator<Item = &'a Name>>(names: T) -> Self {
         Self::of_sorted(sorted(names))
     }
 }
 
+/// Sorts names by their bytes.
 pub(super) fn sorted<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
     let mut sorted: Vec<_> = names.into_iter().map(|name| (head(name), name)).collect();
     sorted.sort_unstable();
     sorted.into_iter().map(|(_, name)| name).collect()
 }
 
-/// The first bytes as a number, which is in the same order as they are. Sorted by this first, most names are never
-/// looked at: among a million, a look is a wait for memory.
+/// The first bytes as a number, which sorts as they do. Sorting by it first spares most comparisons of the names
+/// themselves, each of which waits for memory among a million.
 fn head(bytes: &[u8]) -> u64 {
     let mut head = [0; size_of::<u64>()];
     let length = bytes.len().min(head.len());
@@ -175,8 +169,9 @@ fn head(bytes: &[u8]) -> u64 {
 }
 
 impl Names {
-    /// Of names that are [`sorted`].
+    /// Builds the index of names that are [`sorted`].
     pub(super) fn of_sorted(by_name: Vec<&Name>) -> Self {
+        debug_assert!(by_name.is_sorted());
         let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
         by_stem.sort_unstable();
         let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
@@ -187,7 +182,7 @@ impl Names {
         }
     }
 
-    /// Adds a name; nothing happens when it is there.
+    /// Adds a name, unless it is there.
     pub fn insert(&mut self, name: &Name) {
         if self.by_name.insert(Arc::clone(name)) {
             self.by_stem.insert(ByStem(Arc::clone(name)));
@@ -205,18 +200,19 @@ impl Names {
         }
     }
 
-    /// Of these, which are sorted, those that are missing; and those beside these that are there.
+    /// Compares the index with names that are [`sorted`]. Returns those that it lacks, and those that it holds beyond them.
     pub(super) fn differences<'a>(&self, sorted: &[&'a Name]) -> (Vec<&'a Name>, Vec<Name>) {
-        let (mut missing, mut beside) = (Vec::new(), Vec::new());
+        debug_assert!(sorted.is_sorted());
+        let (mut missing, mut surplus) = (Vec::new(), Vec::new());
         let mut own = self.by_name.iter().peekable();
         for &name in sorted {
-            beside.extend(iter::from_fn(|| own.next_if(|own| *own < name)).cloned());
+            surplus.extend(iter::from_fn(|| own.next_if(|own| *own < name)).cloned());
             if own.next_if_eq(&name).is_none() {
                 missing.push(name);
             }
         }
-        beside.extend(own.cloned());
-        (missing, beside)
+        surplus.extend(own.cloned());
+        (missing, surplus)
     }
 
     /// Whether a name is there.
@@ -225,13 +221,13 @@ impl Names {
         self.by_name.contains(name)
     }
 
-    /// How many there are.
+    /// The number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Whether there are none.
+    /// Whether the index holds no names.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
@@ -255,8 +251,8 @@ impl Names {
     }
 }
 
-/// Adds what is not there yet, and not the file itself, while there is room. Of the candidates passed over at
-/// most eleven are in `found` or the file itself: the work is bounded.
+/// Adds candidates that are neither the file itself nor in `found`, while there is room. The work is bounded, because at
+/// most eleven candidates are passed over.
 fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
     for candidate in candidates {
         if found.is_full() {
@@ -276,7 +272,7 @@ mod tests {
     use crate::files::directory::Directory;
     use crate::files::directory::tests::root_at;
 
-    /// The contract's section 5, word for word, over a plain list.
+    /// The contract's section 5, word for word, on a plain list.
     fn naive(names: &[Name], name: &Name) -> Vec<Name> {
         let mut sorted: Vec<&Name> = names.iter().filter(|other| *other != name).collect();
         sorted.sort();
@@ -350,9 +346,9 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// Whether it changes little or much.
+        /// A listing may change few names or many.
         #[test]
-        fn a_listing_leaves_what_it_shows_and_nothing_else(
+        fn after_a_listing_the_index_holds_the_listed_names_and_no_others(
             before in prop::collection::btree_set(name(), 0..60),
             removed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
             added in prop::collection::vec(name(), 0..4),
@@ -379,7 +375,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
-        /// The rules of stem and family in other words, for names of any bytes.
+        /// The rules of stem and family in other words, for names of arbitrary bytes.
         #[test]
         fn any_name_has_one_stem_and_at_most_one_family(
             name in prop::collection::vec(
@@ -400,7 +396,7 @@ mod tests {
                 Some(first) => {
                     prop_assert!(stem.starts_with(first));
                     prop_assert_eq!(decode(first).chars().count(), 3);
-                    // Cut between two characters, not inside one.
+                    // It is cut between two characters, not inside one.
                     prop_assert_eq!(decode(first) + &decode(&stem[first.len()..]), text);
                 }
             }

@@ -1,4 +1,4 @@
-//! A data directory: opening beneath it, and what its file system can say of writers.
+//! A data directory: opening files beneath it, and the evidence that its file system gives of writers.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
@@ -15,11 +15,11 @@ use super::errno::{Call, Meaning, meaning};
 use crate::error::{Error, os_message};
 use crate::files::unread::Unread;
 
-/// Non-blocking, so that neither a FIFO nor somebody's write lease holds us up (open(2), fcntl(2)).
+/// Opening does not block, so that neither a FIFO nor somebody's write lease holds up the service (open(2), fcntl(2)).
 pub const OPEN_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// Nothing on the way may be a link or lead to another file system (openat2(2), Linux 5.6).
+/// No part of the path may be a link or on another file system (openat2(2), Linux 5.6).
 pub const OPEN_RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -31,51 +31,51 @@ pub struct Root {
     dir: OwnedFd,
     path: Box<[u8]>,
     volume: usize,
-    /// Once it was asked for: it stays.
+    /// Determined once, when it is first asked for.
     protection: OnceLock<Protection>,
 }
 
 impl Root {
-    /// Of an open directory and its real path.
+    /// Makes a root of an open directory and its real path.
     #[must_use]
     pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
         Self { dir, path: path.into(), volume: 0, protection: OnceLock::new() }
     }
 
-    /// The same, as one of the volume with this number.
+    /// Returns the root with the number of its volume.
     #[must_use]
     pub fn on_volume(self, volume: usize) -> Self {
         Self { volume, ..self }
     }
 
-    /// The number of its volume: data directories of one file system share it, and the threads that read there.
+    /// The number of its volume. Data directories on one file system share the volume and the threads that read there.
     #[must_use]
     pub fn volume(&self) -> usize {
         self.volume
     }
 
-    /// `st_dev` of the directory; nothing where that cannot be asked.
+    /// `st_dev` of the directory, or `None` if fstat(2) fails.
     #[must_use]
     pub fn device(&self) -> Option<u64> {
         fstat(&self.dir).ok().map(|found| found.st_dev)
     }
 
-    /// The real path.
+    /// The real path of the data directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.path))
     }
 
-    /// Whether both are one directory, by whatever paths: a bind mount is another path, and no other directory.
+    /// Whether both are one directory, even by different paths: a bind mount is another path of the same directory.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         matches!((fstat(&self.dir), fstat(&other.dir)), (Ok(this), Ok(other)) if same_file(&this, &other))
     }
 
-    /// Whether the path still leads to the directory that we hold: a removed, moved or covered one can be silent.
+    /// Whether the path still leads to the open directory. One that is removed, moved or mounted over may cause no event.
     ///
     /// # Errors
-    /// What keeps us from telling, for the moment.
+    /// The error of stat(2), unless it means that the path is gone.
     pub fn still_there(&self) -> Result<bool, Errno> {
         let held = fstat(&self.dir)?;
         match rustix::fs::stat(self.path()) {
@@ -87,49 +87,49 @@ impl Root {
         }
     }
 
-    /// What stands at a path below, a link itself and not what it leads to.
+    /// The stat of a path below the root. That of a link is its own.
     ///
     /// # Errors
-    /// What statx(2) says.
+    /// The error of statx(2).
     pub fn look(&self, below: &[u8]) -> Result<Stat, Errno> {
         statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// What a link below leads to, as it is written in it; nothing where none stands there that can be read.
+    /// The target of a link below the root, as the link holds it, or `None` where no link can be read.
     #[must_use]
     pub fn target(&self, below: &[u8]) -> Option<Vec<u8>> {
-        // Asked for to know when to look again: whoever opens the link tells what keeps it from being read.
+        // The target only shows when to examine the link again. An error is reported when the link is opened.
         readlinkat(&self.dir, below, Vec::new()).ok().map(CString::into_bytes)
     }
 
-    /// What stands at a path below, or what a link there leads to, wherever that is.
+    /// The stat of a path below the root. That of a link is its target's, which may be anywhere.
     ///
     /// # Errors
-    /// What statx(2) says.
+    /// The error of statx(2).
     pub fn look_through(&self, below: &[u8]) -> Result<Stat, Errno> {
         statat(&self.dir, below, AtFlags::empty())
     }
 
-    /// Opens a file below for reading, following no link.
+    /// Opens a file below the root for reading. Links are not followed.
     ///
     /// # Errors
-    /// What openat2(2) says; ELOOP for a link.
+    /// The error of openat2(2), which is ELOOP for a link.
     pub fn open(&self, below: &CStr) -> Result<OwnedFd, Errno> {
         openat2(&self.dir, below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
     }
 
-    /// The same, and where a link stands there the regular file that it leads to, if that is inside.
+    /// Opens a file below the root for reading, or the regular file that a link leads to if that is inside the root.
     ///
     /// # Errors
-    /// [`Unread`].
+    /// Why the file cannot be opened.
     pub fn open_file(&self, below: &CStr) -> Result<OwnedFd, Unread> {
         self.open(below).or_else(|errno| self.open_otherwise(below, errno))
     }
 
-    /// The second half of [`Root::open_file`]: the open was refused with this errno.
+    /// The second half of [`Root::open_file`], after [`Root::open`] failed with this errno.
     ///
     /// # Errors
-    /// [`Unread`].
+    /// Why the file cannot be opened.
     pub fn open_otherwise(&self, below: &CStr, errno: Errno) -> Result<OwnedFd, Unread> {
         match meaning(Call::Open, errno) {
             Meaning::Link => self.open_link(below),
@@ -137,21 +137,21 @@ impl Root {
         }
     }
 
-    /// Opens a directory below, for listing.
+    /// Opens a directory below the root for listing.
     ///
     /// # Errors
-    /// What openat2(2) says.
+    /// The error of openat2(2).
     pub fn open_directory(&self, below: &[u8]) -> Result<OwnedFd, Errno> {
         let below = if below.is_empty() { b"." } else { below };
         openat2(&self.dir, below, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty(), OPEN_RESOLVE)
     }
 
-    /// Opens the regular file that a link leads to, if that is inside.
+    /// Opens the regular file that a link leads to, if that is inside the root.
     ///
     /// # Errors
-    /// [`Unread`]: it leads out, nowhere, in a circle, or to something that is no regular file.
+    /// Why it cannot be opened: the link leads out, nowhere, in a circle, or to something that is no regular file.
     pub fn open_link(&self, below: &CStr) -> Result<OwnedFd, Unread> {
-        // What it leads to is looked at first: opening a FIFO or a device has effects on others.
+        // The target's type is checked first, because opening a FIFO or a device affects others.
         let target = statat(&self.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(target.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
@@ -159,7 +159,7 @@ impl Root {
         let flags = OPEN_FLAGS.difference(OFlags::NOFOLLOW);
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         match openat2(&self.dir, below, flags, Mode::empty(), beneath) {
-            // An absolute target is refused as such, even one that leads back inside.
+            // BENEATH refuses each absolute target, even one that leads back inside.
             Err(errno) if meaning(Call::Open, errno) == Meaning::LeadsOut => {}
             other => return other.map_err(|errno| Unread::of(Call::Open, errno)),
         }
@@ -170,8 +170,7 @@ impl Root {
         self.open(&inside).map_err(|errno| Unread::of(Call::Open, errno))
     }
 
-    /// What tells a file that is complete from one that is being written. To be asked for first when this process has
-    /// its rights.
+    /// The evidence that a file is complete. The first call must come after this process has got its capabilities.
     #[must_use]
     pub fn protection(&self) -> Protection {
         *self.protection.get_or_init(|| {
@@ -185,7 +184,7 @@ impl Root {
         })
     }
 
-    /// Whether the kernel tells of the writers of a file with this owner.
+    /// Whether the kernel grants a read lease on a file of this owner.
     #[must_use]
     pub fn grants_lease(&self, owner: u32) -> bool {
         match self.protection() {
@@ -195,41 +194,41 @@ impl Root {
         }
     }
 
-    /// The kind of its file system, by the numbers of statfs(2).
+    /// The type of the file system, by the numbers of statfs(2).
     #[must_use]
     pub fn file_system(&self) -> Option<u64> {
         rustix::fs::fstatfs(&self.dir).ok().map(|found| found.f_type as u64 & 0xffff_ffff)
     }
 
-    /// Whether other hosts or programs may write there without this kernel's knowing.
+    /// Whether other hosts or programs may write there without this kernel's knowledge.
     #[must_use]
     pub fn is_remote(&self) -> bool {
         self.file_system().is_some_and(|kind| REMOTE_FILE_SYSTEMS.contains(&kind))
     }
 
-    /// The descriptor, for opening through the ring.
+    /// The descriptor of the data directory, for opening through the ring.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 }
 
-/// Whether both are of one file or directory, in whatever state.
+/// Whether both stats are of one file or directory, in whatever state.
 pub(crate) fn same_file(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
-/// What tells a file that is complete from one that is being written.
+/// The evidence that separates a complete file from one that is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// The kernel says whether anybody writes.
+    /// A read lease on each file: the kernel grants none while anybody has the file open for writing.
     Leases,
-    /// The same, for files of this user only.
+    /// Read leases on the files of one user only.
     OwnLeases {
-        /// Its number.
+        /// The user id.
         user: u32,
     },
-    /// Nothing but stat, and the events that come later.
+    /// Only the stats before and after reading, and later events.
     Stat,
 }
 
@@ -247,8 +246,8 @@ impl fmt::Display for Protection {
     }
 }
 
-/// Network, cluster and user-space file systems, by the numbers of statfs(2), which stand in linux/magic.h and, those of
-/// modules from elsewhere, in stat.c of GNU coreutils: a lease there says nothing of other hosts.
+/// Network, cluster and user-space file systems, on which a lease says nothing of other hosts. The numbers of statfs(2)
+/// are from linux/magic.h and, for modules from elsewhere, from stat.c of GNU coreutils.
 const REMOTE_FILE_SYSTEMS: [u64; 19] = [
     0x6969,      // NFS
     0xff53_4d42, // CIFS
@@ -271,15 +270,15 @@ const REMOTE_FILE_SYSTEMS: [u64; 19] = [
     0x7c7c_6673, // Parallels shared folders
 ];
 
-/// Makes CAP_LEASE effective where the binary was given it (`setcap cap_lease+p`). To be called while there is
-/// one thread: capabilities are a thread's own, and threads inherit them.
+/// Makes CAP_LEASE effective if the binary has it (`setcap cap_lease+p`). It must be called while there is one thread,
+/// because each thread has capabilities of its own and inherits them from the thread that starts it.
 pub fn raise_lease_capability() {
     if let Ok(mut sets) = capabilities(None)
         && sets.permitted.contains(CapabilitySet::LEASE)
         && !sets.effective.contains(CapabilitySet::LEASE)
     {
         sets.effective |= CapabilitySet::LEASE;
-        // What is permitted can be made effective; if not, the log's next line says so.
+        // A permitted capability can be made effective. If that fails, the log's next line shows it.
         let _ = set_capabilities(None, sets);
     }
 }
@@ -287,7 +286,8 @@ pub fn raise_lease_capability() {
 /// Opens the data directories.
 ///
 /// # Errors
-/// [`Error::DataDirectory`], naming what is wrong with one, or that it is in another: its files would be published twice.
+/// [`Error::DataDirectory`], naming what is wrong with one. One inside another is refused, because its files would be
+/// published twice.
 pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
     let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
     for path in paths {
@@ -331,7 +331,7 @@ pub fn open_root(path: &Path) -> Result<Root, Error> {
             }
             _ => refuse(os_message(&errno.into()), "give this user the right to read it (r-x), or run as another user"),
         })?;
-    // Without x on the directory its names can be listed and nothing in it opened.
+    // Without x on the directory its names can be listed, but no file in it can be opened.
     statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
         refuse(os_message(&errno.into()), "give this user the right to search it (r-x), or run as another user")
     })?;

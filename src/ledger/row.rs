@@ -1,4 +1,4 @@
-//! A row of the ledger, and what can be wrong with it.
+//! A row of the ledger: its columns, its checksum, and what can be wrong with it or with the database.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,21 +10,38 @@ use crate::files::version::{Stamp, Version};
 use crate::hash::Digests;
 use crate::job::Known;
 
+/// The table's columns, in the order in which each statement names them. The positions below count in it.
+pub(super) const COLUMNS: &str = "path, flags, inode, size, modified_seconds, modified_nanoseconds, changed_seconds, \
+                                  changed_nanoseconds, sha256, xxh128, checksum";
+
+pub(super) const PATH: usize = 0;
+pub(super) const FLAGS: usize = 1;
+const INODE: usize = 2;
+const SIZE: usize = 3;
+const MODIFIED_SECONDS: usize = 4;
+const MODIFIED_NANOSECONDS: usize = 5;
+const CHANGED_SECONDS: usize = 6;
+const CHANGED_NANOSECONDS: usize = 7;
+const SHA256: usize = 8;
+const XXH128: usize = 9;
+pub(super) const CHECKSUM: usize = 10;
+
 /// In a row's `flags`: see [`Version::is_racy`].
 const RACY: u8 = 1;
 
 /// In a row's `flags`: see [`Confirmed::by_version_only`].
 const BY_VERSION_ONLY: u8 = 2;
 
-/// What was confirmed of a path.
+/// What the broker confirmed last for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Confirmed {
     pub version: Version,
-    /// Nothing where the file was there before us: it was entered, and not read.
+    /// `None` for a file that was there before the service: it was entered without being read.
     pub digests: Option<Digests>,
     /// See [`Version::is_racy`].
     pub racy: bool,
-    /// It was not compared with its file since the ledger was not [`COMPLETE`](super::store::COMPLETE), and may lag.
+    /// The row may lag: its file was not compared with it since the ledger was not
+    /// [`COMPLETE`](super::state_directory::COMPLETE).
     pub by_version_only: bool,
 }
 
@@ -42,7 +59,7 @@ impl Confirmed {
         if self.by_version_only { racy | BY_VERSION_ONLY } else { racy }
     }
 
-    /// Of all that a row holds, so that damage which SQLite itself would not notice is noticed.
+    /// Covers all that a row holds, because SQLite does not notice every damage by itself.
     pub(super) fn checksum(&self, path: &[u8]) -> u128 {
         let mut hasher = Xxh3::new();
         hasher.update(path);
@@ -56,34 +73,33 @@ impl Confirmed {
     }
 }
 
-/// Rows by path, each with what was confirmed last, or nothing when the path is gone. Sorted, which is the table's own
-/// order.
+/// Rows by path, `None` for a row that is to be deleted. They are sorted as the table is.
 pub(super) type Rows = BTreeMap<Box<[u8]>, Option<Confirmed>>;
 
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// What stands there is not what was written.
+pub enum StoreError {
+    /// What is read differs from what was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
-    /// Rows stand in it that ought to be gone.
+    /// Rows that ought to be deleted are still in it.
     #[error("it is behind: its disk was full")]
     Behind,
-    /// Its form is not known here.
+    /// A newer version of this program gave it a form that is not known here.
     #[error("it was written by a newer version")]
     Newer,
-    /// It cannot be read or written.
+    /// SQLite cannot read or write it.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
-    /// What stands beside it cannot be.
+    /// A file beside it cannot be read or written.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-impl From<rusqlite::Error> for Trouble {
+impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            // The last three: a table or a column of another form.
+            // The last two, and an error without a code: a table or a column of another form.
             Some(
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown | ErrorCode::TypeMismatch,
             )
@@ -93,37 +109,40 @@ impl From<rusqlite::Error> for Trouble {
     }
 }
 
-pub(super) fn blob<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row [u8], Trouble> {
-    row.get_ref(column)?.as_blob().map_err(|error| Trouble::Damaged(error.to_string()))
+pub(super) fn blob<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row [u8], StoreError> {
+    row.get_ref(column)?.as_blob().map_err(|error| StoreError::Damaged(error.to_string()))
 }
 
-/// The columns that every form has in the same places: the version, and the digests.
-pub(super) fn decode_file(row: &Row<'_>) -> Result<(Version, Option<Digests>), Trouble> {
-    let nanoseconds = |column| row.get::<_, u32>(column);
-    let version = Version {
-        inode: row.get::<_, i64>(2)?.cast_unsigned(),
-        size: row.get::<_, i64>(3)?.cast_unsigned(),
-        modified: Stamp { seconds: row.get(4)?, nanoseconds: nanoseconds(5)? },
-        changed: Stamp { seconds: row.get(6)?, nanoseconds: nanoseconds(7)? },
+/// Decodes the version and the digests, whose columns are the same in every form of the table.
+pub(super) fn decode_file(row: &Row<'_>) -> Result<(Version, Option<Digests>), StoreError> {
+    let stamp = |seconds, nanoseconds| -> rusqlite::Result<Stamp> {
+        Ok(Stamp { seconds: row.get(seconds)?, nanoseconds: row.get(nanoseconds)? })
     };
-    let digests = match (blob(row, 8)?, blob(row, 9)?) {
+    let version = Version {
+        inode: row.get::<_, i64>(INODE)?.cast_unsigned(),
+        size: row.get::<_, i64>(SIZE)?.cast_unsigned(),
+        modified: stamp(MODIFIED_SECONDS, MODIFIED_NANOSECONDS)?,
+        changed: stamp(CHANGED_SECONDS, CHANGED_NANOSECONDS)?,
+    };
+    let digests = match (blob(row, SHA256)?, blob(row, XXH128)?) {
         ([], []) => None,
-        _ => Some(Digests { sha256: row.get(8)?, xxh128: u128::from_be_bytes(row.get(9)?) }),
+        _ => Some(Digests { sha256: row.get(SHA256)?, xxh128: u128::from_be_bytes(row.get(XXH128)?) }),
     };
     Ok((version, digests))
 }
 
-/// A row as it was written, or damage: its checksum says so.
-pub(super) fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, Trouble> {
+/// Decodes a row of [`COLUMNS`]. One whose checksum does not fit is damage.
+pub(super) fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, StoreError> {
     let (version, digests) = decode_file(row)?;
-    let flags: u8 = row.get(1)?;
+    let flags: u8 = row.get(FLAGS)?;
     let (racy, by_version_only) = (flags & RACY != 0, flags & BY_VERSION_ONLY != 0);
     let confirmed = Confirmed { version, digests, racy, by_version_only };
-    let intact = flags == confirmed.flags() && row.get::<_, [u8; 16]>(10)? == confirmed.checksum(path).to_be_bytes();
+    let checksum: [u8; 16] = row.get(CHECKSUM)?;
+    let intact = flags == confirmed.flags() && checksum == confirmed.checksum(path).to_be_bytes();
     if intact { Ok(confirmed) } else { Err(not_as_written(path)) }
 }
 
-pub(super) fn not_as_written(path: &[u8]) -> Trouble {
+pub(super) fn not_as_written(path: &[u8]) -> StoreError {
     let path = String::from_utf8_lossy(path).into_owned();
-    Trouble::Damaged(format!("its row of {path:?} is not what was written"))
+    StoreError::Damaged(format!("its row of {path:?} is not what was written"))
 }

@@ -160,7 +160,7 @@ impl State {
         let (mut loaded, recursive, roots) = (0, self.recursive, self.tree.roots().to_vec());
         let mut unlisted: Map<Vec<u8>, Unlisted> = Map::default();
         let Self { tree, filter, aside, .. } = self;
-        let whole = store.recall(|path, known| {
+        let whole = store.load(|path, known| {
             let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
             let left_out = |directory: &Directory| !filter.admits(&directory.below(name));
             let Some((id, names)) = present.get(directory) else {

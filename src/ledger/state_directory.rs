@@ -1,0 +1,120 @@
+//! The state directory: its lock, the names of the ledger's files in it, and the two marks beside the database.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::{fs, io};
+
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
+use rustix::io::Errno;
+
+use crate::error::{Error, os_message};
+
+/// The database in the state directory.
+pub const FILE: &str = "ledger.sqlite";
+
+/// Where a damaged database is moved. An earlier damaged one is replaced.
+pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
+
+/// This file says that the database holds rows which ought to be deleted. It is empty, because a full disk has room for
+/// a name.
+pub(super) const BEHIND: &str = "ledger.behind";
+
+/// This file says that every row is what was published last: the process that wrote the database ended in order, and no
+/// process has begun since. It is removed before anything is published, because rows may lag from then on. It holds the
+/// database's [`identity`], so that an older copy put in its place does not count as complete.
+pub(super) const COMPLETE: &str = "ledger.complete";
+
+/// The database itself, and what SQLite keeps beside it.
+pub(super) const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+
+/// What to do about a state directory that cannot be written.
+const GIVE_THE_RIGHT: &str = "give this user the right to write there, or name another directory";
+
+/// Creates the state directory where it is missing, checks that it can be written, and locks it: flock(2) on the
+/// directory itself needs no file, and the kernel drops the lock with the process.
+pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
+    let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
+    let unusable = |error: io::Error| refuse(os_message(&error), GIVE_THE_RIGHT);
+    fs::create_dir_all(directory).map_err(unusable)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = openat(rustix::fs::CWD, directory, flags, Mode::empty()).map_err(|errno| unusable(errno.into()))?;
+    accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| unusable(errno.into()))?;
+    flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
+        _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
+    })?;
+    Ok(dir)
+}
+
+/// Checks that this user may read and write the ledger's files, where there are any.
+pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error> {
+    for suffix in SUFFIXES {
+        let file = format!("{FILE}{suffix}");
+        let access = accessat(dir, &*file, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
+        if let Err(errno @ Errno::ACCESS) = access {
+            return Err(Error::StateDirectory {
+                path: directory.join(file),
+                cause: os_message(&errno.into()),
+                next: "give it to the user that this runs as, or name another directory",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`COMPLETE`] is there and was written for this database.
+pub(super) fn is_complete(directory: &Path) -> bool {
+    let mark = fs::read_to_string(directory.join(COMPLETE)).ok();
+    mark.is_some() && mark == identity(directory).ok()
+}
+
+/// Writes [`COMPLETE`]. The database must be closed: a later write would change its [`identity`].
+pub(super) fn mark_complete(directory: &Path) -> io::Result<()> {
+    fs::write(directory.join(COMPLETE), identity(directory)?)
+}
+
+/// Removes [`COMPLETE`], durably. Returns whether it was there.
+pub(super) fn unmark_complete(dir: &OwnedFd, directory: &Path) -> Result<bool, Error> {
+    let removed = match fs::remove_file(directory.join(COMPLETE)) {
+        Ok(()) => match rustix::fs::fsync(dir) {
+            // Some file systems have no such thing for a directory (fsync(2)).
+            Ok(()) | Err(Errno::INVAL) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|error| Error::StateDirectory {
+        path: directory.join(COMPLETE),
+        cause: format!("it cannot be removed: {}", os_message(&error)),
+        next: GIVE_THE_RIGHT,
+    })
+}
+
+/// Creates or removes [`BEHIND`].
+pub(super) fn mark_behind(directory: &Path, behind: bool) -> io::Result<()> {
+    let mark = directory.join(BEHIND);
+    if behind { File::create(mark).map(drop) } else { fs::remove_file(mark) }
+}
+
+/// Moves the database and its side files to [`DAMAGED`].
+pub(super) fn set_aside(directory: &Path) -> io::Result<()> {
+    for suffix in SUFFIXES {
+        let (from, to) = (format!("{FILE}{suffix}"), format!("{DAMAGED}{suffix}"));
+        match fs::rename(directory.join(from), directory.join(to)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Inode, size and mtime of the database: they differ from those of another one, and from its own before it was written
+/// again.
+fn identity(directory: &Path) -> io::Result<String> {
+    let status = fs::metadata(directory.join(FILE))?;
+    Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))
+}

@@ -1,0 +1,193 @@
+//! The SQL: opening the database, reading rows by the page, writing them in one transaction.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use super::form1;
+use super::row::{COLUMNS, Confirmed, PATH, Rows, StoreError, blob, decode};
+use crate::job::Known;
+
+/// The table's form, in `user_version`.
+pub(super) const FORM: i64 = 2;
+
+/// Rows in a [`Page`]; some 400 bytes each where all of them change.
+const PAGE_ROWS: i64 = 1 << 14;
+
+/// What becomes of a row when the ledger is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The caller took the row over.
+    Known,
+    /// Its file is not there any more: the row is deleted.
+    Gone,
+    /// This process does not follow its file: the row is kept as it is.
+    LeftOut,
+}
+
+/// Opens or creates the database, checks all of it and brings it to today's form.
+pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(file)?;
+    // Exclusive, because the file of shared memory that SQLite needs otherwise is refused by a full disk.
+    connection.pragma_update(None, "locking_mode", "exclusive")?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "cache_size", -8192)?; // KiB
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    check(&connection)?;
+    match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
+        FORM => {}
+        form1::FORM => form1::migrate(&mut connection)?,
+        0 => create(&connection)?,
+        form if form > FORM => return Err(StoreError::Newer),
+        form => return Err(StoreError::Damaged(format!("it is of the form {form}"))),
+    }
+    Ok(connection)
+}
+
+fn check(connection: &Connection) -> Result<(), StoreError> {
+    // SQLite opens a database for reading only if it does not know the version number in its header.
+    if connection.is_readonly("main")? {
+        return Err(StoreError::Damaged("it can only be read".to_owned()));
+    }
+    // A fifth of a second for a million rows; without it a page that lost its cells would go unnoticed.
+    let found: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(StoreError::Damaged(found.replace('\n', " "))) }
+}
+
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "BEGIN IMMEDIATE;
+        CREATE TABLE confirmed (
+            path BLOB PRIMARY KEY,
+            flags INTEGER NOT NULL,
+            inode INTEGER NOT NULL,
+            size INTEGER NOT NULL,
+            modified_seconds INTEGER NOT NULL,
+            modified_nanoseconds INTEGER NOT NULL,
+            changed_seconds INTEGER NOT NULL,
+            changed_nanoseconds INTEGER NOT NULL,
+            sha256 BLOB NOT NULL,
+            xxh128 BLOB NOT NULL,
+            checksum BLOB NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        PRAGMA user_version = 2;
+        COMMIT;",
+    )
+}
+
+/// The bytes of the database without its log.
+pub(super) fn size(connection: &Connection) -> rusqlite::Result<i64> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    Ok(number("page_count")? * number("page_size")?)
+}
+
+/// Some rows of the ledger.
+pub(super) struct Page {
+    /// The last path, or `None` if no rows follow.
+    pub end: Option<Box<[u8]>>,
+    pub rows: i64,
+    /// Rows to write back: those of files that are gone are deleted, and those left out may lag from now on.
+    pub changes: Rows,
+}
+
+/// Passes the rows behind the path `after` to `take`, which returns what becomes of each. `complete`: see
+/// [`COMPLETE`](super::state_directory::COMPLETE).
+pub(super) fn read_page(
+    connection: &Connection,
+    after: &[u8],
+    complete: bool,
+    take: &mut impl FnMut(&[u8], Known) -> Fate,
+) -> Result<Page, StoreError> {
+    let mut page = Page { end: None, rows: 0, changes: Rows::new() };
+    let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2");
+    let mut select = connection.prepare_cached(&select)?;
+    let mut rows = select.query(params![after, PAGE_ROWS])?;
+    while let Some(row) = rows.next()? {
+        let path = blob(row, PATH)?;
+        let confirmed = decode(path, row)?;
+        let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
+        page.rows += 1;
+        match take(path, lags.known()) {
+            Fate::LeftOut if lags != confirmed => drop(page.changes.insert(path.into(), Some(lags))),
+            Fate::Gone => drop(page.changes.insert(path.into(), None)),
+            Fate::Known | Fate::LeftOut => {}
+        }
+        if page.rows == PAGE_ROWS {
+            page.end = Some(path.into());
+        }
+    }
+    Ok(page)
+}
+
+/// The row of one path, if there is one.
+pub(super) fn read_row(connection: &Connection, path: &[u8]) -> Result<Option<Confirmed>, StoreError> {
+    let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path = ?1");
+    connection.query_row(&select, [path], |row| Ok(decode(path, row))).optional()?.transpose()
+}
+
+/// Deletes all rows below these directories, then writes and deletes rows, in one transaction. Returns how many rows
+/// there are more than before.
+pub(super) fn write(connection: &mut Connection, below: &[Box<[u8]>], rows: &Rows) -> Result<i64, StoreError> {
+    let transaction = connection.transaction()?;
+    let deleted = delete_below(&transaction, below)?;
+    let added = write_rows(&transaction, rows)?;
+    transaction.commit()?;
+    Ok(added - deleted)
+}
+
+fn delete_below(transaction: &Transaction<'_>, directories: &[Box<[u8]>]) -> rusqlite::Result<i64> {
+    let mut delete = transaction.prepare_cached("DELETE FROM confirmed WHERE path > ?1 AND path < ?2")?;
+    let mut deleted = 0;
+    for directory in directories {
+        assert_eq!(directory.last(), Some(&b'/'), "a directory's path ends in a slash");
+        // All paths below sort before the directory's own with the next byte in place of its last slash.
+        let mut end = directory.to_vec();
+        end[directory.len() - 1] = b'/' + 1;
+        deleted += delete.execute([&**directory, &end])? as i64;
+    }
+    Ok(deleted)
+}
+
+fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<i64> {
+    let into = format!("INTO confirmed ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+    // Two statements, because the first one shows whether the row is new.
+    let mut add = transaction.prepare_cached(&format!("INSERT OR IGNORE {into}"))?;
+    let mut replace = transaction.prepare_cached(&format!("REPLACE {into}"))?;
+    let mut delete = transaction.prepare_cached("DELETE FROM confirmed WHERE path = ?1")?;
+    let mut added = 0;
+    for (path, row) in rows {
+        let Some(confirmed @ Confirmed { version, digests, .. }) = row else {
+            added -= delete.execute([path])? as i64;
+            continue;
+        };
+        let xxh128 = digests.map(|digests| digests.xxh128.to_be_bytes());
+        let values = params![
+            path,
+            confirmed.flags(),
+            version.inode.cast_signed(),
+            version.size.cast_signed(),
+            version.modified.seconds,
+            version.modified.nanoseconds,
+            version.changed.seconds,
+            version.changed.nanoseconds,
+            digests.as_ref().map_or(&[][..], |digests| &digests.sha256),
+            xxh128.as_ref().map_or(&[][..], |xxh128| xxh128),
+            confirmed.checksum(path).to_be_bytes(),
+        ];
+        if add.execute(values)? == 1 {
+            added += 1;
+        } else {
+            replace.execute(values)?;
+        }
+    }
+    Ok(added)
+}
+
+/// Moves all of the log into the database and closes it. Returns whether that was possible: then all of it is on disk.
+pub(super) fn checkpoint_and_close(connection: Connection) -> Result<bool, StoreError> {
+    let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (busy, log, done) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], columns)?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(busy == 0 && log == done)
+}

@@ -1,0 +1,209 @@
+//! The ledger's thread: it makes a batch of what is queued, writes it, and tries again where the disk takes nothing.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::Resource;
+
+use super::queue::{Batch, Queue, Shared};
+use super::row::StoreError;
+use super::state_directory::{BEHIND, COMPLETE};
+use super::store::Store;
+
+/// Rows wait this long for others to share their transaction. A kill repeats the messages that were confirmed within it.
+const BATCH_TIME: Duration = Duration::from_millis(25);
+
+/// Pause before a batch that could not be written is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// The shortest time between two warnings.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) struct Writer {
+    store: Store,
+    shared: Arc<Shared>,
+    /// What is being written.
+    batch: Batch,
+    /// The number of the batch: see [`Queue::pending_invalidations`].
+    number: u64,
+    /// The ledger is marked as behind until the batch with this number is written.
+    behind: Option<u64>,
+    /// When the last warning was logged.
+    warned: Option<Instant>,
+    /// The last attempt failed.
+    failing: bool,
+    /// A confirm found no room, so the row of its path is of an earlier message.
+    lags: bool,
+}
+
+impl Writer {
+    pub(super) fn new(mut store: Store, shared: Arc<Shared>) -> Self {
+        let batch = Batch { below: Vec::new(), rows: store.take_unwritten() };
+        shared.progress.ledger.add(batch.len());
+        let mut writer =
+            Self { store, shared, batch, number: 0, behind: None, warned: None, failing: false, lags: false };
+        if !writer.batch.is_empty()
+            && let Err(error) = writer.fall_behind()
+        {
+            writer.warn(|directory| warn_unmarked(directory, &error));
+        }
+        writer
+    }
+
+    /// Writes batches until the ledger is closed.
+    pub(super) fn run(mut self) {
+        let mut pause = BATCH_TIME;
+        self.report_size();
+        loop {
+            let (closing, dropped) = self.gather(pause);
+            self.lags |= dropped > 0;
+            pause = match self.write() {
+                Ok(()) => {
+                    self.written(dropped);
+                    BATCH_TIME
+                }
+                Err(error) => {
+                    self.failed(&error, dropped);
+                    RETRY_PAUSE
+                }
+            };
+            if closing {
+                return self.close();
+            }
+        }
+    }
+
+    /// Waits for the first row, then for others to join it. Returns whether the ledger is closing, and how many rows
+    /// found no room.
+    fn gather(&mut self, pause: Duration) -> (bool, u64) {
+        let changed = &self.shared.changed;
+        let idle = |queue: &mut Queue| queue.is_empty() && self.batch.is_empty() && !queue.closing;
+        let queue = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let may_grow = |queue: &mut Queue| !(queue.closing || queue.urgent && !self.failing);
+        let waited = changed.wait_timeout_while(queue, pause, may_grow);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if self.batch.has_room() {
+            let separate = self.batch.len() + queue.len();
+            self.batch.append(&mut queue);
+            self.shared.progress.ledger.done(separate - self.batch.len());
+            self.number = queue.batch;
+            queue.batch += 1;
+            queue.urgent = false;
+        }
+        (queue.closing, std::mem::take(&mut queue.dropped))
+    }
+
+    fn write(&mut self) -> Result<(), StoreError> {
+        if self.batch.is_empty() { Ok(()) } else { self.store.write(&self.batch.below, &self.batch.rows) }
+    }
+
+    /// The batch has been written.
+    fn written(&mut self, dropped: u64) {
+        self.shared.progress.ledger.done(self.batch.len());
+        if !self.batch.is_empty() && std::mem::take(&mut self.failing) {
+            self.warned = None;
+            tracing::info!("the ledger is written again");
+        }
+        self.batch = Batch::default();
+        self.catch_up();
+        if dropped > 0 {
+            self.warn(|directory| {
+                tracing::warn!(
+                    "the ledger in {directory:?} is written more slowly than files are confirmed: {dropped} found no room and are published again by the next start; give it a faster disk"
+                );
+            });
+        }
+        self.report_size();
+    }
+
+    /// The batch could not be written. It is kept, and files that wait for its deletions go on if the ledger can be marked
+    /// as behind.
+    fn failed(&mut self, error: &StoreError, dropped: u64) {
+        self.shared.progress.ledger.touch(); // the thread is alive and tries
+        self.shared.progress.metrics.ledger_failures.inc();
+        self.failing = true;
+        let pending = !self.shared.lock().pending_invalidations.is_empty();
+        let unmarked = if pending { self.fall_behind().err() } else { None };
+        let waiting = self.batch.rows.len();
+        self.warn(|directory| {
+            tracing::warn!(
+                "the ledger in {directory:?} cannot be written: {error}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; {}",
+                make_room()
+            );
+            unmarked.iter().for_each(|error| warn_unmarked(directory, error));
+        });
+    }
+
+    /// Marks the ledger as behind, because rows that ought to be deleted stay for now. The next start does without it, so no
+    /// invalidation is pending any more.
+    fn fall_behind(&mut self) -> io::Result<()> {
+        if self.behind.is_none() {
+            self.store.mark_behind(true)?;
+        }
+        let mut queue = self.shared.lock();
+        queue.pending_invalidations.clear();
+        self.behind = Some(queue.batch);
+        Ok(())
+    }
+
+    /// Ends the invalidations of the batch that was written, and removes the mark if it was the last one behind.
+    fn catch_up(&mut self) {
+        self.shared.lock().pending_invalidations.retain(|_, number| *number > self.number);
+        if self.behind.is_some_and(|last| last <= self.number) && self.store.mark_behind(false).is_ok() {
+            self.behind = None;
+        }
+    }
+
+    /// Closes the database, whose last checkpoint the end waits for, and marks it as complete if it is.
+    fn close(self) {
+        let all_written = self.batch.is_empty() && self.behind.is_none() && !self.lags;
+        let exact = |queue: &mut Queue| queue.exact_but_for.take().filter(|_| queue.is_empty());
+        let exact_but_for = exact(&mut self.shared.lock());
+        if all_written && let Some(lagging) = exact_but_for {
+            let directory = self.store.directory().to_owned();
+            if let Err(error) = self.store.complete(&lagging) {
+                tracing::warn!(
+                    "{COMPLETE} cannot be made in {directory:?}: {error}; files whose metadata alone changes until the next start may be published again"
+                );
+            }
+        } else {
+            drop(self.store);
+        }
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+
+    fn report_size(&self) {
+        let metrics = &self.shared.progress.metrics;
+        metrics.ledger_rows.set(self.store.rows());
+        if let Some(bytes) = self.store.bytes() {
+            metrics.ledger_bytes.set(bytes);
+        }
+    }
+
+    /// Logs a warning, unless one was logged within [`WARN_EVERY`].
+    fn warn(&mut self, log: impl FnOnce(&Path)) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            log(self.store.directory());
+        }
+    }
+}
+
+/// What to do where the database cannot be written: SQLite does not say which of these it was.
+fn make_room() -> String {
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(bytes) => format!(
+            "make room on its disk or in its quota, or raise the limit of {bytes} bytes a file (ulimit -f, LimitFSIZE=)"
+        ),
+        None => "make room on its disk, or in its quota".to_owned(),
+    }
+}
+
+fn warn_unmarked(directory: &Path, error: &io::Error) {
+    tracing::warn!(
+        "{BEHIND} cannot be made in {directory:?}: {error}; files wait where a row has to be deleted before they are published"
+    );
+}
