@@ -69,7 +69,7 @@ mod signals;
 // The stages.
 mod ledger;
 mod publish;
-pub mod read;
+mod read;
 mod watch;
 
 // The wiring, and the commands.

@@ -110,7 +110,9 @@ impl FileLines {
             Unread::Busy(why) => tracing::debug!(path = path(), "{why}"),
             Unread::Large => tracing::debug!(path = path(), "large: it is read later, among the large files"),
             Unread::Stopped => tracing::debug!(path = path(), "left unread: the service stops"),
-            Unread::StaleRow => tracing::debug!(path = path(), "another version: the row of the confirmed one is invalidated first"),
+            Unread::StaleRow => {
+                tracing::debug!(path = path(), "another version: the row of the confirmed one is invalidated first")
+            }
             Unread::LeadsOut if self.refused.admits(now) => {
                 tracing::warn!("{:?} leads out of the data directory and is refused", path());
             }

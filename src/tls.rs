@@ -66,8 +66,12 @@ fn with_client_certificate(
                 .with_client_auth_cert(chain, secret)
                 .map_err(|error| refuse(CLIENT_KEY, key, &unfit(&error), "name the key of the certificate"))
         }
-        (Some(_), None) => Err(Error::usage(format!("{CLIENT_CERT}: its private key is missing"), format!("set {CLIENT_KEY}"))),
-        (None, Some(_)) => Err(Error::usage(format!("{CLIENT_KEY}: its certificate is missing"), format!("set {CLIENT_CERT}"))),
+        (Some(_), None) => {
+            Err(Error::usage(format!("{CLIENT_CERT}: its private key is missing"), format!("set {CLIENT_KEY}")))
+        }
+        (None, Some(_)) => {
+            Err(Error::usage(format!("{CLIENT_KEY}: its certificate is missing"), format!("set {CLIENT_CERT}")))
+        }
     }
 }
 

@@ -86,7 +86,7 @@ fn no_type_around_a_connection_string_shows_a_secret() {
         PipelineSettings { workers: 1, engine: ReadEngine::Blocking, output: Output::Amqp, publish: publish.clone() };
     let typed = ["apollonia-ingestor", "--amqp-url", "amqp://user:s3cret@one,two/v?password=s3cret", "listen"];
     let cli = Cli::try_parse_from(typed).unwrap();
-    let config = Config::new(cli.settings, cli.command.as_ref()).unwrap();
+    let config = Config::for_scan(&cli.settings, &[".".into()]).unwrap();
     let error = Broker::parse("amqps://user:s3cret@one,two/v/w?password=s3cret", None).unwrap_err();
     let masked = "amqps://user:***@two/v?heartbeat=5&password=***";
     assert_eq!((format!("{address}"), format!("{address:?}")), (masked.to_owned(), format!("Address({masked:?})")));
