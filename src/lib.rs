@@ -27,8 +27,8 @@
 //! and `scan`, and what is asked beside them: `listen`, `health`, `doctor`. Every stage writes its progress to `progress` and
 //! its numbers to `metrics`; `health` judges them.
 //!
-//! The modules are listed from the ground up: each imports from those above it in the list, and
-//! [docs/ARCHITECTURE.md](../docs/ARCHITECTURE.md) has the same rows as a table, with the bounds of every channel, one
+//! The modules are listed in groups from the ground up: a module imports from the groups above it and from its own.
+//! [docs/ARCHITECTURE.md](../docs/ARCHITECTURE.md) is the long form: the layers as a table, the bounds of every channel, one
 //! file's way through the code, and the five rules.
 
 #![deny(unsafe_code, missing_docs)]
