@@ -1,7 +1,7 @@
-//! How often is memory asked for, for each file?
+//! How many allocations does a file take?
 //!
-//! Counted by dhat over passes of 1,000 and of 3,000 files through the whole pipeline with the output `none`: the
-//! difference leaves out what the start costs. A message needs its body; batches share what they travel in.
+//! dhat counts them over passes of 1,000 and of 3,000 files through the whole pipeline with the output `none`; the
+//! difference leaves out the cost of the start. A message needs its body; a batch shares one allocation.
 
 #[path = "common/passes.rs"]
 mod passes;
@@ -12,7 +12,7 @@ use passes::{Passes, directory};
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// 1 KB, one chunk, several.
+/// A small file, one chunk, several chunks.
 const SIZES: [usize; 3] = [1024, 64 * 1024, 256 * 1024];
 
 fn main() {
@@ -21,13 +21,13 @@ fn main() {
         for bytes in SIZES {
             let blocks = |files| {
                 let files = directory(files, bytes);
-                let mut passes = Passes::start(files.path(), engine).expect("an engine that the machine has");
-                passes.pass(); // grows what is used again
+                let mut passes = Passes::start(files.path(), engine).expect("this machine has both engines");
+                passes.pass(); // so that buffers which are used again have their size
                 let before = HeapStats::get().total_blocks;
                 passes.pass();
-                let asked = HeapStats::get().total_blocks - before;
+                let allocated = HeapStats::get().total_blocks - before;
                 passes.pipeline.finish().expect("nothing has failed");
-                asked
+                allocated
             };
             let (few, many) = (blocks(1000), blocks(3000));
             println!(

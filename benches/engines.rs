@@ -1,11 +1,11 @@
 //! Which read engine is faster on files in the page cache, by size of file?
 //!
-//! Each engine stands beside the other, on the same files: from jobs handed in to messages confirmed by the output
-//! `none`, with a hashing thread a CPU. Neither the listing nor the start of the threads is counted. `floor` is what the
-//! same system calls cost on bare threads.
+//! Both engines read the same files, with one hashing thread a CPU. The time goes from the dispatch of the jobs to the
+//! reports of the output `none`; it contains neither the listing nor the start of the threads. `floor` measures the same
+//! system calls on bare threads.
 //!
-//! The files have just been made, as those that land in a watched directory have: each name is looked at once more
-//! after reading, which older files are spared.
+//! The files are new, as those that land in a watched directory are: so the reader stats each name once more after
+//! reading, which it need not do for older files.
 
 mod common;
 #[path = "common/passes.rs"]
@@ -14,7 +14,7 @@ mod passes;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use passes::{Passes, directory};
 
-/// Files and bytes of each, small, one chunk, many chunks: the number keeps a pass over all of them short.
+/// The number of files and the bytes of each: small, one chunk, many chunks. The numbers keep a pass short.
 const DIRECTORIES: [(usize, usize); 3] = [(2000, 1024), (200, 64 * 1024), (4, 16 * 1024 * 1024)];
 
 fn engines(criterion: &mut Criterion) {
@@ -22,7 +22,7 @@ fn engines(criterion: &mut Criterion) {
         let files_of = directory(files, bytes);
         let mut group = criterion.benchmark_group(format!("{files} files of {} KB", bytes / 1024));
         group.sampling_mode(SamplingMode::Flat);
-        // Files a second tell more of small files, bytes a second of large ones.
+        // Small files are measured in files a second, large ones in bytes a second.
         group.throughput(if bytes < 64 * 1024 {
             Throughput::Elements(files as u64)
         } else {

@@ -1,11 +1,11 @@
-//! What does it cost to ask whether a file is published: without globs, with the defaults, with globs of one's own?
+//! What does it cost to decide whether a file is published: without globs, with the defaults, with further globs?
 
 mod common;
 
 use std::ffi::OsString;
 use std::hint::black_box;
 
-use apollonia_ingestor::filter::Filter;
+use apollonia_ingestor::bench::Filter;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const PATHS: [(&str, &str); 3] = [

@@ -1,13 +1,13 @@
-//! What do the system calls of a scan cost, with nothing done about what was read?
+//! What do the system calls of a scan cost, if the content is thrown away?
 //!
 //! ```sh
 //! cargo bench --bench floor -- DIR THREADS
 //! ```
 //!
 //! A bare loop on THREADS threads, each over its contiguous share of DIR's regular files: openat, fstat, read to the
-//! size that fstat told into a buffer of 64 KB, close. The time goes from before the listing to the last thread's end;
-//! it is the floor that `apollonia-ingestor scan DIR --output none --workers THREADS` stands on. Without arguments it
-//! makes itself a directory of 20,000 files of 1 KB and takes 2 threads.
+//! size that fstat reported into a buffer of 64 KB, close. The time goes from before the listing to the last thread's
+//! end; it is the lower bound of `apollonia-ingestor scan DIR --output none --workers THREADS`. Without arguments the bench
+//! makes a directory of 20,000 files of 1 KB and takes 2 threads.
 
 use std::error::Error;
 use std::ffi::{CStr, CString};
@@ -25,11 +25,11 @@ const OWN_FILES: usize = 20_000;
 const OWN_FILE_BYTES: usize = 1024;
 const OWN_THREADS: usize = 2;
 
-/// Under `cargo test --all-targets` it only has to run.
+/// The number of files under `cargo test --all-targets`, which only shows that the bench runs.
 const TEST_FILES: usize = 20;
 
 fn main() -> ExitCode {
-    // Cargo adds `--bench`, except when it tests.
+    // Cargo adds `--bench`, except for `cargo test`.
     let (flags, words): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|word| word.starts_with('-'));
     let done = match &words[..] {
         [] if flags.iter().any(|flag| flag == "--bench") => measure_own(OWN_FILES),
@@ -94,7 +94,7 @@ fn read_all(directory: BorrowedFd<'_>, names: &[CString]) -> Result<u64, Errno> 
     names.iter().map(|name| read_one(directory, name, &mut buffer)).sum()
 }
 
-/// Tells how many bytes were read: fewer than the size where the file has shrunk.
+/// Reads a file to its size. Returns the number of bytes read, which is smaller where the file has shrunk.
 fn read_one(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<u64, Errno> {
     let file = openat(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);

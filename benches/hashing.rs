@@ -1,18 +1,16 @@
-//! What do streams side by side gain, and what does the second hash of a pass cost?
+//! How much faster are SHA-256 streams side by side, and what does the second hash of a pass cost?
 //!
-//! Printed beside: `sha2` on one stream, XXH3-128 alone, and twox-hash's XXH3-128. For messages of 1 KB: `sha2` one by
-//! one, in a loop and in futures; the lanes without their scheduler (messages padded beforehand, four by four: the most
-//! there is to have); and the scheduler, with as many futures as a reading thread has files in flight.
+//! For comparison: `sha2` on one stream, XXH3-128 alone, and twox-hash's XXH3-128. Messages of 1 KB are hashed by `sha2`, in
+//! a loop and in a future each; by the lanes without their scheduler (padded beforehand, four by four, which is the upper
+//! bound); and by the scheduler, with as many futures as a reading thread has files in flight.
 
 mod common;
 
 use std::hint::black_box;
 
-use apollonia_ingestor::hash::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
-use apollonia_ingestor::hash::scheduler::{Request, Scheduler};
-use apollonia_ingestor::hash::{Digests, Hasher, Xxh128Stream};
-use apollonia_ingestor::read::buffer::CHUNK_BYTES;
-use apollonia_ingestor::read::limits::FILES_IN_FLIGHT;
+use apollonia_ingestor::bench::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
+use apollonia_ingestor::bench::scheduler::{Request, Scheduler};
+use apollonia_ingestor::bench::{CHUNK_BYTES, Digests, FILES_IN_FLIGHT, Hasher, Xxh128Stream};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};
@@ -20,7 +18,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 const MESSAGE_BYTES: usize = 1024;
 
-/// Bytes that no hash can take a short cut with.
+/// Bytes without a pattern.
 fn noise(length: usize, seed: u8) -> Vec<u8> {
     (0u64..).flat_map(|at| xxh3_128(&[&at.to_le_bytes()[..], &[seed]].concat()).to_le_bytes()).take(length).collect()
 }
@@ -34,7 +32,7 @@ fn padded(message: &[u8]) -> Vec<Block> {
     bytes.as_chunks().0.to_vec()
 }
 
-/// Takes each of the inputs, which are equally long, through a lane of its own.
+/// Hashes each of the inputs, which have one length, in a lane of its own.
 fn side_by_side<'a>(inputs: impl ExactSizeIterator<Item = &'a [Block]>) -> [State; LANES_MAX] {
     let mut states = [INITIAL; LANES_MAX];
     let mut lanes: Vec<Lane> = states.iter_mut().zip(inputs).map(|(state, blocks)| Lane { state, blocks }).collect();
@@ -81,7 +79,7 @@ fn chunks(criterion: &mut Criterion) {
     });
 }
 
-/// As a large file's chunks are hashed.
+/// The XXH3-128 of a chunk, hashed as those of a large file are.
 fn streamed(chunk: &[u8]) -> u128 {
     let mut hasher = Xxh128Stream::new();
     hasher.write(chunk);
@@ -109,7 +107,7 @@ fn messages(criterion: &mut Criterion) {
         });
     });
 
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it asks the system for little");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("the system has a descriptor left");
     let ready = async || join_all(messages.iter().map(async |message| Sha256::digest(message))).await;
     group.bench_function("sha2, a future each", |bencher| bencher.iter(|| runtime.block_on(ready())));
 
@@ -123,7 +121,7 @@ fn messages(criterion: &mut Criterion) {
         });
         tokio::select! {
             digests = join_all(all) => digests,
-            () = scheduler.run() => unreachable!("it works for ever"),
+            () = scheduler.run() => unreachable!("the scheduler never ends"),
         }
     };
     assert_eq!(runtime.block_on(hash_all()), expected);

@@ -1,8 +1,8 @@
-//! What do the neighbors of one name cost, among ten names and among a million? And an arrival with a departure, or a
-//! listing of the whole directory: the first, and the next that shows the same?
+//! What do the neighbors of one name cost, among ten names and among a million? And inserting with removing a name, or a
+//! listing of the whole directory: the first one, and the next one without a change?
 //!
-//! Printed beside: one pass over a plain list of the names, as it would be without an index (up to 100,000 names: it
-//! only grows from there), and one ordered set, which could tell who is there and no more.
+//! For comparison: one pass over a plain list of the names, which is the way without an index (up to 100,000 names, because
+//! its time only grows), and one ordered set, which knows the names and no neighbors.
 
 mod common;
 
@@ -10,27 +10,25 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
-use apollonia_ingestor::files::directory::Directory;
-use apollonia_ingestor::files::names::{NEIGHBORS_MAX, Name, Names, stem};
-use apollonia_ingestor::files::root::Root;
+use apollonia_ingestor::bench::{Directory, NEIGHBORS_MAX, Name, Names, Root, stem};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const SIZES: [usize; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
 
-/// The largest directory whose names are gone through one by one.
+/// The largest directory that is measured with a plain list.
 const LIST_MAX: usize = 100_000;
 
-/// Names that take turns.
+/// The number of names that are asked for in turn.
 const ASKED: usize = 1024;
 
-/// Of the names made up.
+/// The seed of the names.
 const SEED: u64 = 1;
 
 const TRACKS: u64 = 8;
 
-/// Names of albums, for ever: after two that describe the whole directory, for each album some tracks and the files
-/// beside them. The first ten are one directory already.
+/// An endless row of names: two that describe the whole directory, then for each album its tracks and the files beside
+/// them. Already the first ten make a directory.
 fn names() -> impl Iterator<Item = Name> {
     let whole = ["README.md", "tracklist.txt"].map(str::to_owned);
     let albums = (0u64..).flat_map(|number| {
@@ -44,18 +42,18 @@ fn names() -> impl Iterator<Item = Name> {
     whole.into_iter().chain(albums).map(|name| name.into_bytes().into())
 }
 
-/// A word that can be spoken: three syllables of the number's hash.
+/// A word of three syllables from the number's hash.
 fn word(number: u64) -> String {
     let hash = xxh3_64_with_seed(&number.to_le_bytes(), SEED).to_le_bytes();
-    let notice = |notices: &[u8], byte: u8| char::from(notices[usize::from(byte) % notices.len()]);
+    let letter = |letters: &[u8], byte: u8| char::from(letters[usize::from(byte) % letters.len()]);
     let syllables = hash[..6].chunks_exact(2);
     let mut word: String =
-        syllables.flat_map(|pair| [notice(b"bcdfghklmnprstvz", pair[0]), notice(b"aeiou", pair[1])]).collect();
+        syllables.flat_map(|pair| [letter(b"bcdfghklmnprstvz", pair[0]), letter(b"aeiou", pair[1])]).collect();
     word[..1].make_ascii_uppercase();
     word
 }
 
-/// The rules of neighbors over a list. For ASCII names, whose first three characters are three bytes.
+/// The neighbors of a name by one pass over a list. The names are ASCII, so three characters are three bytes.
 fn from_list(list: &[Name], name: &Name) -> Vec<Name> {
     let own = stem(name);
     let group = |other: &Name| {
@@ -75,7 +73,7 @@ fn from_list(list: &[Name], name: &Name) -> Vec<Name> {
     found.into_iter().take(NEIGHBORS_MAX).map(|(_, other)| Arc::clone(other)).collect()
 }
 
-/// Some of the list's names in turn, from all over it: the same one always would be in the first-level cache.
+/// Names from all over the list in turn, because a single one would always be in the first-level cache.
 struct InTurn {
     names: Vec<Name>,
     at: usize,
@@ -88,7 +86,7 @@ impl InTurn {
         Self { names, at: 0 }
     }
 
-    /// Names that stand side by side, as those of files that come or are scanned together do.
+    /// Names that are neighbors in order, as those of files that are made or scanned together are.
     fn side_by_side(sorted: &BTreeSet<Name>) -> Self {
         let names: Vec<Name> = sorted.iter().skip(sorted.len() / 2).take(ASKED).cloned().collect();
         Self { names: names.iter().cycle().take(ASKED).cloned().collect(), at: 0 }
@@ -102,9 +100,9 @@ impl InTurn {
 
 fn index(criterion: &mut Criterion) {
     let mut coming = names();
-    // One directory that grows: the million is built once.
+    // One directory grows from size to size, so that the million is built once.
     let (mut index, mut set, mut list) = (Names::default(), BTreeSet::new(), Vec::new());
-    let root = Root::new(File::open("/").expect("there is a root").into(), b"/");
+    let root = Root::new(File::open("/").expect("every system has a root").into(), b"/");
     let directory = Directory::new(&Arc::new(root), b"");
     for size in SIZES {
         for name in coming.by_ref().take(size - list.len()) {
@@ -116,8 +114,8 @@ fn index(criterion: &mut Criterion) {
         let mut asked = InTurn::new(&list, |name| index.neighbors(name).len() == most);
         let name = asked.next();
         assert!(index.neighbors(name).into_iter().eq(&from_list(&list, name)));
-        let mut arriving = InTurn::new(&list, |_| true);
-        arriving.names.iter_mut().for_each(|name| *name = [name, &b".part"[..]].concat().into());
+        let mut coming_and_going = InTurn::new(&list, |_| true);
+        coming_and_going.names.iter_mut().for_each(|name| *name = [name, &b".part"[..]].concat().into());
 
         let mut group = criterion.benchmark_group("neighbors of one name");
         group.bench_function(BenchmarkId::new("index, any name", size), |bencher| {
@@ -137,21 +135,21 @@ fn index(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group("insert and remove");
         group.bench_function(BenchmarkId::new("index", size), |bencher| {
             bencher.iter(|| {
-                let name = arriving.next();
+                let name = coming_and_going.next();
                 index.insert(name);
                 index.remove(name);
             });
         });
         group.bench_function(BenchmarkId::new("one ordered set", size), |bencher| {
             bencher.iter(|| {
-                let name = arriving.next();
+                let name = coming_and_going.next();
                 set.insert(Arc::clone(name));
                 set.remove(name)
             });
         });
         group.finish();
 
-        // A listing comes in no order of the names.
+        // The kernel lists names in no order.
         let mut listing = list.clone();
         listing.sort_by_key(|name| xxh3_64_with_seed(name, SEED));
         let mut group = criterion.benchmark_group("a listing");
@@ -160,7 +158,7 @@ fn index(criterion: &mut Criterion) {
             bencher.iter_with_large_drop(|| listing.iter().collect::<Names>());
         });
         directory.set_names(&listing);
-        group.bench_function(BenchmarkId::new("the same again", size), |bencher| {
+        group.bench_function(BenchmarkId::new("again without a change", size), |bencher| {
             bencher.iter(|| directory.set_names(&listing));
         });
         group.finish();

@@ -1,22 +1,19 @@
 //! What does a message with ten neighbors cost to encode?
 //!
-//! Printed beside: serde_json on the same structure.
+//! For comparison: serde_json on the same structure.
 
 mod common;
 
 use std::hint::black_box;
 
-use apollonia_ingestor::files::names::NEIGHBORS_MAX;
-use apollonia_ingestor::files::version::{Stamp, Version};
-use apollonia_ingestor::hash::Digests;
-use apollonia_ingestor::message::{EventType, Message, Paths};
+use apollonia_ingestor::bench::{Digests, EventType, Message, NEIGHBORS_MAX, Paths, Stamp, Version};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const STAMP: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };
 const VERSION: Version = Version { inode: 2, size: 31_415_926, modified: STAMP, changed: STAMP };
 
-/// A file's path and those of its neighbors.
-fn put_together(paths: &mut Paths, names: &[Vec<u8>]) {
+/// Composes a file's path and those of its neighbors.
+fn compose(paths: &mut Paths, names: &[Vec<u8>]) {
     paths.begin(b"/srv/media/");
     names.iter().for_each(|name| paths.push(name));
 }
@@ -30,15 +27,15 @@ fn encode(criterion: &mut Criterion) {
         (0..=NEIGHBORS_MAX).map(|track| format!("Artist - Album - {track:02}.flac").into_bytes()).collect();
     let digests = Digests::of(b"abc");
     let (mut paths, mut scratch) = (Paths::default(), Vec::new());
-    put_together(&mut paths, &names);
+    compose(&mut paths, &names);
     let body = message(&paths, &digests).encode(&mut scratch).expect("strings and numbers have a JSON form");
     assert_eq!(body[..], serde_json::to_vec(&message(&paths, &digests)).expect("as above"));
 
     let mut group = criterion.benchmark_group("message with 10 neighbors");
     group.throughput(Throughput::Bytes(body.len() as u64));
-    group.bench_function("put together and encoded", |bencher| {
+    group.bench_function("composed and encoded", |bencher| {
         bencher.iter(|| {
-            put_together(&mut paths, black_box(&names));
+            compose(&mut paths, black_box(&names));
             message(&paths, black_box(&digests)).encode(&mut scratch)
         });
     });

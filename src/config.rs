@@ -1,4 +1,4 @@
-//! From what was typed to what is used: every value checked, each stage's few settings in a struct of their own.
+//! The settings of a command, checked: a struct for each stage, with the few values that it uses.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -8,73 +8,115 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
-
 use crate::address::Broker;
-use crate::cli::{CatchUp, Command, LogFormat, LogLevel, Output, ReadEngine, Settings, Unroutable};
+use crate::cli::{CatchUp, Output, ReadEngine, Settings, Unroutable};
 use crate::error::Error;
 use crate::files::root::{Root, open_roots};
 use crate::filter::Filter;
 
-/// What a command runs with.
+/// What `watch` and `scan` run with. The other commands take the few settings that they use from [`Settings`] themselves.
 #[derive(Debug)]
 pub struct Config {
-    /// How much is logged.
-    pub log_level: LevelFilter,
-    /// How log lines look.
-    pub log_format: LogFormat,
-    /// The broker, also when the output is another: `listen` needs it alone.
-    pub broker: Broker,
-    /// The data directories, opened. `listen` has none.
+    /// The data directories, opened.
     pub roots: Vec<Root>,
-    /// Where the ledger lives, if there is one.
+    /// The directory of the ledger; `scan` keeps none.
     pub state_dir: Option<PathBuf>,
-    /// Which files are published.
+    /// The globs of the files that are published.
     pub filter: Filter,
-    /// Settings of the watch.
+    /// What `watch` alone uses.
     pub watch: WatchSettings,
-    /// Settings of the pipeline.
+    /// What the readers and the output use.
     pub pipeline: PipelineSettings,
-    /// Settings of the control socket.
+    /// What the control socket uses; `scan` has none.
     pub control: ControlSettings,
-    /// Whether `scan` goes into sub-directories.
-    pub recursive: bool,
+}
+
+impl Config {
+    /// Checks the settings of `watch`, and opens its data directories.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], [`Error::DataDirectory`] or [`Error::StateDirectory`], naming the setting and what is wrong with it.
+    pub fn for_watch(settings: &Settings) -> Result<Self, Error> {
+        Self::new(settings, &settings.data_dirs, settings.state_dir.as_deref())
+    }
+
+    /// Checks the settings of `scan`, and opens its directories: those of the command line, else the data directories.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
+    pub fn for_scan(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
+        Self::new(settings, if dirs.is_empty() { &settings.data_dirs } else { dirs }, None)
+    }
+
+    fn new(settings: &Settings, dirs: &[PathBuf], state_dir: Option<&Path>) -> Result<Self, Error> {
+        let pipeline = PipelineSettings::new(settings)?;
+        let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
+        let roots = open_directories(dirs)?;
+        if let Some(state_dir) = state_dir {
+            roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
+        }
+        let (watch, control) = (WatchSettings::new(settings)?, ControlSettings::new(settings));
+        Ok(Self { roots, state_dir: state_dir.map(Path::to_owned), filter, watch, pipeline, control })
+    }
 }
 
 /// Settings of the control socket.
 #[derive(Debug)]
 pub struct ControlSettings {
-    /// Where it is.
+    /// The path of the Unix socket.
     pub socket: PathBuf,
-    /// It was asked for by name: without it the service does not start.
+    /// Whether the path was set by flag or variable: then the service does not start without the socket.
     pub socket_by_name: bool,
-    /// Where the same is answered over TCP.
+    /// A TCP address that answers the same requests.
     pub metrics_address: Option<SocketAddr>,
-    /// How long a stage may have work and get no further.
+    /// The longest time that a stage may have work and make no progress.
     pub stall: Duration,
+}
+
+impl ControlSettings {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            socket: control_socket(settings),
+            socket_by_name: settings.control_socket.is_some(),
+            metrics_address: settings.metrics_address,
+            stall: Duration::from_secs(settings.stall_seconds.into()),
+        }
+    }
 }
 
 /// Settings of the watch.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchSettings {
-    /// Whether sub-directories are watched too.
+    /// Whether sub-directories are watched, too.
     pub recursive: bool,
     /// How long a created file without a close must stay unchanged.
     pub settle: Duration,
-    /// How long nothing must have happened to a file after its close.
+    /// How long a file must stay unchanged after its close.
     pub quiet: Duration,
-    /// What happens to files that are there at start.
+    /// Which of the files that exist at start are published.
     pub catch_up: CatchUp,
-    /// How often the directory is looked over without a cause.
+    /// The interval of rescans that no event asks for.
     pub rescan: Option<Duration>,
 }
 
-/// Settings of the pipeline.
+impl WatchSettings {
+    fn new(settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            recursive: settings.recursive,
+            settle: Duration::from_millis(settings.settle_ms),
+            quiet: Duration::from_millis(settings.quiet_ms),
+            catch_up: catch_up(settings)?,
+            rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
+        })
+    }
+}
+
+/// Settings of the readers and the output.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
-    /// Hashing threads.
+    /// The number of hashing threads.
     pub workers: usize,
-    /// How files are read.
+    /// The read engine that was chosen.
     pub engine: ReadEngine,
     /// Where messages go.
     pub output: Output,
@@ -82,16 +124,33 @@ pub struct PipelineSettings {
     pub publish: PublishSettings,
 }
 
+impl PipelineSettings {
+    fn new(settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            workers: workers(settings),
+            engine: settings.read_engine,
+            output: settings.output,
+            publish: PublishSettings {
+                broker: Broker::new(&settings.amqp)?,
+                window: settings.confirm_window as usize,
+                unroutable: settings.unroutable,
+                publishers: Vec::new(),
+            },
+        })
+    }
+}
+
 /// Settings of the publisher.
 #[derive(Debug, Clone)]
 pub struct PublishSettings {
-    /// The broker.
+    /// The broker, also when the output is another one.
     pub broker: Broker,
-    /// Unconfirmed messages in flight at most.
+    /// The largest number of unconfirmed messages in flight.
     pub window: usize,
-    /// What an unroutable message means.
+    /// What to do with a message that no queue is bound for.
     pub unroutable: Unroutable,
-    /// What this publisher holds at the broker while it publishes, where it is one of a kind.
+    /// The fences that this publisher holds at the broker while it publishes, one a data directory. `watch` fills them in,
+    /// because they are named after the opened directories.
     pub publishers: Vec<Publisher>,
 }
 
@@ -104,79 +163,30 @@ pub struct Publisher {
     pub directory: PathBuf,
 }
 
-impl Config {
-    /// Checks every setting and opens the data directories.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
-    pub fn new(settings: Settings, command: Option<&Command>) -> Result<Self, Error> {
-        let broker = Broker::new(&settings.amqp)?;
-        let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
-        let roots = match command {
-            Some(Command::Listen { .. } | Command::Health { .. } | Command::Doctor { .. }) => Vec::new(),
-            Some(Command::Scan { dirs }) if !dirs.is_empty() => open_roots(dirs)?,
-            Some(Command::Scan { .. } | Command::Watch) | None => open_roots(&settings.data_dirs)?,
-        };
-        if let (Some(state_dir), Some(Command::Watch) | None) = (&settings.state_dir, command) {
-            roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
-        }
-        let (catch_up, workers, socket) = (catch_up(&settings)?, workers(&settings), control_socket(&settings));
-        Ok(Self {
-            log_level: settings.log_level.into(),
-            log_format: settings.log_format,
-            broker: broker.clone(),
-            roots,
-            state_dir: settings.state_dir,
-            filter,
-            watch: WatchSettings {
-                recursive: settings.recursive,
-                settle: Duration::from_millis(settings.settle_ms),
-                quiet: Duration::from_millis(settings.quiet_ms),
-                catch_up,
-                rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
-            },
-            pipeline: PipelineSettings {
-                workers,
-                engine: settings.read_engine,
-                output: settings.output,
-                publish: PublishSettings {
-                    broker,
-                    window: settings.confirm_window as usize,
-                    unroutable: settings.unroutable,
-                    publishers: Vec::new(),
-                },
-            },
-            control: ControlSettings {
-                socket_by_name: settings.control_socket.is_some(),
-                socket,
-                metrics_address: settings.metrics_address,
-                stall: Duration::from_secs(settings.stall_seconds.into()),
-            },
-            recursive: settings.recursive,
-        })
+/// Opens data directories.
+///
+/// # Errors
+/// [`Error::Usage`] for an empty name, which only a variable can hold; [`Error::DataDirectory`], naming what is wrong with a
+/// directory.
+pub fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
+        return Err(Error::usage(
+            "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon",
+            "write one there, or leave the colon out",
+        ));
     }
+    open_roots(dirs)
 }
 
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Trace => Self::TRACE,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Error => Self::ERROR,
-        }
-    }
-}
-
-/// What happens to files that are there at start.
+/// Which of the files that exist at start are published.
 ///
 /// # Errors
 /// [`Error::Usage`]: `changed` without a ledger.
 pub fn catch_up(settings: &Settings) -> Result<CatchUp, Error> {
     match (settings.catch_up, &settings.state_dir) {
-        (Some(CatchUp::Changed), None) => Err(Error::Usage(
-            "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with; set --state-dir (STATE_DIRECTORY)".into(),
+        (Some(CatchUp::Changed), None) => Err(Error::usage(
+            "--catch-up (INGESTOR_CATCH_UP): `changed` needs a ledger to compare with",
+            "set --state-dir (STATE_DIRECTORY)",
         )),
         (Some(chosen), _) => Ok(chosen),
         (None, Some(_)) => Ok(CatchUp::Changed),
@@ -184,15 +194,15 @@ pub fn catch_up(settings: &Settings) -> Result<CatchUp, Error> {
     }
 }
 
-/// Hashing threads: as many as are asked for, else one for each CPU.
+/// The number of hashing threads: the setting, else one for each CPU.
 #[must_use]
 pub fn workers(settings: &Settings) -> usize {
     let cpus = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
     settings.workers.map_or_else(cpus, |workers| workers as usize)
 }
 
-/// Where the control socket is: as it was asked for, or where systemd gives the service a directory of its own
-/// (systemd.exec(5), RuntimeDirectory=), else one for each user.
+/// The path of the control socket: the setting, else a name in the service's runtime directory (systemd.exec(5),
+/// RuntimeDirectory=), else a name in /tmp that holds the user's number.
 #[must_use]
 pub fn control_socket(settings: &Settings) -> PathBuf {
     settings.control_socket.clone().unwrap_or_else(default_socket)
@@ -200,7 +210,7 @@ pub fn control_socket(settings: &Settings) -> PathBuf {
 
 fn default_socket() -> PathBuf {
     match std::env::var_os("RUNTIME_DIRECTORY").filter(|given| !given.is_empty()) {
-        // More than one are separated by colons; the first is ours.
+        // systemd separates several directories by colons; the socket is in the first.
         Some(given) => {
             let first = given.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
             Path::new(OsStr::from_bytes(first)).join("ingestor.sock")
@@ -209,12 +219,12 @@ fn default_socket() -> PathBuf {
     }
 }
 
-/// A ledger among the files that it is about would change with each of its own changes.
+/// Refuses a state directory inside of a data directory, because each write to the ledger would be an event there.
 ///
 /// # Errors
-/// [`Error::StateDirectory`] when it would be.
+/// [`Error::StateDirectory`] when it is inside.
 pub fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
-    // It need not exist yet; what exists of its path tells where it will be.
+    // The state directory need not exist yet: the deepest directory of its path that exists shows where it will be.
     let absolute = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     match absolute.ancestors().find_map(|ancestor| std::fs::canonicalize(ancestor).ok()) {
         Some(real) if real.starts_with(root.path()) => Err(Error::StateDirectory {
@@ -223,5 +233,43 @@ pub fn refuse_inside(state_dir: &Path, root: &Root) -> Result<(), Error> {
             next: "name a directory outside of it",
         }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn settings(words: &[&str]) -> Settings {
+        Cli::parse_from(["apollonia-ingestor"].iter().chain(words)).settings
+    }
+
+    #[test]
+    fn scan_takes_its_own_directories_and_no_state_directory() {
+        let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let inside = data.path().join("state");
+        let settings =
+            settings(&["--data-dir", data.path().to_str().unwrap(), "--state-dir", inside.to_str().unwrap()]);
+        assert!(matches!(Config::for_watch(&settings), Err(Error::StateDirectory { .. })));
+        let config = Config::for_scan(&settings, &[dir.path().to_owned()]).unwrap();
+        assert_eq!(config.roots[0].path(), dir.path().canonicalize().unwrap());
+        assert_eq!(config.state_dir, None);
+        assert_eq!(Config::for_scan(&settings, &[]).unwrap().roots[0].path(), data.path().canonicalize().unwrap());
+    }
+
+    #[test]
+    fn an_empty_directory_name_is_refused_as_a_colon_too_many() {
+        let error = open_directories(&[PathBuf::from("/tmp"), PathBuf::new()]).unwrap_err().to_string();
+        assert!(error.starts_with("DATA_DIRECTORY (--data-dir): no directory stands"), "{error}");
+    }
+
+    #[test]
+    fn catching_up_by_version_needs_a_ledger() {
+        assert_eq!(catch_up(&settings(&[])).unwrap(), CatchUp::None);
+        assert_eq!(catch_up(&settings(&["--state-dir", "/s"])).unwrap(), CatchUp::Changed);
+        assert!(matches!(catch_up(&settings(&["--catch-up", "changed"])), Err(Error::Usage { .. })));
     }
 }

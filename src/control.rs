@@ -1,7 +1,7 @@
 //! The control socket: `GET /health`, `GET /ready` and `GET /metrics` over HTTP, on a Unix socket and, where asked for, over TCP.
 //!
 //! One thread serves both and keeps the service manager informed (see [`crate::notify`]). It only reads what the stages
-//! write: a stage that hangs does not keep it from saying so.
+//! write, so it answers also while a stage hangs.
 
 use std::convert::Infallible;
 use std::fs::Permissions;
@@ -31,35 +31,30 @@ use crate::health::{Health, Readiness, Status};
 use crate::progress::{BrokerState, Progress};
 use crate::{metrics, notify};
 
-/// Connections at a time; the next waits to be accepted. Some scrapers and a probe need three.
+/// The largest number of connections at a time; the next waits to be accepted. A probe and some scrapers need three.
 const CONNECTIONS_MAX: usize = 16;
 
-/// A client that connects and says nothing is sent away.
+/// The time that a client has for the head of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One question and its answer take no longer than this.
+/// The time that a connection has for its request and the answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause after the system refused a connection: out of descriptors.
+const _: () = assert!(HEADER_TIMEOUT.as_millis() < CONNECTION_TIMEOUT.as_millis());
+
+/// The pause after the system refused to accept a connection, for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The running server. Dropped, it takes its socket away.
+/// The running server. It removes its socket when it is dropped.
 pub struct Control {
     _socket: Option<OwnSocket>,
 }
 
-/// What an answer is made of.
-struct Source {
-    progress: Arc<Progress>,
-    stall: Duration,
-    began: Instant,
-}
-
 impl Control {
-    /// Binds what was asked for and starts the thread.
+    /// Binds the socket and the address, and starts the thread.
     ///
     /// # Errors
-    /// [`Error::ControlSocket`] and [`Error::MetricsAddress`] when what was asked for by name cannot be had.
+    /// [`Error::ControlSocket`] when the path was set and cannot be bound; [`Error::MetricsAddress`] when the address cannot.
     pub fn start(settings: ControlSettings, progress: Arc<Progress>) -> Result<Self, Error> {
         let ControlSettings { socket, socket_by_name, metrics_address, stall } = settings;
         let unix = match OwnSocket::bind(&socket) {
@@ -67,7 +62,7 @@ impl Control {
             Err(cause) if socket_by_name => return Err(Error::ControlSocket { path: socket, cause }),
             Err(cause) => {
                 tracing::warn!(
-                    "no control socket at {socket:?}: {cause}; `health` and metrics have nobody to ask: set --control-socket"
+                    "no control socket at {socket:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
                 );
                 None
             }
@@ -96,8 +91,8 @@ fn refuse_address(address: SocketAddr, error: &io::Error) -> Error {
     Error::MetricsAddress { address, cause: os_message(error) }
 }
 
-/// Whether metrics may be served at this address. It is bound for a moment and listens to nobody, which keeps it from
-/// no service that starts meanwhile.
+/// Checks that the address for metrics can be bound. It is bound for a moment and does not listen, so that a service which
+/// starts meanwhile can still have it.
 ///
 /// # Errors
 /// [`Error::MetricsAddress`].
@@ -111,10 +106,10 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
         .map_err(|error| refuse_address(address, &error))
 }
 
-/// Whether the socket may be made at this path.
+/// Checks that the control socket may be made at this path.
 ///
 /// # Errors
-/// Who or what is there.
+/// What is at that path, in words.
 pub fn place_is_free(path: &Path) -> Result<(), String> {
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => Err("there is a file of that name".to_owned()),
@@ -123,22 +118,22 @@ pub fn place_is_free(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A socket in the file system that is ours: its path, and which file that was.
+/// A socket in the file system that this process has made: its path, with its device and inode.
 struct OwnSocket {
     path: PathBuf,
     file: (u64, u64),
 }
 
 impl OwnSocket {
-    /// Binds under another name and renames: nobody sees it with the rights of the umask, and a socket that a killed
-    /// process has left gives way without a moment in between.
+    /// Binds under another name and renames. So the path never has the rights of the umask, and it always leads to a socket
+    /// where it repermits that of a killed process.
     fn bind(path: &Path) -> Result<(Self, UnixListener), String> {
         place_is_free(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);
         let bound = (|| {
-            let _ = fs::remove_file(&beside); // of a process with our number, long ago
+            let _ = fs::remove_file(&beside); // left by a killed process that had the same id
             let listener = UnixListener::bind(&beside)?;
             fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
@@ -155,7 +150,7 @@ impl OwnSocket {
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        // Not one that a successor has put in its place.
+        // A socket that a successor has put in its place stays.
         if fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
             let _ = fs::remove_file(&self.path);
         }
@@ -163,45 +158,56 @@ impl Drop for OwnSocket {
 }
 
 async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     if let Some(listener) = unix.and_then(|listener| tokio::net::UnixListener::from_std(listener).ok()) {
-        let (source, places) = (Arc::clone(&source), Arc::clone(&places));
-        tokio::spawn(accept(source, places, async move || listener.accept().await.map(|(stream, _)| stream)));
+        let (source, permits) = (Arc::clone(&source), Arc::clone(&permits));
+        tokio::spawn(accept(source, permits, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
     if let Some(listener) = tcp.and_then(|listener| tokio::net::TcpListener::from_std(listener).ok()) {
         let source = Arc::clone(&source);
-        tokio::spawn(accept(source, places, async move || listener.accept().await.map(|(stream, _)| stream)));
+        tokio::spawn(accept(source, permits, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
     notify::keep_informed(&source.progress, source.stall).await;
 }
 
 async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     source: Arc<Source>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     next: impl AsyncFn() -> io::Result<S>,
 ) {
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         match next().await {
             Ok(stream) => {
                 let source = Arc::clone(&source);
                 tokio::spawn(async move {
-                    let _place = place;
-                    let answer = service_fn(|request| {
-                        let answer = source.answer(&request);
-                        async { Ok::<_, Infallible>(answer) }
-                    });
-                    let served = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(HEADER_TIMEOUT)
-                        .keep_alive(false)
-                        .serve_connection(TokioIo::new(stream), answer);
-                    // A client that leaves in the middle is its own affair.
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
+                    serve(&source, stream).await;
+                    drop(permit);
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(source: &Source, stream: S) {
+    let answer = service_fn(|request| {
+        let answer = source.answer(&request);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    // A client that leaves early needs no answer.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
+}
+
+/// What answers are made of.
+struct Source {
+    progress: Arc<Progress>,
+    stall: Duration,
+    began: Instant,
 }
 
 impl Source {
@@ -240,7 +246,8 @@ impl Source {
     }
 }
 
-/// All of it as text; `ready`: what lands now can be delivered (see [`crate::health::assess_readiness`]).
+/// The metrics in Prometheus' text format. `ready` says whether a file that lands now can be delivered (see
+/// [`crate::health::assess_readiness`]).
 #[must_use]
 pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     let metrics = &progress.metrics;
@@ -252,7 +259,7 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     for stage in progress.stages() {
         metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
     }
-    // Somebody has to see to a file system that hangs, though the service gets on beside it.
+    // One file system that hangs needs attention, too, though the service goes on beside it.
     let hanging = progress.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
     metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
     let broker = progress.broker();
@@ -275,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_a_killed_process_left_gives_way_and_nothing_else_does() {
+    fn only_the_socket_of_a_killed_process_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());
@@ -283,7 +290,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("another process")));
         drop((own, listener));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it takes its socket away");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it removes its socket");
         fs::write(&path, "a file").unwrap();
         assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("a file")));
         assert_eq!(fs::read(&path).unwrap(), b"a file");

@@ -1,20 +1,23 @@
-//! The errors that end a command: what each names, why it happened, and what to do next.
+//! The errors that end a command: each says what went wrong and, where there is one, the next step.
 //!
-//! A file that cannot be read is not here: it is logged, counted and left behind (see [`crate::read`]).
+//! A file that cannot be read is none of them: it is logged and counted, and the command goes on (see [`crate::read`]).
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::{fmt, io};
 
-/// A failure of the whole command, shown as one line.
-#[derive(Debug, thiserror::Error)]
+/// A failure of the whole command. It is shown as one line: the cause, a semicolon, the next step.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// An argument or a setting that cannot be used.
-    #[error("{0}")]
-    Usage(String),
+    /// An argument or a setting cannot be used.
+    Usage {
+        /// The setting, and what is wrong with it.
+        cause: String,
+        /// What to do about it.
+        next: String,
+    },
     /// The data directory cannot be used as it is.
-    #[error("DATA_DIRECTORY (--data-dir): {path:?} cannot be used: {cause}; {next}")]
     DataDirectory {
         /// The directory as it was given.
         path: PathBuf,
@@ -24,25 +27,20 @@ pub enum Error {
         next: &'static str,
     },
     /// The state directory cannot be used as it is.
-    #[error("STATE_DIRECTORY (--state-dir): {path:?} cannot be used: {cause}; {next}")]
     StateDirectory {
         /// The directory as it was given.
         path: PathBuf,
-        /// What the kernel said, or what is in it.
+        /// What the kernel said, or what is in the directory.
         cause: String,
         /// What to do about it.
         next: &'static str,
     },
-    /// Another process keeps its ledger there.
-    #[error(
-        "the state directory {path:?} is used by another apollonia-ingestor; stop that one, or give each a state directory of its own"
-    )]
+    /// Another process keeps its ledger in the state directory.
     StateLocked {
         /// The directory as it was given.
         path: PathBuf,
     },
     /// inotify refused an instance or a watch.
-    #[error("cannot watch {path:?}: {cause}; {next}")]
     Watch {
         /// The directory to be watched.
         path: PathBuf,
@@ -52,15 +50,13 @@ pub enum Error {
         next: &'static str,
     },
     /// The data directory was removed, moved, unmounted or covered by a mount while it was watched.
-    #[error("the data directory {path:?} is gone: {cause}; put it back and start again")]
     DirectoryGone {
         /// The directory that was watched.
         path: PathBuf,
-        /// How that was noticed.
+        /// How the service noticed.
         cause: &'static str,
     },
-    /// The chosen read engine cannot be had.
-    #[error("the io_uring read engine cannot be used: {cause}; {next}")]
+    /// The read engine that was asked for by name cannot be used.
     Engine {
         /// What the kernel said.
         cause: io::Error,
@@ -68,7 +64,6 @@ pub enum Error {
         next: String,
     },
     /// The broker could not be reached, or refused.
-    #[error("broker {url}: {cause}; {next}")]
     Broker {
         /// The broker's address, its password masked.
         url: String,
@@ -77,94 +72,135 @@ pub enum Error {
         /// What to do about it.
         next: &'static str,
     },
-    /// No queue is bound to the exchange and `--unroutable fail` was asked for.
-    #[error(
-        "no queue is bound to the exchange `{exchange}`: the broker returned a message; bind a queue, or set --unroutable wait and bind it later"
-    )]
+    /// No queue is bound to the exchange, and the setting is `--unroutable fail`.
     Unroutable {
         /// The exchange's name.
         exchange: &'static str,
     },
-    /// The control socket cannot be had where it was asked for.
-    #[error(
-        "INGESTOR_CONTROL_SOCKET (--control-socket): {path:?} cannot be used: {cause}; name another path, one a service"
-    )]
+    /// The control socket cannot be made at the path that was set.
     ControlSocket {
-        /// Where it was to be.
+        /// The path that was set.
         path: PathBuf,
-        /// Who or what is in the way.
+        /// What the kernel said, or what is at that path.
         cause: String,
     },
-    /// The address for metrics cannot be had.
-    #[error("INGESTOR_METRICS_ADDRESS (--metrics-address): {address} cannot be used: {cause}; name another")]
+    /// The address for metrics cannot be bound.
     MetricsAddress {
-        /// As it was given.
+        /// The address that was set.
         address: SocketAddr,
         /// What the kernel said.
         cause: String,
     },
-    /// `health` has found nobody.
-    #[error(
-        "no service answers at {socket:?}: {cause}; start it, or name the --control-socket that it was started with"
-    )]
+    /// `health` got no answer from a service.
     NoService {
-        /// Where it asked.
+        /// The control socket that it asked.
         socket: PathBuf,
-        /// What it found.
+        /// What it got in place of an answer.
         cause: String,
     },
-    /// `health` was told that the service is not well, or not ready: the service's own words.
-    #[error("{0}")]
+    /// The service that `health` asked is not healthy, or not ready. This is the service's own line.
     Unhealthy(String),
-    /// `doctor` has found what keeps the service from working; each was told.
-    #[error("{failed} of {total} checks failed; each says above how to mend it")]
+    /// `doctor` has reported checks that failed.
     Unfit {
-        /// Checks that failed.
+        /// The number of checks that failed.
         failed: usize,
-        /// All of them.
+        /// The number of all checks.
         total: usize,
     },
     /// Standard output was closed or cannot be written.
-    #[error("standard output: {0}; {next}", next = stdout_cure(.0))]
     Stdout(io::Error),
-    /// The system gave no thread.
-    #[error(
-        "cannot start {what}: {}; raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers",
-        os_message(cause)
-    )]
+    /// The system refused a thread.
     Threads {
-        /// What it was to be.
+        /// The thread's name in this sentence.
         what: &'static str,
         /// What the kernel said.
         cause: io::Error,
     },
-    /// A thread of the pipeline ended by itself.
-    #[error("{0}; this should not happen, please report it")]
+    /// A failure that only a bug or a broken system explains, for example a thread that panicked.
     Internal(String),
-    /// `scan` could not read some files; each was logged.
-    #[error("{failed} of {total} files could not be read; each is named above")]
+    /// `scan` has logged files that it could not read.
     Incomplete {
-        /// Files without a message.
+        /// The number of files without a message.
         failed: u64,
-        /// Files found.
+        /// The number of files found.
         total: u64,
     },
 }
 
-fn stdout_cure(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
-        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
-        _ => "keep its reader running, or choose --output amqp",
-    }
-}
-
 impl Error {
+    /// A setting that cannot be used: the setting with what is wrong with it, and the next step.
+    #[must_use]
+    pub fn usage(cause: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::Usage { cause: cause.into(), next: next.into() }
+    }
+
+    /// What went wrong, in words, without the next step.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Usage { cause, .. } => cause.clone(),
+            Self::DataDirectory { path, cause, .. } => {
+                format!("DATA_DIRECTORY (--data-dir): {path:?} cannot be used: {cause}")
+            }
+            Self::StateDirectory { path, cause, .. } => {
+                format!("STATE_DIRECTORY (--state-dir): {path:?} cannot be used: {cause}")
+            }
+            Self::StateLocked { path } => {
+                format!("the state directory {path:?} is used by another apollonia-ingestor")
+            }
+            Self::Watch { path, cause, .. } => format!("cannot watch {path:?}: {cause}"),
+            Self::DirectoryGone { path, cause } => format!("the data directory {path:?} is gone: {cause}"),
+            Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {cause}"),
+            Self::Broker { url, cause, .. } => format!("broker {url}: {cause}"),
+            Self::Unroutable { exchange } => {
+                format!("no queue is bound to the exchange `{exchange}`: the broker returned a message")
+            }
+            Self::ControlSocket { path, cause } => {
+                format!("INGESTOR_CONTROL_SOCKET (--control-socket): {path:?} cannot be used: {cause}")
+            }
+            Self::MetricsAddress { address, cause } => {
+                format!("INGESTOR_METRICS_ADDRESS (--metrics-address): {address} cannot be used: {cause}")
+            }
+            Self::NoService { socket, cause } => format!("no service answers at {socket:?}: {cause}"),
+            Self::Unhealthy(line) | Self::Internal(line) => line.clone(),
+            Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
+            Self::Stdout(cause) => format!("standard output: {cause}"),
+            Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
+            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read"),
+        }
+    }
+
+    /// What to do about it; `None` for a line of the service, which says it itself.
+    #[must_use]
+    pub fn next(&self) -> Option<&str> {
+        Some(match self {
+            Self::Usage { next, .. } | Self::Engine { next, .. } => next,
+            Self::DataDirectory { next, .. }
+            | Self::StateDirectory { next, .. }
+            | Self::Watch { next, .. }
+            | Self::Broker { next, .. } => next,
+            Self::StateLocked { .. } => "stop that one, or give each a state directory of its own",
+            Self::DirectoryGone { .. } => "put it back and start again",
+            Self::Unroutable { .. } => "bind a queue, or set --unroutable wait and bind it later",
+            Self::ControlSocket { .. } => "name another path, one a service",
+            Self::MetricsAddress { .. } => "name another",
+            Self::NoService { .. } => "start it, or name the --control-socket that it was started with",
+            Self::Unhealthy(_) => return None,
+            Self::Unfit { .. } => "each says above how to mend it",
+            Self::Stdout(cause) => next_for_stdout(cause),
+            Self::Threads { .. } => {
+                "raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers"
+            }
+            Self::Internal(_) => "this should not happen, please report it",
+            Self::Incomplete { .. } => "each is named above",
+        })
+    }
+
     /// The process's exit status: 2 for what the user can set right before starting, else 1.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_)
+            Self::Usage { .. }
             | Self::DataDirectory { .. }
             | Self::StateDirectory { .. }
             | Self::ControlSocket { .. }
@@ -174,9 +210,40 @@ impl Error {
     }
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}", self.cause())?;
+        self.next().map_or(Ok(()), |next| write!(to, "; {next}"))
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn next_for_stdout(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
+        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
+        _ => "keep its reader running, or choose --output amqp",
+    }
+}
+
 /// The system's text for an error, without Rust's "(os error N)".
 #[must_use]
-pub fn os_message(error: &std::io::Error) -> String {
+pub fn os_message(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_cause_and_the_next_step() {
+        let error = Error::usage("--workers (INGESTOR_WORKERS): x; y", "see --help");
+        assert_eq!(error.to_string(), "--workers (INGESTOR_WORKERS): x; y; see --help");
+        assert_eq!(error.next(), Some("see --help"));
+        let line = Error::Unhealthy("starting: waits for the broker".to_owned());
+        assert_eq!((line.to_string(), line.next()), (line.cause(), None));
+    }
 }

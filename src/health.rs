@@ -1,4 +1,4 @@
-//! Is the service alive and getting on, and can it deliver? The verdict that it gives of itself.
+//! The verdict: whether the service is alive and makes progress, whether it can deliver, and the line that says why not.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,93 +8,48 @@ use serde::Serialize;
 use crate::message::EXCHANGE;
 use crate::progress::{BrokerState, Facts, Phase, Progress, Stage};
 
-/// A verdict.
+/// The verdict of `GET /health`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The watch or the broker does not stand yet.
+    /// The first rescan is under way, or the broker is not connected yet.
     Starting,
-    /// Every stage gets on, or has nothing to do.
+    /// Every stage makes progress, or has nothing to do.
     Healthy,
-    /// A stage has work and gets no further.
+    /// A stage has work and makes no progress.
     Unhealthy,
-    /// It finishes what is in progress.
+    /// The service finishes what is in flight.
     Stopping,
 }
 
-/// All that the service says of itself.
-#[derive(Debug, Serialize)]
-pub struct Health<'a> {
-    /// The verdict.
-    pub status: Status,
-    /// The same in a line, with what matters most.
-    pub summary: String,
-    /// The program's.
-    pub version: &'static str,
-    /// The process.
-    pub pid: u32,
-    /// Since its start.
-    pub uptime_seconds: u64,
-    /// What does not change, once it is settled.
-    pub service: Option<&'a Facts>,
-    /// What the broker is to us.
-    pub broker: BrokerState,
-    /// By name.
-    pub stages: BTreeMap<&'static str, StageHealth>,
-    /// Data directories whose files wait and cannot be read: their file system does not answer.
-    pub hanging_directories: Vec<&'a str>,
-    /// Files between their first event and their confirm.
-    pub pending_files: i64,
-    /// Age of the oldest of them.
-    pub oldest_pending_seconds: f64,
-    /// Messages sent and not yet confirmed.
-    pub unconfirmed_messages: i64,
-    /// Messages that wait until a queue is bound to the exchange.
-    pub unroutable_messages: usize,
-    /// Messages that the output has confirmed.
-    pub confirmed_messages: u64,
-    /// Files that could not be read.
-    pub failed_files: u64,
-}
-
-/// One stage.
-#[derive(Debug, Serialize)]
-pub struct StageHealth {
-    /// It gets on, or has nothing to do.
-    pub alive: bool,
-    /// Pieces of work that wait or are being worked on.
-    pub waiting: usize,
-    /// For how long it has got no further with work waiting.
-    pub stalled_seconds: f64,
-}
-
-/// The verdict, and the line that says it.
+/// The verdict, and the line that explains it.
 #[must_use]
 pub fn assess(progress: &Progress, stall: Duration) -> (Status, String) {
     let worst = progress.stages().into_iter().filter(|stage| stage.stalled >= stall).max_by_key(|stage| stage.stalled);
     if let Some(Stage { name, waiting, stalled }) = worst {
-        let told = format!("unhealthy: {name} has got no further for {} s with {waiting} waiting", stalled.as_secs());
-        let told = hanging(progress, stall).fold(told, |line, what| line + "; " + &what);
-        return (Status::Unhealthy, told);
+        let line = format!("unhealthy: {name} has got no further for {} s with {waiting} waiting", stalled.as_secs());
+        return (Status::Unhealthy, hanging(progress, stall).fold(line, |line, what| line + "; " + &what));
     }
-    let metrics = &progress.metrics;
-    let counts =
-        || format!("{} pending, {} messages confirmed", metrics.pending_files.get(), metrics.messages_confirmed.get());
     match (progress.phase(), progress.broker()) {
         (Phase::Starting, BrokerState::Disconnected) => (Status::Starting, "starting: waits for the broker".to_owned()),
         (Phase::Starting, _) => (Status::Starting, "starting: the first rescan is under way".to_owned()),
-        (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts())),
+        (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts(progress))),
         (Phase::Ready, _) => {
             let line = in_the_way(progress, stall)
                 .iter()
                 .chain(&progress.unreadable_files.describe("file", "files"))
-                .fold(format!("healthy: {}", counts()), |line, what| line + "; " + what);
+                .fold(format!("healthy: {}", counts(progress)), |line, what| line + "; " + what);
             (Status::Healthy, line)
         }
     }
 }
 
-/// What keeps files waiting and no restart would mend, each in words.
+fn counts(progress: &Progress) -> String {
+    let metrics = &progress.metrics;
+    format!("{} pending, {} messages confirmed", metrics.pending_files.get(), metrics.messages_confirmed.get())
+}
+
+/// Each obstacle that keeps files waiting and that a restart would not mend, in words.
 fn in_the_way(progress: &Progress, stall: Duration) -> Vec<String> {
     let broker = match progress.broker() {
         BrokerState::Disconnected => Some("there is no connection to the broker".to_owned()),
@@ -104,50 +59,11 @@ fn in_the_way(progress: &Progress, stall: Duration) -> Vec<String> {
     let queue = (progress.unroutable() > 0).then(|| {
         format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", progress.unroutable())
     });
-    let told = [broker, queue, progress.unreadable.describe("directory", "directories")].into_iter().flatten();
-    told.chain(hanging(progress, stall)).collect()
+    let directories = progress.unreadable.describe("directory", "directories");
+    [broker, queue, directories].into_iter().flatten().chain(hanging(progress, stall)).collect()
 }
 
-/// Whether what lands now can be delivered, and the line that says it, with all that is in the way.
-///
-/// Whether a queue is bound is known from the broker's answer to the last message: before the first there is nothing wrong.
-#[must_use]
-pub fn assess_readiness(progress: &Progress, stall: Duration) -> (bool, String) {
-    let (status, summary) = assess(progress, stall);
-    if matches!(status, Status::Starting | Status::Stopping) {
-        return (false, format!("not ready: {summary}"));
-    }
-    let stalled = (status == Status::Unhealthy).then_some(summary);
-    let told = |what: &String| stalled.as_ref().is_none_or(|summary| !summary.contains(what));
-    let others: Vec<String> = in_the_way(progress, stall).into_iter().filter(told).collect();
-    let wrong: Vec<String> = stalled.into_iter().chain(others).collect();
-    if wrong.is_empty() {
-        let metrics = &progress.metrics;
-        let (pending, confirmed) = (metrics.pending_files.get(), metrics.messages_confirmed.get());
-        return (true, format!("ready: {pending} pending, {confirmed} messages confirmed"));
-    }
-    (false, format!("not ready: {}", wrong.join("; ")))
-}
-
-/// The answer to `GET /ready`.
-#[derive(Debug, Serialize)]
-pub struct Readiness {
-    /// Whether what lands now can be delivered.
-    pub ready: bool,
-    /// The same in a line, with all that is in the way.
-    pub summary: String,
-}
-
-impl Readiness {
-    /// Of what runs.
-    #[must_use]
-    pub fn of(progress: &Progress, stall: Duration) -> Self {
-        let (ready, summary) = assess_readiness(progress, stall);
-        Self { ready, summary }
-    }
-}
-
-/// Names the directories whose file system does not answer.
+/// The data directories whose file system does not answer, in words.
 fn hanging(progress: &Progress, stall: Duration) -> impl Iterator<Item = String> {
     progress.hanging(stall).map(|(volume, stalled)| {
         let (directories, waiting) = (&volume.directories, volume.read.waiting());
@@ -155,8 +71,81 @@ fn hanging(progress: &Progress, stall: Duration) -> impl Iterator<Item = String>
     })
 }
 
+/// Whether a file that lands now can be delivered, and the line that says so or names every obstacle.
+///
+/// The service knows from the broker's answer to its last message whether a queue is bound. Before the first message it
+/// assumes that one is.
+#[must_use]
+pub fn assess_readiness(progress: &Progress, stall: Duration) -> (bool, String) {
+    let (status, summary) = assess(progress, stall);
+    if matches!(status, Status::Starting | Status::Stopping) {
+        return (false, format!("not ready: {summary}"));
+    }
+    let stalled = (status == Status::Unhealthy).then_some(summary);
+    let is_new = |what: &String| stalled.as_ref().is_none_or(|summary| !summary.contains(what));
+    let others: Vec<String> = in_the_way(progress, stall).into_iter().filter(is_new).collect();
+    let obstacles: Vec<String> = stalled.into_iter().chain(others).collect();
+    if obstacles.is_empty() {
+        return (true, format!("ready: {}", counts(progress)));
+    }
+    (false, format!("not ready: {}", obstacles.join("; ")))
+}
+
+/// The answer to `GET /ready`.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// Whether a file that lands now can be delivered.
+    pub ready: bool,
+    /// The line that says so, or names every obstacle.
+    pub summary: String,
+}
+
+impl Readiness {
+    /// The answer at this moment.
+    #[must_use]
+    pub fn of(progress: &Progress, stall: Duration) -> Self {
+        let (ready, summary) = assess_readiness(progress, stall);
+        Self { ready, summary }
+    }
+}
+
+/// The answer to `GET /health`.
+#[derive(Debug, Serialize)]
+pub struct Health<'a> {
+    /// The verdict.
+    pub status: Status,
+    /// The line that explains it.
+    pub summary: String,
+    /// The version of the program.
+    pub version: &'static str,
+    /// The process id.
+    pub pid: u32,
+    /// The time since the start.
+    pub uptime_seconds: u64,
+    /// What was settled at start, once it is.
+    pub service: Option<&'a Facts>,
+    /// The connection to the broker.
+    pub broker: BrokerState,
+    /// The stages by their names.
+    pub stages: BTreeMap<&'static str, StageHealth>,
+    /// Data directories whose files wait and cannot be read, because their file system does not answer.
+    pub hanging_directories: Vec<&'a str>,
+    /// Files between their first event and their confirm.
+    pub pending_files: i64,
+    /// The age of the oldest pending file.
+    pub oldest_pending_seconds: f64,
+    /// Messages that were published and not yet confirmed.
+    pub unconfirmed_messages: i64,
+    /// Messages that wait until a queue is bound to the exchange.
+    pub unroutable_messages: usize,
+    /// Messages that the output has confirmed.
+    pub confirmed_messages: u64,
+    /// Files that could not be read.
+    pub failed_files: u64,
+}
+
 impl<'a> Health<'a> {
-    /// Of what runs.
+    /// The answer at this moment.
     #[must_use]
     pub fn of(progress: &'a Progress, stall: Duration, began: Instant) -> Self {
         let (status, summary) = assess(progress, stall);
@@ -184,6 +173,17 @@ impl<'a> Health<'a> {
     }
 }
 
+/// One stage in the answer to `GET /health`.
+#[derive(Debug, Serialize)]
+pub struct StageHealth {
+    /// Whether the stage makes progress, or has nothing to do.
+    pub alive: bool,
+    /// The number of items that wait or are being worked on.
+    pub waiting: usize,
+    /// The time since its last progress while work waits.
+    pub stalled_seconds: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,11 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_what_can_deliver() {
+    fn a_service_that_can_deliver_is_ready() {
         let progress = at_work();
         assert_eq!(assess_readiness(&progress, STALL), (true, "ready: 0 pending, 0 messages confirmed".to_owned()));
         progress.broker_is(BrokerState::Unused);
-        assert!(assess_readiness(&progress, STALL).0, "without a broker there is none to be missed");
+        assert!(assess_readiness(&progress, STALL).0, "an output without a broker misses none");
         progress.enter(Phase::Starting);
         assert_not_ready(&progress, &["starting"]);
         progress.enter(Phase::Stopping);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_in_the_way_is_named_and_a_restart_mends_none_of_it() {
+    fn every_obstacle_is_named_and_none_makes_the_service_unhealthy() {
         let progress = at_work();
         progress.unroutable_are(7);
         assert_not_ready(&progress, &["no queue", "7 messages"]);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_healthy_line_names_the_want_of_a_queue() {
+    fn the_healthy_line_names_a_missing_queue() {
         let progress = at_work();
         progress.unroutable_are(3);
         let (status, line) = assess(&progress, STALL);

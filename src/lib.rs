@@ -1,65 +1,99 @@
 //! Files landing in a directory become RabbitMQ messages.
 //!
-//! Data goes in one direction and meets each module once:
+//! Work goes around once: from the watch through the readers and the publisher back to the watch, and from there to disk.
 //!
 //! ```text
-//!  kernel events          jobs                    messages                 confirms        rows
-//!  ───────────► watch ──────────► read + hash ───────────────► publish ───────────► watch ─────► ledger
-//!               1 thread          N threads,                   1 thread,             what is      1 thread,
-//!               pending set,      one ring and one set of      window of             confirmed    many rows a
-//!               directory index   registered buffers each      unconfirmed messages  is known     transaction
+//!  inotify       jobs                 messages               reports              rows
+//!  ──────► watch ────► read + hash ────────────► publish ───────────► watch ────────► ledger
+//!          main        N threads, one ring       1 thread, a          main, through    1 thread,
+//!          thread,     and registered            window of            its mailbox      many rows a
+//!          pending     buffers each              unconfirmed                           transaction
+//!          set                                   messages
 //! ```
 //!
-//! | step | module | what it holds |
+//! | stage | module | what it does |
 //! | --- | --- | --- |
-//! | event | [`watch`] | inotify, the pending set, the directory index, the look-over |
-//! | file | [`read`] | open beneath the root, both read engines, one version or none |
-//! | digest | [`hash`] | SHA-256 and XXH3-128 of every chunk while it is in cache |
-//! | message | [`message`] | the ten fields, names, times, message ids |
-//! | confirm | [`publish`] | the broker, the window of unconfirmed messages, the other outputs |
-//! | ledger | [`ledger`] | what was confirmed last for each path, across restarts |
+//! | watch | `watch` | takes inotify events, coalesces them in the pending set, rescans, dispatches jobs, acts on reports |
+//! | read | `read`, `hash` | opens a file beneath its data directory, hashes one version of it, composes the `message` |
+//! | publish | `publish` | publishes within the window of unconfirmed messages, repeats what was rejected or returned |
+//! | ledger | `ledger` | keeps on disk what was confirmed last for each path |
 //!
-//! [`pipeline`] wires them: it owns every channel, every bound and every thread. [`commands::watch`] and
-//! [`commands::scan`] are its two sources of work; [`commands::listen`] shows what arrives. Beside the line stands [`progress`]: every stage
-//! writes there how it gets on, and [`control`] tells whoever asks ([`health`], Prometheus, the service manager). [`commands::doctor`] looks at all of it before it runs.
+//! A job is in flight from its dispatch to its report, and no path has two: that keeps a path's messages in order. The
+//! number of jobs in flight is bounded (`dispatch`), and every channel behind has room for all of them (`queue` to the
+//! readers, a tokio channel to the publisher, the `mailbox` back to the main thread): so no stage waits for a full channel.
+//! Two more threads serve the control socket with the service manager (`control`, `notify`), and signals (`signals`).
 //!
-//! One file is in flight under one path at a time, from the moment it is handed to a reader until the
-//! broker has confirmed its message. That rule is what keeps a path's messages in order.
+//! `pipeline` starts the threads and hands each its ends of the channels. [`commands`] holds the two sources of jobs, `watch`
+//! and `scan`, and what is asked beside them: `listen`, `health`, `doctor`. Every stage writes its progress to `progress` and
+//! its numbers to `metrics`; `health` judges them.
+//!
+//! The modules are listed in groups from the ground up: a module imports from the groups above it and from its own.
+//! [docs/ARCHITECTURE.md](../docs/ARCHITECTURE.md) is the long form: the layers as a table, the bounds of every channel, one
+//! file's way through the code, and the five rules.
 
 #![deny(unsafe_code, missing_docs)]
 
+// Ground: errors, standard error.
 pub mod error;
+mod terminal;
 
-pub mod files;
-pub mod filter;
-pub mod hash;
+// Files and digests.
+mod files;
+mod filter;
+mod hash;
 
-pub mod address;
+// Settings.
+mod address;
 pub mod cli;
-pub mod config;
-pub mod tls;
+mod config;
+mod tls;
 
-pub mod job;
-pub mod message;
+// What travels: a job with its outcome, a message, and the channels between the stages.
+mod job;
+mod mailbox;
+mod message;
+mod queue;
 
-pub mod dispatch;
-pub mod mailbox;
-pub mod queue;
+// Reports: numbers, progress, log lines, the verdict, the service manager.
+mod health;
+mod logging;
+mod metrics;
+mod notify;
+mod progress;
 
-pub mod health;
-pub mod logging;
-pub mod metrics;
-pub mod notify;
-pub mod progress;
-pub mod signals;
-pub mod terminal;
+// The service around the stages: bounds of what is in flight, signals, the control socket.
+mod control;
+mod dispatch;
+mod signals;
 
-pub mod ledger;
-pub mod publish;
-pub mod read;
-pub mod watch;
+// The stages.
+mod ledger;
+mod publish;
+mod read;
+mod watch;
 
-pub mod pipeline;
-
+// The wiring, and the commands.
 pub mod commands;
-pub mod control;
+mod pipeline;
+
+/// What the benches measure. Nothing else uses the crate from outside, and none of this is an interface.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::commands::roots::prepare;
+    pub use crate::config::Config;
+    pub use crate::dispatch::Dispatcher;
+    pub use crate::files::directory::{Directory, DirectoryId};
+    pub use crate::files::listing::{Found, list};
+    pub use crate::files::names::{NEIGHBORS_MAX, Name, Names, stem};
+    pub use crate::files::root::Root;
+    pub use crate::files::version::{Stamp, Version};
+    pub use crate::filter::Filter;
+    pub use crate::hash::{Digests, Hasher, Xxh128Stream, lanes, scheduler};
+    pub use crate::job::{Job, Outcome};
+    pub use crate::mailbox::Notice;
+    pub use crate::message::{EventType, Message, Paths};
+    pub use crate::pipeline::start as start_pipeline;
+    pub use crate::read::buffer::CHUNK_BYTES;
+    pub use crate::read::limits::FILES_IN_FLIGHT;
+    pub use crate::watch::pending::{Change, Due, PENDING_MAX, Pending};
+}

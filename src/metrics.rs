@@ -1,4 +1,4 @@
-//! The numbers that the stages count, in Prometheus' text format.
+//! The numbers that the stages count, for Prometheus.
 //!
 //! Names follow Prometheus' rules: `apollonia_`, base units, `_total` for what only grows. A test holds the alert rules and
 //! the dashboard in `deploy/` to the names that are here.
@@ -24,9 +24,8 @@ const READ_SECONDS: [f64; 14] =
 const END_TO_END_SECONDS: [f64; 14] =
     [500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// Every counter, gauge and histogram.
+/// Every counter, gauge and histogram; its help text in `default` says what it counts.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "each says in `new` what it counts")]
 pub struct Metrics {
     pub(crate) registry: Registry,
     pub(crate) info: IntGaugeVec,
@@ -66,104 +65,14 @@ pub struct Metrics {
     pub end_to_end_seconds: Histogram,
 }
 
-/// Kernel events by kind.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Events {
-    pub created: IntCounter,
-    pub moved_to: IntCounter,
-    pub closed: IntCounter,
-    pub removed: IntCounter,
-}
-
-/// Look-overs by what caused them.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Rescans {
-    pub start: IntCounter,
-    pub overflow: IntCounter,
-    pub timer: IntCounter,
-}
-
-/// Files without a message by why.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Failures {
-    pub gone: IntCounter,
-    pub leads_out: IntCounter,
-    pub permission: IntCounter,
-    pub io: IntCounter,
-}
-
-/// What has happened so far, for the log.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Totals {
-    /// Files read to their end.
-    pub files: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Messages that the output has confirmed.
-    pub confirmed: u64,
-    /// Files that could not be read.
-    pub failed: u64,
-    /// Files gone before they could be read.
-    pub gone: u64,
-    /// Links that lead out of the data directory.
-    pub refused: u64,
-}
-
-impl std::ops::Sub for Totals {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            files: self.files - before.files,
-            bytes: self.bytes - before.bytes,
-            confirmed: self.confirmed - before.confirmed,
-            failed: self.failed - before.failed,
-            gone: self.gone - before.gone,
-            refused: self.refused - before.refused,
-        }
-    }
-}
-
-/// A set under construction. That a name is sound and new is decided in this file and by nothing else: a failure would
-/// be seen by every test, and what it leaves is a number that nobody is shown.
-struct Maker(Registry);
-
-impl Maker {
-    fn add<T: Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
-        let made = made.expect("names and labels are constants of this file");
-        let added = self.0.register(Box::new(made.clone()));
-        debug_assert!(added.is_ok(), "{added:?}");
-        made
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [IntCounter; N] {
-        let family = self.add(IntCounterVec::new(Opts::new(name, help), &[label]));
-        values.map(|value| family.with_label_values(&[value]))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
-    }
-}
-
+/// One long function, because it is a table: a metric with its name and its help is one row, wherever a reader looks.
 impl Default for Metrics {
     fn default() -> Self {
         let make = Maker(Registry::new());
         let _ = make.0.register(Box::new(ProcessCollector::for_self()));
         let [created, moved_to, closed, removed] = make.counters(
             "apollonia_events_total",
-            "Kernel events taken in, by kind.",
+            "Kernel events read, by kind.",
             "kind",
             ["created", "moved_to", "closed", "removed"],
         );
@@ -187,13 +96,13 @@ impl Default for Metrics {
         );
         Self {
             info: make.add(IntGaugeVec::new(
-                Opts::new("apollonia_info", "Always 1; the labels tell what runs."),
+                Opts::new("apollonia_info", "Always 1; the labels say what runs."),
                 &["version", "engine", "output"],
             )),
             events: Events { created, moved_to, closed, removed },
             events_coalesced: make.counter(
                 "apollonia_events_coalesced_total",
-                "Events on a path that was pending already and so cost no reading of their own.",
+                "Events on a path that was pending already, so that one reading serves them all.",
             ),
             overflows_kernel,
             overflows_pending,
@@ -206,7 +115,7 @@ impl Default for Metrics {
             ),
             failures: Failures { gone, leads_out, permission, io },
             busy: make
-                .counter("apollonia_busy_total", "Looks at a file that somebody was writing; it is looked at again."),
+                .counter("apollonia_busy_total", "Times that a file was still being written when it was to be read; it is tried again."),
             wants: make.counter(
                 "apollonia_wants_total",
                 "Times that the service had no descriptor or no memory for a file; it is tried again.",
@@ -220,12 +129,12 @@ impl Default for Metrics {
             messages_nacked: make.counter("apollonia_messages_nacked_total", "Messages that the broker has rejected."),
             messages_returned: make.counter(
                 "apollonia_messages_returned_total",
-                "Messages that the broker has returned, for no queue is bound to the exchange; each try is counted.",
+                "Messages that the broker has returned because no queue is bound to the exchange; each try is counted.",
             ),
             pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
             oldest_pending_seconds: make
                 .add(Gauge::new("apollonia_oldest_pending_seconds", "Age of the oldest pending file.")),
-            in_flight_files: make.gauge("apollonia_in_flight_files", "Files with the readers or the output."),
+            in_flight_files: make.gauge("apollonia_in_flight_files", "Files between dispatch and confirm."),
             unconfirmed_messages: make.gauge("apollonia_unconfirmed_messages", "Messages sent and not yet confirmed."),
             unroutable_messages: make.gauge(
                 "apollonia_unroutable_messages",
@@ -234,7 +143,7 @@ impl Default for Metrics {
             known_files: make.gauge("apollonia_known_files", "Files whose last version is remembered."),
             refused_files: make.gauge(
                 "apollonia_refused_files",
-                "Files that are there and cannot be read now: each is tried again until it can be.",
+                "Files that exist and cannot be read now; each is tried again until it can be.",
             ),
             watched_directories: make.gauge("apollonia_watched_directories", "Directories that are watched."),
             unwatched_directories: make.gauge(
@@ -256,7 +165,7 @@ impl Default for Metrics {
             stage_stalled_seconds: make.add(IntGaugeVec::new(
                 Opts::new(
                     "apollonia_stage_stalled_seconds",
-                    "For how long a stage has got no further while work waits; 0 when idle.",
+                    "Time since a stage last made progress while work waits; 0 when idle.",
                 ),
                 &["stage"],
             )),
@@ -276,7 +185,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a job's end; `now` is the time of day at which it was reported.
+    /// Counts the outcome of a job, which was reported at the time of day `now`.
     pub fn count(&self, report: &Report, now: Stamp) {
         match &report.outcome {
             Outcome::Confirmed { version, .. } => {
@@ -298,7 +207,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a file or a directory that is there and cannot be had.
+    /// Counts a file or a directory that exists and cannot be read.
     pub fn count_refusal(&self, cause: &io::Error) {
         match cause.kind() {
             io::ErrorKind::PermissionDenied => self.failures.permission.inc(),
@@ -306,7 +215,7 @@ impl Metrics {
         }
     }
 
-    /// What has happened so far.
+    /// The sums so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -317,5 +226,94 @@ impl Metrics {
             gone: self.failures.gone.get(),
             refused: self.failures.leads_out.get(),
         }
+    }
+}
+
+/// Kernel events by kind.
+#[derive(Debug)]
+pub struct Events {
+    pub created: IntCounter,
+    pub moved_to: IntCounter,
+    pub closed: IntCounter,
+    pub removed: IntCounter,
+}
+
+/// Rescans by their cause.
+#[derive(Debug)]
+pub struct Rescans {
+    pub start: IntCounter,
+    pub overflow: IntCounter,
+    pub timer: IntCounter,
+}
+
+/// Files without a message by their cause.
+#[derive(Debug)]
+pub struct Failures {
+    pub gone: IntCounter,
+    pub leads_out: IntCounter,
+    pub permission: IntCounter,
+    pub io: IntCounter,
+}
+
+/// The sums so far, for the log.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Files that were read to their end.
+    pub files: u64,
+    /// Bytes of the files that were published.
+    pub bytes: u64,
+    /// Messages that the output has confirmed.
+    pub confirmed: u64,
+    /// Files that could not be read.
+    pub failed: u64,
+    /// Files that were gone before they could be read.
+    pub gone: u64,
+    /// Links that lead out of the data directory.
+    pub refused: u64,
+}
+
+impl std::ops::Sub for Totals {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        debug_assert!(before.files <= self.files && before.bytes <= self.bytes, "counters only grow");
+        Self {
+            files: self.files - before.files,
+            bytes: self.bytes - before.bytes,
+            confirmed: self.confirmed - before.confirmed,
+            failed: self.failed - before.failed,
+            gone: self.gone - before.gone,
+            refused: self.refused - before.refused,
+        }
+    }
+}
+
+/// Makes metrics and registers them. All names are constants of this file, so a name that is taken or not allowed is a
+/// programming error, which every test that makes metrics hits.
+struct Maker(Registry);
+
+impl Maker {
+    fn add<T: Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
+        let made = made.expect("names and labels are constants of this file");
+        let added = self.0.register(Box::new(made.clone()));
+        assert!(added.is_ok(), "{added:?}");
+        made
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [IntCounter; N] {
+        let family = self.add(IntCounterVec::new(Opts::new(name, help), &[label]));
+        values.map(|value| family.with_label_values(&[value]))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
     }
 }

@@ -1,4 +1,4 @@
-//! What the service manager and the log are told while the service runs: sd_notify(3), and totals once a minute.
+//! The service manager's notifications (sd_notify(3)), and the totals that are logged once a minute.
 
 use std::io;
 use std::time::Duration;
@@ -7,95 +7,122 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::health::{Status, assess};
+use crate::metrics::Totals;
 use crate::progress::Progress;
 
-/// How often the status line is renewed where no watchdog asks for more.
+/// The interval of the status line where no watchdog asks for a shorter one.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 
 /// Pings in the time that the watchdog allows: one may be late and the next still counts (sd_watchdog_enabled(3) advises
 /// two).
 const PINGS: u32 = 3;
 
-/// A watchdog that asks for more than this is given this.
+/// The shortest interval of pings, whatever the watchdog asks for.
 const PING_MIN: Duration = Duration::from_millis(50);
 
-/// How often totals are logged while there is work.
+const _: () = assert!(PING_MIN.as_millis() < STATUS_EVERY.as_millis());
+
+/// The interval of the totals in the log while there is work.
 const TOTALS_EVERY: Duration = Duration::from_secs(60);
 
-/// The watch stands and the broker is connected.
+/// Notifies the service manager that the directories are watched and the broker is connected.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// The end begins.
+/// Notifies the service manager that the service stops.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Tells for ever: pings while every stage gets on, the status, and totals.
+/// Notifies and logs for as long as the service runs: watchdog pings while every stage makes progress, the status line,
+/// directories that hang, totals.
 pub async fn keep_informed(progress: &Progress, stall: Duration) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(STATUS_EVERY, |allowed| (allowed / PINGS).clamp(PING_MIN, STATUS_EVERY));
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = String::new();
+    let mut status_line = StatusLine::default();
     let mut hanging: Vec<&str> = Vec::new();
-    let mut totals = progress.metrics.totals();
-    let mut totals_at = Instant::now() + TOTALS_EVERY;
+    let mut minutes = Minutes::begin(progress);
     loop {
         ticks.tick().await;
         let (status, summary) = assess(progress, stall);
-        if summary != told {
-            if status == Status::Unhealthy && !told.starts_with("unhealthy") {
-                tracing::error!("{summary}; what it waits for is at fault, or is slower than --stall-seconds");
-            }
-            tell(&[NotifyState::Status(&summary)]);
-            told = summary;
-        }
-        tell_hanging(progress, stall, &mut hanging);
+        status_line.renew(status, summary);
+        log_hanging(progress, stall, &mut hanging);
         if watchdog.is_some() && status != Status::Unhealthy {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
-        if Instant::now() >= totals_at {
-            totals_at += TOTALS_EVERY;
-            let now = progress.metrics.totals();
-            let pending = progress.metrics.pending_files.get();
-            if now != totals || pending > 0 {
-                let last = now - totals;
-                tracing::info!(
-                    "in the last minute: {} files read, {} messages confirmed ({} bytes), {} failures, {} gone before they could be read; {pending} pending",
-                    last.files,
-                    last.confirmed,
-                    last.bytes,
-                    last.failed,
-                    last.gone
-                );
-            }
-            totals = now;
-        }
+        minutes.log(progress);
     }
 }
 
-/// Logs once of each volume that it has come to hang, and that it answers again.
-fn tell_hanging<'a>(progress: &'a Progress, stall: Duration, told: &mut Vec<&'a str>) {
+/// The status line that the service manager shows.
+#[derive(Default)]
+struct StatusLine(String);
+
+impl StatusLine {
+    /// Notifies the service manager where the line has changed, and logs where the service becomes unhealthy.
+    fn renew(&mut self, status: Status, summary: String) {
+        if summary == self.0 {
+            return;
+        }
+        if status == Status::Unhealthy && !self.0.starts_with("unhealthy") {
+            tracing::error!("{summary}; what it waits for is at fault, or is slower than --stall-seconds");
+        }
+        notify(&[NotifyState::Status(&summary)]);
+        self.0 = summary;
+    }
+}
+
+/// The totals of each minute in the log.
+struct Minutes {
+    before: Totals,
+    due: Instant,
+}
+
+impl Minutes {
+    fn begin(progress: &Progress) -> Self {
+        Self { before: progress.metrics.totals(), due: Instant::now() + TOTALS_EVERY }
+    }
+
+    /// Logs once a minute is over, unless nothing has happened in it and nothing is pending.
+    fn log(&mut self, progress: &Progress) {
+        if Instant::now() < self.due {
+            return;
+        }
+        self.due += TOTALS_EVERY;
+        let (totals, pending) = (progress.metrics.totals(), progress.metrics.pending_files.get());
+        if totals != self.before || pending > 0 {
+            let Totals { files, bytes, confirmed, failed, gone, .. } = totals - self.before;
+            tracing::info!(
+                "in the last minute: {files} files read, {confirmed} messages confirmed ({bytes} bytes), {failed} failures, {gone} gone before they could be read; {pending} pending"
+            );
+        }
+        self.before = totals;
+    }
+}
+
+/// Logs once for each volume that it hangs, and once that it answers again. `logged` holds those that hung the last time.
+fn log_hanging<'a>(progress: &'a Progress, stall: Duration, logged: &mut Vec<&'a str>) {
     let hanging: Vec<&str> = progress.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect();
-    for directories in hanging.iter().filter(|directories| !told.contains(directories)) {
+    for directories in hanging.iter().filter(|directories| !logged.contains(directories)) {
         tracing::warn!(
             "nothing could be read in {directories} for {} s, and its files wait: see to its file system; other file systems' directories go on",
             stall.as_secs()
         );
     }
-    for directories in told.iter().filter(|directories| !hanging.contains(directories)) {
+    for directories in logged.iter().filter(|directories| !hanging.contains(directories)) {
         tracing::info!("files are read in {directories} again");
     }
-    *told = hanging;
+    *logged = hanging;
 }
 
-/// Says it to whoever started us, if they listen.
-fn tell(state: &[NotifyState<'_>]) {
+/// Sends a notification, if a service manager has started this process and listens.
+fn notify(state: &[NotifyState<'_>]) {
     match sd_notify::notify(state) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::debug!("the service manager was not told {state:?}: {error}"),
+        Err(error) => tracing::debug!("the service manager was not notified of {state:?}: {error}"),
     }
 }

@@ -1,7 +1,7 @@
-//! Signs of life: what each stage has to do, when it last got on with it, and the numbers that it counts.
+//! Progress of the stages: how much work each has, when it last made progress, and the numbers that it counts.
 //!
-//! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, but for one
-//! example that is held while it is copied: nobody waits for anybody.
+//! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, except for
+//! one example behind a lock that is held only while the example is copied: so no stage waits for a reader.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,61 +12,162 @@ use serde::Serialize;
 
 use crate::metrics::Metrics;
 
-/// What runs and how it gets on.
+/// The longest path that is shown, in characters: the kernel's longest (PATH_MAX, 4096 bytes) has no more.
+const SHOWN_MAX: usize = 4096;
+
+/// The progress of the whole service.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The loop of the watch. It has work for as long as it runs: it comes round at least once a second.
+    /// The loop of the watch. It has work for as long as it runs, and makes a round at least once a second.
     pub watch: StageProgress,
-    /// Messages handed to the output and not yet confirmed.
+    /// Messages that were handed to the output and are not yet confirmed.
     pub publish: StageProgress,
     /// Rows that wait for the ledger.
     pub ledger: StageProgress,
-    /// Directories that are there and cannot be read now.
+    /// Directories that exist and cannot be read now.
     pub unreadable: Unreadable,
-    /// Files that are.
+    /// Files that exist and cannot be read now.
     pub unreadable_files: Unreadable,
-    /// The numbers.
+    /// The numbers for Prometheus.
     pub metrics: Metrics,
     /// What was settled at start, once it is.
     pub facts: OnceLock<Facts>,
-    /// By their numbers, once the readers are about to start.
+    /// The volumes by their numbers, set before the readers start.
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
     broker: AtomicU8,
     unroutable: AtomicUsize,
 }
 
-/// A file system that data directories are on: their files are read by threads of their own.
+impl Progress {
+    /// How far the service has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            phase if phase == Phase::Starting as u8 => Phase::Starting,
+            phase if phase == Phase::Ready as u8 => Phase::Ready,
+            phase => {
+                debug_assert_eq!(phase, Phase::Stopping as u8);
+                Phase::Stopping
+            }
+        }
+    }
+
+    /// Sets how far the service has come.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// The connection to the broker.
+    #[must_use]
+    pub fn broker(&self) -> BrokerState {
+        match self.broker.load(Ordering::Relaxed) {
+            state if state == BrokerState::Unused as u8 => BrokerState::Unused,
+            state if state == BrokerState::Disconnected as u8 => BrokerState::Disconnected,
+            state if state == BrokerState::Connected as u8 => BrokerState::Connected,
+            state => {
+                debug_assert_eq!(state, BrokerState::Blocked as u8);
+                BrokerState::Blocked
+            }
+        }
+    }
+
+    /// Sets the state of the connection to the broker.
+    pub fn broker_is(&self, state: BrokerState) {
+        // Restart the stall clock: messages left unconfirmed while the broker was blocked get a full stall time from now.
+        self.publish.touch();
+        self.broker.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The number of messages that wait until a queue is bound: those that the broker has returned, and those behind them.
+    #[must_use]
+    pub fn unroutable(&self) -> usize {
+        self.unroutable.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of messages that wait until a queue is bound.
+    pub fn unroutable_are(&self, messages: usize) {
+        if self.unroutable.swap(messages, Ordering::Relaxed) > 0 && messages == 0 {
+            // Restart the stall clock: the messages that waited for a queue get a full stall time from now.
+            self.publish.touch();
+        }
+    }
+
+    /// Sets the volumes, once, before the readers start.
+    pub fn set_volumes(&self, volumes: Vec<Arc<Volume>>) {
+        let set = self.volumes.set(volumes);
+        assert!(set.is_ok(), "a process has one pipeline");
+    }
+
+    /// The volumes that files are read from.
+    #[must_use]
+    pub fn volumes(&self) -> &[Arc<Volume>] {
+        self.volumes.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The volumes whose files have waited for at least this time without progress, each with that time: their file system
+    /// does not answer.
+    pub fn hanging(&self, stall: Duration) -> impl Iterator<Item = (&Volume, Duration)> {
+        let stalled = self.volumes().iter().map(|volume| (&**volume, volume.read.stalled()));
+        stalled.filter(move |(_, stalled)| *stalled >= stall)
+    }
+
+    /// Each stage, in the order of the data. Reading stalls only if every volume does, because a restart would not mend one
+    /// file system that hangs, and would interrupt the others (see [`Progress::hanging`]).
+    #[must_use]
+    pub fn stages(&self) -> [Stage; 4] {
+        let publish = match self.broker() {
+            // A blocked broker has asked the publisher to wait, so the publisher is not stalled.
+            BrokerState::Blocked => Duration::ZERO,
+            _ => self.publish.stalled(),
+        };
+        let volumes = self.volumes().iter();
+        let read = Stage {
+            name: "read",
+            waiting: volumes.clone().map(|volume| volume.read.waiting()).sum(),
+            stalled: volumes.map(|volume| volume.read.stalled()).min().unwrap_or_default(),
+        };
+        let of = |name, stage: &StageProgress, stalled| Stage { name, waiting: stage.waiting(), stalled };
+        [
+            of("watch", &self.watch, self.watch.stalled()),
+            read,
+            of("publish", &self.publish, publish),
+            of("ledger", &self.ledger, self.ledger.stalled()),
+        ]
+    }
+}
+
+/// A file system with data directories on it. Threads of its own read their files, so that it can hang alone.
 #[derive(Debug)]
 pub struct Volume {
     /// The paths of the data directories, quoted, with commas between.
     pub directories: String,
-    /// Files handed to the readers and not yet read.
+    /// Files that were dispatched and are not yet read.
     pub read: StageProgress,
     /// The large ones among them.
     pub large: AtomicUsize,
 }
 
 impl Volume {
-    /// With nothing to do yet.
+    /// A volume with nothing to read yet.
     #[must_use]
     pub fn new(directories: String) -> Self {
         Self { directories, read: StageProgress::default(), large: AtomicUsize::new(0) }
     }
 }
 
-/// A stage, and how it gets on.
+/// The progress of a stage at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage {
-    /// Its name.
+    /// The name, as in metrics and in answers.
     pub name: &'static str,
-    /// Pieces that wait or are being worked on.
+    /// The number of items that wait or are being worked on.
     pub waiting: usize,
-    /// For how long it has got no further; zero where nothing waits.
+    /// The time since its last progress; zero while nothing waits.
     pub stalled: Duration,
 }
 
-/// What does not change while the service runs.
+/// What is settled at start and stays.
 #[derive(Debug, Serialize)]
 pub struct Facts {
     /// The directories that are watched.
@@ -77,7 +178,7 @@ pub struct Facts {
     pub engine: &'static str,
     /// Hashing threads.
     pub workers: usize,
-    /// What tells a file that is complete from one that is being written.
+    /// How complete files are distinguished from those that are being written.
     pub protection: String,
 }
 
@@ -86,145 +187,43 @@ pub struct Facts {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
-    /// The watch or the broker does not stand yet.
+    /// The first rescan is under way, or the broker is not connected yet.
     Starting,
-    /// Files become messages.
+    /// The service publishes.
     Ready,
-    /// A signal came, or the end.
+    /// A signal or a failure ends the service.
     Stopping,
 }
 
-/// What the broker is to us.
+/// The connection to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum BrokerState {
-    /// The output is another.
+    /// The output is another one.
     Unused,
-    /// Not connected yet, or not any more.
+    /// There is no connection yet, or no more.
     Disconnected,
-    /// It takes messages.
+    /// The broker takes messages.
     Connected,
-    /// It takes no messages now: a memory or disk alarm.
+    /// The broker takes no messages now, because of a memory or disk alarm.
     Blocked,
 }
 
-impl Progress {
-    /// How far the service has come.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Stopping,
-        }
-    }
-
-    /// It has come further.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    /// What the broker is to us.
-    #[must_use]
-    pub fn broker(&self) -> BrokerState {
-        match self.broker.load(Ordering::Relaxed) {
-            0 => BrokerState::Unused,
-            1 => BrokerState::Disconnected,
-            2 => BrokerState::Connected,
-            _ => BrokerState::Blocked,
-        }
-    }
-
-    /// The broker has become this.
-    pub fn broker_is(&self, state: BrokerState) {
-        // What a broker that was blocked has not confirmed, it has from now on time to.
-        self.publish.touch();
-        self.broker.store(state as u8, Ordering::Relaxed);
-    }
-
-    /// Messages that the broker has returned, and those behind them, that wait until a queue is bound; 0 while none is
-    /// missing, as far as is known.
-    #[must_use]
-    pub fn unroutable(&self) -> usize {
-        self.unroutable.load(Ordering::Relaxed)
-    }
-
-    /// So many messages wait until a queue is bound.
-    pub fn unroutable_are(&self, messages: usize) {
-        if self.unroutable.swap(messages, Ordering::Relaxed) > 0 && messages == 0 {
-            // What waited for a queue has from now on time to be confirmed.
-            self.publish.touch();
-        }
-    }
-
-    /// Tells which volumes there are.
-    pub fn set_volumes(&self, volumes: Vec<Arc<Volume>>) {
-        let _ = self.volumes.set(volumes); // once a pipeline, and there is one
-    }
-
-    /// The volumes that files are read from.
-    #[must_use]
-    pub fn volumes(&self) -> &[Arc<Volume>] {
-        self.volumes.get().map_or(&[], Vec::as_slice)
-    }
-
-    /// Volumes whose files wait and get no further for so long, each with that time: their file system does not answer.
-    pub fn hanging(&self, stall: Duration) -> impl Iterator<Item = (&Volume, Duration)> {
-        let stalled = self.volumes().iter().map(|volume| (&**volume, volume.read.stalled()));
-        stalled.filter(move |(_, stalled)| *stalled >= stall)
-    }
-
-    /// Each stage, in the order of the data. Reading gets on while one volume does, or has nothing to do: what a file
-    /// system that hangs holds up a restart would not mend, and would take from the others (see [`Progress::hanging`]).
-    #[must_use]
-    pub fn stages(&self) -> [Stage; 4] {
-        let publish = match self.broker() {
-            // It waits for the broker by order, which is no illness of its own.
-            BrokerState::Blocked => Duration::ZERO,
-            _ => self.publish.stalled(),
-        };
-        let volumes = self.volumes().iter();
-        let read = Stage {
-            name: "read",
-            waiting: volumes.clone().map(|volume| volume.read.waiting()).sum(),
-            stalled: volumes.map(|volume| volume.read.stalled()).min().unwrap_or_default(),
-        };
-        let of = |name, pulse: &StageProgress, stalled| Stage { name, waiting: pulse.waiting(), stalled };
-        [
-            of("watch", &self.watch, self.watch.stalled()),
-            read,
-            of("publish", &self.publish, publish),
-            of("ledger", &self.ledger, self.ledger.stalled()),
-        ]
-    }
-}
-
-/// How many directories or files are there and cannot be read now, and one of them with what the kernel says of it.
+/// How many directories or files exist and cannot be read now, and one of them with the kernel's error as an example.
 #[derive(Debug, Default)]
 pub struct Unreadable(Mutex<Option<Example>>);
 
-#[derive(Debug)]
-struct Example {
-    count: usize,
-    /// In quotes, at most [`SHOWN_MAX`] characters of it.
-    path: String,
-    cause: String,
-}
-
-/// The longest path that is shown, in characters: the kernel's longest (PATH_MAX, 4096 bytes) has no more.
-const SHOWN_MAX: usize = 4096;
-
 impl Unreadable {
-    /// So many cannot be read now, this one among them, for this cause in the kernel's words. None: all can be read, and path
-    /// and cause are not looked at.
+    /// Sets how many cannot be read now, and one of them with the kernel's error. Where the number is 0, path and cause do not
+    /// count.
     pub fn are(&self, count: usize, path: &str, cause: &str) {
         let shown: String = path.chars().take(SHOWN_MAX).collect();
         let example = Example { count, path: format!("{shown:?}"), cause: cause.to_owned() };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (count > 0).then_some(example);
     }
 
-    /// What is wrong, in words, with the words for one of them and for several; nothing when all can be read.
+    /// What cannot be read, in words; `one` and `several` name such a thing. `None` when all can be read.
     #[must_use]
     pub fn describe(&self, one: &str, several: &str) -> Option<String> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,41 +234,50 @@ impl Unreadable {
     }
 }
 
-/// One stage's work, and when it last got on with it.
+#[derive(Debug)]
+struct Example {
+    count: usize,
+    /// At most [`SHOWN_MAX`] characters of the path, quoted.
+    path: String,
+    cause: String,
+}
+
+/// One stage's work, and when it last made progress.
 #[derive(Debug, Default)]
 pub struct StageProgress {
     waiting: AtomicUsize,
-    /// Milliseconds of the monotonic clock.
+    /// The time of its last progress, in milliseconds of the monotonic clock.
     last: AtomicU64,
 }
 
 impl StageProgress {
-    /// More work is there. Of a stage that had none, the time counts from here.
-    pub fn add(&self, pieces: usize) {
+    /// Adds work. The stall clock of a stage that had none starts here.
+    pub fn add(&self, items: usize) {
         if self.waiting() == 0 {
             self.touch();
         }
-        self.waiting.fetch_add(pieces, Ordering::Relaxed);
+        self.waiting.fetch_add(items, Ordering::Relaxed);
     }
 
-    /// It got a step further.
+    /// Notes that the stage made progress.
     pub fn touch(&self) {
         self.last.store(milliseconds(), Ordering::Relaxed);
     }
 
-    /// So many pieces are done.
-    pub fn done(&self, pieces: usize) {
+    /// Takes away work that is done.
+    pub fn done(&self, items: usize) {
         self.touch();
-        self.waiting.fetch_sub(pieces, Ordering::Relaxed);
+        let before = self.waiting.fetch_sub(items, Ordering::Relaxed);
+        debug_assert!(before >= items, "{items} done of {before}");
     }
 
-    /// Pieces that wait or are being worked on.
+    /// The number of items that wait or are being worked on.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// For how long it has got no further; zero where nothing waits.
+    /// The time since its last progress; zero while nothing waits.
     #[must_use]
     pub fn stalled(&self) -> Duration {
         match self.waiting() {
@@ -279,7 +287,7 @@ impl StageProgress {
     }
 }
 
-/// The coarse clock: some milliseconds exact, and read without a look at the hardware.
+/// The coarse monotonic clock: exact to some milliseconds, and cheap, because no hardware is read.
 fn milliseconds() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap_or(0)
@@ -289,33 +297,33 @@ fn milliseconds() -> u64 {
 mod tests {
     use super::*;
 
-    /// As if the last step had been so long ago.
-    fn age(pulse: &StageProgress, milliseconds: u64) {
-        pulse.last.fetch_sub(milliseconds, Ordering::Relaxed);
+    /// Makes the last progress so much older.
+    fn age(stage: &StageProgress, milliseconds: u64) {
+        stage.last.fetch_sub(milliseconds, Ordering::Relaxed);
     }
 
     #[test]
     fn a_stage_stalls_only_while_work_waits() {
-        let pulse = StageProgress::default();
-        assert_eq!(pulse.stalled(), Duration::ZERO, "it never had any");
-        pulse.add(2);
-        age(&pulse, 5000);
-        assert!(pulse.stalled() >= Duration::from_secs(5));
-        pulse.done(1);
-        assert!(pulse.stalled() < Duration::from_secs(5), "a step");
-        age(&pulse, 7000);
-        pulse.done(1);
-        assert_eq!(pulse.stalled(), Duration::ZERO, "all done");
-        age(&pulse, 60_000);
-        pulse.add(1);
-        assert!(pulse.stalled() < Duration::from_secs(5), "idleness is no stall");
-        age(&pulse, 5000);
-        pulse.add(1);
-        assert!(pulse.stalled() >= Duration::from_secs(5), "more work is no step");
+        let stage = StageProgress::default();
+        assert_eq!(stage.stalled(), Duration::ZERO, "it never had work");
+        stage.add(2);
+        age(&stage, 5000);
+        assert!(stage.stalled() >= Duration::from_secs(5));
+        stage.done(1);
+        assert!(stage.stalled() < Duration::from_secs(5), "it made progress");
+        age(&stage, 7000);
+        stage.done(1);
+        assert_eq!(stage.stalled(), Duration::ZERO, "all done");
+        age(&stage, 60_000);
+        stage.add(1);
+        assert!(stage.stalled() < Duration::from_secs(5), "idleness is no stall");
+        age(&stage, 5000);
+        stage.add(1);
+        assert!(stage.stalled() >= Duration::from_secs(5), "more work is no progress");
     }
 
     #[test]
-    fn a_blocked_broker_stalls_nobody() {
+    fn a_blocked_broker_is_no_stall() {
         let progress = Progress::default();
         progress.publish.add(1);
         progress.broker_is(BrokerState::Blocked);
@@ -332,24 +340,24 @@ mod tests {
         let progress = Progress::default();
         progress.set_volumes(volumes.clone());
         let minute = Duration::from_secs(60);
-        let told = || {
+        let stalled = || {
             let names: Vec<&str> = progress.hanging(minute).map(|(volume, _)| &*volume.directories).collect();
             (progress.stages()[1].stalled >= minute, names.join(" "))
         };
         volumes[0].read.add(2);
         age(&volumes[0].read, 60_000);
-        assert_eq!(told(), (false, "one".to_owned()), "the other has nothing to do");
+        assert_eq!(stalled(), (false, "one".to_owned()), "the other volume has nothing to do");
         volumes[1].read.add(1);
-        assert_eq!(told(), (false, "one".to_owned()));
+        assert_eq!(stalled(), (false, "one".to_owned()));
         age(&volumes[1].read, 60_000);
-        assert_eq!(told(), (true, "one two".to_owned()));
+        assert_eq!(stalled(), (true, "one two".to_owned()));
         assert_eq!(progress.stages()[1].waiting, 3);
         volumes[0].read.done(1);
-        assert_eq!(told(), (false, "two".to_owned()));
+        assert_eq!(stalled(), (false, "two".to_owned()));
     }
 
     #[test]
-    fn want_of_a_queue_is_no_stall_while_the_broker_answers() {
+    fn a_missing_queue_is_no_stall_while_the_broker_answers() {
         let progress = Progress::default();
         progress.broker_is(BrokerState::Connected);
         progress.publish.add(1);
@@ -366,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_cannot_be_read_are_told_of_with_one_example() {
+    fn unreadable_directories_are_described_by_one_example() {
         let unreadable = Unreadable::default();
         assert_eq!(unreadable.describe("directory", "directories"), None);
         unreadable.are(2, "/srv/x", "Permission denied");
-        let told = unreadable.describe("directory", "directories").unwrap();
-        assert_eq!(told, "2 directories cannot be read, \"/srv/x\" for one: Permission denied");
+        let line = unreadable.describe("directory", "directories").unwrap();
+        assert_eq!(line, "2 directories cannot be read, \"/srv/x\" for one: Permission denied");
         unreadable.are(1, "/srv/x", "Permission denied");
         assert_eq!(
             unreadable.describe("directory", "directories").unwrap(),
@@ -384,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_kept_as_they_are_told() {
+    fn states_are_kept_as_they_are_set() {
         let progress = Progress::default();
         assert_eq!((progress.phase(), progress.broker()), (Phase::Starting, BrokerState::Unused));
         for phase in [Phase::Starting, Phase::Ready, Phase::Stopping] {

@@ -1,4 +1,4 @@
-//! Signals: those that ask for the end, and those that are ignored.
+//! Signals: SIGINT and SIGTERM ask for the end, SIGXFSZ is ignored.
 
 #![allow(unsafe_code)]
 
@@ -11,12 +11,12 @@ use signal_hook::iterator::Signals;
 use crate::error::Error;
 use crate::mailbox::Sender;
 
-/// The first SIGINT or SIGTERM asks for an orderly end, the second ends the process at once. Where the first comes before
-/// there is anybody to ask (the broker is still being waited for), nothing is in progress, and it ends the process.
+/// The first SIGINT or SIGTERM asks the source of jobs for an orderly end, the second ends the process at once. So does the
+/// first one before the source has a mailbox (the start still waits for the broker), because nothing is in progress then.
 pub struct StopSignals(Arc<OnceLock<Sender>>);
 
 impl StopSignals {
-    /// Takes the signals from now on.
+    /// Catches the signals from now on.
     ///
     /// # Errors
     /// [`Error::Internal`] when the system refuses handlers or a thread.
@@ -45,14 +45,15 @@ impl StopSignals {
         Ok(listening)
     }
 
-    /// Whom to ask.
+    /// Names the mailbox that gets the request for an orderly end.
     pub fn ask(self, sender: Sender) {
-        let _ = self.0.set(sender); // taken by value: set once
+        let set = self.0.set(sender);
+        assert!(set.is_ok(), "this takes the one value of its kind, so it runs once");
     }
 }
 
-/// Ignores SIGXFSZ: a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) is then refused with EFBIG, as a
-/// full disk refuses it with ENOSPC (setrlimit(2)).
+/// Ignores SIGXFSZ, so that a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) fails with EFBIG, as on a
+/// full disk it fails with ENOSPC (setrlimit(2)).
 pub fn ignore_file_size_signal() {
     // SAFETY: SIG_IGN installs no handler, so no code of ours can run at a bad moment.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

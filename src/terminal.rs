@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use indicatif::ProgressBar;
 
-/// The bar that log lines have to step around.
+/// The progress bar, once `scan` shows one.
 pub(crate) static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
-/// Standard error for log lines: they are written above the bar.
+/// Standard error for log lines, which are written above the bar.
 #[derive(Debug, Clone, Copy)]
 pub struct AroundTheBar;
 

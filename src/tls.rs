@@ -36,9 +36,10 @@ pub fn client_config(settings: &AmqpSettings, encrypted: bool) -> Result<Option<
     if !encrypted {
         return match given.iter().find(|(_, path)| path.is_some()) {
             None => Ok(None),
-            Some((setting, _)) => Err(Error::Usage(format!(
-                "{setting}: the connection string is amqp://, which is not encrypted; write amqps:// (port 5671), or unset it"
-            ))),
+            Some((setting, _)) => Err(Error::usage(
+                format!("{setting}: the connection string is amqp://, which is not encrypted"),
+                "write amqps:// (port 5671), or unset it",
+            )),
         };
     }
     let roots = match &settings.ca_file {
@@ -65,13 +66,17 @@ fn with_client_certificate(
                 .with_client_auth_cert(chain, secret)
                 .map_err(|error| refuse(CLIENT_KEY, key, &unfit(&error), "name the key of the certificate"))
         }
-        (Some(_), None) => Err(Error::Usage(format!("{CLIENT_CERT}: its private key is missing; set {CLIENT_KEY}"))),
-        (None, Some(_)) => Err(Error::Usage(format!("{CLIENT_KEY}: its certificate is missing; set {CLIENT_CERT}"))),
+        (Some(_), None) => {
+            Err(Error::usage(format!("{CLIENT_CERT}: its private key is missing"), format!("set {CLIENT_KEY}")))
+        }
+        (None, Some(_)) => {
+            Err(Error::usage(format!("{CLIENT_KEY}: its certificate is missing"), format!("set {CLIENT_CERT}")))
+        }
     }
 }
 
 fn refuse(setting: &str, path: &Path, cause: &str, next: &str) -> Error {
-    Error::Usage(format!("{setting}: {path:?} cannot be used: {cause}; {next}"))
+    Error::usage(format!("{setting}: {path:?} cannot be used: {cause}"), next)
 }
 
 fn authorities_in(path: &Path) -> Result<RootCertStore, Error> {
@@ -90,9 +95,12 @@ fn authorities_of_the_system() -> Result<RootCertStore, Error> {
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
         let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        return Err(Error::Usage(format!(
-            "AMQP_CONNECTION_STRING (--amqp-url): amqps:// needs an authority to trust, and this system names none{cause}; install ca-certificates, or set {CA_FILE}"
-        )));
+        return Err(Error::usage(
+            format!(
+                "AMQP_CONNECTION_STRING (--amqp-url): amqps:// needs an authority to trust, and this system names none{cause}"
+            ),
+            format!("install ca-certificates, or set {CA_FILE}"),
+        ));
     }
     Ok(roots)
 }

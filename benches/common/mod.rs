@@ -1,14 +1,14 @@
-//! What the benches share: the binary's allocator, and how long each figure is measured.
+//! What the benches share: the program's allocator, and how long each figure is measured.
 
 use std::time::Duration;
 
 use criterion::Criterion;
 
-/// The one of the binary, or the figures would be another program's.
+/// The allocator of the program, because another one would give other figures.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Short, so that a whole `cargo bench` is a matter of three minutes; criterion's own options override it.
+/// Short measurements, so that a whole `cargo bench` takes three minutes; criterion's own options override them.
 pub fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(20)

@@ -1,28 +1,21 @@
-//! Every file of a directory through the pipeline, as often as one likes.
+//! Passes of every file of a directory through the pipeline.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use apollonia_ingestor::bench::{
+    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Stamp, list, prepare, start_pipeline,
+};
 use apollonia_ingestor::cli::Cli;
-use apollonia_ingestor::commands::roots::prepare;
-use apollonia_ingestor::config::Config;
-use apollonia_ingestor::dispatch::Dispatcher;
 use apollonia_ingestor::error::Error;
-use apollonia_ingestor::files::directory::Directory;
-use apollonia_ingestor::files::listing::{Found, list};
-use apollonia_ingestor::files::version::Stamp;
-use apollonia_ingestor::job::{Job, Outcome};
-use apollonia_ingestor::mailbox::Notice;
-use apollonia_ingestor::message::EventType;
-use apollonia_ingestor::pipeline;
 use clap::Parser;
 use tempfile::TempDir;
 
-/// Jobs handed in at a time, as `scan` does.
+/// The number of jobs that are dispatched at a time, as in `scan`.
 const BATCH: usize = 256;
 
-/// A new directory with so many files of so many bytes.
+/// A new directory with files of one size.
 pub fn directory(files: usize, bytes: usize) -> TempDir {
     let directory = tempfile::tempdir().expect("a place for temporary files");
     for number in 0..files {
@@ -32,7 +25,7 @@ pub fn directory(files: usize, bytes: usize) -> TempDir {
     directory
 }
 
-/// The running pipeline behind a directory that has been listed.
+/// A listed directory and the running pipeline.
 pub struct Passes {
     pub pipeline: Dispatcher,
     directory: Arc<Directory>,
@@ -42,18 +35,17 @@ pub struct Passes {
 impl Passes {
     /// Lists the directory and starts the stages, with the output `none`.
     pub fn start(path: &Path, engine: &str) -> Result<Self, Error> {
-        let words = ["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine].map(str::as_ref);
-        let cli = Cli::parse_from(words.into_iter().chain([path.as_os_str()]));
-        let config = Config::new(cli.settings, cli.command.as_ref())?;
+        let cli = Cli::parse_from(["apollonia-ingestor", "scan", "--output", "none", "--read-engine", engine]);
+        let config = Config::for_scan(&cli.settings, &[path.to_owned()])?;
         let roots = prepare(config.roots)?;
         let directory = Directory::new(&roots[0], b"");
-        let listing = list(directory.root(), b"").expect("it has just been made");
+        let listing = list(directory.root(), b"").expect("the directory has just been made");
         directory.set_names(listing.neighbors());
-        let pipeline = pipeline::start(&config.pipeline, &roots, Arc::default())?;
+        let pipeline = start_pipeline(&config.pipeline, &roots, Arc::default())?;
         Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
     }
 
-    /// Has every file read, hashed and its message confirmed.
+    /// Reads and hashes every file, and waits until its message is confirmed.
     pub fn pass(&mut self) {
         let Self { pipeline, directory, files } = self;
         let job = |found: &Found| Job {

@@ -150,9 +150,10 @@ impl Broker {
     fn parse(typed: &str, heartbeat: Option<u16>) -> Result<Self, Error> {
         let shown = mask(typed);
         let refuse = |cause: &str| {
-            Error::Usage(format!(
-                "AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"
-            ))
+            Error::usage(
+                format!("AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}"),
+                "write amqp://USER:PASSWORD@HOST:PORT/VHOST",
+            )
         };
         let parts = Parts::of(typed);
         if parts.rest.contains('@') {

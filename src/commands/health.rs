@@ -1,4 +1,4 @@
-//! `health`: asks the service on this host how it is.
+//! `health`: asks the service on this host whether it is healthy, or ready.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,23 +11,26 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
+use crate::cli::Settings;
+use crate::config::control_socket;
 use crate::error::{Error, os_message};
+use crate::logging;
 
-/// How long an answer is waited for: the service makes it up from memory.
+/// The longest wait for an answer, which the service composes from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What of the answer the command needs.
+/// The part of the answer that the command needs.
 #[derive(Deserialize)]
 struct Answer {
     summary: String,
 }
 
-/// What is asked of a service.
+/// The question to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Whether it is alive and gets on: what is not, a restart would mend.
+    /// Whether it is alive and makes progress: if not, a restart would help.
     Alive,
-    /// Whether it can deliver, too.
+    /// Whether it can deliver, as well.
     Ready,
 }
 
@@ -40,12 +43,15 @@ impl Question {
     }
 }
 
-/// Asks the service behind this socket, and prints its line when it is healthy, or ready.
+/// Asks the service behind the control socket, and prints its line when it is healthy, or ready.
+///
+/// It checks only the settings of the socket and of logging, because the others concern the service that answers.
 ///
 /// # Errors
 /// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].
-pub fn run(socket: &Path, question: Question) -> Result<(), Error> {
-    let line = ask(socket, question)?;
+pub fn run(settings: &Settings, ready: bool) -> Result<(), Error> {
+    logging::start(settings);
+    let line = ask(&control_socket(settings), if ready { Question::Ready } else { Question::Alive })?;
     writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
 }
 
@@ -81,4 +87,23 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), String> {
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
     Ok((status, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn settings_of_the_service_do_not_fail_a_probe() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("none.sock");
+        let wrong = ["--include", "[", "--catch-up", "changed", "--data-dir", "/nonexistent", "--log-level", "error"];
+        let broker = ["--amqp-url", "amqps://h", "--amqp-ca-file", "/nonexistent"];
+        let words = ["apollonia-ingestor", "health", "--control-socket", socket.to_str().unwrap()];
+        let settings = Cli::parse_from(words.into_iter().chain(wrong).chain(broker)).settings;
+        assert!(matches!(run(&settings, true), Err(Error::NoService { .. })));
+    }
 }

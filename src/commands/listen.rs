@@ -1,43 +1,75 @@
 //! `listen`: a temporary queue on the exchange, and each message on standard output, one a line.
 
 use std::fs::File;
-use std::io::Write;
+use std::future::{Future, pending};
+use std::io::{self, Write};
 use std::num::NonZeroU32;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 use crate::address::Broker;
+use crate::cli::Settings;
 use crate::error::Error;
+use crate::logging;
 use crate::publish::errors::{answer, failure};
 use crate::publish::local::stdout;
 use crate::publish::session::{Session, exchange};
 
-/// A time-out that never comes, for no time-out: a hundred years.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// Prints messages until so many have come, the time is over, or a signal asks for the end.
+/// Prints messages until their number is reached, the time is over, or a signal asks for the end.
+///
+/// It checks only the settings of the broker and of logging.
 ///
 /// # Errors
-/// [`Error::Broker`] when the broker cannot be used or is lost; [`Error::Stdout`].
-pub fn run(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
+/// [`Error::Usage`] when the broker's settings cannot be used; [`Error::Broker`] when the broker cannot be used or is lost;
+/// [`Error::Stdout`].
+pub fn run(settings: &Settings, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
+    let broker = Broker::new(&settings.amqp)?;
+    logging::start(settings);
     let refuse = |error| Error::Internal(format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
-    runtime.block_on(listen(broker, count, timeout))
+    runtime.block_on(listen(&broker, count, timeout))
 }
 
 async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
-    let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
-    let mut stdout = stdout()?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
+    let end = end(timeout).map_err(|error| Error::Internal(format!("cannot listen for signals: {error}")))?;
+    let stdout = stdout()?;
     let session = Session::open(broker).await?;
-    let (channel, at) = (&session.channel, &session.at[..]);
+    let deliveries = subscribe(&session.channel, &session.at).await?;
+    tracing::info!("ready: listening at {}", session.at);
+    tokio::select! {
+        printed = print_all(deliveries, &session.at, count, stdout) => printed?,
+        () = end => {}
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Ends with the time-out, SIGINT or SIGTERM. The signals are caught from the call on, before the future is polled.
+fn end(timeout: Option<NonZeroU32>) -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        let over = async {
+            match timeout {
+                Some(seconds) => sleep(Duration::from_secs(seconds.get().into())).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Binds a queue of this connection to the exchange, and consumes from it.
+async fn subscribe(channel: &Channel, at: &str) -> Result<Consumer, Error> {
     let temporary = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let queue = answer(at, channel.queue_declare("".into(), temporary, FieldTable::default())).await?;
     let name = queue.name().clone();
@@ -45,37 +77,34 @@ async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZ
         channel.queue_bind(name.clone(), exchange(), "".into(), QueueBindOptions::default(), FieldTable::default());
     answer(at, bound).await?;
     let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let consumer = channel.basic_consume(name, "".into(), unacknowledged, FieldTable::default());
-    let mut deliveries = answer(at, consumer).await?;
-    tracing::info!("ready: listening at {at}");
+    answer(at, channel.basic_consume(name, "".into(), unacknowledged, FieldTable::default())).await
+}
 
-    let end = Instant::now() + timeout.map_or(NEVER, |seconds| Duration::from_secs(seconds.get().into()));
-    let mut over = pin!(sleep_until(end));
-    let mut seen = 0;
-    while count.is_none_or(|count| seen < count.get()) {
-        tokio::select! {
-            delivery = deliveries.next() => match delivery {
-                Some(Ok(delivery)) => {
-                    print(&mut stdout, delivery.data)?;
-                    seen += 1;
-                }
-                Some(Err(error)) => return Err(failure(at, &error)),
-                None => return Err(Error::Broker {
+async fn print_all(
+    mut deliveries: Consumer,
+    at: &str,
+    count: Option<NonZeroU32>,
+    mut stdout: File,
+) -> Result<(), Error> {
+    let mut printed = 0;
+    while count.is_none_or(|count| printed < count.get()) {
+        match deliveries.next().await {
+            Some(Ok(delivery)) => print(&mut stdout, delivery.data)?,
+            Some(Err(error)) => return Err(failure(at, &error)),
+            None => {
+                return Err(Error::Broker {
                     url: at.to_owned(),
                     cause: "the broker has ended the delivery".to_owned(),
                     next: "check the broker, then start again",
-                }),
-            },
-            () = &mut over => break,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+                });
+            }
         }
+        printed += 1;
     }
-    session.close().await;
     Ok(())
 }
 
-/// One object a line, also of a message that somebody else wrote over several lines.
+/// Prints a message on one line, also one that another program wrote over several lines.
 fn print(stdout: &mut File, mut body: Vec<u8>) -> Result<(), Error> {
     if body.contains(&b'\n') {
         match simd_json::to_owned_value(&mut body).and_then(|value| simd_json::to_vec(&value)) {
@@ -88,4 +117,21 @@ fn print(stdout: &mut File, mut body: Vec<u8>) -> Result<(), Error> {
     }
     body.push(b'\n');
     stdout.write_all(&body).map_err(Error::Stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn settings_of_other_commands_do_not_keep_it_from_the_broker() {
+        let wrong = ["--include", "[", "--catch-up", "changed", "--data-dir", "/nonexistent", "--log-level", "error"];
+        let broker = ["--amqp-url", "amqp://127.0.0.1:1"]; // nothing listens at port 1
+        let words = ["apollonia-ingestor", "listen"].into_iter().chain(wrong).chain(broker);
+        let ended = run(&Cli::parse_from(words).settings, None, None);
+        assert!(matches!(ended, Err(Error::Broker { .. })), "{ended:?}");
+    }
 }

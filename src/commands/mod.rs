@@ -1,9 +1,10 @@
-//! The commands: each puts together what it needs.
+//! The commands. Each checks the settings that it uses, starts logging, and puts together what it needs.
 
 pub mod doctor;
 pub mod health;
 pub mod listen;
-pub mod progress_bar;
-pub mod roots;
+pub mod process;
+mod progress_bar;
+pub(crate) mod roots;
 pub mod scan;
 pub mod watch;

@@ -16,7 +16,7 @@ use crate::terminal::BAR;
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A bar, or nothing where nobody would see it.
+/// A progress bar, or none where standard error is no terminal.
 pub struct Bar {
     bar: Option<ProgressBar>,
     files: u64,
@@ -24,7 +24,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Shows a bar; what is ahead is counted beside the work, so that the work need not wait for it.
+    /// Shows the bar. A thread of its own counts the bytes ahead, so that the scan need not wait for them.
     #[must_use]
     pub fn start(roots: &[Arc<Root>], filter: &Arc<Filter>, recursive: bool) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
@@ -38,15 +38,15 @@ impl Bar {
         }
         bar.enable_steady_tick(TICK);
         let _ = BAR.set(bar.clone());
-        let (roots, filter, counted, told) = (roots.to_vec(), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
-        // Without the thread there is a bar without an end, no more.
+        let (roots, filter, counted, stop) = (roots.to_vec(), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
+        // Without the thread the bar only has no end.
         let _ = thread::Builder::new()
             .name("count".to_owned())
-            .spawn(move || count_ahead(&roots, &filter, recursive, &counted, &told));
+            .spawn(move || count_ahead(&roots, &filter, recursive, &counted, &stop));
         Self { bar: Some(bar), files: 0, ended }
     }
 
-    /// One more file, of this size, is through.
+    /// Counts a file of this size as published.
     pub fn advance(&mut self, bytes: u64) {
         self.files += 1;
         if let Some(bar) = &self.bar {
@@ -57,7 +57,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar away: the closing line says it all.
+    /// Removes the bar, because the last log line has the totals.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
@@ -78,7 +78,7 @@ fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &Prog
             if !filter.admits(&file) {
                 continue;
             }
-            // What cannot be looked at is the scan's to tell of.
+            // The scan itself reports files that cannot be read.
             if let Ok(Some(FileStat { version, regular: true, .. })) = look(root, &file) {
                 bar.inc_length(version.size);
             }

@@ -1,4 +1,4 @@
-//! The data directories, as both sources of work begin with them.
+//! What `watch` and `scan` do with the data directories before their first file.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::files::lease;
 use crate::files::root::{Root, raise_lease_capability};
 
-/// What keeps half-written files back, in words; for each directory where it is not the same for all.
+/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each.
 pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
     let first = roots.first().map(|root| root.protection());
     if roots.iter().all(|root| Some(root.protection()) == first) {
@@ -15,7 +15,7 @@ pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
     roots.iter().map(|root| format!("{:?}: {}", root.path(), root.protection())).collect()
 }
 
-/// What both sources of work need before their first file.
+/// Numbers the volumes of the directories, and prepares the process for taking leases.
 ///
 /// # Errors
 /// [`Error::Internal`]: the command line left no directory.
@@ -34,8 +34,8 @@ pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
     Ok(roots)
 }
 
-/// A number for each directory's file system, from 0 on: the same for those of one device. One whose device is not known
-/// is its own.
+/// The number of each directory's volume, from 0 on. Directories on one device share a volume; one whose device is not known
+/// has its own.
 #[must_use]
 pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
     let mut numbers: Vec<usize> = Vec::with_capacity(devices.len());

@@ -1,12 +1,14 @@
-//! `scan`: the files that exist now, through the same pipeline, once.
+//! `scan`: publishes the files that exist now through the pipeline of `watch`, each once, and ends.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{mem, vec};
 
 use super::progress_bar::Bar;
 use super::roots::prepare;
+use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
 use crate::error::Error;
@@ -21,43 +23,47 @@ use crate::logging::FileLines;
 use crate::mailbox::Notice;
 use crate::message::EventType;
 use crate::metrics::Totals;
-use crate::pipeline;
 use crate::progress::Progress;
 use crate::signals::StopSignals;
 use crate::watch::pending::BUSY_PAUSE_MIN;
+use crate::{logging, pipeline};
 
-/// Looks at a file that somebody is writing, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
-const BUSY_LOOKS: u32 = 8;
+/// The number of tries for a file that is being written, with pauses that double from [`BUSY_PAUSE_MIN`]: 2.5 s in all.
+const BUSY_TRIES: u32 = 8;
 
-/// Pause before a file is tried again for which there was no descriptor or no memory.
+const _: () = assert!(BUSY_PAUSE_MIN.as_millis() * ((1 << (BUSY_TRIES - 1)) - 1) / 100 == 25);
+
+/// The pause before a file is tried again that could not be opened for want of descriptors or memory.
 const WANT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Jobs handed in at a time: small enough that the first is read while the last is listed.
+/// The number of jobs that are dispatched at a time: small enough that the first is read while the last is listed.
 const BATCH: usize = 256;
 
-/// Hashes every file of the directory and emits a message for each.
+/// Publishes every file that is in the directories now.
 ///
 /// # Errors
-/// [`Error::Incomplete`] when some could not be read; else what ended it.
-pub fn run(config: Config) -> Result<(), Error> {
+/// [`Error::Incomplete`] when some files could not be read, else the failure that ended it.
+pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
+    let config = Config::for_scan(settings, dirs)?;
+    logging::start(settings);
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let progress = Arc::new(Progress::default());
     let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
     signals.ask(dispatcher.sender.clone());
     let filter = Arc::new(config.filter);
-    let bar = Bar::start(&roots, &filter, config.recursive);
+    let bar = Bar::start(&roots, &filter, settings.recursive);
     let scan = Scan {
-        walk: Walk::new(&roots, filter, config.recursive),
+        walk: Walk::new(&roots, filter, settings.recursive),
         dispatcher,
         progress,
         lines: FileLines::all(),
         unread: 0,
         found: 0,
         unlisted: 0,
-        looks: BTreeMap::new(),
+        tries: BTreeMap::new(),
         again: BTreeMap::new(),
-        turns: 0,
+        next_number: 0,
         bar,
     };
     scan.run()
@@ -68,16 +74,17 @@ struct Scan {
     dispatcher: Dispatcher,
     progress: Arc<Progress>,
     lines: FileLines,
-    /// Files that somebody went on writing.
+    /// The number of files that were still being written at their last try.
     unread: u64,
+    /// The number of files found.
     found: u64,
+    /// The number of directories that could not be listed.
     unlisted: u64,
-    /// How often each file that is being written was looked at, by its absolute path.
-    looks: BTreeMap<Vec<u8>, u32>,
-    /// Files to look at again, by when. The number keeps two of one time apart.
+    /// How often each file that is being written was tried, by its absolute path.
+    tries: BTreeMap<Vec<u8>, u32>,
+    /// Files to try again, by their time. A number keeps those of one time apart.
     again: BTreeMap<(Instant, u64), Job>,
-    /// The next number.
-    turns: u64,
+    next_number: u64,
     bar: Bar,
 }
 
@@ -88,11 +95,10 @@ impl Scan {
         self.bar.end();
         let seconds = began.elapsed().as_secs_f64();
         let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
-        // Whatever has ended it: what was reported counts.
+        // Whatever has ended the scan, the reports in the mailbox count.
         let rest = self.read_rest();
-        // Those that somebody goes on writing are failures at the end, and no more than left before it.
         let left = self.dispatcher.in_flight() + self.again.len();
-        let told = match worked {
+        let ended = match worked {
             Ok(false) => "done",
             Ok(true) => "stopped before the end",
             Err(_) => "failed before the end",
@@ -100,18 +106,18 @@ impl Scan {
         let Totals { files, bytes, confirmed, failed, refused, .. } = self.progress.metrics.totals();
         let failed = failed + self.unread + self.unlisted;
         tracing::info!(
-            "{told}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
+            "{ended}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
             files as f64 / seconds,
             bytes as f64 / seconds / 1e6,
             if self.walk.is_through() { "" } else { "at least " },
         );
         worked.map(drop).and(finished).and(rest)?;
-        // The process ends here: giving back a large directory's names one by one would only delay it.
+        // The process ends here, and freeing the names of a large directory one by one would only delay it.
         mem::forget(self.walk);
         if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
     }
 
-    /// Whether it was stopped before the end.
+    /// Dispatches and waits until every file has its report. Returns whether a signal ended it before that.
     fn work(&mut self) -> Result<bool, Error> {
         while !self.read_notices()? {
             if self.fill() {
@@ -127,12 +133,12 @@ impl Scan {
         Ok(true)
     }
 
-    /// Whether one of them says stop.
+    /// Acts on the notices in the mailbox. Returns whether one of them is a signal's.
     fn read_notices(&mut self) -> Result<bool, Error> {
         let mut stopped = false;
         while let Some(notice) = self.dispatcher.next_notice() {
             match notice {
-                Notice::Reports(reports) => reports.into_iter().for_each(|report| self.settle(report)),
+                Notice::Reports(reports) => reports.into_iter().for_each(|report| self.finish_job(report)),
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop => stopped = true,
             }
@@ -140,7 +146,7 @@ impl Scan {
         Ok(stopped)
     }
 
-    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    /// Reads all that is in the mailbox, also behind a failure. Returns the first failure.
     fn read_rest(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
         while let Err(error) = self.read_notices() {
@@ -149,7 +155,7 @@ impl Scan {
         first
     }
 
-    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound.
+    /// Waits for the confirms of what is in flight, except for messages that only wait until a queue is bound.
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
         let mut reading = Some(began + READ_TIMEOUT);
@@ -164,10 +170,10 @@ impl Scan {
         Ok(())
     }
 
-    /// Hands in the next batch; `false` when there is none now.
+    /// Dispatches the next batch; `false` when there is none now.
     fn fill(&mut self) -> bool {
         let room = self.dispatcher.room();
-        // Topping up by single jobs would cost a wake-up each.
+        // Adding single jobs would cost a wake-up each.
         if room < BATCH && self.dispatcher.busy() {
             return false;
         }
@@ -189,12 +195,13 @@ impl Scan {
         any
     }
 
-    fn look_again(&mut self, job: Job, pause: Duration) {
-        self.turns += 1;
-        self.again.insert((Instant::now() + pause, self.turns), job);
+    fn try_again(&mut self, job: Job, pause: Duration) {
+        self.next_number += 1;
+        let other = self.again.insert((Instant::now() + pause, self.next_number), job);
+        debug_assert!(other.is_none(), "a number is given once");
     }
 
-    fn settle(&mut self, report: Report) {
+    fn finish_job(&mut self, report: Report) {
         self.progress.metrics.count(&report, Stamp::now());
         self.lines.tell(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
@@ -202,16 +209,16 @@ impl Scan {
         }
         match report.outcome {
             Outcome::Unread(Unread::Busy(_)) => {}
-            // The want is the service's own, and passes when its other files have been read: as often as it takes.
-            Outcome::Unread(Unread::Wanting(_)) => return self.look_again(report.job, WANT_PAUSE),
+            // The want passes when other files have been read, so the number of tries has no bound.
+            Outcome::Unread(Unread::Wanting(_)) => return self.try_again(report.job, WANT_PAUSE),
             _ => return,
         }
         let path = report.job.directory.absolute(&report.job.name);
-        let looks = self.looks.entry(path.clone()).or_insert(0);
-        *looks += 1;
-        if *looks < BUSY_LOOKS {
-            let pause = BUSY_PAUSE_MIN * 2u32.pow(*looks - 1);
-            self.look_again(report.job, pause);
+        let tries = self.tries.entry(path.clone()).or_insert(0);
+        *tries += 1;
+        if *tries < BUSY_TRIES {
+            let pause = BUSY_PAUSE_MIN * 2u32.pow(*tries - 1);
+            self.try_again(report.job, pause);
         } else {
             self.unread += 1;
             tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
@@ -219,16 +226,17 @@ impl Scan {
     }
 }
 
-/// The files of the data directories, and of those below them, one directory's index in memory at a time.
+/// Finds the files of the data directories and of those below them. It holds the names of one directory at a time, and
+/// those of directories with jobs in flight.
 struct Walk {
     filter: Arc<Filter>,
     recursive: bool,
-    /// To be listed, the next at the end.
+    /// The directories that are still to be listed, the next one at the end.
     ahead: Vec<Directory>,
     current: Option<Current>,
 }
 
-/// The directory whose files are handed in.
+/// The directory whose files are dispatched now.
 struct Current {
     directory: Arc<Directory>,
     files: vec::IntoIter<Found>,
@@ -241,7 +249,7 @@ impl Walk {
         Self { filter, recursive, ahead, current: None }
     }
 
-    /// Whether every file has been handed in.
+    /// Whether every file has been dispatched.
     fn is_through(&self) -> bool {
         self.ahead.is_empty() && self.current.as_ref().is_none_or(|current| current.files.len() == 0)
     }

@@ -103,7 +103,7 @@ impl Filter {
 }
 
 fn refused(setting: &str, pattern: &OsStr, cause: &str) -> Error {
-    Error::Usage(format!("{setting}: {pattern:?} cannot be used: {cause}; see --help"))
+    Error::usage(format!("{setting}: {pattern:?} cannot be used: {cause}"), "see --help")
 }
 
 fn set<'a>(globs: impl Iterator<Item = &'a Glob>, setting: &str) -> Result<GlobSet, Error> {
@@ -111,7 +111,7 @@ fn set<'a>(globs: impl Iterator<Item = &'a Glob>, setting: &str) -> Result<GlobS
     for glob in globs {
         builder.add(glob.clone());
     }
-    builder.build().map_err(|error| Error::Usage(format!("{setting}: cannot be used: {error}; see --help")))
+    builder.build().map_err(|error| Error::usage(format!("{setting}: cannot be used: {error}"), "see --help"))
 }
 
 #[cfg(test)]

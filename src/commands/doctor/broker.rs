@@ -1,4 +1,4 @@
-//! The broker, as far as it can be looked at without publishing anything.
+//! The broker, as far as it can be checked without publishing a message.
 
 use super::check::Check;
 use crate::address::Broker;
@@ -9,25 +9,25 @@ use crate::publish::session::Session;
 
 const NAME: &str = "broker";
 
-/// Address, network, TLS, login, virtual host, and the exchange. What only a message brings to light stays unsaid: whether a
-/// queue is bound, whether an alarm blocks publishers, whether this user may declare what is missing.
+/// Checks address, network, TLS, login, virtual host, and the exchange. Only a message would show whether a queue is bound,
+/// whether an alarm blocks publishers, and whether this user may declare what is missing.
 pub fn check(settings: &Settings) -> Check {
     let broker = match Broker::new(&settings.amqp) {
         Ok(broker) => broker,
-        Err(error) => return Check::refused(NAME, error),
+        Err(error) => return Check::refused(NAME, &error),
     };
     if settings.output != Output::Amqp {
         return Check::ok(NAME, "not looked at: the output is another");
     }
-    let looked = tokio::runtime::Builder::new_current_thread()
+    let checked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Internal(format!("cannot start: {error}")))
         .and_then(|runtime| runtime.block_on(look(&broker)));
-    looked.unwrap_or_else(|error| Check::refused(NAME, error))
+    checked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }
 
-/// At the first host that can be reached, as the service does it; and then at the others, which it will need one day.
+/// Logs in at the first host that can be reached, as the service does, and then at the others, which a failover needs.
 async fn look(broker: &Broker) -> Result<Check, Error> {
     let (at, there) = Session::look(broker).await?;
     let exchange = match there {
@@ -38,7 +38,7 @@ async fn look(broker: &Broker) -> Result<Check, Error> {
     let mut refused = Vec::new();
     for other in broker.each().filter(|other| other.shown() != at) {
         if let Err(error) = Session::look(&other).await {
-            refused.push(Check::refused(NAME, error));
+            refused.push(Check::refused(NAME, &error));
         }
     }
     let Some(cure) = refused.first().and_then(|first| first.cure.clone()) else { return Ok(Check::ok(NAME, found)) };

@@ -11,9 +11,9 @@ use crate::error::Error;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
-    /// The service runs, but something is worse than it need be.
+    /// The service runs, but worse than it could.
     Warn,
-    /// The service does not run like this.
+    /// The service does not run.
     Fail,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Status,
     pub(super) found: String,
-    /// What to do about it; nothing where all is well.
+    /// What to do about it; `None` for a check that is ok.
     pub(super) cure: Option<String>,
 }
 
@@ -40,21 +40,17 @@ impl Check {
         Self { name, status: Status::Fail, found: found.into(), cure: Some(cure.into()) }
     }
 
-    /// What keeps the service from running: cause and next step, as its own error line says them.
-    pub(super) fn refused(name: &'static str, error: Error) -> Self {
-        match error {
-            Error::DataDirectory { path, cause, next } | Error::StateDirectory { path, cause, next } => {
-                Self::fail(name, format!("{path:?}: {cause}"), next)
+    /// A failure of the service itself: its cause and its next step. The name of the check stands for that of the setting.
+    pub(super) fn refused(name: &'static str, error: &Error) -> Self {
+        let found = match error {
+            Error::DataDirectory { path, cause, .. } | Error::StateDirectory { path, cause, .. } => {
+                format!("{path:?}: {cause}")
             }
-            Error::Watch { path, cause, next } => Self::fail(name, format!("{path:?}: {cause}"), next),
-            Error::Broker { url, cause, next } => Self::fail(name, format!("{url}: {cause}"), next),
-            other => {
-                // The next step stands behind the last semicolon.
-                let told = other.to_string();
-                let (found, cure) = told.rsplit_once("; ").unwrap_or((&told, "see --help"));
-                Self::fail(name, found, cure)
-            }
-        }
+            Error::Watch { path, cause, .. } => format!("{path:?}: {cause}"),
+            Error::Broker { url, cause, .. } => format!("{url}: {cause}"),
+            other => other.cause(),
+        };
+        Self::fail(name, found, error.next().unwrap_or("see --help"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The kernel, its limits, and what a seccomp profile leaves of it.
+//! The kernel, its limits, and what a seccomp profile allows.
 
 use std::os::unix::fs::MetadataExt;
 use std::{fs, io};
@@ -11,16 +11,16 @@ use crate::error::os_message;
 use crate::read::limits::{self, BUFFERS, BUFFERS_MIN};
 use crate::read::uring;
 
-/// openat2(2).
+/// The first kernel with openat2(2).
 const KERNEL_MIN: (u32, u32) = (5, 6);
 
-/// IORING_SETUP_SINGLE_ISSUER, which the rings are set up with (io_uring_setup(2)).
+/// The first kernel with IORING_SETUP_SINGLE_ISSUER, which the rings are set up with (io_uring_setup(2)).
 const KERNEL_FOR_RINGS: (u32, u32) = (6, 0);
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    // Each file system that data directories are on has one of its own at the least.
+    // Each file system with data directories has at least one worker of its own.
     let devices: Vec<Option<u64>> =
         settings.data_dirs.iter().map(|path| fs::metadata(path).ok().map(|found| found.dev())).collect();
     let workers = workers(settings).max(volumes(&devices).into_iter().max().map_or(1, |last| last + 1));
@@ -46,13 +46,13 @@ fn version(release: &str) -> Check {
     }
 }
 
-/// `6.18.44-something` is 6.18.
+/// The first two numbers of a release: of `6.18.44-something` they are 6 and 18.
 fn numbers(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|other: char| !other.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// A line of /proc/PID/status (proc_pid_status(5)).
+/// The value of a line of /proc/PID/status (proc_pid_status(5)).
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
@@ -63,14 +63,14 @@ fn seccomp(status: &str) -> Check {
         Some("0") => "no filter",
         Some("1") => "strict mode",
         Some("2") => "a filter is in force",
-        _ => "not told by this kernel",
+        _ => "not reported by this kernel",
     };
     Check::ok("seccomp", format!("{mode}{no_new_privileges}"))
 }
 
 fn io_uring(settings: &Settings, filtered: bool, workers: usize) -> Check {
     const NAME: &str = "io_uring";
-    // As the service does it, and given back at once.
+    // The rings are set up as the service does it, and dropped at once.
     let cause = match uring::Rings::set_up(workers) {
         Ok(Ok(rings)) => {
             return match rings.shortage(workers) {
@@ -79,7 +79,7 @@ fn io_uring(settings: &Settings, filtered: bool, workers: usize) -> Check {
             };
         }
         Ok(Err(cause)) => cause,
-        Err(error) => return Check::refused(NAME, error),
+        Err(error) => return Check::refused(NAME, &error),
     };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let (whom, cure) = by_whom(&cause, disabled.trim(), filtered);
@@ -91,15 +91,15 @@ fn io_uring(settings: &Settings, filtered: bool, workers: usize) -> Check {
     }
 }
 
-/// Who refuses, and what to do about it where that is more than the engine itself knows. `disabled` is the sysctl's value:
-/// 0, 1 (but for the privileged and one group) or 2.
+/// Who refuses io_uring, and the cure where that is more than the engine's own. `disabled` is the value of the sysctl
+/// kernel.io_uring_disabled: 0, 1 (refused except to the privileged and one group) or 2 (refused to all).
 fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> (&'static str, Option<&'static str>) {
     const ALLOW: &str = "set the sysctl kernel.io_uring_disabled to 0";
     const PROFILE: &str =
         "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (deploy/seccomp.json does)";
     match (cause.raw_os_error(), disabled) {
         (Some(libc::EPERM), "2") => (" (the sysctl kernel.io_uring_disabled is 2)", Some(ALLOW)),
-        // Either may be it.
+        // Either of them may be the cause.
         (Some(libc::EPERM), "1") if filtered => {
             (" (the sysctl kernel.io_uring_disabled is 1, and a seccomp filter is in force)", None)
         }
@@ -116,7 +116,7 @@ fn by_whom(cause: &io::Error, disabled: &str, filtered: bool) -> (&'static str, 
     }
 }
 
-/// `limit` in bytes; nothing is no limit.
+/// Checks RLIMIT_MEMLOCK, in bytes; `None` is no limit.
 fn locked_memory(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
     const NAME: &str = "locked memory";
     let kib = |bytes: u64| bytes / 1024;
@@ -142,7 +142,7 @@ fn locked_memory(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Chec
     }
 }
 
-/// `limit` is the hard one: the service raises the soft one to it.
+/// Checks RLIMIT_NOFILE. `limit` is the hard limit, because the service raises the soft limit to it.
 fn descriptors(workers: usize, engine: ReadEngine, limit: Option<u64>) -> Check {
     const NAME: &str = "open files";
     let need = match engine {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_told() {
+    fn a_seccomp_filter_is_reported() {
         assert!(seccomp("Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n").found.contains("filter"));
         assert_eq!(seccomp("NoNewPrivs:\t0\nSeccomp:\t0\n").found, "no filter");
     }
@@ -194,10 +194,10 @@ mod tests {
             (check.status, check.found)
         };
         assert_eq!(judge(3, ReadEngine::Auto, 8 << 10).0, Status::Ok);
-        for (workers, told) in [(8, "15 of 32 buffers"), (64, "enough for 14 of 64 workers")] {
+        for (workers, text) in [(8, "15 of 32 buffers"), (64, "enough for 14 of 64 workers")] {
             let (status, found) = judge(workers, ReadEngine::IoUring, 8 << 10);
             assert_eq!(status, Status::Warn);
-            assert!(found.contains(told), "{found}");
+            assert!(found.contains(text), "{found}");
         }
         assert_eq!(judge(2, ReadEngine::Auto, 575).0, Status::Warn);
         assert_eq!(judge(2, ReadEngine::IoUring, 575).0, Status::Fail);
@@ -206,16 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_a_ring_is_told_as_far_as_it_can_be() {
-        let told = |errno, disabled, filtered| by_whom(&io::Error::from_raw_os_error(errno), disabled, filtered).0;
-        assert!(told(libc::EPERM, "2", true).contains("disabled is 2"));
-        assert!(told(libc::EPERM, "1", true).contains("and a seccomp filter"));
-        assert!(told(libc::EPERM, "1", false).contains("CAP_SYS_ADMIN"));
+    fn who_refuses_a_ring_is_reported_as_far_as_it_can_be_known() {
+        let whom = |errno, disabled, filtered| by_whom(&io::Error::from_raw_os_error(errno), disabled, filtered).0;
+        assert!(whom(libc::EPERM, "2", true).contains("disabled is 2"));
+        assert!(whom(libc::EPERM, "1", true).contains("and a seccomp filter"));
+        assert!(whom(libc::EPERM, "1", false).contains("CAP_SYS_ADMIN"));
         for (errno, disabled) in [(libc::EPERM, "0"), (libc::EPERM, ""), (libc::ENOSYS, "0")] {
-            assert!(told(errno, disabled, true).contains("by the seccomp filter"));
+            assert!(whom(errno, disabled, true).contains("by the seccomp filter"));
         }
-        assert!(told(libc::EPERM, "0", false).contains("security module"));
-        assert!(told(libc::ENOSYS, "", false).contains("built without"));
-        assert_eq!(told(libc::ENOMEM, "0", true), "");
+        assert!(whom(libc::EPERM, "0", false).contains("security module"));
+        assert!(whom(libc::ENOSYS, "", false).contains("built without"));
+        assert_eq!(whom(libc::ENOMEM, "0", true), "");
     }
 }

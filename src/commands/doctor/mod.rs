@@ -1,7 +1,7 @@
-//! `doctor`: everything that the service needs here, looked at one by one, and for each what is wrong and how to mend it.
+//! `doctor`: a check for everything that the service needs on this machine, each with its cure.
 //!
-//! It changes nothing: no exchange is declared, no directory made, no lock taken. A setting that the service would refuse
-//! is a finding here, by the same rules ([`crate::config`]).
+//! It changes nothing: it declares no exchange, makes no directory, takes no lock. A setting that the service would refuse
+//! is a failed check here, by the same rules ([`crate::config`]).
 
 mod broker;
 mod check;
@@ -9,6 +9,7 @@ mod files;
 mod kernel;
 mod mounts;
 mod service;
+mod state;
 
 use std::io::{self, Write};
 
@@ -28,12 +29,12 @@ struct Findings {
     checks: Vec<Check>,
 }
 
-/// Looks at everything and tells it on standard output, a line each or as one JSON object.
+/// Runs every check and prints them on standard output, a line each or as one JSON object.
 ///
 /// # Errors
 /// [`Error::Unfit`] when a check failed; [`Error::Stdout`].
 pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
-    raise_lease_capability(); // as the service does
+    raise_lease_capability(); // as the service does before it takes leases
     let mut checks = vec![sound(settings)];
     checks.extend(kernel::checks(settings));
     checks.extend(files::checks(settings));
@@ -41,7 +42,7 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     checks.push(broker::check(settings));
     let (failed, total) = (checks.iter().filter(|check| check.status == Status::Fail).count(), checks.len());
     let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
-    let told = if json {
+    let text = if json {
         let mut object = simd_json::to_string(&Findings { status, version: env!("CARGO_PKG_VERSION"), checks })
             .map_err(|error| Error::Internal(format!("the findings cannot be written: {error}")))?;
         object.push('\n');
@@ -49,15 +50,15 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     } else {
         checks.iter().map(|check| format!("{check}\n")).collect()
     };
-    io::stdout().write_all(told.as_bytes()).map_err(Error::Stdout)?;
+    io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)?;
     if failed > 0 { Err(Error::Unfit { failed, total }) } else { Ok(()) }
 }
 
-/// Settings that stand in no other check.
+/// The settings that no other check covers.
 fn sound(settings: &Settings) -> Check {
     let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial);
     match filter.and_then(|_| config::catch_up(settings)) {
         Ok(_) => Check::ok("settings", "they can be used"),
-        Err(error) => Check::refused("settings", error),
+        Err(error) => Check::refused("settings", &error),
     }
 }

@@ -1,4 +1,4 @@
-//! What is mounted where, as the kernel's list tells (proc_pid_mountinfo(5)):
+//! The kernel's list of mounts (proc_pid_mountinfo(5)):
 //! `36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw`.
 
 use std::ffi::OsString;
@@ -6,30 +6,30 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The list.
+/// The list of mounts as text.
 pub struct Mounts(String);
 
 impl Mounts {
-    /// Empty where it is not to be had.
+    /// Reads the list; it is empty where it cannot be read.
     pub fn read() -> Self {
         Self(String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap_or_default()).into_owned())
     }
 
-    /// The name of a device's kind of file system: the word behind the lone `-`.
+    /// The type of the file system on a device, which is the word behind the lone `-`.
     pub fn kind(&self, device: u64) -> Option<&str> {
         let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let of_it = self.0.lines().find(|line| line.split(' ').nth(2) == Some(&device))?;
-        of_it.split(' ').skip_while(|word| *word != "-").nth(1)
+        let line = self.0.lines().find(|line| line.split(' ').nth(2) == Some(&device))?;
+        line.split(' ').skip_while(|word| *word != "-").nth(1)
     }
 
-    /// Where something is mounted below a directory.
+    /// The mount points below a directory.
     pub fn below(&self, directory: &Path) -> Vec<PathBuf> {
         let points = self.0.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
         points.filter(|point| point.starts_with(directory) && point != directory).collect()
     }
 }
 
-/// A blank is written `\040`, a tab, a line's end and a backslash likewise.
+/// A path of the list. A blank is written `\040`; a tab, a newline and a backslash are escaped likewise.
 fn unescape(written: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(written.len());
     let mut left = written.as_bytes();
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_file_system_is_told_by_its_mount() {
+    fn the_type_of_a_file_system_is_read_from_its_mount() {
         assert_eq!(mounts().kind(makedev(254, 0)), Some("ext4"));
         assert_eq!(mounts().kind(makedev(0, 53)), Some("fuse.sshfs"));
         assert_eq!(mounts().kind(makedev(0, 5)), None);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_below_is_found_by_its_real_name() {
+    fn mount_points_below_are_found_by_their_real_names() {
         let below = |directory| mounts().below(Path::new(directory));
         assert_eq!(below("/mnt"), [Path::new("/mnt/a b"), Path::new(r"/mnt/a\b")]);
         assert!(below("/mnt/a b").is_empty());

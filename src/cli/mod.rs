@@ -1,32 +1,33 @@
-//! Every flag and variable, its default and its help: the one home of the command line.
+//! The command line: every flag and variable with its default and its help.
 
-use std::ffi::{OsStr, OsString};
+mod lists;
+
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ErrorKind};
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use lists::Given;
 
 use crate::error::Error;
-use crate::filter::{PARTIAL, patterns_of, shown};
+use crate::filter::{PARTIAL, shown};
 
-/// More hashing threads than this is a slip of the keyboard: each takes 2 MiB of registered buffers.
+/// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
 
 /// The largest window of unconfirmed messages. The protocol has no bound; memory has.
 pub const CONFIRM_WINDOW_MAX: u32 = 65_535;
 
-/// The longest settle time and the longest quiet, one hour in milliseconds.
+/// The longest settle time and the longest quiet time, one hour in milliseconds.
 pub const SETTLE_MS_MAX: u64 = 3_600_000;
 
-/// The shortest time that a stage may take over a step: the longest pauses of one that is well are 10 s.
+/// The shortest stall time: a healthy stage pauses for up to 10 s.
 pub const STALL_SECONDS_MIN: i64 = 15;
 
-/// The longest such time, one day.
+/// The longest stall time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
 
 /// Turn files landing in a directory into RabbitMQ messages.
@@ -36,15 +37,15 @@ pub const STALL_SECONDS_MAX: i64 = 86_400;
 #[derive(Debug, Parser)]
 #[command(name = "apollonia-ingestor", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What to do; `watch` when left out
+    /// What to do; without a command it is `watch`
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Settings, each a flag and a variable.
+    /// The settings of all commands.
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM
@@ -64,14 +65,14 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<NonZeroU32>,
     },
-    /// Ask the running service on this host whether it is alive and getting on; exit status 0 or 1
+    /// Ask the running service on this host whether it is alive and making progress; exit status 0 or 1
     Health {
         /// Ask whether it can deliver, too: started, the broker connected and not blocked, a queue bound, its directories
         /// readable
         #[arg(long)]
         ready: bool,
     },
-    /// Check all that the service needs here, and say of each what is wrong and how to mend it; changes nothing
+    /// Check all that the service needs here, and print what is wrong and how to mend it; changes nothing
     Doctor {
         /// One JSON object instead of lines
         #[arg(long)]
@@ -83,7 +84,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// The broker.
+    /// The connection to the broker.
     #[command(flatten)]
     pub amqp: AmqpSettings,
     /// The directory to watch; must exist and be readable. Several: the flag repeats, the variable takes colons between
@@ -114,7 +115,7 @@ pub struct Settings {
     /// Publish no file that matches one of these globs, included or not [default: none]
     #[arg(long, env = "INGESTOR_EXCLUDE", global = true, value_name = "GLOB")]
     pub exclude: Vec<OsString>,
-    /// Leave out what is only half there.
+    /// Its help is [`partial_help`].
     #[arg(
         long, env = "INGESTOR_IGNORE_PARTIAL", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new(),
         num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", help = partial_help()
@@ -128,7 +129,7 @@ pub struct Settings {
     /// publish them all, or enter them in the ledger as known and publish none [default: changed with a ledger, else none]
     #[arg(long, env = "INGESTOR_CATCH_UP", global = true, value_enum)]
     pub catch_up: Option<CatchUp>,
-    /// Look over the directory again this often, for network file systems and changes that raise no event; 0 is never
+    /// Rescan the directories this often, for network file systems and changes that raise no event; 0 is never
     #[arg(long, env = "INGESTOR_RESCAN_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
     pub rescan_seconds: u32,
     /// How long a file that was created but not closed must stay unchanged before it counts as complete
@@ -137,8 +138,8 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(1..=SETTLE_MS_MAX)
     )]
     pub settle_ms: u64,
-    /// How long nothing must have happened to a file after its close before it is read, for writers that close and open
-    /// again (torrent clients, scanners); 0 is at once
+    /// How long a file must stay unchanged after its close before it is read, for writers that close and open again
+    /// (torrent clients, scanners); 0 is at once
     #[arg(
         long, env = "INGESTOR_QUIET_MS", global = true, value_name = "MILLISECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(0..=SETTLE_MS_MAX)
@@ -167,10 +168,10 @@ pub struct Settings {
     /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
     #[arg(long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
-    /// Answer the same over TCP, at this ADDRESS:PORT [default: no network port is opened]
+    /// Answer the same requests over TCP, at this ADDRESS:PORT [default: no network port is opened]
     #[arg(long, env = "INGESTOR_METRICS_ADDRESS", global = true, value_name = "ADDRESS:PORT")]
     pub metrics_address: Option<SocketAddr>,
-    /// A stage that has work and gets no further for so long makes the service unhealthy: `health` fails and the
+    /// How long a stage may have work and make no progress. After that the service is unhealthy: `health` fails and the
     /// service manager's watchdog is no longer fed
     #[arg(
         long, env = "INGESTOR_STALL_SECONDS", global = true, value_name = "SECONDS", default_value_t = 60,
@@ -185,7 +186,7 @@ pub struct Settings {
     pub log_format: LogFormat,
 }
 
-/// Settings of the connection to the broker.
+/// The settings of the connection to the broker.
 #[derive(Debug, Clone, Args)]
 pub struct AmqpSettings {
     /// The broker; amqps:// is TLS, and several hosts of a cluster (host1:5672,host2) are tried in order
@@ -242,7 +243,7 @@ pub enum Output {
     Amqp,
     /// Standard output, one JSON object a line.
     Stdout,
-    /// Nowhere: for measuring all but the broker.
+    /// Nowhere, for measuring all but the broker.
     None,
 }
 
@@ -255,14 +256,14 @@ pub enum CatchUp {
     Changed,
     /// Publish them all.
     All,
-    /// Enter them as known, and publish none of them.
+    /// Enter them in the ledger as known, and publish none of them.
     Baseline,
 }
 
 /// How files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReadEngine {
-    /// io_uring where the kernel lets us, else blocking.
+    /// io_uring where the kernel allows it, else blocking.
     Auto,
     /// io_uring, or fail.
     #[value(name = "io_uring")]
@@ -271,12 +272,12 @@ pub enum ReadEngine {
     Blocking,
 }
 
-/// What an unroutable message means.
+/// What to do with a message that the broker returns because no queue is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unroutable {
-    /// Not confirmed: it is published again, with a growing pause, until a queue is bound.
+    /// Publish it again, after growing pauses, until a queue is bound.
     Wait,
-    /// Count it as done, and warn at most once a minute.
+    /// Count it as confirmed, and warn at most once a minute.
     Warn,
     /// End with an error.
     Fail,
@@ -295,12 +296,12 @@ pub enum LogLevel {
     Error,
 }
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
@@ -317,66 +318,30 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
     let args: Vec<OsString> = args.into_iter().collect();
     let read = command.clone().try_get_matches_from(&args);
     match read.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
-        Ok((cli, matches)) => with_lists(cli, &matches, &args).map(Some),
+        Ok((mut cli, matches)) => {
+            let (Settings { include, exclude, data_dirs, .. }, given) =
+                (&mut cli.settings, Given { args: &args, matches: &matches });
+            given.patterns("include", include)?;
+            given.patterns("exclude", exclude)?;
+            given.directories("data_dir", "--data-dir", data_dirs)?;
+            Ok(Some(cli))
+        }
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // A closed standard output is no reason to fail: the reader has seen what it wanted.
+            // A closed standard output is no failure: its reader has seen what it wanted.
             let _ = shown.print();
             Ok(None)
         }
-        Err(error) => Err(Error::Usage(one_line(&error, &command))),
+        Err(error) => Err(Error::usage(one_line(&error, &command), "see --help")),
     }
 }
 
-/// The help of --ignore-partial: what counts as partial has one home.
+/// The help of --ignore-partial, made from the patterns themselves.
 fn partial_help() -> String {
     let names: Vec<String> = PARTIAL.iter().map(|(pattern, writer)| format!("{} ({writer})", shown(pattern))).collect();
     format!("Publish no file under a name that writers use until it is complete: {}", names.join(", "))
 }
 
-/// A flag is one value, whatever is in it; a variable is a list of them, which clap would split at every comma, also
-/// within braces.
-fn with_lists(mut cli: Cli, matches: &ArgMatches, args: &[OsString]) -> Result<Cli, Error> {
-    let Settings { data_dirs, include, exclude, .. } = &mut cli.settings;
-    for (id, patterns) in [("include", include), ("exclude", exclude)] {
-        if matches.value_source(id) == Some(ValueSource::EnvVariable) {
-            *patterns = patterns.iter().flat_map(|list| patterns_of(list)).collect();
-        } else {
-            refuse_split(&format!("--{id}"), patterns.len(), args)?;
-        }
-    }
-    match matches.value_source("data_dir") {
-        Some(ValueSource::EnvVariable) => *data_dirs = directories_of(data_dirs)?,
-        Some(ValueSource::CommandLine) => refuse_split("--data-dir", data_dirs.len(), args)?,
-        _ => {}
-    }
-    Ok(cli)
-}
-
-/// What stands before the command is lost to clap where the same flag stands behind it.
-fn refuse_split(flag: &str, values: usize, args: &[OsString]) -> Result<(), Error> {
-    let mine = |arg: &&OsString| {
-        arg.as_bytes().strip_prefix(flag.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'='))
-    };
-    if args.iter().take_while(|arg| *arg != "--").filter(mine).count() == values {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("{flag}: it stands before and behind the command; write all of them behind it")))
-}
-
-/// The directories between the colons of a variable.
-fn directories_of(lists: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let between = lists.iter().flat_map(|list| list.as_os_str().as_bytes().split(|&byte| byte == b':'));
-    let directories: Vec<&[u8]> = between.collect();
-    if directories.iter().any(|directory| directory.is_empty()) {
-        return Err(Error::Usage(
-            "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon; write one there, or leave the colon out"
-                .to_owned(),
-        ));
-    }
-    Ok(directories.into_iter().map(|directory| OsStr::from_bytes(directory).into()).collect())
-}
-
-/// An empty variable counts as unset, which clap has no setting for.
+/// Makes an empty variable count as unset, because clap has no setting for that.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
@@ -384,7 +349,7 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     })
 }
 
-/// clap explains over several lines; we say it in one, with the variable's name beside the flag's.
+/// An error of clap, which has several lines, in one, with the variable's name beside the flag's.
 fn one_line(error: &clap::Error, command: &clap::Command) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string);
     if let (Some(arg), Some(value)) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
@@ -399,12 +364,12 @@ fn one_line(error: &clap::Error, command: &clap::Command) -> String {
             (None, Some(valid)) => format!("it must be one of {valid}"),
             (None, None) => "it takes another value".to_owned(),
         };
-        return format!("{flag}{variable}: {value:?} cannot be used: {cause}; see --help");
+        return format!("{flag}{variable}: {value:?} cannot be used: {cause}");
     }
     let rendered = error.to_string();
     let first: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let said = first.join(" ");
-    format!("{}; see --help", said.strip_prefix("error: ").unwrap_or(&said))
+    let line = first.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]

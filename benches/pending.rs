@@ -1,7 +1,7 @@
 //! What does an event cost in the pending set?
 //!
-//! Counted are the events that the kernel sends for it: creation and close. Printed beside: a bare map that knows of
-//! each path only how often it was seen, which is the least that coalescing can cost.
+//! Each file has two events, its creation and its close. For comparison: a map that only counts the events of each path,
+//! which is the least that coalescing can cost.
 
 mod common;
 
@@ -10,10 +10,7 @@ use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apollonia_ingestor::files::directory::DirectoryId;
-use apollonia_ingestor::files::names::Name;
-use apollonia_ingestor::files::version::Stamp;
-use apollonia_ingestor::watch::pending::{Change, Due, PENDING_MAX, Pending};
+use apollonia_ingestor::bench::{Change, DirectoryId, Due, Name, PENDING_MAX, Pending, Stamp};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const FILES: usize = 10_000;
@@ -25,7 +22,7 @@ fn names(count: usize) -> Vec<Name> {
     (0..count).map(|number| format!("Artist - Album - {number:06}.flac").into_bytes().into()).collect()
 }
 
-/// The pending set, at one point in time: no rule depends on its passing here.
+/// The pending set at one point in time, because no rule depends on the passing of time here.
 struct Set {
     pending: Pending,
     now: Instant,
@@ -46,7 +43,7 @@ impl Set {
         EVENTS.into_iter().for_each(|change| self.event(name, change));
     }
 
-    /// To the readers.
+    /// Takes the next due file, as for a job.
     fn dispatch(&mut self) -> Option<Name> {
         match self.pending.next_due(self.now, |_| true)? {
             Due::Ready { name, .. } => Some(name),
@@ -54,7 +51,7 @@ impl Set {
         }
     }
 
-    /// From the readers: its message is confirmed.
+    /// Completes the job of a file.
     fn done(&mut self, name: &Name) {
         self.pending.done(DirectoryId::FIRST, name, self.now);
     }
@@ -67,7 +64,7 @@ impl Set {
     }
 }
 
-/// What is left when no rule is kept.
+/// The map for comparison, which keeps none of the rules.
 #[derive(Default)]
 struct Bare(HashMap<Name, u64>);
 
@@ -81,7 +78,7 @@ impl Bare {
     }
 }
 
-/// Every file is created, written, closed, handed out and confirmed.
+/// Every file is created, closed, dispatched and completed.
 fn distinct_files(criterion: &mut Criterion) {
     let names = names(FILES);
     let (mut set, mut bare) = (Set::new(), Bare::default());
@@ -95,7 +92,7 @@ fn distinct_files(criterion: &mut Criterion) {
             }
         });
     });
-    group.bench_function("all, then the first is read", |bencher| {
+    group.bench_function("all, then the first is dispatched", |bencher| {
         bencher.iter(|| {
             names.iter().for_each(|name| set.written(name));
             set.finish();
@@ -109,7 +106,7 @@ fn distinct_files(criterion: &mut Criterion) {
     });
 }
 
-/// The same few files again and again: what an event costs on a path that is in the set.
+/// A few files get all the events: what does an event cost on a path that is in the set?
 fn few_files(criterion: &mut Criterion) {
     let names = names(FEW_FILES);
     let (mut set, mut bare) = (Set::new(), Bare::default());
@@ -122,13 +119,13 @@ fn few_files(criterion: &mut Criterion) {
             set.finish();
         });
     });
-    group.bench_function("while they are read", |bencher| {
+    group.bench_function("while they are in flight", |bencher| {
         bencher.iter(|| {
             names.iter().for_each(|name| set.written(name));
-            let read: Vec<Name> = iter::from_fn(|| set.dispatch()).collect();
+            let dispatched: Vec<Name> = iter::from_fn(|| set.dispatch()).collect();
             rounds().for_each(|name| set.written(name));
-            read.iter().for_each(|name| set.done(name));
-            set.finish(); // each came once more, for all that happened meanwhile
+            dispatched.iter().for_each(|name| set.done(name));
+            set.finish(); // each file is dispatched once more, for all its events
         });
     });
     group.bench_function("in a bare map", |bencher| {
