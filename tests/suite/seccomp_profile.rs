@@ -196,7 +196,7 @@ fn doctor_finds_nothing_to_fail_under_the_profile() {
         .env("AMQP_CONNECTION_STRING", &world.url);
     let ended = with_filters(doctor, Profile::shipped().compile()).run().expect_code(0);
     assert!(ended.stdout.contains("ok    seccomp: a filter is in force"), "{}", ended.stdout);
-    assert!(ended.stdout.contains("is there") && !ended.stdout.contains("not told"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("is there") && !ended.stdout.contains("not reported"), "{}", ended.stdout);
 }
 
 #[test]
