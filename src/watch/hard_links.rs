@@ -1,52 +1,54 @@
-//! Files with several names: one that is written by one of them has changed under all, and the kernel's event names one.
+//! Files with several names (hard links): a write changes the file under all of them, and the kernel's event names one.
 //!
-//! Pure. Nothing is kept of a file until it has been published under one of its names and has more: then its names are
-//! searched for among all that are known, many files in one pass, and kept for the next time. A name takes some 60 bytes;
-//! beyond [`NAMES_MAX`] of them all are forgotten and searched for again.
+//! No I/O; the only clock that is read is the one that measures a search. Nothing is kept for a file until it is published
+//! under one of several names. Then its names are searched for among all known ones, many files in one pass, and kept for
+//! the next time. A name takes some 60 bytes. Beyond [`NAMES_MAX`] all names are dropped and searched for again.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 
-/// Names that are kept, 4 MB of them.
-pub const NAMES_MAX: usize = 1 << 16;
+/// Names that are kept. They take 4 MB.
+pub(crate) const NAMES_MAX: usize = 1 << 16;
 
-/// Files that may wait for a search. Beyond it a rescan finds what they changed.
-pub const WANTED_MAX: usize = 1 << 16;
+/// Files that may wait for a search. Beyond it a rescan finds the other names.
+pub(crate) const WANTED_MAX: usize = 1 << 16;
 
-/// The least pause between two searches.
+/// The shortest pause between two searches.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// A search takes at most one part in so many of the time.
+/// Searches take at most one part in so many of the time.
 const PAUSE_SHARE: u32 = 20;
 
-/// See the module.
+/// The names of files that have several.
 #[derive(Debug, Default)]
-pub struct HardLinks {
-    /// By inode: names that were found of it. Some may be another file's by now.
+pub(crate) struct HardLinks {
+    /// By inode, the names that were found. Some may be another file's by now.
     names: Map<u64, Vec<(DirectoryId, Name)>>,
-    /// Of all of them.
+    /// What `names` takes: each name, and one for each file that was searched for.
     len: usize,
-    /// Inodes whose names are to be searched for.
+    /// Inodes whose names are to be searched for, each with the fingerprint of the published version.
     wanted: Map<u64, u64>,
+    /// When the next search may begin.
     not_before: Option<Instant>,
 }
 
-/// What is known of a file's names.
+/// The other names of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Others {
-    /// These, the one that was asked with aside.
+pub(crate) enum Others {
+    /// All names except the published one.
     Known(Vec<(DirectoryId, Name)>),
-    /// They are searched for.
+    /// A search will find them.
     Wanted,
-    /// There is no room for one more search.
+    /// There is no room for one more file in the search.
     Full,
 }
 
 impl HardLinks {
-    /// A file with several names was published under this one. `version`: a fingerprint of it.
-    pub fn published(&mut self, inode: u64, version: u64, id: DirectoryId, name: &Name) -> Others {
+    /// A file with several names was published under this one. `version` is its fingerprint.
+    pub(crate) fn published(&mut self, inode: u64, version: u64, id: DirectoryId, name: &Name) -> Others {
         if self.names.contains_key(&inode) {
             self.seen(inode, id, name);
             let names = self.names.get(&inode).into_iter().flatten();
@@ -60,7 +62,7 @@ impl HardLinks {
     }
 
     /// A file that may have several names was read under this one.
-    pub fn seen(&mut self, inode: u64, id: DirectoryId, name: &Name) {
+    pub(crate) fn seen(&mut self, inode: u64, id: DirectoryId, name: &Name) {
         let Some(names) = self.names.get_mut(&inode) else { return };
         if !names.iter().any(|(at, it)| (*at, it) == (id, name)) {
             names.push((id, Name::clone(name)));
@@ -68,15 +70,14 @@ impl HardLinks {
         }
     }
 
-    /// When the next search is due, if one is wanted.
-    #[must_use]
-    pub fn next_time(&self, now: Instant) -> Option<Instant> {
+    /// When the next search is due, if a file waits for one.
+    pub(crate) fn next_time(&self, now: Instant) -> Option<Instant> {
         (!self.wanted.is_empty()).then(|| self.not_before.unwrap_or(now))
     }
 
-    /// Searches all names that are known, each with its inode. Returns those of the files that were wanted, with the version
-    /// that was published last under another name.
-    pub fn search<'a>(
+    /// Searches all known names, each with its inode. Returns the names of the wanted files, each with the fingerprint of the
+    /// version that was published last under one of them.
+    pub(crate) fn search<'a>(
         &mut self,
         known: impl Iterator<Item = (DirectoryId, &'a Name, u64)>,
         began: Instant,
@@ -84,7 +85,7 @@ impl HardLinks {
         if self.len >= NAMES_MAX {
             (self.names, self.len) = (Map::default(), 0);
         }
-        let wanted = std::mem::take(&mut self.wanted);
+        let wanted = mem::take(&mut self.wanted);
         self.names.extend(wanted.keys().map(|&inode| (inode, Vec::new())));
         let mut found = Vec::new();
         for (id, name, inode) in known {
@@ -93,7 +94,7 @@ impl HardLinks {
                 self.seen(inode, id, name);
             }
         }
-        // Files under a single name count, too: nothing of them has to be searched for again.
+        // A file whose only name is known counts too, because it keeps an entry and is not searched for again.
         self.len += wanted.len();
         let took = began.elapsed();
         self.not_before = Some(began + took + (took * PAUSE_SHARE).max(PAUSE_MIN));
@@ -103,6 +104,8 @@ impl HardLinks {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     const HERE: DirectoryId = DirectoryId::FIRST;
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_searched_for_once_and_new_ones_join() {
+    fn names_are_searched_for_once_and_later_ones_join() {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let (a, b, c, other) = (name("a"), name("b"), name("c"), name("other"));
         assert_eq!(links.next_time(now), None);
@@ -128,7 +131,7 @@ mod tests {
         assert_eq!(
             links.published(8, 1, HERE, &other),
             Others::Wanted,
-            "nothing is kept of a file that nobody asked for"
+            "nothing is kept for a file that was not published"
         );
     }
 
@@ -140,9 +143,9 @@ mod tests {
             assert_eq!(links.published(inode, 1, HERE, &a), Others::Wanted);
         }
         assert_eq!(links.published(u64::MAX, 1, HERE, &a), Others::Full);
-        links.search(std::iter::empty(), now);
+        links.search(iter::empty(), now);
         assert_eq!(links.published(u64::MAX, 1, HERE, &a), Others::Wanted);
-        links.search(std::iter::empty(), now);
-        assert_eq!(links.names.len(), 1, "the others are forgotten");
+        links.search(iter::empty(), now);
+        assert_eq!(links.names.len(), 1, "the others are dropped");
     }
 }

@@ -1,4 +1,4 @@
-//! Raw kernel events become typed ones. Nothing above this file knows inotify(7).
+//! The inotify instance: its events as types, and its watches. No other file knows inotify(7).
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,12 +12,12 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 
-/// Bytes of one read: the kernel's whole default queue (`fs.inotify.max_queued_events`, 16384) of short names
-/// comes in two of them.
+/// Bytes of one read. Two of them empty a full queue of the default length (`fs.inotify.max_queued_events`, 16384) if the
+/// names are short.
 const READ_BYTES: usize = 512 * 1024;
 
-/// The three kinds that are published, and what keeps the index true. EXCL_UNLINK: closes of files that
-/// have lost their name would come under a name that is another file's by now, or under `#INODE`.
+/// The three kinds of events that are published, and those that keep the names true. IN_EXCL_UNLINK is set because the close
+/// of a file that has lost its name would come under a name that is another file's by now, or under `#INODE`.
 const MASK: WatchMask = WatchMask::CREATE
     .union(WatchMask::MOVED_TO)
     .union(WatchMask::CLOSE_WRITE)
@@ -28,45 +28,45 @@ const MASK: WatchMask = WatchMask::CREATE
     .union(WatchMask::ONLYDIR)
     .union(WatchMask::EXCL_UNLINK);
 
-/// The kernel's number for the watch of one directory: the same for the same directory whatever its path, and never
-/// another's (it counts on to 2^31 before it uses one again).
+/// The kernel's watch descriptor for one directory. It is the same for the same directory whatever its path, and never
+/// another's, because the kernel counts to 2^31 before it uses a number again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchId(i32);
 
 /// What happened in a watched directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A name is new: made, linked, or renamed from elsewhere on another file system.
+    /// A name is new: the file was created or linked there.
     Created(&'a [u8]),
     /// A file was renamed to this name.
     MovedTo(&'a [u8]),
-    /// A writer has closed the file of this name.
+    /// A writer has closed the file.
     Closed(&'a [u8]),
     /// The name was deleted.
     Deleted(&'a [u8]),
-    /// The name was renamed to another.
+    /// The file was renamed to another name.
     MovedFrom(&'a [u8]),
-    /// The kernel's queue was full: events are lost.
+    /// The kernel's queue was full, so events are lost.
     Overflow,
-    /// A directory was made.
+    /// A directory was created.
     DirectoryCreated(&'a [u8]),
     /// A directory was renamed to this name.
     DirectoryMovedTo(&'a [u8]),
-    /// The name of a directory was deleted, or renamed to another.
+    /// A directory was deleted, or renamed to another name.
     DirectoryRemoved(&'a [u8]),
-    /// The rights or another attribute of a file have changed: told only where it was asked for.
+    /// The rights or another attribute of a file have changed. It is reported where [`Watches::attend`] asked for it.
     Attributes(&'a [u8]),
-    /// The same of a directory in the watched one.
+    /// The rights or another attribute of a sub-directory have changed.
     DirectoryAttributes(&'a [u8]),
-    /// The same of the watched directory itself.
+    /// The rights or another attribute of the watched directory itself have changed.
     OwnAttributes,
-    /// The watched directory itself was renamed; its watch goes with it.
+    /// The watched directory itself was renamed, and keeps its watch.
     Renamed,
-    /// The watched directory itself is going away, and its watch ends.
+    /// The watched directory itself does not exist any more, or its watch has ended.
     Gone(&'static str),
 }
 
-/// The reading end of the kernel's queue, with a watch on each data directory.
+/// The reading end of the kernel's queue, with a watch for each data directory.
 pub struct Watch {
     inotify: Inotify,
     roots: Vec<WatchId>,
@@ -74,10 +74,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Sets the watches up; events queue in the kernel from here on.
+    /// Adds the watches. From then on the kernel queues events.
     ///
     /// # Errors
-    /// [`Error::Watch`], with the limit to raise where it was a limit.
+    /// [`Error::Watch`], which names the limit to raise if there was one.
     pub fn new(directories: &[&Path]) -> Result<Self, Error> {
         let refuse = |directory: &Path, cause: io::Error| {
             let next = match cause.raw_os_error() {
@@ -97,26 +97,26 @@ impl Watch {
         Ok(Self { inotify, roots, buffer: vec![0; READ_BYTES].into_boxed_slice() })
     }
 
-    /// The directories' watches, in their order.
+    /// The watches of the data directories, in the order of the directories.
     #[must_use]
     pub fn roots(&self) -> &[WatchId] {
         &self.roots
     }
 
-    /// For further watches beside it.
+    /// A second handle to the same instance, to add further watches.
     ///
     /// # Errors
-    /// [`Error::Internal`] when no descriptor can be had.
+    /// [`Error::Internal`] when no descriptor is left.
     pub fn watches(&self) -> Result<Watches, Error> {
         let instance = self.inotify.as_fd().try_clone_to_owned();
         instance.map(Watches).map_err(|error| Error::Internal(format!("a descriptor for watches: {error}")))
     }
 
-    /// Hands on what one read brings; `false` when nothing was there.
+    /// Passes the events of one read to `take`. Returns whether there were any.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the kernel refuses the read, which it has no reason to.
-    pub fn read(&mut self, mut hand_on: impl FnMut(WatchId, Event<'_>)) -> Result<bool, Error> {
+    /// [`Error::Internal`] when the kernel refuses the read, for which it has no reason.
+    pub fn read(&mut self, mut take: impl FnMut(WatchId, Event<'_>)) -> Result<bool, Error> {
         let events = match self.inotify.read_events(&mut self.buffer) {
             Ok(events) => events,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -125,9 +125,9 @@ impl Watch {
             Err(error) => return Err(Error::Internal(format!("reading inotify events: {error}"))),
         };
         for event in events {
-            let event_mark = event.wd.get_watch_descriptor_id();
+            let watch_id = WatchId(event.wd.get_watch_descriptor_id());
             if let Some(event) = typed(event.mask, event.name) {
-                hand_on(WatchId(event_mark), event);
+                take(watch_id, event);
             }
         }
         Ok(true)
@@ -144,37 +144,37 @@ impl AsFd for Watch {
 pub struct Watches(OwnedFd);
 
 impl Watches {
-    /// Watches an open directory; where it is watched already, this tells by which watch.
+    /// Watches an open directory. Returns the watch that it has already, if it has one.
     ///
     /// # Errors
-    /// What inotify_add_watch(2) says: ENOSPC at the user's limit.
+    /// That of inotify_add_watch(2): ENOSPC at the user's limit.
     pub fn add(&self, directory: BorrowedFd<'_>) -> Result<WatchId, Errno> {
-        // Added to what a watch that stands already tells: see `attend`.
+        // IN_MASK_ADD keeps the IN_ATTRIB of a watch that has it: see `attend`.
         self.set(directory, MASK.union(WatchMask::MASK_ADD))
     }
 
-    /// Has the watch of an open directory tell of changed rights too, in it and of itself, or no more. Tells which watch that
-    /// is; where there was none, there is one now.
+    /// Makes the watch of an open directory report IN_ATTRIB for the directory and the names in it, or stop to. Returns that
+    /// watch, which is added if there was none.
     ///
     /// # Errors
-    /// What inotify_add_watch(2) says.
+    /// That of inotify_add_watch(2).
     pub fn attend(&self, directory: BorrowedFd<'_>, attributes: bool) -> Result<WatchId, Errno> {
         self.set(directory, if attributes { MASK.union(WatchMask::ATTRIB).union(WatchMask::MASK_ADD) } else { MASK })
     }
 
     fn set(&self, directory: BorrowedFd<'_>, mask: WatchMask) -> Result<WatchId, Errno> {
-        // By its descriptor: a path could lead elsewhere by now.
+        // The path of the descriptor is used because any other path could lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
         add_watch(&self.0, path, WatchFlags::from_bits_retain(mask.bits())).map(WatchId)
     }
 
-    /// Ends a watch; nothing happens where it has ended by itself.
+    /// Removes a watch. Nothing happens if the kernel has removed it already.
     pub fn remove(&self, watch_id: WatchId) {
         let _ = remove_watch(&self.0, watch_id.0);
     }
 }
 
-/// An overflow comes without a watch and without a name, so the mask is looked at first.
+/// What an event means. An overflow has neither a watch nor a name, so its bit is checked first.
 fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     if mask.contains(EventMask::Q_OVERFLOW) {
         return Some(Event::Overflow);
@@ -192,19 +192,26 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     let Some(name) = name.map(OsStrExt::as_bytes) else {
         return mask.contains(EventMask::ATTRIB).then_some(Event::OwnAttributes);
     };
-    if mask.contains(EventMask::ISDIR) {
-        return if mask.contains(EventMask::CREATE) {
-            Some(Event::DirectoryCreated(name))
-        } else if mask.contains(EventMask::MOVED_TO) {
-            Some(Event::DirectoryMovedTo(name))
-        } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
-            Some(Event::DirectoryRemoved(name))
-        } else if mask.contains(EventMask::ATTRIB) {
-            Some(Event::DirectoryAttributes(name))
-        } else {
-            None
-        };
+    if mask.contains(EventMask::ISDIR) { of_directory(mask, name) } else { of_file(mask, name) }
+}
+
+/// What happened to a sub-directory.
+fn of_directory(mask: EventMask, name: &[u8]) -> Option<Event<'_>> {
+    if mask.contains(EventMask::CREATE) {
+        Some(Event::DirectoryCreated(name))
+    } else if mask.contains(EventMask::MOVED_TO) {
+        Some(Event::DirectoryMovedTo(name))
+    } else if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+        Some(Event::DirectoryRemoved(name))
+    } else if mask.contains(EventMask::ATTRIB) {
+        Some(Event::DirectoryAttributes(name))
+    } else {
+        None
     }
+}
+
+/// What happened to a name that is no directory.
+fn of_file(mask: EventMask, name: &[u8]) -> Option<Event<'_>> {
     if mask.contains(EventMask::CREATE) {
         Some(Event::Created(name))
     } else if mask.contains(EventMask::MOVED_TO) {
@@ -235,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_comes_as_itself() {
+    fn each_kind_of_event_has_its_type() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = Watch::new(&[dir.path()]).unwrap();
         std::fs::write(dir.path().join("f"), "x").unwrap();
@@ -254,12 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_directory_to_watch() {
+    fn a_file_cannot_be_watched() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Watch::new(&[file.path()]), Err(Error::Watch { .. })));
     }
 
-    /// A record as the kernel makes it: inotify(7), `struct inotify_event`.
+    /// A record as the kernel writes it: inotify(7), `struct inotify_event`.
     #[derive(Debug, Clone)]
     struct Record {
         watch: i32,
@@ -270,7 +277,7 @@ mod tests {
 
     impl Record {
         fn append_to(&self, bytes: &mut Vec<u8>) {
-            // The kernel fills a name up with NULs, at least one, to a multiple of the header's size.
+            // The kernel pads a name with at least one NUL to a multiple of the header's size.
             let length = if self.name.is_empty() { 0 } else { (self.name.len() + 1).next_multiple_of(16) };
             bytes.extend(self.watch.to_ne_bytes());
             bytes.extend(self.mask.to_ne_bytes());
@@ -280,7 +287,7 @@ mod tests {
             bytes.resize(bytes.len() + length - self.name.len(), 0);
         }
 
-        /// What inotify(7) and this module's words say that it means.
+        /// The event that inotify(7) and this module's documentation promise.
         fn meaning(&self) -> Option<String> {
             let has = |bits: u32| self.mask & bits != 0;
             let about_the_directory = [
@@ -304,9 +311,9 @@ mod tests {
                 (libc::IN_MOVED_FROM, "MovedFrom"),
                 (libc::IN_ATTRIB, "Attributes"),
             ];
-            // Nobody writes a directory.
-            let told = |kind| !(has(libc::IN_ISDIR) && kind == "Closed");
-            let (_, kind) = about_a_name.iter().find(|(bits, kind)| has(*bits) && told(*kind))?;
+            // A directory has no writers.
+            let is_reported = |kind| !(has(libc::IN_ISDIR) && kind == "Closed");
+            let (_, kind) = about_a_name.iter().find(|(bits, kind)| has(*bits) && is_reported(*kind))?;
             let (directory, kind) = match (has(libc::IN_ISDIR), *kind) {
                 (true, "Deleted" | "MovedFrom") => ("Directory", "Removed"),
                 (true, kind) => ("Directory", kind),
@@ -316,15 +323,15 @@ mod tests {
         }
     }
 
-    /// One bit is what the kernel sets, with or without IN_ISDIR; any others together must not hurt.
+    /// The kernel sets one bit, with or without IN_ISDIR. Other combinations must do no harm.
     fn mask() -> impl Strategy<Value = u32> {
-        // fsnotify gives a watch no other bits than these.
-        let told = libc::IN_ALL_EVENTS | libc::IN_UNMOUNT | libc::IN_Q_OVERFLOW | libc::IN_IGNORED | libc::IN_ISDIR;
-        let bits: Vec<u32> = (0..32).map(|shift| 1 << shift).filter(|bit| told & bit != 0).collect();
+        // fsnotify reports no other bits than these.
+        let reported = libc::IN_ALL_EVENTS | libc::IN_UNMOUNT | libc::IN_Q_OVERFLOW | libc::IN_IGNORED | libc::IN_ISDIR;
+        let bits: Vec<u32> = (0..32).map(|shift| 1 << shift).filter(|bit| reported & bit != 0).collect();
         let directory = prop::sample::select(vec![0, 0, 0, libc::IN_ISDIR]);
         prop_oneof![
             4 => (prop::sample::select(bits), directory).prop_map(|(bit, directory)| bit | directory),
-            1 => any::<u32>().prop_map(move |bits| bits & told),
+            1 => any::<u32>().prop_map(move |bits| bits & reported),
         ]
     }
 
@@ -340,9 +347,9 @@ mod tests {
     }
 
     proptest! {
-        /// Any bytes that the kernel could queue, a few records a read: each yields what it means, and no more.
+        /// Any bytes that the kernel could queue, a few records a read: each record gives its event, and no other.
         #[test]
-        fn every_record_comes_as_what_it_means(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
+        fn every_record_becomes_its_event(reads in prop::collection::vec(prop::collection::vec(record(), 1..40), 1..5)) {
             let (from_kernel, kernel) = pipe_with(PipeFlags::NONBLOCK).unwrap();
             let buffer = vec![0; READ_BYTES].into_boxed_slice();
             let mut watch = Watch { inotify: from_kernel.into(), roots: vec![WatchId(1)], buffer };
@@ -355,7 +362,7 @@ mod tests {
                 prop_assert!(any);
                 let expected: Vec<String> = records.iter().filter_map(Record::meaning).collect();
                 prop_assert_eq!(seen, expected);
-                let more = watch.read(|_, event| panic!("{event:?} out of nothing")).unwrap();
+                let more = watch.read(|_, event| panic!("{event:?} without a record")).unwrap();
                 prop_assert!(!more);
             }
         }

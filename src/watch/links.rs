@@ -1,10 +1,11 @@
-//! Links and what they lead through: a link's content changes with its target's, and no event of the kernel's names it.
+//! Symbolic links and the paths that they lead through: a link's content changes with its target, and no event of the kernel
+//! names the link then.
 //!
-//! For each link in the tree the paths are kept on which its content depends: the file that it leads to, there or not yet,
-//! and every other link on the way, of a directory too. Whatever happens at one of them happens to the link.
+//! For each link in the tree this keeps the paths on which its content depends: the target, whether it exists or not, and
+//! every other link on the way, those to directories included. A change at one of these paths is a change of the link.
 //!
-//! A link takes some 300 bytes and its paths twice; beyond [`LINKS_MAX`] of them the others are read when something happens
-//! to the link itself, or at a rescan.
+//! A link takes some 300 bytes, and its paths twice. Links beyond [`LINKS_MAX`] are read when the link itself changes, or at
+//! a rescan.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,34 +13,32 @@ use std::sync::Arc;
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 
-/// Links that are followed, some 30 MB of them.
-pub const LINKS_MAX: usize = 1 << 16;
+/// Links that are followed. They take some 30 MB.
+pub(crate) const LINKS_MAX: usize = 1 << 16;
 
-/// The kernel follows no more in one path (path_resolution(7)).
+/// The kernel follows no more links in one path (path_resolution(7)).
 const HOPS_MAX: usize = 40;
 
 /// The absolute paths that a link depends on.
 type Paths = Vec<Arc<[u8]>>;
 
-/// See the module.
+/// The links that are followed.
 #[derive(Debug, Default)]
-pub struct Links {
-    /// By the path that they depend on.
+pub(crate) struct Links {
+    /// Links by a path that they depend on. None of the lists is empty.
     followers: Map<Arc<[u8]>, Vec<(DirectoryId, Name)>>,
-    /// The paths that each depends on.
+    /// The paths that each link depends on. None of the inner maps is empty.
     paths: Map<DirectoryId, Map<Name, Paths>>,
     len: usize,
 }
 
 impl Links {
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// A link depends on these absolute paths, and on no others. `false`: there is no room for it.
-    pub fn set(&mut self, id: DirectoryId, name: &Name, paths: Paths) -> bool {
+    /// A link depends on exactly these absolute paths. Returns whether there was room for it.
+    pub(crate) fn set(&mut self, id: DirectoryId, name: &Name, paths: Paths) -> bool {
         self.remove(id, name);
         if self.len >= LINKS_MAX {
             return false;
@@ -47,31 +46,33 @@ impl Links {
         for path in &paths {
             self.followers.entry(Arc::clone(path)).or_default().push((id, Arc::clone(name)));
         }
-        self.paths.entry(id).or_default().insert(Arc::clone(name), paths);
+        let before = self.paths.entry(id).or_default().insert(Arc::clone(name), paths);
+        assert!(before.is_none(), "a link is followed twice");
         self.len += 1;
         true
     }
 
-    /// No link stands there any more.
-    pub fn remove(&mut self, id: DirectoryId, name: &Name) {
+    /// The name is no link any more.
+    pub(crate) fn remove(&mut self, id: DirectoryId, name: &Name) {
         let Some(names) = self.paths.get_mut(&id) else { return };
         let Some(paths) = names.remove(name) else { return };
         if names.is_empty() {
             self.paths.remove(&id);
         }
-        self.forget(id, name, &paths);
+        self.unfollow(id, name, &paths);
     }
 
-    /// A directory has been given up, and the links in it.
-    pub fn all_gone(&mut self, id: DirectoryId) {
+    /// A directory was removed from the tree, with the links in it.
+    pub(crate) fn all_gone(&mut self, id: DirectoryId) {
         for (name, paths) in self.paths.remove(&id).into_iter().flatten() {
-            self.forget(id, &name, &paths);
+            self.unfollow(id, &name, &paths);
         }
     }
 
-    fn forget(&mut self, id: DirectoryId, name: &Name, paths: &[Arc<[u8]>]) {
+    fn unfollow(&mut self, id: DirectoryId, name: &Name, paths: &[Arc<[u8]>]) {
         self.len -= 1;
         for path in paths {
+            // A path that a link leads through twice is done with the first time.
             let Some(followers) = self.followers.get_mut(path) else { continue };
             followers.retain(|(at, it)| (*at, it) != (id, name));
             if followers.is_empty() {
@@ -81,20 +82,19 @@ impl Links {
     }
 
     /// The links that depend on an absolute path.
-    #[must_use]
-    pub fn followers(&self, path: &[u8]) -> Vec<(DirectoryId, Name)> {
+    pub(crate) fn followers(&self, path: &[u8]) -> Vec<(DirectoryId, Name)> {
         self.followers.get(path).cloned().unwrap_or_default()
     }
 }
 
-/// The paths below `root` (a real path) that the link `below` it depends on: those of the links on the way, of its own
-/// directories too, and that of what it leads to in the end. Nothing outside is looked at, for a link may lead anywhere, to a
-/// file system that hangs for one: from where it leads out it depends on nothing. `target` reads a link, and tells nothing of
-/// what is none.
-pub fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Paths {
+/// The paths that the link at `root`/`below` depends on: each link on the way, to its own directories too, and the final
+/// target. `root` is a real path. `target` reads a link, and returns nothing for any other file.
+///
+/// Nothing outside of `root` is examined, because a link can lead to a file system that hangs. From the point where it
+/// leads out, a link depends on nothing.
+pub(crate) fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Paths {
     let own = [root, b"/", below].concat();
-    let parts = |path: &[u8]| path.split(|&byte| byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
-    let mut ahead: VecDeque<Vec<u8>> = parts(below).into();
+    let mut ahead: VecDeque<Vec<u8>> = parts(below).collect();
     let mut at = root.to_vec();
     let mut paths = Paths::new();
     let mut hops = 0;
@@ -116,25 +116,29 @@ pub fn depends_on(root: &[u8], below: &[u8], target: impl Fn(&[u8]) -> Option<Ve
         if at != own {
             paths.push((&at[..]).into());
         }
-        let relative = match leads_to.strip_prefix(b"/") {
-            Some(_) => match leads_to.strip_prefix(root) {
-                Some(inside) if inside.is_empty() || inside.starts_with(b"/") => {
-                    at.truncate(root.len());
-                    inside
-                }
-                _ => return paths,
-            },
-            None => {
-                at.truncate(at.len() - part.len() - 1);
-                &leads_to[..]
-            }
+        let relative = if leads_to.starts_with(b"/") {
+            let Some(inside) = inside(root, &leads_to) else { return paths };
+            at.truncate(root.len());
+            inside
+        } else {
+            at.truncate(at.len() - part.len() - 1);
+            &leads_to[..]
         };
-        parts(relative).into_iter().rev().for_each(|part| ahead.push_front(part));
+        parts(relative).rev().for_each(|part| ahead.push_front(part));
     }
     if at != own {
         paths.push(at.into());
     }
     paths
+}
+
+fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|&byte| byte == b'/').map(<[u8]>::to_vec)
+}
+
+/// The rest of an absolute path that is `root` or below it.
+fn inside<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+    path.strip_prefix(root).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_out_or_in_a_circle_ends() {
+    fn a_link_that_leads_out_or_in_a_circle_depends_on_no_more() {
         let links = [
             ("/data/out", "/etc/passwd"),
             ("/data/beside", "/database/file"),
@@ -188,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn followers_are_those_of_the_links_that_are_there() {
+    fn followers_are_the_links_that_exist() {
         let (mut links, name) = (Links::default(), |text: &str| Name::from(text.as_bytes()));
         let paths = |all: &[&str]| all.iter().map(|path| Arc::from(path.as_bytes())).collect::<Vec<Arc<[u8]>>>();
         assert!(links.set(HERE, &name("a"), paths(&["/data/x", "/data/y"])));

@@ -10,6 +10,7 @@ pub mod links;
 pub mod pending;
 pub mod rescan;
 pub mod retry;
+mod schedule;
 mod state;
 pub mod tree;
 

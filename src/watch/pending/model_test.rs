@@ -1,7 +1,8 @@
-//! The pending set against a model that knows nothing of how it works: a directory of a few paths, the events that
-//! the kernel would tell of it, readers that see what stands there when they are asked, and what the watch keeps of
-//! their answers. The model holds for each path what is owed, and says what each hand-out has to be.
+//! The pending set against a model that shares nothing with its implementation: a directory of a few paths, the events that
+//! the kernel would send for it, readers that see the file of the moment, and what the watch keeps of their answers. The
+//! model knows for each path what is owed, and what each dispatch has to be.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -18,20 +19,20 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 const PATHS: usize = 3;
 
-/// What is done to a path, as far as it can be done to it as it is.
+/// An operation on a path. It does nothing where the path's state does not allow it.
 #[derive(Debug, Clone, Copy)]
-enum Deed {
+enum Operation {
     /// A new file, not closed yet.
     Create,
-    /// The file changes; no event tells.
+    /// The file changes, without an event.
     Write,
     Close,
-    /// A file is renamed to this name, over what stands there or not.
+    /// A file is renamed to this name, over another one or not.
     MoveTo,
     Delete,
-    /// The watch reads of a deletion when another file stands there already, whose own event comes next.
+    /// The watch reads the event of a deletion after another file was created there, whose own event comes next.
     Replace,
-    /// A look-over comes by. `rests`: the file was last changed long ago.
+    /// A rescan compares the path. `rests`: the file was last changed long ago.
     Rescan {
         rests: bool,
     },
@@ -46,71 +47,71 @@ enum Answer {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Deed(usize, Deed),
-    /// What is due is handed out, this many at most.
-    HandOut(usize),
+    Operate(usize, Operation),
+    /// At most so many due paths are dispatched.
+    Dispatch(usize),
     Answer(usize, Answer),
     Wait(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Stands {
-    Nothing,
-    File,
-    /// A file whose own event is still to come.
+enum File {
+    None,
+    Announced,
+    /// A file whose own event has not been read yet.
     Unannounced,
 }
 
-/// One path: what stands there, and what its messages owe the reader of them.
+/// One path: its file, and what its consumers are owed.
 #[derive(Debug, Clone, Copy)]
 struct Path {
-    stands: Stands,
+    file: File,
     version: u64,
-    /// Written to by somebody who has not closed it since.
+    /// The file has a writer that has not closed it.
     open: bool,
-    /// Of the last confirmed message, while the name was not taken away since.
+    /// The version of the last confirmed message, unless the file has lost its name since.
     known: Option<u64>,
-    /// How the file came to its path, where it did since the last hand-out that led to a message.
+    /// How the file came to its path, if it did since the last dispatch that led to a message.
     origin: Option<EventType>,
-    /// It was handed out before the event that says how it came: no more is made of that event.
-    untold: bool,
-    /// A hand-out is owed: something happened after the last one, or that one brought nothing.
+    /// It was dispatched before the event that says how it came, so its event type is not checked.
+    undecided: bool,
+    /// A dispatch is owed: there was a change after the last one, or that one led to no message.
     owed: bool,
-    /// Since when a file that nobody closed has to rest; nothing where an event said that it is complete.
+    /// Since when a file that was not closed has to rest; nothing where an event said that it is complete.
     rests_from: Option<Instant>,
-    /// When the last event of it was read.
+    /// When the last event was read.
     seen_at: Stamp,
-    out: Option<Out>,
-    /// It could not be read: nothing is promised until its next event.
-    given_up: bool,
+    in_flight: Option<InFlight>,
+    /// It could not be read: nothing is owed until its next event.
+    failed: bool,
 }
 
-/// With the readers.
+/// A job of the path.
 #[derive(Debug, Clone, Copy)]
-struct Out {
+struct InFlight {
     version: u64,
     origin: Option<EventType>,
-    untold: bool,
-    /// The name was taken away meanwhile.
+    undecided: bool,
+    /// The file has lost its name since the dispatch.
     taken_away: bool,
 }
 
 const NOTHING: Path = Path {
-    stands: Stands::Nothing,
+    file: File::None,
     version: 0,
     open: false,
     known: None,
     origin: None,
-    untold: false,
+    undecided: false,
     owed: false,
     rests_from: None,
     seen_at: Stamp { seconds: 0, nanoseconds: 0 },
-    out: None,
-    given_up: false,
+    in_flight: None,
+    failed: false,
 };
 
 /// [`Pending::event`] or [`Pending::found`].
-type Take = fn(&mut Pending, DirectoryId, &Name, Change, bool, Stamp, Instant) -> Result<(), Full>;
+type Add = fn(&mut Pending, DirectoryId, &Name, Change, bool, Stamp, Instant) -> Result<(), Full>;
 
 struct Model {
     pending: Pending,
@@ -118,7 +119,7 @@ struct Model {
     paths: [Path; PATHS],
     now: Instant,
     events: i64,
-    /// The list was dropped: a look-over is due.
+    /// The waiting paths were dropped: a rescan is due.
     dropped: bool,
     bound: usize,
 }
@@ -130,54 +131,54 @@ impl Model {
         Self { pending, names, paths: [NOTHING; PATHS], now, events: 0, dropped: false, bound }
     }
 
-    fn act(&mut self, number: usize, deed: Deed) {
+    fn act(&mut self, number: usize, operation: Operation) {
         let path = &mut self.paths[number];
-        match (deed, path.stands) {
-            (Deed::Create, Stands::Nothing) => {
+        match (operation, path.file) {
+            (Operation::Create, File::None) => {
                 path.version += 1;
                 self.arrives(number, EventType::Create);
             }
-            (Deed::Create | Deed::Close, Stands::Unannounced) => self.arrives(number, EventType::Create),
-            (Deed::MoveTo, _) => {
+            (Operation::Create | Operation::Close, File::Unannounced) => self.arrives(number, EventType::Create),
+            (Operation::MoveTo, _) => {
                 path.version += 1;
                 self.arrives(number, EventType::MovedTo);
             }
-            (Deed::Write, Stands::File) => {
+            (Operation::Write, File::Announced) => {
                 path.version += 1;
                 path.open = true;
             }
-            (Deed::Close, Stands::File) => {
+            (Operation::Close, File::Announced) => {
                 path.version += 1;
                 path.open = false;
-                self.tell(number, Change::Closed);
+                self.change(number, Change::Closed);
             }
-            (Deed::Delete, Stands::File) => self.taken_away(number, Stands::Nothing),
-            (Deed::Replace, Stands::File) => {
+            (Operation::Delete, File::Announced) => self.taken_away(number, File::None),
+            (Operation::Replace, File::Announced) => {
                 path.version += 1;
-                self.taken_away(number, Stands::Unannounced);
+                self.taken_away(number, File::Unannounced);
             }
-            (Deed::Rescan { rests }, Stands::File) => self.rescan(number, rests),
+            (Operation::Rescan { rests }, File::Announced) => self.rescan(number, rests),
             _ => {}
         }
     }
 
     fn arrives(&mut self, number: usize, how: EventType) {
         let path = &mut self.paths[number];
-        (path.stands, path.open, path.origin, path.known) = (Stands::File, false, Some(how), None);
+        (path.file, path.open, path.origin, path.known) = (File::Announced, false, Some(how), None);
         let version = path.version;
-        self.tell(number, if how == EventType::MovedTo { Change::MovedTo } else { Change::Created { version } });
+        self.change(number, if how == EventType::MovedTo { Change::MovedTo } else { Change::Created { version } });
     }
 
-    fn taken_away(&mut self, number: usize, stands: Stands) {
+    fn taken_away(&mut self, number: usize, file: File) {
         let path = &mut self.paths[number];
-        (path.stands, path.open, path.known, path.given_up) = (stands, false, None, false);
-        if let Some(out) = &mut path.out {
-            out.taken_away = true;
+        (path.file, path.open, path.known, path.failed) = (file, false, None, false);
+        if let Some(job) = &mut path.in_flight {
+            job.taken_away = true;
         }
-        if stands == Stands::Nothing {
+        if file == File::None {
             (path.owed, path.origin, path.rests_from) = (false, None, None);
         }
-        self.pending.gone(HERE, &self.names[number], Taken::Deleted, stands == Stands::Unannounced);
+        self.pending.gone(HERE, &self.names[number], Taken::Deleted, file == File::Unannounced);
     }
 
     fn rescan(&mut self, number: usize, rests: bool) {
@@ -188,25 +189,25 @@ impl Model {
             return;
         }
         let inside = self.pending.look_again(HERE, &self.names[number], false, seen_at);
-        assert_eq!(inside, path.owed || path.out.is_some(), "path {number} is waited for, or it is not");
+        assert_eq!(inside, path.owed || path.in_flight.is_some(), "path {number}: whether it is in the set");
         if !inside {
             let changed = Change::Changed { version: self.paths[number].version };
-            self.tell_as(number, if rests { Change::Complete } else { changed }, Pending::found);
+            self.change_as(number, if rests { Change::Complete } else { changed }, Pending::found);
         } else if !path.owed {
             (path.owed, path.seen_at, path.rests_from) = (true, seen_at, None);
         }
     }
 
-    fn tell(&mut self, number: usize, change: Change) {
-        self.tell_as(number, change, Pending::event);
+    fn change(&mut self, number: usize, change: Change) {
+        self.change_as(number, change, Pending::event);
     }
 
-    fn tell_as(&mut self, number: usize, change: Change, take: Take) {
+    fn change_as(&mut self, number: usize, change: Change, add: Add) {
         self.events += 1;
         let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
         let published = self.paths[number].known.is_some();
-        self.paths[number].given_up = false;
-        if take(&mut self.pending, HERE, &self.names[number], change, published, seen_at, self.now) == Err(Full) {
+        self.paths[number].failed = false;
+        if add(&mut self.pending, HERE, &self.names[number], change, published, seen_at, self.now) == Err(Full) {
             return self.drop_waiting();
         }
         let path = &mut self.paths[number];
@@ -218,12 +219,12 @@ impl Model {
         (path.owed, path.seen_at) = (true, seen_at);
     }
 
-    /// There was no room: what waits is forgotten, to be found again by a look-over.
+    /// There was no room, so the waiting paths are dropped until a rescan finds them again.
     fn drop_waiting(&mut self) {
         self.dropped = true;
         self.pending.drop_waiting();
         for path in &mut self.paths {
-            if path.out.is_none() {
+            if path.in_flight.is_none() {
                 (path.owed, path.rests_from, path.origin) = (false, None, None);
             }
         }
@@ -236,19 +237,20 @@ impl Model {
                 Some(Due::Settled { name, version, .. }) => {
                     let path = &mut self.paths[usize::from(name[0] - b'a')];
                     let early = path.rests_from.is_some_and(|from| self.now < from + SETTLE);
-                    assert!(!early, "it counts as settled too early: {path:?}");
-                    let stands = (path.stands != Stands::Nothing).then_some(path.version);
-                    path.rests_from = (stands != Some(version)).then_some(self.now);
-                    self.pending.settled(HERE, &name, version, stands, self.now);
+                    assert!(!early, "it settled too early: {path:?}");
+                    let version_now = (path.file != File::None).then_some(path.version);
+                    path.rests_from = (version_now != Some(version)).then_some(self.now);
+                    self.pending.settled(HERE, &name, version, version_now, self.now);
                 }
                 Some(Due::Ready { name, event, seen_at, .. }) => {
                     let number = usize::from(name[0] - b'a');
                     self.check(number, event, seen_at);
                     let path = &mut self.paths[number];
                     let (version, origin, unannounced) =
-                        (path.version, path.origin.take(), path.stands == Stands::Unannounced);
-                    path.out = Some(Out { version, origin, untold: path.untold || unannounced, taken_away: false });
-                    (path.owed, path.rests_from, path.untold) = (false, None, unannounced);
+                        (path.version, path.origin.take(), path.file == File::Unannounced);
+                    path.in_flight =
+                        Some(InFlight { version, origin, undecided: path.undecided || unannounced, taken_away: false });
+                    (path.owed, path.rests_from, path.undecided) = (false, None, unannounced);
                 }
             }
         }
@@ -256,55 +258,55 @@ impl Model {
 
     fn check(&self, number: usize, event: EventType, seen_at: Stamp) {
         let path = &self.paths[number];
-        assert!(path.out.is_none(), "path {number} is handed out twice");
-        assert!(path.owed, "path {number} is handed out for nothing");
+        assert!(path.in_flight.is_none(), "path {number} is dispatched twice");
+        assert!(path.owed, "path {number} is dispatched without a change");
         assert_eq!(seen_at, path.seen_at, "path {number}: when its last event was read");
-        assert_eq!(path.rests_from, None, "path {number} is handed out before it has settled");
+        assert_eq!(path.rests_from, None, "path {number} is dispatched before it has settled");
         let expected = match (path.origin, path.known) {
             (Some(origin), _) => origin,
             (None, Some(_)) => EventType::CloseWrite,
             (None, None) => EventType::Create,
         };
-        if !path.untold && path.stands != Stands::Unannounced {
+        if !path.undecided && path.file != File::Unannounced {
             assert_eq!(event, expected, "path {number}: how its version came there");
         }
     }
 
     fn answer(&mut self, number: usize, answer: Answer) {
         let path = &mut self.paths[number];
-        let Some(out) = path.out.take() else { return };
+        let Some(job) = path.in_flight.take() else { return };
         let name = &self.names[number];
         match answer {
             Answer::Confirmed => {
                 let taken_away = self.pending.done(HERE, name, self.now).is_some();
-                assert_eq!(taken_away, out.taken_away, "path {number}");
-                // As the watch does: a message of what was there before says nothing of what is there now.
+                assert_eq!(taken_away, job.taken_away, "path {number}");
+                // The watch does the same: the message of a file that has lost its name says nothing about the next file.
                 if !taken_away {
-                    path.known = Some(out.version);
+                    path.known = Some(job.version);
                 }
             }
             Answer::Busy | Answer::Failed => {
                 let again = path.owed;
                 if matches!(answer, Answer::Busy) {
                     self.pending.busy(HERE, name, self.now);
-                    path.owed |= !out.taken_away;
+                    path.owed |= !job.taken_away;
                 } else {
                     self.pending.failed(HERE, name, self.now);
-                    path.given_up = !again;
+                    path.failed = !again;
                 }
-                if path.owed && !out.taken_away {
-                    path.origin = path.origin.or(out.origin);
-                    path.untold |= out.untold;
+                if path.owed && !job.taken_away {
+                    path.origin = path.origin.or(job.origin);
+                    path.undecided |= job.undecided;
                 }
             }
         }
     }
 
-    /// What is open is closed, what has an event to come gets it, the readers answer, and time goes by.
+    /// Writers close, outstanding events are read, jobs complete, and time passes.
     fn come_to_rest(&mut self) {
         for number in 0..PATHS {
-            if self.paths[number].open || self.paths[number].stands == Stands::Unannounced {
-                self.act(number, Deed::Close);
+            if self.paths[number].open || self.paths[number].file == File::Unannounced {
+                self.act(number, Operation::Close);
             }
         }
         for _ in 0..4 * PATHS {
@@ -312,11 +314,11 @@ impl Model {
             for number in 0..PATHS {
                 self.answer(number, Answer::Confirmed);
             }
-            if std::mem::take(&mut self.dropped) {
+            if mem::take(&mut self.dropped) {
                 for number in 0..PATHS {
-                    // As the watch does: it looks further when there is room.
+                    // The watch does the same: a rescan goes on when there is room.
                     match self.pending.len() < self.bound {
-                        true => self.act(number, Deed::Rescan { rests: false }),
+                        true => self.act(number, Operation::Rescan { rests: false }),
                         false => self.dropped = true,
                     }
                 }
@@ -327,19 +329,19 @@ impl Model {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let deed = prop_oneof![
-        3 => Just(Deed::Create),
-        2 => Just(Deed::Write),
-        4 => Just(Deed::Close),
-        2 => Just(Deed::MoveTo),
-        2 => Just(Deed::Delete),
-        1 => Just(Deed::Replace),
-        1 => any::<bool>().prop_map(|rests| Deed::Rescan { rests }),
+    let operation = prop_oneof![
+        3 => Just(Operation::Create),
+        2 => Just(Operation::Write),
+        4 => Just(Operation::Close),
+        2 => Just(Operation::MoveTo),
+        2 => Just(Operation::Delete),
+        1 => Just(Operation::Replace),
+        1 => any::<bool>().prop_map(|rests| Operation::Rescan { rests }),
     ];
     let answer = prop_oneof![3 => Just(Answer::Confirmed), 1 => Just(Answer::Busy), 1 => Just(Answer::Failed)];
     let step = prop_oneof![
-        5 => (0..PATHS, deed).prop_map(|(path, deed)| Step::Deed(path, deed)),
-        3 => (1..=PATHS).prop_map(Step::HandOut),
+        5 => (0..PATHS, operation).prop_map(|(path, operation)| Step::Operate(path, operation)),
+        3 => (1..=PATHS).prop_map(Step::Dispatch),
         2 => (0..PATHS, answer).prop_map(|(path, answer)| Step::Answer(path, answer)),
         1 => prop_oneof![0..30u64, 900..1500u64].prop_map(Step::Wait),
     ];
@@ -348,23 +350,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
-    /// Any history of a few paths, with room for all of them or not: each hand-out is what the model says, and in the
-    /// end the last message of every path is about what stands there.
+    /// Any history of a few paths, with room for all of them or not: each dispatch is what the model says, and in the end
+    /// the last message of every path is about its last version.
     #[test]
-    fn every_history_ends_with_a_message_for_what_is_there(steps in steps(), bound in 1..=PATHS) {
+    fn every_history_ends_with_a_message_for_the_last_version(steps in steps(), bound in 1..=PATHS) {
         let mut model = Model::new(bound);
         for step in steps {
             match step {
-                Step::Deed(path, deed) => model.act(path, deed),
-                Step::HandOut(most) => model.dispatch(most),
+                Step::Operate(path, operation) => model.act(path, operation),
+                Step::Dispatch(most) => model.dispatch(most),
                 Step::Answer(path, answer) => model.answer(path, answer),
                 Step::Wait(millis) => model.now += Duration::from_millis(millis),
             }
+            model.pending.assert_consistent();
         }
         model.come_to_rest();
         for (number, path) in model.paths.iter().enumerate() {
-            prop_assert!(!path.owed && path.out.is_none(), "path {number} is still owed a message: {path:?}");
-            if path.stands == Stands::File && !path.given_up {
+            prop_assert!(!path.owed && path.in_flight.is_none(), "path {number} is still owed a message: {path:?}");
+            if path.file == File::Announced && !path.failed {
                 prop_assert_eq!(path.known, Some(path.version), "path {}: its last message: {:?}", number, path);
             }
         }
