@@ -160,7 +160,7 @@ impl Scene {
 
     fn read_events(&mut self) {
         let Self { watch, state, now, seen_at, .. } = self;
-        while watch.read(|watch_id, event| assert!(state.take(watch_id, event, *seen_at, *now).is_none())).unwrap() {}
+        while watch.read(|watch_id, event| assert!(state.take(watch_id, event, *seen_at, *now).is_ok())).unwrap() {}
     }
 
     /// What the kernel has queued is lost.
@@ -168,7 +168,7 @@ impl Scene {
         let mut last = None;
         while self.watch.read(|watch_id, _| last = Some(watch_id)).unwrap() {}
         if let Some(watch_id) = last {
-            assert!(self.state.take(watch_id, Event::Overflow, self.seen_at, self.now).is_none());
+            assert!(self.state.take(watch_id, Event::Overflow, self.seen_at, self.now).is_ok());
         }
     }
 
@@ -179,7 +179,7 @@ impl Scene {
 
     fn catch_up(&mut self) {
         self.read_events();
-        while self.state.looks_now(self.now) {
+        while self.state.may_rescan(self.now) {
             self.rescan();
         }
         self.state.search_names(self.now);
@@ -233,7 +233,7 @@ impl Scene {
         if let Outcome::Confirmed { digests, .. } = &outcome {
             self.told.insert(path_of(&job), *digests);
         }
-        self.state.settle(Report { job, outcome }, self.now, self.seen_at);
+        self.state.complete(Report { job, outcome }, self.now, self.seen_at);
     }
 
     /// All goes on to its end, with nothing changed any more.
@@ -251,7 +251,7 @@ impl Scene {
 
     /// What the ledger was told so far stands in it.
     fn write_ledger(&self) {
-        let ledger = self.state.ledger.as_ref().unwrap();
+        let ledger = self.state.confirmed.ledger().unwrap();
         ledger.invalidate(b"/nothing");
         wait_until_gone(ledger, b"/", b"nothing");
     }
