@@ -18,7 +18,7 @@
 //! row is deleted on disk *before* another version is published:
 //!
 //! - [`can_reappear`] says which paths these are: links, and rows of an earlier run that are not compared yet, because they
-//!   may describe the file of a directory that stood there at the time. A regular file that this process has seen in its
+//!   may describe a file of the directory that was there at the time. A regular file that this process has seen in its
 //!   directory is none of them: to rename or to write it changes its ctime, and ctime is part of the version.
 //! - A job of such a path carries `invalidate_first`. The reader that finds another version than the confirmed one publishes
 //!   nothing and reports a stale row. [`Confirmed::invalidate`] then has the row deleted, and puts [`Known::PUBLISHED`] in
@@ -29,9 +29,11 @@
 //!   version by now. Its row is deleted instead ([`Confirmed::confirm`]).
 //! - Every other row that is out of date ([`Confirmed::forget`]) may stay for a while, because its version cannot reappear.
 //!
-//! A row is compared by its content where ctime alone differs (a chmod). A row that lags may not be: in the first history
-//! with files instead of directories, ctime alone tells A from what the row says. So the ledger is marked complete at an
-//! orderly end and not otherwise, and [`Known::is_exact`] says of which rows that is known ([`Confirmed::end`]).
+//! Where a file differs from its row by ctime alone (after a chmod), the content decides whether it is published. For a row
+//! that lags it must not: in the first history with files instead of directories, A comes back with another ctime and the
+//! same content, and B was published last. So the ledger is marked complete at an orderly end only, and without that mark
+//! the next start takes the version of each row as a whole. Paths whose rows may lag even so are named with the mark
+//! ([`Known::is_exact`], [`Confirmed::end`]).
 
 use std::sync::Arc;
 
@@ -71,7 +73,7 @@ impl Read {
 pub(super) enum Comparison {
     /// The version was confirmed.
     Confirmed,
-    /// The version does not tell: the reader compares the content.
+    /// The version does not decide: the reader compares the content.
     InQuestion,
     /// The version may have been confirmed, and is published again all the same (`--catch-up all`).
     Repeated,
@@ -197,14 +199,14 @@ impl Confirmed {
         self.ledger.is_some() && can_reappear(node, name)
     }
 
-    /// Whether a path's job has to wait because a row that has to go first may still be there, or because so many are
-    /// deleted already that the readers are to find no more of them.
+    /// Whether a path's job has to wait: a row that has to go first may still be on disk, or so many rows have to go that the
+    /// readers are to find no further ones.
     pub(super) fn holds_back(&self, node: &Node, name: &Name) -> bool {
         let Some(ledger) = &self.ledger else { return false };
         ledger.still_holds(node.directory.prefix(), name) || can_reappear(node, name) && ledger.is_pressed()
     }
 
-    /// Whether so many rows have to go first that rescans are to find no more of them.
+    /// Whether so many rows have to go first that rescans are to find no further ones.
     pub(super) fn is_pressed(&self) -> bool {
         self.ledger.as_ref().is_some_and(Ledger::is_pressed)
     }
@@ -217,6 +219,7 @@ impl Confirmed {
 
     /// Remembers what was confirmed for a job's path.
     pub(super) fn confirm(&self, node: &mut Node, job: &Job, read: Read, pending: &Pending) {
+        debug_assert_eq!(node.directory.prefix(), job.directory.prefix(), "a directory id keeps its path");
         let Job { name, invalidate_first, .. } = job;
         node.known.insert(Arc::clone(name), read.known());
         let Some(ledger) = &self.ledger else { return };
@@ -230,8 +233,8 @@ impl Confirmed {
         }
     }
 
-    /// Forgets a name that is gone, or another file's from now on. Call it before the name leaves the directory's names, or
-    /// is added to them, because [`can_reappear`] asks whether it was a regular file's.
+    /// Forgets a name that is gone, or another file's from now on. Call it before the directory's names change, because
+    /// [`can_reappear`] asks them whether a regular file had the name.
     pub(super) fn forget(&self, node: &mut Node, name: &Name) {
         if node.known.remove(name).is_none() {
             return;
@@ -241,7 +244,7 @@ impl Confirmed {
         if can_reappear(node, name) { ledger.invalidate(&path) } else { ledger.forget(path) }
     }
 
-    /// Forgets a name at which another version stands than was confirmed. It is the confirmed one where a rescan has
+    /// Forgets a name that has come to another file, unless the file's version is the confirmed one: a rescan can have
     /// published it before its event was read.
     pub(super) fn forget_other(&self, node: &mut Node, name: &Name, version: &Version) {
         if node.known.get(name).is_some_and(|known| !known.may_be(version)) {
@@ -288,8 +291,8 @@ fn can_reappear(node: &Node, name: &Name) -> bool {
 }
 
 /// Whether a file of this version is the one that is known for a name, although an event says that the name was taken away:
-/// the event came late, and is about the file that stood there before. Where that was deleted, metadata may differ as well,
-/// because the content decides then. Where it was renamed, the file itself may have come back, which is worth a message.
+/// the event came late, and is about an earlier file. Where that was deleted, ctime may differ, because the content
+/// decides then. Where it was renamed, the file itself may have come back, which is worth a message.
 pub(super) fn is_still(known: Known, how: Taken, version: &Version) -> bool {
     match how {
         Taken::Deleted => known.may_be(version),

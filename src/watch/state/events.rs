@@ -47,13 +47,7 @@ impl State {
                 self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
             }
             Event::DirectoryMovedTo(name) => self.resolve(id, &name.into(), Origin::MovedTo, Depth::New, now),
-            Event::Attributes(name) | Event::DirectoryAttributes(name) => {
-                let name = Name::from(name);
-                self.retries.hurry(id, &name, now);
-                if let Some(below) = self.tree.child(id, &name) {
-                    self.hurry_below(below, now);
-                }
-            }
+            Event::Attributes(name) | Event::DirectoryAttributes(name) => self.hurry(id, &name.into(), now),
             Event::OwnAttributes => self.hurry_below(id, now),
             Event::Renamed => return self.left_its_path(id, "it was renamed", now),
             Event::Gone(cause) => return self.left_its_path(id, cause, now),

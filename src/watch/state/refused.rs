@@ -68,6 +68,14 @@ impl State {
         Some((String::from_utf8_lossy(&path).into_owned(), cause))
     }
 
+    /// The rights of a name have changed: it is tried at once if it was refused, and so is what was refused below it.
+    pub(super) fn hurry(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+        self.retries.hurry(id, name, now);
+        if let Some(below) = self.tree.child(id, name) {
+            self.hurry_below(below, now);
+        }
+    }
+
     /// The rights of a directory have changed: what was refused in it or below is tried at once.
     pub(super) fn hurry_below(&mut self, top: DirectoryId, now: Instant) {
         let within = |mut id: DirectoryId| loop {

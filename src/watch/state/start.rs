@@ -1,4 +1,4 @@
-//! The start and the end: the tree is listed, the ledger is loaded, and what is there is left to be compared.
+//! The start: the tree is listed, and the ledger is loaded. Also the end, where the ledger is closed.
 
 use std::mem;
 use std::sync::Arc;
