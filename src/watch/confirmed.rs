@@ -81,6 +81,15 @@ pub(super) enum Comparison {
     Other,
 }
 
+/// What was confirmed for a path before a start took the file that is there for confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// This version, or one with the same content as far as that can be told.
+    Same,
+    Other,
+    Nothing,
+}
+
 /// The rows that are not in the tree. See the module for the rule.
 #[derive(Default)]
 pub(super) struct Confirmed {
@@ -108,12 +117,23 @@ impl Confirmed {
         tree.iter_mut().for_each(|node| node.known.clear());
     }
 
-    /// Takes a file that was there before this process for confirmed, or nothing where there is none, whatever was loaded.
-    pub(super) fn take_as_confirmed(node: &mut Node, name: Name, seen: Option<(Version, bool)>) {
-        match seen {
-            Some((version, racy)) => drop(node.known.insert(name, Known::seen(&version, racy))),
-            None => drop(node.known.remove(&name)),
+    /// Takes a file that was there before this process for confirmed. `seen`: its version, and whether that is racy; `None`
+    /// for a link that leads nowhere.
+    pub(super) fn take_as_confirmed(
+        node: &mut Node,
+        name: &Name,
+        regular: bool,
+        seen: Option<(Version, bool)>,
+    ) -> Before {
+        let before = node.known.get(name).copied();
+        // A link's target is not read at the start, so its content decides nothing.
+        let is = |known: Known, version: &Version| known.is_of(version) || regular && known.may_be(version);
+        match (before, seen) {
+            (Some(known), Some((version, _))) if is(known, &version) => return Before::Same,
+            (_, Some((version, racy))) => drop(node.known.insert(Arc::clone(name), Known::seen(&version, racy))),
+            (_, None) => drop(node.known.remove(name)),
         }
+        if before.is_some() { Before::Other } else { Before::Nothing }
     }
 
     /// Starts to write the ledger. `whole`: it was read to its end, and what is there could be entered. Otherwise no row of

@@ -72,7 +72,7 @@ impl State {
         self.rescan.to_list.push_back((id, depth == Depth::All));
     }
 
-    /// Forgets what was kept for directories that left their paths: each before those below it.
+    /// Forgets what was kept for directories that left their paths. Each comes before those below it.
     fn remove_directories(&mut self, removed: &[Removed]) {
         for Removed { id, .. } in removed {
             self.pending.all_gone(*id);

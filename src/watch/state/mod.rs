@@ -120,6 +120,11 @@ impl State {
         rescans.into_iter().chain([pending, self.hard_links.next_time(now)]).flatten().min()
     }
 
+    /// Ends the ledger. `orderly`: nothing is in flight any more.
+    pub(super) fn end(&mut self, orderly: bool) {
+        self.confirmed.end(&self.tree, orderly);
+    }
+
     /// What is at a name; `None` when it is neither a file nor a link, or gone.
     fn look(&self, id: DirectoryId, name: &Name) -> Result<Option<FileStat>, Errno> {
         let Some(node) = self.tree.get(id) else { return Ok(None) };

@@ -64,7 +64,7 @@ impl Scene {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let (watch, state) = begin(&top, 0);
+        let (watch, state) = begin(&top, 0, CatchUp::Changed);
         let (in_flight, published) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Stamp::now());
         let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, written: 0 };
@@ -140,9 +140,14 @@ impl Scene {
 
     /// The process ends in order, and the next begins.
     fn restart(&mut self) {
+        self.restart_with(CatchUp::Changed, |_| {});
+    }
+
+    fn restart_with(&mut self, catch_up: CatchUp, meanwhile: impl FnOnce(&mut Self)) {
         self.complete_all();
         self.state.end(true);
-        (self.watch, self.state) = begin(&self.top, self.kills);
+        meanwhile(self);
+        (self.watch, self.state) = begin(&self.top, self.kills, catch_up);
     }
 
     /// The process is killed, and the next begins with the ledger as it was on disk. What had been read has been published.
@@ -155,7 +160,7 @@ impl Scene {
             }
         }
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills);
+        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed);
     }
 
     fn read_events(&mut self) {
@@ -270,21 +275,16 @@ impl Scene {
 }
 
 /// A process begins: its watch is set up, and the ledger is loaded.
-fn begin(top: &TempDir, kills: usize) -> (Watch, State) {
+fn begin(top: &TempDir, kills: usize, catch_up: CatchUp) -> (Watch, State) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-    let settings = WatchSettings {
-        recursive: true,
-        settle: Duration::ZERO,
-        quiet: Duration::ZERO,
-        catch_up: CatchUp::Changed,
-        rescan: None,
-    };
+    let settings =
+        WatchSettings { recursive: true, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
     state.list_all(Instant::now()).unwrap();
-    state.begin(Some(open(&state_directory(top, kills))), CatchUp::Changed).unwrap();
+    state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
     (watch, state)
 }
 
@@ -523,6 +523,27 @@ fn a_content_of_the_same_size_and_mtime_is_published() {
     }
 }
 
+#[test]
+fn a_start_without_catch_up_publishes_nothing_and_deletes_or_replaces_the_rows_of_earlier_versions() {
+    let mut scene = Scene::with(&["one"]);
+    for catch_up in [CatchUp::Baseline, CatchUp::None] {
+        scene.published.clear();
+        scene.restart_with(catch_up, |scene| {
+            scene.write("one/file");
+            scene.write("one/new");
+        });
+        scene.rest();
+        assert_eq!(scene.published, BTreeMap::new());
+        scene.restart();
+        scene.rest();
+        if catch_up == CatchUp::Baseline {
+            assert_eq!(scene.published, BTreeMap::new());
+        } else {
+            ["one/file", "one/new"].iter().for_each(|path| scene.assert_published_last(path));
+        }
+    }
+}
+
 /// A step. It does nothing where a path is not there, or is something else.
 #[derive(Debug, Clone)]
 enum Step {
@@ -667,12 +688,7 @@ impl Scene {
             Step::Chmod(path, false) => self.chmod(path),
             Step::Chmod(path, true) => self.kill(|scene| scene.chmod(path)),
             Step::Disguise(path, false) => self.disguise(path),
-            Step::Disguise(path, true) => {
-                self.complete_all();
-                self.state.end(true);
-                self.disguise(path);
-                (self.watch, self.state) = begin(&self.top, self.kills);
-            }
+            Step::Disguise(path, true) => self.restart_with(CatchUp::Changed, |scene| scene.disguise(path)),
             Step::Aside(path) => self.aside(path),
             Step::AsideTouched(path) => {
                 self.rest();

@@ -1,4 +1,4 @@
-//! The start: the tree is listed, and the ledger is loaded. Also the end, where the ledger is closed.
+//! The start: the tree is listed, the ledger is loaded, and the listed files are left to be compared.
 
 use std::mem;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::files::version::{Stamp, Version};
 use crate::filter::Filter;
 use crate::job::Known;
 use crate::ledger::store::{Fate, Seen, Store};
-use crate::watch::confirmed::Confirmed;
+use crate::watch::confirmed::{Before, Confirmed};
 use crate::watch::rescan::Compare;
 use crate::watch::tree::{Node, nothing_to_enter};
 
@@ -69,8 +69,9 @@ struct Loader<'a> {
     loaded: usize,
 }
 
-impl Loader<'_> {
-    fn take(&mut self, path: &[u8], known: Known) -> Fate {
+impl<'a> Loader<'a> {
+    /// Loads one row. `path` is absolute.
+    fn load(&mut self, path: &[u8], known: Known) -> Fate {
         let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
         match self.listed.get(directory) {
             Some(Listed { id, names }) => {
@@ -97,10 +98,8 @@ impl Loader<'_> {
         let directory = root.deeper(&directory[root.prefix().len()..]);
         self.state.filter.admits(&directory.below(name))
     }
-}
 
-impl<'a> Loader<'a> {
-    /// Each directory is looked at once.
+    /// Each directory is opened once, however many rows there are below it.
     fn unlisted(&mut self, directory: &[u8]) -> Unlisted<'a> {
         if let Some(found) = self.unlisted.get(directory) {
             return *found;
@@ -139,17 +138,15 @@ impl Entries<'_> {
     }
 }
 
-/// A file that was there before this process.
+/// A file or a link that was there before this process.
 struct Present {
-    link: bool,
+    regular: bool,
     /// The version, and whether it is racy; `None` for a link that leads nowhere.
     seen: Option<(Version, bool)>,
-    /// It is what the ledger holds.
-    confirmed: bool,
 }
 
 impl State {
-    /// Watches and lists the whole tree; its files are left to be compared.
+    /// Watches and lists the whole tree.
     ///
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
@@ -183,11 +180,6 @@ impl State {
         store.map_or(Ok(()), |store| self.confirmed.start(store, whole, Arc::clone(&self.progress)))
     }
 
-    /// Ends the ledger. `orderly`: nothing is in flight any more.
-    pub(in crate::watch) fn end(&mut self, orderly: bool) {
-        self.confirmed.end(&self.tree, orderly);
-    }
-
     /// Loads what the ledger holds of the listed files. `false`: it could not be read, and nothing of it counts.
     fn load(&mut self, store: &mut Store) -> Result<bool, Error> {
         let mut listed = Map::default();
@@ -200,7 +192,7 @@ impl State {
         }
         let roots = self.tree.roots().to_vec();
         let mut loader = Loader { state: self, roots: &roots, listed, unlisted: Map::default(), loaded: 0 };
-        let whole = store.recall(|path, known| loader.take(path, known))?;
+        let whole = store.recall(|path, known| loader.load(path, known))?;
         let mut loaded = loader.loaded;
         if !whole {
             loaded = 0;
@@ -224,19 +216,16 @@ impl State {
                 if !self.filter.admits(&node.directory.below(&name)) {
                     continue;
                 }
-                let Some(Present { link, seen, confirmed }) = present(node, &name) else { continue };
+                // A file that cannot be looked at is new once it can be, because nothing else is known of it.
+                let Some(Present { regular, seen }) = present(node, &name) else { continue };
                 files += 1;
-                if link {
-                    links.push(Name::clone(&name));
+                let before = Confirmed::take_as_confirmed(node, &name, regular, seen);
+                if before == Before::Other || before == Before::Nothing && catch_up == CatchUp::Baseline {
+                    let entered = seen.filter(|_| catch_up == CatchUp::Baseline);
+                    entries.push((node.directory.absolute(&name), entered));
                 }
-                if confirmed {
-                    continue;
-                }
-                let path = node.directory.absolute(&name);
-                let loaded = node.known.contains_key(&name);
-                Confirmed::take_as_confirmed(node, name, seen);
-                if catch_up == CatchUp::Baseline || loaded {
-                    entries.push((path, seen.filter(|_| catch_up == CatchUp::Baseline)));
+                if !regular {
+                    links.push(name);
                 }
             }
             links.iter().for_each(|name| self.record_link(id, name));
@@ -248,18 +237,13 @@ impl State {
     }
 }
 
-/// What is at a name at the start. A file that cannot be looked at is new once it can be: nothing else is known of it.
+/// What is at a name at the start, if that can be looked at.
 fn present(node: &Node, name: &Name) -> Option<Present> {
     let (root, below) = (node.directory.root(), node.directory.below(name));
     let examined = Stamp::now();
     let Ok(Some(FileStat { version, regular, .. })) = look(root, &below) else { return None };
     let version = if regular { Some(version) } else { target_of(root, &below) };
-    // A link's target is not read here, so its content decides nothing.
-    let is = |known: Known, version: &Version| known.is_of(version) || regular && known.may_be(version);
-    let known = node.known.get(name).copied();
-    let confirmed = known.zip(version).is_some_and(|(known, version)| is(known, &version));
-    let seen = version.map(|version| (version, version.is_racy(examined, false)));
-    Some(Present { link: !regular, seen, confirmed })
+    Some(Present { regular, seen: version.map(|version| (version, version.is_racy(examined, false))) })
 }
 
 /// The error of a data directory that cannot be listed at start.
