@@ -50,8 +50,8 @@ use crate::ledger::store::Store;
 use crate::ledger::{ALL, Ledger};
 use crate::progress::Progress;
 
-/// Rows that may lag and are marked so at the end: links that lead nowhere, and directories that cannot be entered. Where
-/// there are more, the start has not compared them yet, and the ledger as a whole is not complete.
+/// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
+/// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
 const LAGGING_MAX: usize = 4096;
 
 /// The version and the content that a reader found at a path.
@@ -71,13 +71,11 @@ impl Read {
 /// How a file that a rescan finds compares with what was confirmed last for its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comparison {
-    /// The version was confirmed.
     Confirmed,
     /// The version does not decide: the reader compares the content.
     InQuestion,
     /// The version may have been confirmed, and is published again all the same (`--catch-up all`).
     Repeated,
-    /// The version was not confirmed.
     Other,
 }
 

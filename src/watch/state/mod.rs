@@ -1,7 +1,7 @@
 //! The state of the watch: events and reports go in, batches of jobs come out.
 //!
-//! No thread and no channel is used here, and the time is an argument; but names are looked at (lstat), directories are
-//! listed and opened, and their watches are added.
+//! It uses no thread and no channel, and takes the time as an argument. It does look at names (lstat), open and list
+//! directories, and add watches.
 
 mod directories;
 mod events;
@@ -59,7 +59,6 @@ enum Depth {
     All,
 }
 
-/// See the module.
 pub(super) struct State {
     tree: Tree,
     pending: Pending,

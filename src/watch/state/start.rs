@@ -110,7 +110,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Files that were there before this process, on their way into the ledger before anything is published.
+/// Rows of files that were there before this process: they are written before anything is published.
 struct Entries<'a> {
     /// `None` without a ledger, or when it could not be written.
     store: Option<&'a mut Store>,
