@@ -1,9 +1,10 @@
-//! The watch: kernel events into the pending set, batches out of it, confirms back into what is known.
+//! The watch: kernel events into the pending set, batches of jobs out of it, confirms back into what is known.
 //!
-//! One thread owns all of this and never waits for a file or for the broker: it reads what the kernel has
-//! queued, then what the pipeline reports, then hands out as large a batch as there is room for. A batch is
-//! whatever came in while the last one was being handled: one file when idle, more under load.
+//! One thread owns all of this and never waits for a file or for the broker. It reads the kernel's queued events, then the
+//! pipeline's reports, then dispatches as large a batch as there is room for. A batch is whatever came in while the last one
+//! was being handled: one file when idle, more under load.
 
+mod confirmed;
 pub mod hard_links;
 pub mod inotify;
 pub mod links;
@@ -44,16 +45,17 @@ const ENDS_IN_A_ROW: usize = 4096;
 /// mount without any event.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
 
-/// The source of work of `watch`.
+/// The source of jobs for `watch`.
 pub struct Watcher {
     watch: Watch,
     state: State,
     dispatcher: Dispatcher,
     rescan: Option<Duration>,
+    progress: Arc<Progress>,
 }
 
 impl Watcher {
-    /// The watch was set up first, and the directories are looked over now: what lands in between is seen by both.
+    /// The watch was set up first, and the directories are listed now: what lands in between is seen by both.
     ///
     /// # Errors
     /// [`Error::Watch`], or [`Error::DataDirectory`] when it cannot be listed.
@@ -67,22 +69,20 @@ impl Watcher {
         progress: Arc<Progress>,
     ) -> Result<Self, Error> {
         let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
-        let mut state = State::new(tree, filter, &settings, progress);
+        let mut state = State::new(tree, filter, &settings, Arc::clone(&progress));
         state.list_all(Instant::now())?;
-        state.progress.metrics.rescans.start.inc();
         state.begin(store, settings.catch_up)?;
-        Ok(Self { watch, state, dispatcher, rescan: settings.rescan })
+        Ok(Self { watch, state, dispatcher, rescan: settings.rescan, progress })
     }
 
-    /// Follows the directory until it is told to stop, then finishes what is in progress.
+    /// Follows the directories until a stop is asked for, then finishes what is in progress.
     ///
     /// # Errors
     /// What ended it otherwise.
     pub fn run(mut self) -> Result<(), Error> {
-        let progress = Arc::clone(&self.state.progress);
-        progress.watch.add(1);
+        self.progress.watch.add(1);
         let followed = self.follow();
-        progress.enter(Phase::Stopping);
+        self.progress.enter(Phase::Stopping);
         notify::stopping();
         let drained = match followed {
             Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.dispatcher.finish()),
@@ -90,14 +90,8 @@ impl Watcher {
         };
         // Whatever has ended it: what was reported counts.
         let rest = self.read_rest();
-        self.state.lines.rest();
-        let Totals { files, bytes, confirmed, failed, gone, refused } = progress.metrics.totals();
-        tracing::info!(
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {}{} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused",
-            if self.state.misses_some() { "at least " } else { "" },
-            self.state.left(),
-        );
-        progress.watch.done(1);
+        self.log_end();
+        self.progress.watch.done(1);
         let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
         self.state.end(orderly && !self.dispatcher.may_have_told());
         followed.and(drained).and(rest)
@@ -107,7 +101,7 @@ impl Watcher {
         let mut root_check = Instant::now() + ROOT_CHECK;
         let mut rescan = self.rescan.map(|every| Instant::now() + every);
         loop {
-            self.state.progress.watch.touch();
+            self.progress.watch.touch();
             let more = self.read_events()?;
             if self.read_notices()? {
                 return Ok(());
@@ -116,34 +110,25 @@ impl Watcher {
             if now >= root_check {
                 self.state.check_roots(now)?;
                 root_check = now + ROOT_CHECK;
-                self.state.tell(now);
+                self.state.report(now);
             }
             if rescan.is_some_and(|at| now >= at) {
-                self.state.progress.metrics.rescans.timer.inc();
-                self.state.rescan.ask_now(now);
+                self.state.rescan_on_timer(now);
                 rescan = self.rescan.map(|every| now + every);
             }
-            self.state.rescan_unwatched(now);
-            self.state.report_pending();
-            self.state.search_names(now);
-            self.state.retry(now);
-            self.state.rescan(now);
+            self.state.advance(now);
             let batch = self.state.batch(self.dispatcher.rooms(), now);
             let dispatched = batch.len();
             self.dispatcher.submit(batch);
-            if !more && !self.state.rescan.running() {
-                self.state.tree.end_orphaned(ENDS_IN_A_ROW);
+            if !more {
+                self.state.end_orphaned(ENDS_IN_A_ROW);
             }
-            if more || dispatched == BATCH_MAX || self.state.looks_now(now) {
+            if more || dispatched == BATCH_MAX || self.state.may_rescan(now) {
                 continue;
             }
-            let mut next = root_check;
-            if self.dispatcher.rooms().iter().any(|room| *room > 0) {
-                next = self.state.pending.next_time().map_or(next, |time| next.min(time));
-            }
-            let times = rescan.into_iter().chain(self.state.rescan.next_time()).chain(self.state.unwatched_at());
-            let times = times.chain(self.state.retries_at()).chain(self.state.hard_links.next_time(now));
-            next = times.fold(next, Instant::min);
+            let has_room = self.dispatcher.rooms().iter().any(|room| *room > 0);
+            let times = rescan.into_iter().chain(self.state.next_time(has_room, now));
+            let next = times.fold(root_check, Instant::min);
             self.dispatcher.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
         }
     }
@@ -152,16 +137,14 @@ impl Watcher {
     fn read_events(&mut self) -> Result<bool, Error> {
         for _ in 0..READS_IN_A_ROW {
             let (now, seen_at) = (Instant::now(), Stamp::now());
-            let mut gone = None;
+            let mut taken = Ok(());
             let state = &mut self.state;
             let any = self.watch.read(|watch_id, event| {
-                if gone.is_none() {
-                    gone = state.take(watch_id, event, seen_at, now);
+                if taken.is_ok() {
+                    taken = state.take(watch_id, event, seen_at, now);
                 }
             })?;
-            if let Some(error) = gone {
-                return Err(error);
-            }
+            taken?;
             if !any {
                 return Ok(false);
             }
@@ -169,13 +152,13 @@ impl Watcher {
         Ok(true)
     }
 
-    /// Whether one of them says stop.
+    /// Whether one of the notices says stop.
     fn read_notices(&mut self) -> Result<bool, Error> {
         let (now, time_of_day) = (Instant::now(), Stamp::now());
         while let Some(notice) = self.dispatcher.next_notice() {
             match notice {
                 Notice::Reports(reports) => {
-                    reports.into_iter().for_each(|report| self.state.settle(report, now, time_of_day));
+                    reports.into_iter().for_each(|report| self.state.complete(report, now, time_of_day));
                 }
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop => return Ok(true),
@@ -184,7 +167,7 @@ impl Watcher {
         Ok(false)
     }
 
-    /// Reads what is in the mailbox, also behind a failure: the first, if there is one.
+    /// Reads all notices that are left, also behind a failure. Returns the first failure.
     fn read_rest(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
         loop {
@@ -196,7 +179,8 @@ impl Watcher {
         }
     }
 
-    /// Waits for the confirms of what is in progress, but for what only waits until a queue is bound; takes no more events.
+    /// Waits for the confirms of what is in progress, except for messages that only wait until a queue is bound. No more
+    /// events are read.
     fn drain(&mut self) -> Result<(), Error> {
         let began = Instant::now();
         let (deadline, mut reading) = (began + STOP_TIMEOUT, Some(began + READ_TIMEOUT));
@@ -222,5 +206,14 @@ impl Watcher {
             self.read_notices()?;
         }
         Ok(())
+    }
+
+    fn log_end(&mut self) {
+        self.state.report_held_back();
+        let Totals { files, bytes, confirmed, failed, gone, refused } = self.progress.metrics.totals();
+        let left = self.state.left_unpublished();
+        tracing::info!(
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! The books against real directories, a real watch and a real ledger: a tree that changes in any order with the reading
-//! of events, look-overs, hand-outs, the readers' answers, restarts and kills. In the end each file's own content has to be
-//! the last that was told for its path, and no path may ever be with the readers twice.
+//! The state against real directories, a real watch and a real ledger: changes of a tree come in any order with reads of
+//! events, rescans, batches, reports, restarts and kills. In the end the content that was published last for each path has to
+//! be its file's, and no path may ever have two jobs in flight.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -40,40 +40,40 @@ const TARGETS: [&str; 2] = ["targets/one", "targets/two"];
 /// A watch on a data directory, and a directory beside it.
 struct Scene {
     top: TempDir,
-    /// So far.
+    /// How many there have been.
     kills: usize,
     watch: Watch,
     state: State,
     now: Instant,
     seen_at: Stamp,
     in_flight: Vec<InFlight>,
-    /// By path: what was told last.
-    told: BTreeMap<PathBuf, Digests>,
+    /// What was published last, by path.
+    published: BTreeMap<PathBuf, Digests>,
     written: usize,
 }
 
-/// A job with the readers, and what they found once they looked.
+/// A job in flight, and what the reader found once it looked.
 struct InFlight {
     job: Job,
     found: Option<Outcome>,
 }
 
 impl Scene {
-    /// On a data directory with nothing but the [`TARGETS`].
+    /// Its data directory holds the [`TARGETS`] alone.
     fn new() -> Self {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let (watch, state) = begin(&top, 0);
-        let (in_flight, told) = (Vec::new(), BTreeMap::new());
+        let (watch, state) = begin(&top, 0, CatchUp::Changed);
+        let (in_flight, published) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Stamp::now());
-        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, told, written: 0 };
+        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, written: 0 };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
     }
 
-    /// On directories with a file `file` each, which has been told.
+    /// In each of these directories there is a file `file`, which has been published.
     fn with(directories: &[&str]) -> Self {
         let mut scene = Self::new();
         for directory in directories {
@@ -84,7 +84,7 @@ impl Scene {
         scene
     }
 
-    /// On a new link `one/link` that the readers have read, and not told yet.
+    /// There is a new link `one/link`, which has been read, and not reported yet.
     fn with_a_link_that_is_read() -> Self {
         let mut scene = Self::with(&["one"]);
         scene.link(TARGETS[0], "one/link");
@@ -98,18 +98,18 @@ impl Scene {
         self.top.path().join("data").join(below)
     }
 
-    /// A content like no other, in length too: time stamps may be the same.
+    /// Each content is another, and has another length, because time stamps may be the same.
     fn write(&mut self, path: &str) {
         self.written += 1;
         let _ = fs::write(self.path(path), vec![b'x'; self.written]);
     }
 
-    /// Opened for writing and closed.
+    /// Opens a file for writing and closes it.
     fn touch(&self, path: &str) {
         drop(File::options().append(true).open(self.path(path)));
     }
 
-    /// Metadata alone.
+    /// Changes metadata alone.
     fn chmod(&self, path: &str) {
         if let Ok(metadata) = fs::metadata(self.path(path)) {
             let other = if metadata.permissions().readonly() { 0o700 } else { 0o500 };
@@ -117,13 +117,13 @@ impl Scene {
         }
     }
 
-    /// Another content of the same size and mtime: ctime alone shows it, as if it were metadata alone.
+    /// Writes another content of the same size and mtime: ctime alone shows it, as if metadata alone had changed.
     fn disguise(&mut self, path: &str) {
         let path = self.path(path);
         let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_file) else { return };
         self.written += 1;
-        let notice = b'A' + (self.written % 26) as u8;
-        fs::write(&path, vec![notice; metadata.len() as usize]).unwrap();
+        let letter = b'A' + (self.written % 26) as u8;
+        fs::write(&path, vec![letter; metadata.len() as usize]).unwrap();
         File::options().append(true).open(&path).unwrap().set_modified(metadata.modified().unwrap()).unwrap();
     }
 
@@ -131,44 +131,49 @@ impl Scene {
         let _ = renameat_with(CWD, self.path(one), CWD, self.path(other), RenameFlags::EXCHANGE);
     }
 
-    /// Makes a link, or makes one lead elsewhere.
+    /// Makes a link, or points one elsewhere.
     fn link(&self, target: &str, path: &str) {
         let made = self.top.path().join("beside/link");
         symlink(self.path(target), &made).unwrap();
         let _ = fs::rename(&made, self.path(path)).or_else(|_| fs::remove_file(&made));
     }
 
-    /// The process ends as it is told to, and the next begins.
+    /// The process ends in order, and the next begins.
     fn restart(&mut self) {
-        self.settle_all();
-        self.state.end(true);
-        (self.watch, self.state) = begin(&self.top, self.kills);
+        self.restart_with(CatchUp::Changed, |_| {});
     }
 
-    /// The process is killed, and the next begins with what the ledger was. What had been read has been published.
+    fn restart_with(&mut self, catch_up: CatchUp, meanwhile: impl FnOnce(&mut Self)) {
+        self.complete_all();
+        self.state.end(true);
+        meanwhile(self);
+        (self.watch, self.state) = begin(&self.top, self.kills, catch_up);
+    }
+
+    /// The process is killed, and the next begins with the ledger as it was on disk. What had been read has been published.
     fn kill(&mut self, meanwhile: impl FnOnce(&Self)) {
         crash(&state_directory(&self.top, self.kills), &state_directory(&self.top, self.kills + 1));
         self.kills += 1;
         for InFlight { job, found } in self.in_flight.drain(..) {
             if let Some(Outcome::Confirmed { digests, .. }) = found {
-                self.told.insert(path_of(&job), digests);
+                self.published.insert(path_of(&job), digests);
             }
         }
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills);
+        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed);
     }
 
     fn read_events(&mut self) {
         let Self { watch, state, now, seen_at, .. } = self;
-        while watch.read(|watch_id, event| assert!(state.take(watch_id, event, *seen_at, *now).is_none())).unwrap() {}
+        while watch.read(|watch_id, event| assert!(state.take(watch_id, event, *seen_at, *now).is_ok())).unwrap() {}
     }
 
-    /// What the kernel has queued is lost.
+    /// The kernel's queued events are lost.
     fn overflow(&mut self) {
         let mut last = None;
         while self.watch.read(|watch_id, _| last = Some(watch_id)).unwrap() {}
         if let Some(watch_id) = last {
-            assert!(self.state.take(watch_id, Event::Overflow, self.seen_at, self.now).is_none());
+            assert!(self.state.take(watch_id, Event::Overflow, self.seen_at, self.now).is_ok());
         }
     }
 
@@ -179,7 +184,7 @@ impl Scene {
 
     fn catch_up(&mut self) {
         self.read_events();
-        while self.state.looks_now(self.now) {
+        while self.state.may_rescan(self.now) {
             self.rescan();
         }
         self.state.search_names(self.now);
@@ -189,19 +194,19 @@ impl Scene {
         for job in self.state.batch(vec![most], self.now) {
             assert!(
                 self.in_flight.iter().all(|other| path_of(&other.job) != path_of(&job)),
-                "twice with the readers: {job:?}"
+                "two jobs of one path in flight: {job:?}"
             );
             self.in_flight.push(InFlight { job, found: None });
         }
     }
 
-    /// The readers come to a job.
+    /// A reader comes to a job.
     fn read(&mut self, at: usize) {
         self.read_across(at, |_| {});
     }
 
-    /// The same, with something that is done for the moment between the look at its directory and the last look at its
-    /// name, and is undone when it is done again.
+    /// A reader comes to a job. `something` is done between its look at the directory and its last look at the name, and is
+    /// undone because it is done again.
     fn read_across(&mut self, at: usize, something: impl Fn(&Self)) {
         let InFlight { job, found: None } = &self.in_flight[at] else { return };
         let read = || {
@@ -225,18 +230,18 @@ impl Scene {
         self.in_flight[at].found = Some(found);
     }
 
-    /// Its end is reported.
-    fn settle(&mut self, at: usize) {
+    /// A job is reported.
+    fn complete(&mut self, at: usize) {
         self.read(at);
         let InFlight { job, found } = self.in_flight.swap_remove(at);
         let outcome = found.unwrap();
         if let Outcome::Confirmed { digests, .. } = &outcome {
-            self.told.insert(path_of(&job), *digests);
+            self.published.insert(path_of(&job), *digests);
         }
-        self.state.settle(Report { job, outcome }, self.now, self.seen_at);
+        self.state.complete(Report { job, outcome }, self.now, self.seen_at);
     }
 
-    /// All goes on to its end, with nothing changed any more.
+    /// Everything that is due is done, while nothing changes any more.
     fn rest(&mut self) {
         loop {
             self.now += Duration::from_secs(60);
@@ -245,50 +250,45 @@ impl Scene {
                 break;
             }
             self.dispatch(100);
-            self.settle_all();
+            self.complete_all();
         }
     }
 
-    /// What the ledger was told so far stands in it.
+    /// Every row so far is on disk.
     fn write_ledger(&self) {
-        let ledger = self.state.ledger.as_ref().unwrap();
+        let ledger = self.state.confirmed.ledger().unwrap();
         ledger.invalidate(b"/nothing");
         wait_until_gone(ledger, b"/", b"nothing");
     }
 
     #[track_caller]
-    fn assert_told_last(&self, below: &str) {
+    fn assert_published_last(&self, below: &str) {
         let path = self.path(below);
-        assert_eq!(self.told[&path], Digests::of(&fs::read(&path).unwrap()));
+        assert_eq!(self.published[&path], Digests::of(&fs::read(&path).unwrap()));
     }
 
-    fn settle_all(&mut self) {
+    fn complete_all(&mut self) {
         while !self.in_flight.is_empty() {
-            self.settle(0);
+            self.complete(0);
         }
     }
 }
 
-/// A process begins: its watch stands, and what the ledger knows is taken over.
-fn begin(top: &TempDir, kills: usize) -> (Watch, State) {
+/// A process begins: its watch is set up, and the ledger is loaded.
+fn begin(top: &TempDir, kills: usize, catch_up: CatchUp) -> (Watch, State) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-    let settings = WatchSettings {
-        recursive: true,
-        settle: Duration::ZERO,
-        quiet: Duration::ZERO,
-        catch_up: CatchUp::Changed,
-        rescan: None,
-    };
+    let settings =
+        WatchSettings { recursive: true, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
     state.list_all(Instant::now()).unwrap();
-    state.begin(Some(open(&state_directory(top, kills))), CatchUp::Changed).unwrap();
+    state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
     (watch, state)
 }
 
-/// The last process's ledger may not have come to its end: a busy disk takes longer than that waits for it.
+/// Waits for the last process's ledger, whose thread may still write: a busy disk can take longer than its drop waits.
 fn open(state: &Path) -> Store {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -299,7 +299,7 @@ fn open(state: &Path) -> Store {
     }
 }
 
-/// Where the ledger is: a directory of its own after each kill.
+/// The ledger is in another directory after each kill.
 fn state_directory(top: &TempDir, kills: usize) -> PathBuf {
     top.path().join(format!("state-{kills}"))
 }
@@ -308,22 +308,22 @@ fn path_of(job: &Job) -> PathBuf {
     OsString::from_vec(job.directory.absolute(&job.name)).into()
 }
 
-/// The reader came while the other of two directories stood there, and by the time of the events that tell so they had
+/// The reader came while the other of two directories was at the path. When the events of that were read, the directories had
 /// been exchanged again.
 #[test]
-fn a_file_read_while_another_directory_stood_there_is_read_once_more() {
+fn a_file_read_while_another_directory_was_at_the_path_is_read_once_more() {
     let mut scene = Scene::with(&["one", "two"]);
     scene.touch("one/file");
     scene.catch_up();
     scene.dispatch(1);
     scene.read_across(0, |scene| scene.exchange("one", "two"));
     scene.catch_up();
-    scene.settle(0);
+    scene.complete(0);
     scene.dispatch(1);
     assert_eq!(scene.in_flight.iter().map(|it| path_of(&it.job)).collect::<Vec<_>>(), [scene.path("one/file")]);
 }
 
-/// The target's path is in flight when another directory comes to stand there, with another file of that name.
+/// The target is in flight when another directory comes to its path, with another file of that name.
 #[test]
 fn a_link_follows_its_target_when_directories_are_exchanged_while_that_is_in_flight() {
     let mut scene = Scene::with(&["one", "two"]);
@@ -337,7 +337,7 @@ fn a_link_follows_its_target_when_directories_are_exchanged_while_that_is_in_fli
     scene.exchange("one", "two");
     scene.catch_up();
     scene.rest();
-    scene.assert_told_last("link");
+    scene.assert_published_last("link");
 }
 
 #[test]
@@ -346,21 +346,21 @@ fn a_link_taken_away_and_made_again_while_in_flight_is_no_news() {
     fs::remove_file(scene.path("one/link")).unwrap();
     scene.link(TARGETS[0], "one/link");
     scene.catch_up();
-    scene.settle(0);
-    scene.write_ledger(); // the link's row goes first, for it may lead elsewhere
+    scene.complete(0);
+    scene.write_ledger(); // the link's row goes first, because the link may lead elsewhere
     scene.now += Duration::from_secs(60);
     scene.dispatch(1);
     scene.read(0);
     assert!(matches!(scene.in_flight[0].found, Some(Outcome::Unchanged { .. })), "{:?}", scene.in_flight[0].found);
-    // And one that leads elsewhere is.
-    scene.settle(0);
+    // A link that leads elsewhere is news.
+    scene.complete(0);
     scene.link(TARGETS[1], "one/link");
     scene.rest();
-    scene.assert_told_last("one/link");
+    scene.assert_published_last("one/link");
 }
 
 #[test]
-fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
+fn a_path_in_a_directory_made_anew_waits_for_its_job_in_flight() {
     let mut scene = Scene::with(&["one"]);
     scene.write("one/file");
     scene.catch_up();
@@ -369,16 +369,16 @@ fn a_path_in_a_directory_made_anew_waits_for_the_readers_who_have_it() {
     fs::create_dir(scene.path("one")).unwrap();
     scene.write("one/file");
     scene.catch_up();
-    scene.dispatch(100); // looks for it itself
+    scene.dispatch(100); // lists the directory itself
     let paths: Vec<_> = scene.in_flight.iter().map(|it| path_of(&it.job)).collect();
     assert_eq!(paths, ["one/file", "away/file"].map(|path| scene.path(path)));
     scene.rest();
-    scene.assert_told_last("one/file");
+    scene.assert_published_last("one/file");
 }
 
-/// Its row is of the directory that stood there at the last run, and stands there again at the next.
+/// The row describes a file of the directory that was at the path at the last run, and is again at the next.
 #[test]
-fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its_row_is_gone() {
+fn a_file_taken_away_and_made_again_before_the_start_has_compared_it_is_published_once_its_row_is_gone() {
     let mut scene = Scene::with(&["one", "two"]);
     scene.restart(); // all of it is in the ledger
     scene.kill(|scene| scene.exchange("one", "two"));
@@ -386,10 +386,10 @@ fn a_file_taken_away_and_made_again_before_the_start_has_looked_is_told_when_its
     scene.write("one/file");
     scene.read_events();
     scene.dispatch(100);
-    scene.settle_all();
+    scene.complete_all();
     scene.kill(|scene| scene.exchange("one", "two"));
     scene.rest();
-    scene.assert_told_last("one/file");
+    scene.assert_published_last("one/file");
 }
 
 #[test]
@@ -409,33 +409,33 @@ fn a_ledger_that_could_not_be_read_does_not_count_at_the_next_start_either() {
         fs::rename(hidden(scene), database(scene)).unwrap();
     });
     scene.rest();
-    ["one/file", "two/file"].iter().for_each(|path| scene.assert_told_last(path));
+    ["one/file", "two/file"].iter().for_each(|path| scene.assert_published_last(path));
 }
 
 #[test]
-fn what_is_confirmed_of_a_link_when_a_file_has_taken_its_place_is_not_kept() {
+fn what_is_confirmed_for_a_link_when_a_file_has_replaced_it_is_not_kept() {
     let mut scene = Scene::with_a_link_that_is_read();
     scene.write("new");
     fs::rename(scene.path("new"), scene.path("one/link")).unwrap();
     scene.read_events();
-    scene.settle(0);
+    scene.complete(0);
     scene.write_ledger();
     scene.rest();
     scene.kill(|scene| scene.link(TARGETS[0], "one/link"));
     scene.rest();
-    scene.assert_told_last("one/link");
+    scene.assert_published_last("one/link");
 }
 
 #[test]
-fn a_link_made_again_while_the_readers_have_it_is_in_the_ledger() {
+fn a_link_made_again_while_in_flight_is_in_the_ledger() {
     let mut scene = Scene::with_a_link_that_is_read();
     scene.link(TARGETS[0], "one/link");
     scene.catch_up();
     scene.rest();
     scene.restart();
-    scene.told.clear();
+    scene.published.clear();
     scene.rest();
-    assert_eq!(scene.told, BTreeMap::new());
+    assert_eq!(scene.published, BTreeMap::new());
 }
 
 #[test]
@@ -453,11 +453,11 @@ fn a_listing_forgets_what_is_gone_and_only_that() {
     assert_eq!([&b"file"[..], b"gone", b"new"].map(listed), [true, false, true]);
 }
 
-/// Both of these changes leave the file as it was but for its ctime.
+/// Both of these changes change nothing of the file but its ctime.
 #[test]
 fn metadata_alone_is_silent_and_the_ledger_follows_it() {
     let mut scene = Scene::with(&["one"]);
-    scene.told.clear();
+    scene.published.clear();
     for restarts in [false, true, true] {
         scene.chmod("one/file");
         if restarts {
@@ -467,16 +467,16 @@ fn metadata_alone_is_silent_and_the_ledger_follows_it() {
             scene.touch("one/file");
         }
         scene.rest();
-        assert_eq!(scene.told, BTreeMap::new());
+        assert_eq!(scene.published, BTreeMap::new());
     }
-    // The row has the new ctime: it is silent where the version alone counts, too.
+    // The row has the new ctime: nothing is published where the version alone counts either.
     scene.write_ledger();
     scene.kill(|_| {});
     scene.rest();
-    assert_eq!(scene.told, BTreeMap::new());
+    assert_eq!(scene.published, BTreeMap::new());
 }
 
-/// Nobody can say what its row is worth, after a kill, but of the others it can be said.
+/// After a kill nobody can say what the link's row is worth; but each other row can be compared.
 #[test]
 fn a_link_that_leads_nowhere_keeps_no_other_row_from_being_relied_on() {
     let mut scene = Scene::with(&["one"]);
@@ -486,16 +486,16 @@ fn a_link_that_leads_nowhere_keeps_no_other_row_from_being_relied_on() {
     scene.kill(|scene| fs::rename(scene.path("one/file"), scene.path("one/other")).unwrap());
     scene.rest();
     scene.restart();
-    scene.told.clear();
+    scene.published.clear();
     scene.chmod("one/other");
     scene.restart();
     scene.rest();
-    assert_eq!(scene.told, BTreeMap::new());
+    assert_eq!(scene.published, BTreeMap::new());
 }
 
-/// What the row shows came back with another ctime, which a lagging row must not be taken for.
+/// The version that the row describes came back with another ctime. Its content alone must not decide, because the row lags.
 #[test]
-fn a_file_renamed_back_after_a_kill_is_told_again_though_its_row_lags() {
+fn a_file_renamed_back_after_a_kill_is_published_again_though_its_row_lags() {
     let mut scene = Scene::with(&["one"]);
     scene.restart(); // all of it is in the ledger
     scene.rest();
@@ -505,11 +505,11 @@ fn a_file_renamed_back_after_a_kill_is_told_again_though_its_row_lags() {
     scene.rest();
     scene.kill(|scene| fs::rename(&away, scene.path("one/file")).unwrap());
     scene.rest();
-    scene.assert_told_last("one/file");
+    scene.assert_published_last("one/file");
 }
 
 #[test]
-fn a_content_of_the_same_size_and_mtime_is_told() {
+fn a_content_of_the_same_size_and_mtime_is_published() {
     let mut scene = Scene::with(&["one"]);
     for (at, restarts) in [false, true, false, true].into_iter().enumerate() {
         scene.disguise("one/file");
@@ -519,13 +519,34 @@ fn a_content_of_the_same_size_and_mtime_is_told() {
             scene.overflow();
         }
         scene.rest();
-        scene.assert_told_last("one/file");
+        scene.assert_published_last("one/file");
     }
 }
 
-/// What happens. Paths that are not there, or are something else, make it nothing.
+#[test]
+fn a_start_without_catch_up_publishes_nothing_and_deletes_or_replaces_the_rows_of_earlier_versions() {
+    let mut scene = Scene::with(&["one"]);
+    for catch_up in [CatchUp::Baseline, CatchUp::None] {
+        scene.published.clear();
+        scene.restart_with(catch_up, |scene| {
+            scene.write("one/file");
+            scene.write("one/new");
+        });
+        scene.rest();
+        assert_eq!(scene.published, BTreeMap::new());
+        scene.restart();
+        scene.rest();
+        if catch_up == CatchUp::Baseline {
+            assert_eq!(scene.published, BTreeMap::new());
+        } else {
+            ["one/file", "one/new"].iter().for_each(|path| scene.assert_published_last(path));
+        }
+    }
+}
+
+/// A step. It does nothing where a path is not there, or is something else.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Step {
     Make(String),
     Link(&'static str, String),
     HardLink(String, String),
@@ -533,19 +554,22 @@ enum Deed {
     Touch(String),
     Rename(String, String),
     Exchange(String, String),
-    /// Exchanged, told so, killed, and exchanged again before the next start.
+    /// The paths are exchanged, all is published, the process is killed, and they are exchanged again before the next start.
     ThereAndBack(String, String),
-    /// The same, the first time while no process runs. `true`: the next hears of their files before it looks them over.
+    /// As `ThereAndBack`, but they are exchanged first while no process runs. `true`: the next process reads events of their
+    /// files before it compares them.
     BehindOurBack(String, String, bool),
-    /// Made to lead elsewhere when the readers have it, told so, killed, and made to lead back before the next start.
+    /// A link is pointed elsewhere while it is in flight, its target is published, the process is killed, and the link is
+    /// pointed back before the next start.
     Astray(&'static str, &'static str, String),
-    /// Metadata alone; `true`: while no process runs.
+    /// Metadata alone changes. `true`: while no process runs.
     Chmod(String, bool),
-    /// See [`Scene::disguise`]. The same.
+    /// See [`Scene::disguise`]. `true`: while no process runs.
     Disguise(String, bool),
-    /// Renamed away, another told, killed, and renamed back before the next start.
+    /// A file is renamed away, another is published, the process is killed, and the file is renamed back before the next
+    /// start.
     Aside(String),
-    /// The same with what metadata alone changes before the kill, in a ledger that was complete.
+    /// As `Aside`, after metadata alone was changed, in a ledger that was complete.
     AsideTouched(String),
     Remove(String),
     MoveOut(String),
@@ -556,10 +580,10 @@ enum Deed {
     ReadEvents,
     Overflow,
     Rescan,
-    HandOut(usize),
+    Dispatch(usize),
     Read(Index),
     ReadAcross(String, String, Index),
-    Settle(Index),
+    Complete(Index),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -579,38 +603,38 @@ fn link() -> impl Strategy<Value = String> {
     path().prop_map(|directory| format!("{directory}/link"))
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn step() -> impl Strategy<Value = Step> {
     let either = || prop_oneof![path(), file()];
     prop_oneof![
-        6 => path().prop_map(Deed::Make),
-        6 => file().prop_map(Deed::Write),
-        3 => target().prop_map(|path| Deed::Write(path.to_owned())),
-        2 => file().prop_map(Deed::Touch),
-        4 => (either(), either()).prop_map(|(from, to)| Deed::Rename(from, to)),
-        4 => (either(), either()).prop_map(|(one, other)| Deed::Exchange(one, other)),
-        2 => (either(), either()).prop_map(|(one, other)| Deed::ThereAndBack(one, other)),
+        6 => path().prop_map(Step::Make),
+        6 => file().prop_map(Step::Write),
+        3 => target().prop_map(|path| Step::Write(path.to_owned())),
+        2 => file().prop_map(Step::Touch),
+        4 => (either(), either()).prop_map(|(from, to)| Step::Rename(from, to)),
+        4 => (either(), either()).prop_map(|(one, other)| Step::Exchange(one, other)),
+        2 => (either(), either()).prop_map(|(one, other)| Step::ThereAndBack(one, other)),
         2 => (either(), either(), any::<bool>())
-            .prop_map(|(one, other, heard)| Deed::BehindOurBack(one, other, heard)),
-        2 => (target(), target(), link()).prop_map(|(one, other, path)| Deed::Astray(one, other, path)),
-        3 => (file(), any::<bool>()).prop_map(|(path, down)| Deed::Chmod(path, down)),
-        2 => (file(), any::<bool>()).prop_map(|(path, down)| Deed::Disguise(path, down)),
-        2 => file().prop_map(Deed::Aside),
-        1 => file().prop_map(Deed::AsideTouched),
-        2 => either().prop_map(Deed::Remove),
-        1 => path().prop_map(Deed::MoveOut),
-        1 => path().prop_map(Deed::MoveIn),
-        2 => (target(), file()).prop_map(|(target, path)| Deed::Link(target, path)),
-        3 => (file(), file()).prop_map(|(from, to)| Deed::HardLink(from, to)),
-        2 => Just(Deed::Rest),
-        2 => Just(Deed::Restart),
-        1 => Just(Deed::Kill),
-        4 => Just(Deed::ReadEvents),
-        1 => Just(Deed::Overflow),
-        4 => Just(Deed::Rescan),
-        4 => (1..4usize).prop_map(Deed::HandOut),
-        3 => any::<Index>().prop_map(Deed::Read),
-        2 => (path(), path(), any::<Index>()).prop_map(|(one, other, at)| Deed::ReadAcross(one, other, at)),
-        3 => any::<Index>().prop_map(Deed::Settle),
+            .prop_map(|(one, other, heard)| Step::BehindOurBack(one, other, heard)),
+        2 => (target(), target(), link()).prop_map(|(one, other, path)| Step::Astray(one, other, path)),
+        3 => (file(), any::<bool>()).prop_map(|(path, down)| Step::Chmod(path, down)),
+        2 => (file(), any::<bool>()).prop_map(|(path, down)| Step::Disguise(path, down)),
+        2 => file().prop_map(Step::Aside),
+        1 => file().prop_map(Step::AsideTouched),
+        2 => either().prop_map(Step::Remove),
+        1 => path().prop_map(Step::MoveOut),
+        1 => path().prop_map(Step::MoveIn),
+        2 => (target(), file()).prop_map(|(target, path)| Step::Link(target, path)),
+        3 => (file(), file()).prop_map(|(from, to)| Step::HardLink(from, to)),
+        2 => Just(Step::Rest),
+        2 => Just(Step::Restart),
+        1 => Just(Step::Kill),
+        4 => Just(Step::ReadEvents),
+        1 => Just(Step::Overflow),
+        4 => Just(Step::Rescan),
+        4 => (1..4usize).prop_map(Step::Dispatch),
+        3 => any::<Index>().prop_map(Step::Read),
+        2 => (path(), path(), any::<Index>()).prop_map(|(one, other, at)| Step::ReadAcross(one, other, at)),
+        3 => any::<Index>().prop_map(Step::Complete),
     ]
 }
 
@@ -624,21 +648,21 @@ impl Scene {
         }
     }
 
-    fn act(&mut self, deed: &Deed) {
+    fn act(&mut self, step: &Step) {
         let beside = self.top.path().join("beside/it");
         let in_flight = self.in_flight.len();
-        match deed {
-            Deed::Make(path) => drop(fs::create_dir_all(self.path(path))),
-            Deed::Write(path) => self.write(path),
-            Deed::Touch(path) => self.touch(path),
-            Deed::Rename(from, to) => drop(fs::rename(self.path(from), self.path(to))),
-            Deed::Exchange(one, other) => self.exchange(one, other),
-            Deed::ThereAndBack(one, other) => {
+        match step {
+            Step::Make(path) => drop(fs::create_dir_all(self.path(path))),
+            Step::Write(path) => self.write(path),
+            Step::Touch(path) => self.touch(path),
+            Step::Rename(from, to) => drop(fs::rename(self.path(from), self.path(to))),
+            Step::Exchange(one, other) => self.exchange(one, other),
+            Step::ThereAndBack(one, other) => {
                 self.exchange(one, other);
                 self.rest();
                 self.kill(|scene| scene.exchange(one, other));
             }
-            Deed::BehindOurBack(one, other, heard) => {
+            Step::BehindOurBack(one, other, heard) => {
                 self.rest();
                 self.restart(); // all of it is in the ledger
                 self.kill(|scene| scene.exchange(one, other));
@@ -646,32 +670,27 @@ impl Scene {
                     [one, other].iter().for_each(|path| self.touch(&format!("{path}/file")));
                     self.read_events();
                     self.dispatch(100);
-                    self.settle_all();
+                    self.complete_all();
                 }
                 self.rest();
                 self.kill(|scene| scene.exchange(one, other));
             }
-            Deed::Astray(one, other, path) => {
+            Step::Astray(one, other, path) => {
                 self.link(one, path);
                 self.rest();
                 self.restart();
                 self.catch_up();
                 self.dispatch(100);
                 self.link(other, path);
-                self.settle_all();
+                self.complete_all();
                 self.kill(|scene| scene.link(one, path));
             }
-            Deed::Chmod(path, false) => self.chmod(path),
-            Deed::Chmod(path, true) => self.kill(|scene| scene.chmod(path)),
-            Deed::Disguise(path, false) => self.disguise(path),
-            Deed::Disguise(path, true) => {
-                self.settle_all();
-                self.state.end(true);
-                self.disguise(path);
-                (self.watch, self.state) = begin(&self.top, self.kills);
-            }
-            Deed::Aside(path) => self.aside(path),
-            Deed::AsideTouched(path) => {
+            Step::Chmod(path, false) => self.chmod(path),
+            Step::Chmod(path, true) => self.kill(|scene| scene.chmod(path)),
+            Step::Disguise(path, false) => self.disguise(path),
+            Step::Disguise(path, true) => self.restart_with(CatchUp::Changed, |scene| scene.disguise(path)),
+            Step::Aside(path) => self.aside(path),
+            Step::AsideTouched(path) => {
                 self.rest();
                 self.restart();
                 self.chmod(path);
@@ -679,32 +698,32 @@ impl Scene {
                 self.chmod(path);
                 self.aside(path);
             }
-            Deed::Remove(path) => {
+            Step::Remove(path) => {
                 let path = self.path(path);
                 let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
             }
-            Deed::MoveOut(path) => drop(fs::rename(self.path(path), beside)),
-            Deed::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
-            Deed::Link(target, path) => self.link(target, path),
-            Deed::HardLink(from, to) => drop(fs::hard_link(self.path(from), self.path(to))),
-            Deed::Rest => self.rest(),
-            Deed::Restart => self.restart(),
-            Deed::Kill => self.kill(|_| {}),
-            Deed::ReadEvents => self.read_events(),
-            Deed::Overflow => self.overflow(),
-            Deed::Rescan => self.rescan(),
-            Deed::HandOut(most) => self.dispatch(*most),
-            Deed::Read(at) if in_flight > 0 => self.read(at.index(in_flight)),
-            Deed::ReadAcross(one, other, at) if in_flight > 0 => {
+            Step::MoveOut(path) => drop(fs::rename(self.path(path), beside)),
+            Step::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
+            Step::Link(target, path) => self.link(target, path),
+            Step::HardLink(from, to) => drop(fs::hard_link(self.path(from), self.path(to))),
+            Step::Rest => self.rest(),
+            Step::Restart => self.restart(),
+            Step::Kill => self.kill(|_| {}),
+            Step::ReadEvents => self.read_events(),
+            Step::Overflow => self.overflow(),
+            Step::Rescan => self.rescan(),
+            Step::Dispatch(most) => self.dispatch(*most),
+            Step::Read(at) if in_flight > 0 => self.read(at.index(in_flight)),
+            Step::ReadAcross(one, other, at) if in_flight > 0 => {
                 self.read_across(at.index(in_flight), |scene| scene.exchange(one, other));
             }
-            Deed::Settle(at) if in_flight > 0 => self.settle(at.index(in_flight)),
-            Deed::Read(_) | Deed::ReadAcross(..) | Deed::Settle(_) => {}
+            Step::Complete(at) if in_flight > 0 => self.complete(at.index(in_flight)),
+            Step::Read(_) | Step::ReadAcross(..) | Step::Complete(_) => {}
         }
     }
 }
 
-/// The files and the directories below one, itself among them.
+/// Collects the files and the directories below one, itself included.
 fn walk(directory: &Path, files: &mut BTreeMap<PathBuf, Digests>, directories: &mut BTreeSet<PathBuf>) {
     directories.insert(directory.to_owned());
     for entry in fs::read_dir(directory).unwrap() {
@@ -719,20 +738,20 @@ fn walk(directory: &Path, files: &mut BTreeMap<PathBuf, Digests>, directories: &
 
 proptest! {
     #[test]
-    fn whatever_becomes_of_a_tree_each_file_that_is_left_is_told_last(deeds in prop::collection::vec(deed(), 1..60)) {
+    fn whatever_becomes_of_a_tree_each_file_that_is_left_is_published_last(steps in prop::collection::vec(step(), 1..60)) {
         let mut scene = Scene::with(&["a", "a/a", "b"]);
         TARGETS.iter().zip(["a/link", "b/link"]).for_each(|(target, path)| scene.link(target, path));
         scene.rest();
         scene.restart(); // all of it is in the ledger
-        deeds.iter().for_each(|deed| scene.act(deed));
+        steps.iter().for_each(|step| scene.act(step));
         scene.rest();
         scene.kill(|_| {});
         scene.rest();
 
         let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
         walk(&scene.path(""), &mut files, &mut directories);
-        scene.told.retain(|path, _| files.contains_key(path));
-        prop_assert_eq!(&scene.told, &files);
+        scene.published.retain(|path, _| files.contains_key(path));
+        prop_assert_eq!(&scene.published, &files);
 
         let directory_of = |prefix: &[u8]| PathBuf::from(str::from_utf8(prefix).unwrap()).components().collect::<PathBuf>();
         let state = &scene.state;

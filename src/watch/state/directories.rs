@@ -1,0 +1,130 @@
+//! Directories that appear, leave their paths, or have no watch.
+
+use std::time::Instant;
+
+use super::{Depth, State, directory_gone};
+use crate::error::Error;
+use crate::files::directory::DirectoryId;
+use crate::files::names::Name;
+use crate::watch::retry::What;
+use crate::watch::tree::{Node, Origin, Removed, Stands};
+
+impl State {
+    /// Compares each data directory with what its path leads to. One that cannot be looked at for the moment is listed again
+    /// once it can be.
+    ///
+    /// # Errors
+    /// [`Error::DirectoryGone`].
+    pub(in crate::watch) fn check_roots(&mut self, now: Instant) -> Result<(), Error> {
+        for directory in self.tree.roots().to_vec() {
+            match directory.root().still_there() {
+                Ok(true) => {}
+                Ok(false) => return Err(directory_gone(directory.root(), "its path leads elsewhere")),
+                Err(errno) => self.refuse_listing(directory.id(), errno, now),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at which directory is at a name. One that is new is listed next, to this depth.
+    pub(super) fn resolve(&mut self, parent: DirectoryId, name: &Name, origin: Origin, depth: Depth, now: Instant) {
+        let enters = |node: &Node| self.filter.enters(&node.directory.below(name));
+        if !self.recursive || !self.tree.get(parent).is_some_and(enters) {
+            return;
+        }
+        let mut removed = Vec::new();
+        let stands = self.tree.resolve(parent, name, origin, &mut removed);
+        self.remove_directories(&removed);
+        if let Stands::New(_) | Stands::Same { .. } = stands {
+            self.retries.had(parent, name);
+        }
+        match stands {
+            Stands::New(new) => self.list_next(new, depth),
+            Stands::Same { id, .. } if origin == Origin::MovedTo => {
+                // The event of the name that was taken away came first, and has listed it already.
+                if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {
+                    node.origin = origin;
+                }
+                // The directory was renamed away and back: readers that came meanwhile have found nothing.
+                self.list_again(id, Depth::All);
+            }
+            Stands::Same { id, again } => {
+                if again || depth == Depth::All {
+                    self.list_again(id, depth);
+                }
+            }
+            Stands::Nothing => self.retries.no_directory(parent, name),
+            Stands::Refused(errno) => {
+                self.refuse_because(parent, name, What::Name { directory: true, origin }, &errno.into(), now);
+            }
+        }
+        self.report_unwatched(now);
+    }
+
+    pub(super) fn list_again(&mut self, id: DirectoryId, depth: Depth) {
+        if let Some(node) = self.tree.get_mut(id) {
+            node.listed = false;
+            self.list_next(id, depth);
+        }
+    }
+
+    fn list_next(&mut self, id: DirectoryId, depth: Depth) {
+        self.rescan.to_list.push_back((id, depth == Depth::All));
+    }
+
+    /// Forgets what was kept for directories that left their paths. Each comes before those below it.
+    fn remove_directories(&mut self, removed: &[Removed]) {
+        for Removed { id, .. } in removed {
+            self.pending.all_gone(*id);
+            self.retries.all_gone(*id);
+            self.links.all_gone(*id);
+        }
+        self.confirmed.removed(removed);
+    }
+
+    /// Logs once that there are directories without a watch, and has them rescanned as long as there are any.
+    fn report_unwatched(&mut self, now: Instant) {
+        let unwatched = self.tree.unwatched().len();
+        match (unwatched, self.unwatched_at) {
+            (1.., None) => {
+                let cause = self.tree.unwatched_cause().map_or_else(String::new, |errno| format!(" ({errno})"));
+                tracing::warn!(
+                    "no more than {} directories can be watched{cause}: the others are rescanned every {} s instead; raise the sysctl fs.inotify.max_user_watches",
+                    self.tree.watched(),
+                    self.unwatched_every.as_secs()
+                );
+                self.unwatched_at = Some(now + self.unwatched_every);
+            }
+            (0, Some(_)) => {
+                tracing::info!("none is without a watch any more: {} directories are watched", self.tree.watched());
+                self.unwatched_at = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Lists every directory without a watch when that is due, and adds a watch where that is possible now.
+    pub(super) fn rescan_unwatched(&mut self, now: Instant) {
+        if self.unwatched_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.unwatched_at = Some(now + self.unwatched_every);
+        if self.rescan.running() {
+            return; // not faster than it can be done
+        }
+        let unwatched: Vec<DirectoryId> = self.tree.unwatched().iter().copied().collect();
+        for id in unwatched {
+            if let Some((parent, name)) = self.tree.parent(id) {
+                self.resolve(parent, &name, Origin::Found, Depth::New, now);
+                self.list_again(id, Depth::New);
+            }
+        }
+    }
+
+    /// Ends orphaned watches, so many at most. Not while rescans run, which may find their directories elsewhere.
+    pub(in crate::watch) fn end_orphaned(&mut self, most: usize) {
+        if !self.rescan.running() {
+            self.tree.end_orphaned(most);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Jobs out of the pending set, and their reports back into what is known.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{BATCH_MAX, Depth, Source, State};
+use crate::files::directory::DirectoryId;
+use crate::files::listing::{FileStat, target_of};
+use crate::files::names::Name;
+use crate::files::unread::Unread;
+use crate::files::version::Stamp;
+use crate::job::{Job, Known, Outcome, Report};
+use crate::message::EventType;
+use crate::watch::confirmed::{Confirmed, Read, is_still};
+use crate::watch::pending::{Due, Taken};
+use crate::watch::retry::What;
+use crate::watch::tree::Origin;
+
+impl State {
+    /// A batch of at most [`BATCH_MAX`] jobs, and of at most as many of each volume as it has room for.
+    pub(in crate::watch) fn batch(&mut self, mut rooms: Vec<usize>, now: Instant) -> Vec<Job> {
+        let mut batch = Vec::new();
+        rooms.iter().enumerate().for_each(|(volume, room)| self.pending.unpark(volume, *room));
+        while batch.len() < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+            match self.pending.next_due(now, |volume| rooms.get(volume).is_some_and(|room| *room > 0)) {
+                None => break,
+                Some(Due::Settled { id, name, version }) => self.settled(id, &name, version, now),
+                Some(Due::Ready { id, name, event, seen_at }) => {
+                    let Some(job) = self.job(id, name, event, seen_at, now) else { continue };
+                    if let Some(room) = rooms.get_mut(id.volume()) {
+                        *room -= 1;
+                    }
+                    batch.push(job);
+                    self.tree.dispatched(id);
+                }
+            }
+        }
+        batch
+    }
+
+    /// The job of a path that is due, unless it has to wait.
+    fn job(&mut self, id: DirectoryId, name: Name, event: EventType, seen_at: Stamp, now: Instant) -> Option<Job> {
+        if self.tree.get(id).is_some_and(|node| !node.listed) && !self.retries.is_shut(id) {
+            self.list_or_refuse(id, Depth::New, now); // its neighbors are to be complete
+        }
+        let Some(node) = self.tree.get(id) else {
+            self.pending.failed(id, &name, now);
+            return None;
+        };
+        if self.confirmed.holds_back(node, &name) {
+            // For a moment only, and nothing wakes this loop at its end.
+            self.pending.busy(id, &name, now);
+            return None;
+        }
+        Some(Job {
+            directory: Arc::clone(&node.directory),
+            event,
+            seen_at,
+            known: node.known.get(&name).copied(),
+            within: node.inode,
+            invalidate_first: self.confirmed.invalidates_first(node, &name),
+            large: false,
+            name,
+        })
+    }
+
+    /// The settle time of a file that nobody has closed is over. `before`: a fingerprint of its version when that began.
+    fn settled(&mut self, id: DirectoryId, name: &Name, before: u64, now: Instant) {
+        let stat = match self.look(id, name) {
+            Ok(stat) => stat,
+            Err(errno) => {
+                self.pending.settled(id, name, before, None, now);
+                return self.refuse(id, name, Origin::Found, errno, now);
+            }
+        };
+        let version = stat.map(|stat| stat.version.fingerprint());
+        self.pending.settled(id, name, before, version, now);
+        if version != Some(before) {
+            return;
+        }
+        self.follow(Source::Event, id, name, Stamp::now(), now);
+        // Where no lease shows that somebody has the file open for writing, the writer's close may raise no event by this
+        // name (the name was linked to an unnamed file, for example): the file is looked at again.
+        if let (Some(node), Some(stat)) = (self.tree.get(id), stat)
+            && stat.regular
+            && !node.directory.root().grants_lease(stat.owner)
+        {
+            self.retries.recheck(id, name, before, self.settle, now);
+        }
+    }
+
+    /// Takes a job's report in.
+    pub(in crate::watch) fn complete(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
+        self.tree.returned(report.job.directory.id());
+        self.count_report(&report, now, time_of_day);
+        let Report { job, outcome } = report;
+        let (id, name) = (job.directory.id(), &job.name);
+        match outcome {
+            Outcome::Confirmed { version, racy, linked, digests } => {
+                if linked {
+                    self.follow_names(id, name, &version, now);
+                } else {
+                    self.hard_links.seen(version.inode, id, name);
+                }
+                self.confirm(&job, Read { version, digests, racy }, now);
+            }
+            Outcome::Unchanged { version, racy, digests } => {
+                self.hard_links.seen(version.inode, id, name);
+                let read = Read { version, digests, racy };
+                if Confirmed::is_kept(&job, &read) {
+                    self.pending.done(id, name, now);
+                } else {
+                    self.confirm(&job, read, now);
+                }
+            }
+            Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_)) => self.pending.busy(id, name, now),
+            Outcome::Unread(Unread::StaleRow) => {
+                self.invalidate(id, name);
+                self.pending.busy(id, name, now);
+            }
+            Outcome::Unread(_) => drop(self.pending.failed(id, name, now)),
+        }
+    }
+
+    /// Counts and logs a report, and keeps what could not be read to be tried again.
+    fn count_report(&mut self, report: &Report, now: Instant, time_of_day: Stamp) {
+        let Job { directory, name, event, .. } = &report.job;
+        let id = directory.id();
+        if let Outcome::Unread(Unread::Failed(cause)) = &report.outcome {
+            let origin = if *event == EventType::MovedTo { Origin::MovedTo } else { Origin::Found };
+            return self.refuse_because(id, name, What::Name { directory: false, origin }, cause, now);
+        }
+        self.progress.metrics.count(report, time_of_day);
+        self.lines.tell(report, now);
+        if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
+            self.retries.had(id, name);
+        }
+    }
+
+    /// A job's version is the one that was confirmed last for its path, unless the path is gone.
+    fn confirm(&mut self, job: &Job, read: Read, now: Instant) {
+        let (id, name) = (job.directory.id(), &job.name);
+        // A file that was taken away and put back unchanged before either event was read is still there.
+        let taken = self.pending.done(id, name, now);
+        let gone = taken.is_some_and(|how| self.is_gone(id, name, how, read.known()));
+        if !gone && let Some(node) = self.tree.get_mut(id) {
+            self.confirmed.confirm(node, job, read, &self.pending);
+        }
+    }
+
+    pub(super) fn invalidate(&mut self, id: DirectoryId, name: &Name) {
+        if let Some(node) = self.tree.get_mut(id) {
+            self.confirmed.invalidate(node, name);
+        }
+    }
+
+    /// Whether the file that was read is no longer at its name, which was taken away meanwhile. Where that cannot be looked
+    /// at now, the file may still be there.
+    fn is_gone(&self, id: DirectoryId, name: &Name, how: Taken, read: Known) -> bool {
+        let Some(node) = self.tree.get(id) else { return true };
+        let version = |stat: FileStat| match stat.regular {
+            true => Some(stat.version),
+            false => target_of(node.directory.root(), &node.directory.below(name)),
+        };
+        let found = self.look(id, name);
+        found.is_ok_and(|stat| !stat.and_then(version).is_some_and(|version| is_still(read, how, &version)))
+    }
+}

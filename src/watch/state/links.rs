@@ -1,0 +1,86 @@
+//! Links and further names: what happens to a file happens to each path that it is read by.
+
+use std::mem;
+use std::time::Instant;
+
+use super::{Source, State};
+use crate::files::directory::DirectoryId;
+use crate::files::names::Name;
+use crate::files::version::{Stamp, Version};
+use crate::job::Known;
+use crate::watch::hard_links::Others;
+use crate::watch::links::{LINKS_MAX, depends_on};
+use crate::watch::pending::Change;
+use crate::watch::tree::Node;
+
+impl State {
+    /// Records what a link leads through.
+    pub(super) fn record_link(&mut self, id: DirectoryId, name: &Name) {
+        let Some(node) = self.tree.get(id) else { return };
+        let root = node.directory.root();
+        let real = root.path().as_os_str().as_encoded_bytes();
+        let real = real.strip_suffix(b"/").unwrap_or(real); // the data directory may be /
+        let target = |path: &[u8]| path.get(real.len() + 1..).and_then(|below| root.target(below));
+        let paths = depends_on(real, &node.directory.below(name), target);
+        if !self.links.set(id, name, paths) && !mem::replace(&mut self.links_warned, true) {
+            tracing::warn!(
+                "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
+            );
+        }
+    }
+
+    /// Puts the links that lead through a path into the pending set, because what happened to it happened to them.
+    pub(super) fn follow(&mut self, source: Source, id: DirectoryId, name: &Name, seen_at: Stamp, now: Instant) {
+        if self.links.is_empty() {
+            return;
+        }
+        let Some(node) = self.tree.get(id) else { return };
+        for (id, name) in self.links.followers(&node.directory.absolute(name)) {
+            let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
+            if self.tree.get(id).is_some_and(admits) {
+                self.put_one(source, id, &name, Change::Closed, seen_at, now);
+            }
+        }
+    }
+
+    /// A file with further names was published by this one: it is to be read by the others too.
+    pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, now: Instant) {
+        match self.hard_links.published(version.inode, version.fingerprint(), id, name) {
+            Others::Known(others) => {
+                let others = others.into_iter().map(|(id, name)| (id, name, version.fingerprint()));
+                self.put_others(others.collect(), version.inode, now);
+            }
+            Others::Wanted => {}
+            Others::Full => self.ask_for_rescan(now, || {
+                tracing::warn!("more files with several names were written than can be followed: a rescan follows");
+            }),
+        }
+    }
+
+    /// Searches for the other names of files that were published by one of them, when that is due.
+    pub(super) fn search_names(&mut self, now: Instant) {
+        if self.hard_links.next_time(now).is_none_or(|at| now < at) {
+            return;
+        }
+        let names = self.tree.iter().flat_map(|(id, node)| node.known.iter().map(move |known| (id, known)));
+        let known = names.map(|(id, (name, known))| (id, name, known.inode()));
+        let found = self.hard_links.search(known, Instant::now());
+        for (id, name, version) in found {
+            let inode = self.tree.get(id).and_then(|node| node.known.get(&name)).map(|known| known.inode());
+            self.put_others(vec![(id, name, version)], inode.unwrap_or(0), now);
+        }
+    }
+
+    /// Puts those names of one file into the pending set whose confirmed version is another than the one that was published
+    /// by a further name, which comes with each.
+    fn put_others(&mut self, others: Vec<(DirectoryId, Name, u64)>, inode: u64, now: Instant) {
+        let seen_at = Stamp::now();
+        for (id, name, version) in others {
+            let Some(node) = self.tree.get(id) else { continue };
+            let lags = |known: &Known| known.inode() == inode && !known.is_of_fingerprint(version);
+            if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
+                self.put_one(Source::Event, id, &name, Change::Closed, seen_at, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The start: the tree is listed, the ledger is loaded, and the listed files are left to be compared.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::State;
+use crate::cli::CatchUp;
+use crate::error::Error;
+use crate::files::directory::{Directory, DirectoryId};
+use crate::files::errno::{Call, Meaning, meaning};
+use crate::files::listing::{FileStat, look, target_of};
+use crate::files::names::{Map, Name, Set};
+use crate::files::root::Root;
+use crate::files::version::{Stamp, Version};
+use crate::filter::Filter;
+use crate::job::Known;
+use crate::ledger::store::{Fate, Seen, Store};
+use crate::watch::confirmed::{Before, Confirmed};
+use crate::watch::rescan::Compare;
+use crate::watch::tree::{Node, nothing_to_enter};
+
+/// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
+const ENTRIES_TOGETHER: usize = 1 << 16;
+
+/// What becomes of the ledger's rows below a directory that is not listed at the start.
+#[derive(Clone, Copy)]
+enum Unlisted<'a> {
+    /// There is no directory to enter.
+    Gone,
+    /// The directory is there, or may be, and could not be listed: nobody can say what is in it.
+    Refused(&'a Directory),
+    /// This process does not follow the directory: it is excluded, a sub-directory without `--recursive`, or below another
+    /// data directory.
+    LeftOut,
+}
+
+impl<'a> Unlisted<'a> {
+    /// `directory` ends in `/`.
+    fn at(directory: &[u8], roots: &'a [Arc<Directory>], recursive: bool, filter: &Filter) -> Self {
+        let Some(root) = roots.iter().find(|root| recursive && directory.starts_with(root.prefix())) else {
+            return Self::LeftOut;
+        };
+        let below = &directory[root.prefix().len()..];
+        let below = below.strip_suffix(b"/").unwrap_or(below);
+        match root.root().open_directory(below) {
+            Err(errno) if nothing_to_enter(Call::Open, errno) => Self::Gone,
+            _ if !filter.enters(below) => Self::LeftOut,
+            _ => Self::Refused(root),
+        }
+    }
+}
+
+/// The names of a listed directory.
+struct Listed {
+    id: DirectoryId,
+    names: Set<Name>,
+}
+
+/// Loads the ledger, row by row.
+struct Loader<'a> {
+    state: &'a mut State,
+    roots: &'a [Arc<Directory>],
+    /// By path.
+    listed: Map<Vec<u8>, Listed>,
+    unlisted: Map<Vec<u8>, Unlisted<'a>>,
+    loaded: usize,
+}
+
+impl<'a> Loader<'a> {
+    /// Loads one row. `path` is absolute.
+    fn load(&mut self, path: &[u8], known: Known) -> Fate {
+        let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
+        match self.listed.get(directory) {
+            Some(Listed { id, names }) => {
+                let node = self.state.tree.get_mut(*id);
+                let (Some(name), Some(node)) = (names.get(name), node) else { return Fate::Gone };
+                if !self.state.filter.admits(&node.directory.below(name)) {
+                    return Fate::LeftOut;
+                }
+                Confirmed::load(node, name, known);
+            }
+            None => match self.unlisted(directory) {
+                Unlisted::Gone => return Fate::Gone,
+                Unlisted::Refused(root) if self.admits(root, directory, name) => {
+                    self.state.confirmed.load_unlisted(directory, name, known);
+                }
+                Unlisted::Refused(_) | Unlisted::LeftOut => return Fate::LeftOut,
+            },
+        }
+        self.loaded += 1;
+        Fate::Known
+    }
+
+    fn admits(&self, root: &Directory, directory: &[u8], name: &[u8]) -> bool {
+        let directory = root.deeper(&directory[root.prefix().len()..]);
+        self.state.filter.admits(&directory.below(name))
+    }
+
+    /// Each directory is opened once, however many rows there are below it.
+    fn unlisted(&mut self, directory: &[u8]) -> Unlisted<'a> {
+        if let Some(found) = self.unlisted.get(directory) {
+            return *found;
+        }
+        let found = Unlisted::at(directory, self.roots, self.state.recursive, &self.state.filter);
+        self.unlisted.insert(directory.into(), found);
+        found
+    }
+}
+
+/// Rows of files that were there before this process: they are written before anything is published.
+struct Entries<'a> {
+    /// `None` without a ledger, or when it could not be written.
+    store: Option<&'a mut Store>,
+    waiting: Vec<Seen>,
+    /// All could be written.
+    whole: bool,
+}
+
+impl Entries<'_> {
+    fn push(&mut self, seen: Seen) {
+        self.waiting.push(seen);
+        if self.waiting.len() >= ENTRIES_TOGETHER {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        let entries = mem::take(&mut self.waiting);
+        if let Some(store) = &mut self.store
+            && let Err(trouble) = store.enter(entries)
+        {
+            tracing::warn!("what is there cannot be entered in the ledger: {trouble}; the ledger begins empty");
+            (self.store, self.whole) = (None, false);
+        }
+    }
+}
+
+/// A file or a link that was there before this process.
+struct Present {
+    regular: bool,
+    /// The version, and whether it is racy; `None` for a link that leads nowhere.
+    seen: Option<(Version, bool)>,
+}
+
+impl State {
+    /// Watches and lists the whole tree.
+    ///
+    /// # Errors
+    /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
+    pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+        self.rescan.begin(self.tree.roots(), now);
+        while let Some((id, depth)) = self.next_to_list() {
+            match (self.list(id, depth, now), self.tree.root(id)) {
+                (Ok(()), _) => {}
+                (Err(errno), Some(root)) => return Err(not_listed(root, errno)),
+                (Err(errno), None) => self.refuse_listing(id, errno, now),
+            }
+        }
+        self.progress.metrics.rescans.start.inc();
+        Ok(())
+    }
+
+    /// Loads what the ledger holds, and does with the listed files what `--catch-up` says.
+    ///
+    /// # Errors
+    /// [`Error::StateDirectory`], or [`Error::Internal`] when the ledger's thread cannot be had.
+    pub(in crate::watch) fn begin(&mut self, mut store: Option<Store>, catch_up: CatchUp) -> Result<(), Error> {
+        let mut whole = match &mut store {
+            Some(store) => self.load(store)?,
+            None => true,
+        };
+        match catch_up {
+            CatchUp::None | CatchUp::Baseline => whole &= self.take_as_confirmed(store.as_mut(), catch_up),
+            CatchUp::Changed => {}
+            CatchUp::All => self.rescan.everything = true,
+        }
+        store.map_or(Ok(()), |store| self.confirmed.start(store, whole, Arc::clone(&self.progress)))
+    }
+
+    /// Loads what the ledger holds of the listed files. `false`: it could not be read, and nothing of it counts.
+    fn load(&mut self, store: &mut Store) -> Result<bool, Error> {
+        let mut listed = Map::default();
+        let mut files = 0;
+        for compare in &self.rescan.to_compare {
+            let Some(node) = self.tree.get(compare.id) else { continue };
+            let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
+            files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
+            listed.insert(node.directory.prefix().to_vec(), Listed { id: compare.id, names });
+        }
+        let roots = self.tree.roots().to_vec();
+        let mut loader = Loader { state: self, roots: &roots, listed, unlisted: Map::default(), loaded: 0 };
+        let whole = store.load(|path, known| loader.load(path, known))?;
+        let mut loaded = loader.loaded;
+        if !whole {
+            loaded = 0;
+            self.confirmed.unload(&mut self.tree);
+        }
+        tracing::info!("the ledger holds {loaded} of {files} files");
+        Ok(whole)
+    }
+
+    /// Takes the listed files as they are now for confirmed, because they were there before this process. What the ledger
+    /// holds of another file is deleted before anything is published, and with [`CatchUp::Baseline`] what is there is
+    /// entered. `false`: it could not be written, and nothing of it may count.
+    fn take_as_confirmed(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
+        let mut entries = Entries { store, waiting: Vec::new(), whole: true };
+        let mut files = 0;
+        for Compare { id, left, .. } in mem::take(&mut self.rescan.to_compare) {
+            let Some(node) = self.tree.get_mut(id) else { continue };
+            Confirmed::compared(node);
+            let mut links = Vec::new();
+            for name in left {
+                if !self.filter.admits(&node.directory.below(&name)) {
+                    continue;
+                }
+                // A file that cannot be looked at is new once it can be, because nothing else is known of it.
+                let Some(Present { regular, seen }) = present(node, &name) else { continue };
+                files += 1;
+                let before = Confirmed::take_as_confirmed(node, &name, regular, seen);
+                if before == Before::Other || before == Before::Nothing && catch_up == CatchUp::Baseline {
+                    let entered = seen.filter(|_| catch_up == CatchUp::Baseline);
+                    entries.push((node.directory.absolute(&name), entered));
+                }
+                if !regular {
+                    links.push(name);
+                }
+            }
+            links.iter().for_each(|name| self.record_link(id, name));
+        }
+        entries.write();
+        (self.rescan.whole, self.rescan.first) = (false, false);
+        tracing::info!("rescan finished: 0 of {files} files are to be published (--catch-up)");
+        entries.whole
+    }
+}
+
+/// What is at a name at the start, if that can be looked at.
+fn present(node: &Node, name: &Name) -> Option<Present> {
+    let (root, below) = (node.directory.root(), node.directory.below(name));
+    let examined = Stamp::now();
+    let Ok(Some(FileStat { version, regular, .. })) = look(root, &below) else { return None };
+    let version = if regular { Some(version) } else { target_of(root, &below) };
+    Some(Present { regular, seen: version.map(|version| (version, version.is_racy(examined, false))) })
+}
+
+/// The error of a data directory that cannot be listed at start.
+fn not_listed(root: &Root, errno: Errno) -> Error {
+    let next = match meaning(Call::List, errno) {
+        Meaning::Broken => "allow openat2 in the seccomp filter (systemd: without RestrictSUIDSGID=)",
+        // A profile can answer EPERM where systemd's answers ENOSYS.
+        _ => "give this user the right to read it; where it has it, allow openat2 in the seccomp filter",
+    };
+    Error::DataDirectory { path: root.path().to_owned(), cause: format!("it cannot be listed: {errno}"), next }
+}
