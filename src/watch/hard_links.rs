@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
+use crate::files::version::{Stamp, Version};
 
 /// Names that are kept. They take 4 MB.
 pub(crate) const NAMES_MAX: usize = 1 << 16;
@@ -25,21 +26,56 @@ const PAUSE_SHARE: u32 = 20;
 /// The names of files that have several.
 #[derive(Debug, Default)]
 pub(crate) struct HardLinks {
-    /// By inode, the names that were found. Some may be another file's by now.
-    names: Map<u64, Vec<(DirectoryId, Name)>>,
-    /// What `names` takes: each name, and one for each file that was searched for.
+    /// By inode, the names that were found and the version that was published last.
+    files: Map<u64, File>,
+    /// What `files` takes: each name, and one for each file that was searched for.
     len: usize,
-    /// Inodes whose names are to be searched for, each with the fingerprint of the published version.
-    wanted: Map<u64, u64>,
+    /// Inodes whose names are to be searched for, each with the version that was published last.
+    wanted: Map<u64, Published>,
     /// When the next search may begin.
     not_before: Option<Instant>,
 }
 
-/// The other names of a file.
+#[derive(Debug)]
+struct File {
+    /// Some may be another file's by now.
+    names: Vec<(DirectoryId, Name)>,
+    last: Published,
+}
+
+/// A version that was published under one of a file's names.
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    changed: Stamp,
+    /// `None` once versions were published in another order than the file had them: no name is certain to have the last.
+    fingerprint: Option<u64>,
+}
+
+impl Published {
+    fn of(version: &Version) -> Self {
+        Self { changed: version.changed, fingerprint: Some(version.fingerprint()) }
+    }
+
+    /// The one that is published after this. A name can be read before a write and published after another name that was
+    /// read behind it; its ctime is the older one then, or the same where stamps are
+    /// coarse. A clock that was set back costs one more read.
+    fn then(self, version: &Version) -> Self {
+        let next = Self::of(version);
+        let time = |stamp: Stamp| (stamp.seconds, stamp.nanoseconds);
+        let overtaken = next.fingerprint != self.fingerprint && time(next.changed) <= time(self.changed);
+        Self { fingerprint: if overtaken { None } else { next.fingerprint }, ..next }
+    }
+}
+
+/// Names of a file, each with the fingerprint of the version that it ought to have; nothing where it is to be read in any
+/// case.
+pub(crate) type Names = Vec<(DirectoryId, Name, Option<u64>)>;
+
+/// The names of a file that have to be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Others {
-    /// All names except the published one.
-    Known(Vec<(DirectoryId, Name)>),
+    /// All names except the published one, and that too where it was overtaken by another.
+    Known(Names),
     /// A search will find them.
     Wanted,
     /// There is no room for one more file in the search.
@@ -47,25 +83,29 @@ pub(crate) enum Others {
 }
 
 impl HardLinks {
-    /// A file with several names was published under this one. `version` is its fingerprint.
-    pub(crate) fn published(&mut self, inode: u64, version: u64, id: DirectoryId, name: &Name) -> Others {
-        if self.names.contains_key(&inode) {
-            self.seen(inode, id, name);
-            let names = self.names.get(&inode).into_iter().flatten();
-            return Others::Known(names.filter(|(at, it)| (*at, it) != (id, name)).cloned().collect());
+    /// A file with several names was published under this one.
+    pub(crate) fn published(&mut self, version: &Version, id: DirectoryId, name: &Name) -> Others {
+        let inode = version.inode;
+        self.seen(inode, id, name);
+        if let Some(file) = self.files.get_mut(&inode) {
+            let fingerprint = file.last.then(version).fingerprint;
+            file.last = Published::of(version);
+            let to_read = file.names.iter().filter(|(at, it)| fingerprint.is_none() || (*at, it) != (id, name));
+            return Others::Known(to_read.map(|(id, name)| (*id, Name::clone(name), fingerprint)).collect());
         }
         if self.wanted.len() >= WANTED_MAX && !self.wanted.contains_key(&inode) {
             return Others::Full;
         }
-        self.wanted.insert(inode, version);
+        let first = Published::of(version);
+        self.wanted.entry(inode).and_modify(|last| *last = last.then(version)).or_insert(first);
         Others::Wanted
     }
 
     /// A file that may have several names was read under this one.
     pub(crate) fn seen(&mut self, inode: u64, id: DirectoryId, name: &Name) {
-        let Some(names) = self.names.get_mut(&inode) else { return };
-        if !names.iter().any(|(at, it)| (*at, it) == (id, name)) {
-            names.push((id, Name::clone(name)));
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        if !file.names.iter().any(|(at, it)| (*at, it) == (id, name)) {
+            file.names.push((id, Name::clone(name)));
             self.len += 1;
         }
     }
@@ -81,16 +121,16 @@ impl HardLinks {
         &mut self,
         known: impl Iterator<Item = (DirectoryId, &'a Name, u64)>,
         began: Instant,
-    ) -> Vec<(DirectoryId, Name, u64)> {
+    ) -> Names {
         if self.len >= NAMES_MAX {
-            (self.names, self.len) = (Map::default(), 0);
+            (self.files, self.len) = (Map::default(), 0);
         }
         let wanted = mem::take(&mut self.wanted);
-        self.names.extend(wanted.keys().map(|&inode| (inode, Vec::new())));
-        let mut found = Vec::new();
+        self.files.extend(wanted.iter().map(|(&inode, &last)| (inode, File { names: Vec::new(), last })));
+        let mut found = Names::new();
         for (id, name, inode) in known {
-            if let Some(&version) = wanted.get(&inode) {
-                found.push((id, Name::clone(name), version));
+            if let Some(last) = wanted.get(&inode) {
+                found.push((id, Name::clone(name), last.fingerprint));
                 self.seen(inode, id, name);
             }
         }
@@ -114,25 +154,54 @@ mod tests {
         text.as_bytes().into()
     }
 
+    fn version(inode: u64, second: i64) -> Version {
+        let changed = Stamp { seconds: second, nanoseconds: 0 };
+        Version { inode, size: second as u64, modified: changed, changed }
+    }
+
+    fn fingerprint(second: i64) -> Option<u64> {
+        Some(version(7, second).fingerprint())
+    }
+
     #[test]
     fn names_are_searched_for_once_and_later_ones_join() {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let (a, b, c, other) = (name("a"), name("b"), name("c"), name("other"));
         assert_eq!(links.next_time(now), None);
-        assert_eq!(links.published(7, 1, HERE, &b), Others::Wanted);
+        assert_eq!(links.published(&version(7, 1), HERE, &b), Others::Wanted);
         assert_eq!(links.next_time(now), Some(now));
         let known = [(HERE, &a, 7), (HERE, &other, 8), (HERE, &b, 7)];
         let found = links.search(known.into_iter(), now);
-        assert_eq!(found, [(HERE, a.clone(), 1), (HERE, b.clone(), 1)]);
+        assert_eq!(found, [(HERE, a.clone(), fingerprint(1)), (HERE, b.clone(), fingerprint(1))]);
         assert_eq!(links.next_time(now), None);
-        assert_eq!(links.published(7, 2, HERE, &b), Others::Known(vec![(HERE, a.clone())]));
-        assert_eq!(links.published(7, 3, HERE, &c), Others::Known(vec![(HERE, a), (HERE, b)]));
+        let others = vec![(HERE, a.clone(), fingerprint(2))];
+        assert_eq!(links.published(&version(7, 2), HERE, &b), Others::Known(others));
+        let others = vec![(HERE, a.clone(), fingerprint(3)), (HERE, b.clone(), fingerprint(3))];
+        assert_eq!(links.published(&version(7, 3), HERE, &c), Others::Known(others));
         links.seen(8, HERE, &other);
         assert_eq!(
-            links.published(8, 1, HERE, &other),
+            links.published(&version(8, 1), HERE, &other),
             Others::Wanted,
             "nothing is kept for a file that was not published"
         );
+    }
+
+    #[test]
+    fn a_name_that_is_published_after_a_newer_version_of_its_file_is_read_again() {
+        let (mut links, now) = (HardLinks::default(), Instant::now());
+        let (a, b) = (name("a"), name("b"));
+        // Before the search.
+        links.published(&version(7, 2), HERE, &a);
+        links.published(&version(7, 1), HERE, &b);
+        let known = [(HERE, &a, 7), (HERE, &b, 7)];
+        assert_eq!(links.search(known.into_iter(), now), [(HERE, a.clone(), None), (HERE, b.clone(), None)]);
+        // And after it.
+        let others = vec![(HERE, b.clone(), fingerprint(4))];
+        assert_eq!(links.published(&version(7, 4), HERE, &a), Others::Known(others));
+        let both = vec![(HERE, a.clone(), None), (HERE, b.clone(), None)];
+        assert_eq!(links.published(&version(7, 3), HERE, &b), Others::Known(both));
+        let others = vec![(HERE, a, fingerprint(4))];
+        assert_eq!(links.published(&version(7, 4), HERE, &b), Others::Known(others));
     }
 
     #[test]
@@ -140,12 +209,12 @@ mod tests {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let a = name("a");
         for inode in 0..WANTED_MAX as u64 {
-            assert_eq!(links.published(inode, 1, HERE, &a), Others::Wanted);
+            assert_eq!(links.published(&version(inode, 1), HERE, &a), Others::Wanted);
         }
-        assert_eq!(links.published(u64::MAX, 1, HERE, &a), Others::Full);
+        assert_eq!(links.published(&version(u64::MAX, 1), HERE, &a), Others::Full);
         links.search(iter::empty(), now);
-        assert_eq!(links.published(u64::MAX, 1, HERE, &a), Others::Wanted);
+        assert_eq!(links.published(&version(u64::MAX, 1), HERE, &a), Others::Wanted);
         links.search(iter::empty(), now);
-        assert_eq!(links.names.len(), 1, "the others are dropped");
+        assert_eq!(links.files.len(), 1, "the others are dropped");
     }
 }

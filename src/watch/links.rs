@@ -52,14 +52,20 @@ impl Links {
         true
     }
 
-    /// The name is no link any more.
-    pub(crate) fn remove(&mut self, id: DirectoryId, name: &Name) {
-        let Some(names) = self.paths.get_mut(&id) else { return };
-        let Some(paths) = names.remove(name) else { return };
+    /// Whether a link depends on these paths already.
+    pub(crate) fn depends_on(&self, id: DirectoryId, name: &Name, paths: &Paths) -> bool {
+        self.paths.get(&id).and_then(|names| names.get(name)) == Some(paths)
+    }
+
+    /// The name is no link any more. `false`: it was none.
+    pub(crate) fn remove(&mut self, id: DirectoryId, name: &Name) -> bool {
+        let Some(names) = self.paths.get_mut(&id) else { return false };
+        let Some(paths) = names.remove(name) else { return false };
         if names.is_empty() {
             self.paths.remove(&id);
         }
         self.unfollow(id, name, &paths);
+        true
     }
 
     /// A directory was removed from the tree, with the links in it.

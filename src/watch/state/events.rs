@@ -177,7 +177,7 @@ impl State {
         }
         match stat {
             Some(FileStat { regular: false, .. }) => self.record_link(id, name),
-            _ => self.links.remove(id, name),
+            _ => self.remove_link(id, name),
         }
     }
 

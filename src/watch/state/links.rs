@@ -8,25 +8,50 @@ use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::files::version::{Stamp, Version};
 use crate::job::Known;
-use crate::watch::hard_links::Others;
+use crate::watch::hard_links::{Names, Others};
 use crate::watch::links::{LINKS_MAX, depends_on};
 use crate::watch::pending::Change;
 use crate::watch::tree::Node;
 
 impl State {
-    /// Records what a link leads through.
+    /// Records what a link leads through, and anew what those links lead through that lead through it.
     pub(super) fn record_link(&mut self, id: DirectoryId, name: &Name) {
+        if self.record_one(id, name) {
+            self.record_followers(id, name);
+        }
+    }
+
+    /// A name is no link any more: what led through it ends there.
+    pub(super) fn remove_link(&mut self, id: DirectoryId, name: &Name) {
+        if self.links.remove(id, name) {
+            self.record_followers(id, name);
+        }
+    }
+
+    fn record_followers(&mut self, id: DirectoryId, name: &Name) {
         let Some(node) = self.tree.get(id) else { return };
+        for (id, name) in self.links.followers(&node.directory.absolute(name)) {
+            self.record_one(id, &name);
+        }
+    }
+
+    /// Whether the link leads through other paths than before.
+    fn record_one(&mut self, id: DirectoryId, name: &Name) -> bool {
+        let Some(node) = self.tree.get(id) else { return false };
         let root = node.directory.root();
         let real = root.path().as_os_str().as_encoded_bytes();
         let real = real.strip_suffix(b"/").unwrap_or(real); // the data directory may be /
         let target = |path: &[u8]| path.get(real.len() + 1..).and_then(|below| root.target(below));
         let paths = depends_on(real, &node.directory.below(name), target);
+        if self.links.depends_on(id, name, &paths) {
+            return false;
+        }
         if !self.links.set(id, name, paths) && !mem::replace(&mut self.links_warned, true) {
             tracing::warn!(
                 "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
             );
         }
+        true
     }
 
     /// Puts the links that lead through a path into the pending set, because what happened to it happened to them.
@@ -45,11 +70,8 @@ impl State {
 
     /// A file with further names was published by this one: it is to be read by the others too.
     pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, now: Instant) {
-        match self.hard_links.published(version.inode, version.fingerprint(), id, name) {
-            Others::Known(others) => {
-                let others = others.into_iter().map(|(id, name)| (id, name, version.fingerprint()));
-                self.put_others(others.collect(), version.inode, now);
-            }
+        match self.hard_links.published(version, id, name) {
+            Others::Known(names) => self.put_names(names, version.inode, now),
             Others::Wanted => {}
             Others::Full => self.ask_for_rescan(now, || {
                 tracing::warn!("more files with several names were written than can be followed: a rescan follows");
@@ -67,17 +89,18 @@ impl State {
         let found = self.hard_links.search(known, Instant::now());
         for (id, name, version) in found {
             let inode = self.tree.get(id).and_then(|node| node.known.get(&name)).map(|known| known.inode());
-            self.put_others(vec![(id, name, version)], inode.unwrap_or(0), now);
+            self.put_names(vec![(id, name, version)], inode.unwrap_or(0), now);
         }
     }
 
-    /// Puts those names of one file into the pending set whose confirmed version is another than the one that was published
-    /// by a further name, which comes with each.
-    fn put_others(&mut self, others: Vec<(DirectoryId, Name, u64)>, inode: u64, now: Instant) {
+    /// Puts those names of one file into the pending set whose confirmed version is another than the one that they ought to
+    /// have.
+    fn put_names(&mut self, names: Names, inode: u64, now: Instant) {
         let seen_at = Stamp::now();
-        for (id, name, version) in others {
+        for (id, name, version) in names {
             let Some(node) = self.tree.get(id) else { continue };
-            let lags = |known: &Known| known.inode() == inode && !known.is_of_fingerprint(version);
+            let has_it = |known: &Known| version.is_some_and(|version| known.is_of_fingerprint(version));
+            let lags = |known: &Known| known.inode() == inode && !has_it(known);
             if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
                 self.put_one(Source::Event, id, &name, Change::Closed, seen_at, now);
             }

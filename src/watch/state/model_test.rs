@@ -340,6 +340,47 @@ fn a_link_follows_its_target_when_directories_are_exchanged_while_that_is_in_fli
     scene.assert_published_last("link");
 }
 
+/// The chain has its last link later than its first.
+#[test]
+fn a_link_through_a_link_follows_the_end_of_the_chain() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link("one/middle", "link");
+    scene.rest();
+    scene.link("one/end", "one/middle");
+    scene.rest();
+    scene.write("one/end");
+    scene.rest();
+    scene.assert_published_last("link");
+    fs::remove_file(scene.path("one/middle")).unwrap();
+    scene.write("one/middle");
+    scene.rest();
+    scene.write("one/middle");
+    scene.rest();
+    scene.assert_published_last("link");
+}
+
+/// Its file is written under its other name, which is published first.
+#[test]
+fn a_name_in_flight_while_its_file_is_written_by_another_name_is_read_again() {
+    let mut scene = Scene::with(&["one"]);
+    scene.write("one/a");
+    fs::hard_link(scene.path("one/a"), scene.path("one/b")).unwrap();
+    scene.now += Duration::from_secs(60);
+    scene.catch_up();
+    scene.dispatch(2);
+    (0..2).for_each(|at| scene.read(at));
+    scene.write("one/a");
+    scene.catch_up();
+    let at =
+        |scene: &Scene, name: &str| scene.in_flight.iter().position(|it| path_of(&it.job) == scene.path(name)).unwrap();
+    scene.complete(at(&scene, "one/a"));
+    scene.dispatch(1);
+    scene.complete(at(&scene, "one/a"));
+    scene.complete(at(&scene, "one/b"));
+    scene.rest();
+    scene.assert_published_last("one/b");
+}
+
 #[test]
 fn a_link_taken_away_and_made_again_while_in_flight_is_no_news() {
     let mut scene = Scene::with_a_link_that_is_read();
