@@ -186,7 +186,7 @@ impl Dispatcher {
     /// Whether a message without a confirm may have reached the broker's consumers, or still may. Files that are being
     /// read, and messages that were returned because no queue is bound, are not counted.
     #[must_use]
-    pub fn may_have_told(&self) -> bool {
+    pub fn may_have_published(&self) -> bool {
         let unpublished = self.progress.publish.waiting();
         !self.ended
             || self.progress.metrics.unconfirmed_messages.get() > 0

@@ -94,7 +94,7 @@ impl FileLines {
     }
 
     /// Logs what became of a job.
-    pub fn tell(&mut self, report: &Report, now: Instant) {
+    pub fn log(&mut self, report: &Report, now: Instant) {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
             Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),

@@ -113,7 +113,7 @@ class Observed(Service):
         """The first line that begins so."""
         return next((line for line in self.log_lines() if line["message"].startswith(beginning)), None)
 
-    def misrecalled(self, files):
+    def misloaded(self, files):
         """What it says of its ledger at the start, unless it is that it knows so many files and all of them."""
         said = self.line("the ledger holds")["message"]
         return None if said == f"the ledger holds {files} of {files} files" else said

@@ -183,7 +183,7 @@ fn parts() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..14).prop_map(|parts| parts.concat())
 }
 
-/// Letters that occur in no other part of a connection string and in no error, and all characters with a meaning in a URL.
+/// Characters that occur in no other part of a connection string and in no error, and all characters with a meaning in a URL.
 fn password() -> impl Strategy<Value = String> {
     let part = prop::sample::select(vec![
         "Z", "J", "K", "%5a", "@", ",", "1", ":", "%40", "%3A", "%", "%zz", "/", "?", "#", "[", "]", "&", "=", "\\",

@@ -203,7 +203,7 @@ impl Scan {
 
     fn finish_job(&mut self, report: Report) {
         self.progress.metrics.count(&report, Stamp::now());
-        self.lines.tell(&report, Instant::now());
+        self.lines.log(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
             self.bar.advance(version.size);
         }

@@ -82,7 +82,7 @@ pub(super) enum Comparison {
 /// What was confirmed for a path before a start took the file that is there for confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Before {
-    /// This version, or one with the same content as far as that can be told.
+    /// This version, or one with the same content as far as can be seen.
     Same,
     Other,
     Nothing,

@@ -93,7 +93,7 @@ impl Watcher {
         self.log_end();
         self.progress.watch.done(1);
         let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
-        self.state.end(orderly && !self.dispatcher.may_have_told());
+        self.state.end(orderly && !self.dispatcher.may_have_published());
         followed.and(drained).and(rest)
     }
 

@@ -4,8 +4,6 @@
 //! watch's loop has its share between them. The whole tree is rescanned at the start, after lost events and on a timer;
 //! single directories are when they are new or have no watch.
 
-#![allow(dead_code, reason = "the state reads and writes the fields until it calls the methods")]
-
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
@@ -26,23 +24,23 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Rescan {
     /// A rescan of the whole tree is to begin once the current one has ended.
-    pub(crate) needed: bool,
+    needed: bool,
     /// A rescan of the whole tree is under way.
-    pub(crate) whole: bool,
+    whole: bool,
     /// Directories to list. `true`: with all directories below them.
-    pub(crate) to_list: VecDeque<(DirectoryId, bool)>,
+    to_list: VecDeque<(DirectoryId, bool)>,
     /// Listed names that have not been compared yet.
-    pub(crate) to_compare: VecDeque<Compare>,
+    to_compare: VecDeque<Compare>,
     /// Files whose version is not the last confirmed one.
-    pub(crate) found: usize,
+    found: usize,
     /// Those of them that are published only if their content is another.
-    pub(crate) in_question: usize,
+    in_question: usize,
     /// Files compared that the filter admits.
-    pub(crate) compared: usize,
+    compared: usize,
     /// The rescan of the start has not ended yet.
-    pub(crate) first: bool,
+    first: bool,
     /// Known files are published as well: `--catch-up all`.
-    pub(crate) everything: bool,
+    everything: bool,
     /// When the last rescan of the whole tree began.
     began: Option<Instant>,
     /// When the needed rescan may begin.
@@ -52,10 +50,10 @@ pub(crate) struct Rescan {
 
 /// The names of one directory that have not been compared yet.
 #[derive(Debug)]
-pub(crate) struct Compare {
-    pub(crate) id: DirectoryId,
-    pub(crate) left: vec::IntoIter<Name>,
-    pub(crate) origin: Origin,
+struct Compare {
+    id: DirectoryId,
+    left: vec::IntoIter<Name>,
+    origin: Origin,
 }
 
 /// What a rescan does next.
@@ -106,6 +104,16 @@ impl Rescan {
     /// Whether there is anything to list or to compare.
     pub(crate) fn running(&self) -> bool {
         !self.to_list.is_empty() || !self.to_compare.is_empty()
+    }
+
+    /// Whether a rescan of the whole tree is to begin.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.needed
+    }
+
+    /// Whether the current rescan publishes known files as well.
+    pub(crate) fn publishes_known(&self) -> bool {
+        self.everything
     }
 
     /// Whether there may be files that nothing has found yet.

@@ -15,7 +15,7 @@ from measure import Failure, wait_until
 EXCHANGE = "apollonia"
 # Where Debian keeps the scripts that do not insist on being run by root.
 SCRIPTS = "/usr/lib/rabbitmq/bin"
-BOOT_PATIENCE = 120
+BOOT_TIMEOUT = 120
 
 # Lives exactly as long as its standard input: at end of file, which comes even when the benchmark is killed
 # with SIGKILL, it kills the node and removes the directory.
@@ -98,7 +98,7 @@ class Broker:
             return True
 
         try:
-            wait_until("RabbitMQ", serves, BOOT_PATIENCE, lambda: self.supervisor.poll() is None, 0.2)
+            wait_until("RabbitMQ", serves, BOOT_TIMEOUT, lambda: self.supervisor.poll() is None, 0.2)
         except Failure as failure:
             with open(f"{self.home}/server.log", errors="replace") as log:
                 raise Failure(f"{failure}: {log.read()[-500:]}") from None

@@ -8,7 +8,7 @@ import time
 
 from measure import Failure, Run, environment, pinned, reap, wait_until
 
-READY_PATIENCE = 60
+READY_TIMEOUT = 60
 
 
 class Service:
@@ -25,7 +25,7 @@ class Service:
         )
 
     def __enter__(self):
-        wait_until("the line 'ready'", lambda: "ready" in self.said(), READY_PATIENCE, self.runs)
+        wait_until("the line 'ready'", lambda: "ready" in self.said(), READY_TIMEOUT, self.runs)
         return self
 
     def __exit__(self, *_):

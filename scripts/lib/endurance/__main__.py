@@ -214,8 +214,8 @@ class Run:
         service.ready()
         service.until("the end of the rescan", lambda: service.line("rescan finished"), 120)
         service.come_to_rest(REST_SECONDS, 600)
-        if recalled := service.misrecalled(self.files):
-            self.failures.append(f"after the restart {recalled}; there are {self.files}")
+        if loaded := service.misloaded(self.files):
+            self.failures.append(f"after the restart {loaded}; there are {self.files}")
         published = service.confirmed()
         if published:
             paths = [line["path"] for line in service.log_lines() if line["message"] == "confirmed"]

@@ -103,8 +103,8 @@ class Scale:
         service.until("the end of the rescan", lambda: self.rescan_times(service), timeout)
         return self.rescan_times(service)[0]
 
-    def recalled(self, service, files):
-        if said := service.misrecalled(files):
+    def loaded(self, service, files):
+        if said := service.misloaded(files):
             self.fail(f"after the start {said}; there are {files}")
 
 

@@ -82,7 +82,7 @@ class Large:
             self.row("… peak memory", in_bytes(service.memory("VmHWM")))
             self.row("… size of the ledger", in_bytes(metrics["apollonia_ledger_bytes"]))
             self.scale.check("messages of the next start", messages, 0)
-            self.scale.recalled(service, self.corpus.files)
+            self.scale.loaded(service, self.corpus.files)
             self.scale.stop(service)
 
     def bursts(self):
@@ -143,7 +143,7 @@ class Large:
         return {"rate": self.burst / took, "written": self.burst / written, "cpu": cpu / self.burst * 1e6, "overflows": lost}
 
     def rescan(self):
-        say("looking over all of it again")
+        say("a rescan of all of it")
         with self.service("--log-level", "DEBUG", "--rescan-seconds", str(RESCAN_SECONDS)) as service:
             service.ready(self.timeout)
             first = self.scale.rescanned(service, self.timeout)

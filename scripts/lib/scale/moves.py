@@ -50,7 +50,7 @@ class Renames:
             service.come_to_rest(1, self.timeout)
             again = service.confirmed()
             scale.check("messages of the start after the renames", again, 0)
-            scale.recalled(service, files)
+            scale.loaded(service, files)
             scale.stop(service)
         return [
             ("renamed", renamed),

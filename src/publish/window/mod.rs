@@ -196,7 +196,7 @@ impl<M> Window<M> {
             self.nack_pause.reset();
         }
         let route = if !returned.is_empty() {
-            debug_assert_eq!(self.unconfirmed, 0, "in doubt until the last answer");
+            debug_assert_eq!(self.unconfirmed, 0, "undecided until the last answer");
             returned.sort_unstable_by_key(|sent| sent.tag);
             returned.into_iter().rev().for_each(|sent| self.waiting.push_front(sent.message));
             self.probe_at = Some(now + self.probe_pause.advance());

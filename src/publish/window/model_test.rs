@@ -234,7 +234,7 @@ impl Model {
             assert!(self.broker.queue.contains(number), "{number} counts as delivered and reached no queue");
         }
         if !self.returned.is_empty() && !self.of(State::Sent).is_empty() {
-            assert!(delivered.is_empty() && resolution.route == Route::Unchanged, "in doubt");
+            assert!(delivered.is_empty() && resolution.route == Route::Unchanged, "undecided");
             return;
         }
         let came_back = std::mem::take(&mut self.returned);

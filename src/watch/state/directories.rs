@@ -69,7 +69,7 @@ impl State {
     }
 
     fn list_next(&mut self, id: DirectoryId, depth: Depth) {
-        self.rescan.to_list.push_back((id, depth == Depth::All));
+        self.rescan.list_later(id, depth == Depth::All);
     }
 
     /// Forgets what was kept for directories that left their paths. Each comes before those below it.

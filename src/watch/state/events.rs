@@ -78,7 +78,7 @@ impl State {
 
     /// Counts and logs that a rescan is needed. One that is needed already makes up for this loss too.
     pub(super) fn ask_for_rescan(&mut self, now: Instant, log: impl FnOnce()) {
-        if !self.rescan.needed {
+        if !self.rescan.is_needed() {
             self.progress.metrics.rescans.overflow.inc();
             log();
         }

@@ -131,7 +131,7 @@ impl State {
             return self.refuse_because(id, name, What::Name { directory: false, origin }, cause, now);
         }
         self.progress.metrics.count(report, time_of_day);
-        self.lines.tell(report, now);
+        self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
             self.retries.had(id, name);
         }

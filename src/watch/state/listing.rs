@@ -13,7 +13,7 @@ use crate::files::names::{Name, Set};
 use crate::files::version::{Stamp, Version};
 use crate::watch::confirmed::{Comparison, Confirmed};
 use crate::watch::pending::{Change, PENDING_MAX};
-use crate::watch::rescan::{Compare, Rescan};
+use crate::watch::rescan::{Finished, Step};
 use crate::watch::tree::{Origin, nothing_to_enter};
 
 /// Files that a rescan compares before the rest of the loop has its turn.
@@ -31,10 +31,8 @@ impl State {
 
     /// Whether a rescan can go on at once.
     pub(in crate::watch) fn may_rescan(&self, now: Instant) -> bool {
-        let begins = self.rescan.next_time().is_some_and(|time| time <= now);
-        let wanted = self.rescan.running() || self.rescan.whole || begins;
         let room = self.pending.len() < PENDING_MAX / 2 && self.pending.backlog() < BACKLOG_MAX;
-        wanted && room && !self.confirmed.is_pressed()
+        self.rescan.has_work(now) && room && !self.confirmed.is_pressed()
     }
 
     /// Begins the rescan that is needed, or goes on with those that run.
@@ -42,63 +40,30 @@ impl State {
         if !self.may_rescan(now) {
             return;
         }
-        if self.rescan.next_time().is_some_and(|time| time <= now) {
+        if self.rescan.is_due(now) {
             self.rescan.begin(self.tree.roots(), now);
         }
         let seen_at = Stamp::now();
         let mut files = FILES_IN_A_ROW;
         while files > 0 {
-            if self.compare_next(seen_at, now) {
-                files -= 1;
-            } else if let Some((id, depth)) = self.next_to_list() {
+            match self.rescan.next_step() {
+                None => break,
+                Some(Step::Compare { id, name, origin }) => {
+                    self.compare(id, &name, origin, seen_at, now);
+                    files -= 1;
+                }
+                Some(Step::Compared(id)) => self.tree.get_mut(id).into_iter().for_each(Confirmed::compared),
                 // It may have been listed before its turn, for the sake of a file in it.
-                if depth == Depth::All || self.tree.get(id).is_some_and(|node| !node.listed) {
-                    self.list_or_refuse(id, depth, now);
+                Some(Step::List { id, deep }) if deep || self.tree.get(id).is_some_and(|node| !node.listed) => {
+                    self.list_or_refuse(id, Depth::of(deep), now);
                     files = files.saturating_sub(FILES_FOR_A_LISTING);
                 }
-            } else {
-                break;
+                Some(Step::List { .. }) => {}
             }
         }
-        if self.rescan.whole && !self.rescan.running() {
-            self.report_rescan();
+        if let Some(finished) = self.rescan.finish() {
+            report(&finished);
         }
-    }
-
-    /// Compares the next file. `false`: nothing is left to be compared.
-    fn compare_next(&mut self, seen_at: Stamp, now: Instant) -> bool {
-        let Some(Compare { id, left, origin }) = self.rescan.to_compare.front_mut() else { return false };
-        let (id, origin) = (*id, *origin);
-        if let Some(name) = left.next() {
-            self.compare(id, &name, origin, seen_at, now);
-        } else {
-            self.rescan.to_compare.pop_front();
-            self.tree.get_mut(id).into_iter().for_each(Confirmed::compared);
-        }
-        true
-    }
-
-    /// The rescan of the whole tree is finished.
-    fn report_rescan(&mut self) {
-        self.rescan.whole = false;
-        let Rescan { found, in_question, compared, .. } = self.rescan;
-        if mem::take(&mut self.rescan.first) {
-            let content_decides = match in_question {
-                0 => String::new(),
-                more => format!(", and {more} more if their content is another"),
-            };
-            let new = found - in_question;
-            tracing::info!("rescan finished: {new} of {compared} files are to be published{content_decides}");
-        } else if found == 0 {
-            tracing::debug!("rescan finished: nothing new");
-        } else {
-            tracing::info!("rescan finished: {found} files to be read");
-        }
-    }
-
-    pub(super) fn next_to_list(&mut self) -> Option<(DirectoryId, Depth)> {
-        let (id, deep) = self.rescan.to_list.pop_front()?;
-        Some((id, if deep { Depth::All } else { Depth::New }))
     }
 
     /// Lists a directory, or remembers that it cannot be listed.
@@ -131,8 +96,7 @@ impl State {
         let origin = mem::replace(&mut node.origin, Origin::Found);
         self.confirmed.listed(node, &listing.files);
         node.directory.set_names(listing.neighbors());
-        let left = listing.files.into_iter().map(|found| found.name).collect::<Vec<_>>().into_iter();
-        self.rescan.to_compare.push_back(Compare { id, left, origin });
+        self.rescan.compare_later(id, listing.files.into_iter().map(|found| found.name).collect(), origin);
         self.list_children(id, &listing.directories, origin, depth, now);
         Ok(())
     }
@@ -171,12 +135,12 @@ impl State {
             }
             Err(errno) => return self.refuse(id, name, origin, errno, now),
         };
-        self.rescan.compared += 1;
+        self.rescan.count_compared();
         if !stat.regular {
             self.record_link(id, name);
         }
         let Some(node) = self.tree.get_mut(id) else { return };
-        let comparison = Confirmed::compare(node, name, &stat, self.rescan.everything);
+        let comparison = Confirmed::compare(node, name, &stat, self.rescan.publishes_known());
         match comparison {
             Comparison::Confirmed => {
                 self.retries.had(id, name);
@@ -184,10 +148,9 @@ impl State {
                 self.pending.look_again(id, name, false, seen_at);
                 return;
             }
-            Comparison::InQuestion => self.rescan.in_question += 1,
-            Comparison::Repeated | Comparison::Other => {}
+            Comparison::InQuestion | Comparison::Repeated | Comparison::Other => {}
         }
-        self.rescan.found += 1;
+        self.rescan.count_found(comparison == Comparison::InQuestion);
         self.found(id, name, &stat, origin, seen_at, now);
         if stat.regular && comparison == Comparison::Other {
             self.invalidate(id, name);
@@ -214,6 +177,23 @@ impl State {
             Origin::Found => Change::Changed { version: version.fingerprint() },
         };
         self.put(Source::Rescan, id, name, change, seen_at, now);
+    }
+}
+
+/// Logs the result of a rescan of the whole tree.
+fn report(finished: &Finished) {
+    let &Finished { first, found, in_question, compared } = finished;
+    if first {
+        let content_decides = match in_question {
+            0 => String::new(),
+            more => format!(", and {more} more if their content is another"),
+        };
+        let new = found - in_question;
+        tracing::info!("rescan finished: {new} of {compared} files are to be published{content_decides}");
+    } else if found == 0 {
+        tracing::debug!("rescan finished: nothing new");
+    } else {
+        tracing::info!("rescan finished: {found} files to be read");
     }
 }
 

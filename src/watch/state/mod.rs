@@ -59,6 +59,12 @@ enum Depth {
     All,
 }
 
+impl Depth {
+    fn of(deep: bool) -> Self {
+        if deep { Self::All } else { Self::New }
+    }
+}
+
 pub(super) struct State {
     tree: Tree,
     pending: Pending,

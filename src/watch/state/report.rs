@@ -33,7 +33,7 @@ impl State {
     /// How many files are known to have no message yet, in words: those that are pending, and those that cannot be read
     /// now. There may be more, where a rescan is needed or under way.
     pub(in crate::watch) fn left_unpublished(&self) -> String {
-        let rescans = self.rescan.needed || self.rescan.whole || self.rescan.running();
+        let rescans = self.rescan.is_outstanding();
         let more = if rescans || self.retries.directories() > 0 { "at least " } else { "" };
         format!("{more}{}", self.pending.len() + self.retries.refused())
     }

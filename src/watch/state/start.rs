@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::State;
+use super::{Depth, State};
 use crate::cli::CatchUp;
 use crate::error::Error;
 use crate::files::directory::{Directory, DirectoryId};
@@ -19,7 +19,6 @@ use crate::filter::Filter;
 use crate::job::Known;
 use crate::ledger::store::{Fate, Seen, Store};
 use crate::watch::confirmed::{Before, Confirmed};
-use crate::watch::rescan::Compare;
 use crate::watch::tree::{Node, nothing_to_enter};
 
 /// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
@@ -152,8 +151,8 @@ impl State {
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
     pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
         self.rescan.begin(self.tree.roots(), now);
-        while let Some((id, depth)) = self.next_to_list() {
-            match (self.list(id, depth, now), self.tree.root(id)) {
+        while let Some((id, deep)) = self.rescan.next_to_list() {
+            match (self.list(id, Depth::of(deep), now), self.tree.root(id)) {
                 (Ok(()), _) => {}
                 (Err(errno), Some(root)) => return Err(not_listed(root, errno)),
                 (Err(errno), None) => self.refuse_listing(id, errno, now),
@@ -175,7 +174,7 @@ impl State {
         match catch_up {
             CatchUp::None | CatchUp::Baseline => whole &= self.take_as_confirmed(store.as_mut(), catch_up),
             CatchUp::Changed => {}
-            CatchUp::All => self.rescan.everything = true,
+            CatchUp::All => self.rescan.publish_known(),
         }
         store.map_or(Ok(()), |store| self.confirmed.start(store, whole, Arc::clone(&self.progress)))
     }
@@ -184,11 +183,11 @@ impl State {
     fn load(&mut self, store: &mut Store) -> Result<bool, Error> {
         let mut listed = Map::default();
         let mut files = 0;
-        for compare in &self.rescan.to_compare {
-            let Some(node) = self.tree.get(compare.id) else { continue };
-            let names: Set<Name> = compare.left.as_slice().iter().cloned().collect();
+        for (id, names) in self.rescan.listed() {
+            let Some(node) = self.tree.get(id) else { continue };
+            let names: Set<Name> = names.iter().cloned().collect();
             files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
-            listed.insert(node.directory.prefix().to_vec(), Listed { id: compare.id, names });
+            listed.insert(node.directory.prefix().to_vec(), Listed { id, names });
         }
         let roots = self.tree.roots().to_vec();
         let mut loader = Loader { state: self, roots: &roots, listed, unlisted: Map::default(), loaded: 0 };
@@ -208,11 +207,11 @@ impl State {
     fn take_as_confirmed(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
         let mut entries = Entries { store, waiting: Vec::new(), whole: true };
         let mut files = 0;
-        for Compare { id, left, .. } in mem::take(&mut self.rescan.to_compare) {
+        for (id, names) in self.rescan.finish_uncompared() {
             let Some(node) = self.tree.get_mut(id) else { continue };
             Confirmed::compared(node);
             let mut links = Vec::new();
-            for name in left {
+            for name in names {
                 if !self.filter.admits(&node.directory.below(&name)) {
                     continue;
                 }
@@ -231,7 +230,6 @@ impl State {
             links.iter().for_each(|name| self.record_link(id, name));
         }
         entries.write();
-        (self.rescan.whole, self.rescan.first) = (false, false);
         tracing::info!("rescan finished: 0 of {files} files are to be published (--catch-up)");
         entries.whole
     }
