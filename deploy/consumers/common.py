@@ -114,7 +114,7 @@ def close(connection):
     try:
         connection.close()
     except pika.exceptions.AMQPError:
-        # pika gives back what it still holds. A stream takes nothing back, and the broker hangs up.
+        # pika requeues what it still holds. A stream takes nothing back, and the broker hangs up.
         pass
 
 

@@ -31,7 +31,7 @@ pub fn take(file: BorrowedFd<'_>) -> Result<bool, Unread> {
 }
 
 /// Releases a lease that was granted.
-pub fn give_back(file: BorrowedFd<'_>) {
+pub fn release(file: BorrowedFd<'_>) {
     // SAFETY: as in `take`. A failure does not matter, because closing the descriptor releases the lease, too.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
 }

@@ -42,7 +42,7 @@ impl<M> Acknowledged<M> {
 
     /// Whether a message was returned and it is open which acknowledged messages reached a queue. Until that is known nothing
     /// more may be published.
-    pub fn in_doubt(&self) -> bool {
+    pub fn is_undecided(&self) -> bool {
         !self.returned.is_empty()
     }
 
@@ -56,7 +56,7 @@ impl<M> Acknowledged<M> {
 
     /// Decides what can be decided while so many published messages are not answered yet.
     pub fn resolve(&mut self, unanswered: usize) -> Resolved<M> {
-        if self.in_doubt() && unanswered > 0 {
+        if self.is_undecided() && unanswered > 0 {
             return Resolved { delivered: Vec::new(), returned: Vec::new() };
         }
         let ids = mem::take(&mut self.returned);
@@ -88,7 +88,7 @@ mod tests {
     fn without_a_return_an_acknowledgement_counts_at_once() {
         let mut acknowledged = Acknowledged::new();
         acknowledged.add(1, 'a');
-        assert!(!acknowledged.in_doubt());
+        assert!(!acknowledged.is_undecided());
         assert_eq!(acknowledged.resolve(7), Resolved { delivered: vec!['a'], returned: vec![] });
     }
 
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(acknowledged.resolve(1), Resolved { delivered: vec![], returned: vec![] }, "2 is not answered yet");
         acknowledged.add(2, 'b');
         assert_eq!(acknowledged.resolve(0), Resolved { delivered: vec!['a'], returned: vec!['b'] });
-        assert!(!acknowledged.in_doubt());
+        assert!(!acknowledged.is_undecided());
     }
 
     #[test]

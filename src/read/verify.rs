@@ -56,7 +56,7 @@ impl Before {
         let granted = lease::take(file)?;
         let leased = granted && version.is_racy(examined, false);
         if granted && !leased {
-            lease::give_back(file);
+            lease::release(file);
         }
         Ok(Self {
             version,
@@ -93,7 +93,7 @@ impl Before {
         self.confirm(file)?;
         // An empty file can have been created a moment ago: the kernel creates a file before it counts its writer.
         if self.version.size == 0 && !self.leased && lease::take(file)? {
-            lease::give_back(file);
+            lease::release(file);
         }
         if movable || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }

@@ -12,7 +12,7 @@ import observe
 import plot
 import verdict
 from measure import Failure, environment, wait_until
-from observe import LOOK_OVER_PAUSE, Observed, in_bytes, positive, say
+from observe import RESCAN_PAUSE, Observed, in_bytes, positive, say
 from writer import Writer
 
 SAMPLE_SECONDS = 5
@@ -133,7 +133,7 @@ class Run:
             raise Failure("the writer failed; the lines above say why")
         say("waiting until the service rests")
         lost = observe.overflows(service.metrics())
-        service.come_to_rest(LOOK_OVER_PAUSE + REST_SECONDS if lost else REST_SECONDS, 600)
+        service.come_to_rest(RESCAN_PAUSE + REST_SECONDS if lost else REST_SECONDS, 600)
         self.end = service.metrics()
         consumer.take_all(int(self.end["apollonia_messages_confirmed_total"]))
         self.files = sum(len(files) for _, _, files in os.walk(self.data))

@@ -114,7 +114,7 @@ impl<M> Window<M> {
     /// The next message to be published, if one may be published now.
     pub fn next(&mut self, now: Instant) -> Option<Sent<M>> {
         debug_assert!(
-            self.acknowledged.is_empty() || self.acknowledged.in_doubt() && self.unconfirmed > 0,
+            self.acknowledged.is_empty() || self.acknowledged.is_undecided() && self.unconfirmed > 0,
             "unresolved"
         );
         let (next, not_before) = self.next_source()?;
@@ -147,7 +147,7 @@ impl<M> Window<M> {
             debug_assert!(self.unconfirmed <= 1, "one probe at a time");
             return (self.unconfirmed == 0).then_some((Next::Probe, self.probe_at));
         }
-        if self.acknowledged.in_doubt() {
+        if self.acknowledged.is_undecided() {
             return None;
         }
         if self.resend_at.is_some() {

@@ -1,4 +1,4 @@
-//! Operations that change no byte of a file: rights that root takes from the service and gives back, metadata, and
+//! Operations that change no byte of a file: rights that root takes from the service and grants again, metadata, and
 //! files that are too large to be read.
 
 use std::path::Path;
