@@ -108,7 +108,7 @@ impl Broker {
     /// # Errors
     /// [`Error::Usage`], naming the setting and what is wrong with it.
     pub fn new(settings: &AmqpSettings) -> Result<Self, Error> {
-        let mut broker = Self::parse(&settings.url, settings.heartbeat)?;
+        let mut broker = Self::parse(settings.url.with_password(), settings.heartbeat)?;
         broker.tls = tls::client_config(settings, broker.addresses().iter().any(Address::is_encrypted))?;
         Ok(broker)
     }

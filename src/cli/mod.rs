@@ -3,6 +3,7 @@
 mod lists;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -186,6 +187,30 @@ pub struct Settings {
     pub log_format: LogFormat,
 }
 
+/// A connection string as it was given, with its password: `Debug` does not show it.
+#[derive(Clone)]
+pub struct ConnectionString(String);
+
+impl ConnectionString {
+    /// All of it, for [`crate::address`], which shows it with the password masked.
+    #[must_use]
+    pub fn with_password(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ConnectionString {
+    fn from(given: &str) -> Self {
+        Self(given.to_owned())
+    }
+}
+
+impl fmt::Debug for ConnectionString {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("ConnectionString(***)")
+    }
+}
+
 /// The settings of the connection to the broker.
 #[derive(Debug, Clone, Args)]
 pub struct AmqpSettings {
@@ -199,7 +224,7 @@ pub struct AmqpSettings {
         value_name = "URL",
         default_value = "amqp://guest:guest@localhost:5672/"
     )]
-    pub url: String,
+    pub url: ConnectionString,
     /// Seconds between heartbeats at most: a broker that says nothing for two of them is lost. Wins over `?heartbeat=` in
     /// the URL; the broker may ask for less [default: the URL's, else 10]
     #[arg(
@@ -378,6 +403,12 @@ mod tests {
 
     fn parse_words(words: &str) -> Result<Option<Cli>, Error> {
         parse_from(std::iter::once("apollonia-ingestor").chain(words.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_shows_no_password_for_debugging() {
+        let cli = parse_words("--amqp-url amqp://user:hidden@host watch").unwrap();
+        assert!(!format!("{cli:?}").contains("hidden"), "{cli:?}");
     }
 
     #[test]
