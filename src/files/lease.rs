@@ -36,15 +36,6 @@ pub fn release(file: BorrowedFd<'_>) {
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
 }
 
-/// Whether a granted lease is still held and no writer waits for it. If one waits, the kernel returns the type that the
-/// lease is to become (fcntl(2), F_GETLEASE).
-#[must_use]
-pub fn is_held(file: BorrowedFd<'_>) -> bool {
-    // SAFETY: F_GETLEASE takes no argument and touches no memory of ours; the descriptor is open for as long
-    // as `file` is borrowed.
-    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
-}
-
 /// Ignores SIGIO. The kernel sends it to a lease's holder when a writer opens the file before the lease is released, and
 /// its default action ends the process (fcntl(2), signal(7)).
 pub fn ignore_break_signal() {

@@ -72,6 +72,9 @@ impl Reader {
             outbox.flush();
         }
         let digests = hash(&file, &before, &mut self.buffer, outbox)?;
+        if before.hides_changes() && hash(&file, &before, &mut self.buffer, outbox)? != digests {
+            return Err(Unread::Busy(Why::Changed));
+        }
         before.confirm_all(root, path, file.as_fd(), job.within.is_some())?;
         Ok((before, digests))
     }

@@ -3,11 +3,12 @@
 //! The order is: stat A, a read lease taken and released, read, stat B. The content is accepted if A equals B and the
 //! lease was granted. The kernel grants one only while nobody has the file open for writing or mapped writable
 //! (fcntl(2), F_SETLEASE), and any later change moves mtime or ctime away from A. Comparing A and B alone would miss
-//! writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]), the lease is kept
-//! until the file is closed: a process that opens it for writing has to wait meanwhile, and reading stops soon. At the
-//! end the name is looked up once more if a rename can have come between the opening and stat A. Where the kernel gives
-//! no lease (the file is another user's and CAP_LEASE is missing, or the file system is a network one), A equals B and
-//! later events are the only evidence.
+//! writers that keep the file open. Where a change can leave ctime as it is ([`Version::is_racy`]), A equals B whatever
+//! was written in between, so the file is read twice and both contents have to agree. (A lease kept while the file is read
+//! would do as well, but a process that opens it for writing would wait, for up to 45 s if this one is stopped meanwhile.) At
+//! the end the name is looked up once more if a rename can have come between the opening and stat A. Where the kernel
+//! gives no lease (the file is another user's and CAP_LEASE is missing, or the file system is a network one), A equals B
+//! and later events are the only evidence.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -36,8 +37,6 @@ pub struct Before {
     pub linked: bool,
     /// `st_dev`, which [`Before::confirm_name`] compares.
     device: u64,
-    /// The lease is kept until the file is closed.
-    leased: bool,
 }
 
 impl Before {
@@ -52,36 +51,28 @@ impl Before {
             return Err(Unread::NotRegular);
         }
         // Stat A comes before the lease, because a writer between the two would go unseen otherwise.
-        let version = version_of(&stat);
-        let granted = lease::take(file)?;
-        let leased = granted && version.is_racy(examined, false);
-        if granted && !leased {
-            lease::release(file);
-        }
+        check_for_writer(file)?;
         Ok(Self {
-            version,
+            version: version_of(&stat),
             accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
             examined,
             linked: stat.st_nlink > 1,
             device: stat.st_dev,
-            leased,
         })
+    }
+
+    /// Whether the file has to be read twice, because a change meanwhile can leave its version as it is.
+    pub fn hides_changes(&self) -> bool {
+        self.version.is_racy(self.examined, false)
     }
 
     /// Whether the file still is the version that was examined.
     ///
     /// # Errors
-    /// [`Why::Changed`] when it is not, [`Why::WriterPresent`] when a writer waits for a lease that was kept, or what
-    /// fstat(2) says.
+    /// [`Why::Changed`] when it is not, or what fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if version_of(&stat) != self.version {
-            return Err(Unread::Busy(Why::Changed));
-        }
-        if self.leased && !lease::is_held(file) {
-            return Err(Unread::Busy(Why::WriterPresent));
-        }
-        Ok(())
+        if version_of(&stat) == self.version { Ok(()) } else { Err(Unread::Busy(Why::Changed)) }
     }
 
     /// The checks after reading: the file still is the version that was examined, and its name still leads to it.
@@ -92,8 +83,8 @@ impl Before {
     pub fn confirm_all(&self, root: &Root, below: &CStr, file: BorrowedFd<'_>, movable: bool) -> Result<(), Unread> {
         self.confirm(file)?;
         // An empty file can have been created a moment ago: the kernel creates a file before it counts its writer.
-        if self.version.size == 0 && !self.leased && lease::take(file)? {
-            lease::release(file);
+        if self.version.size == 0 || self.hides_changes() {
+            check_for_writer(file)?;
         }
         if movable || self.may_be_renamed() { self.confirm_name(root, below) } else { Ok(()) }
     }
@@ -112,16 +103,25 @@ impl Before {
     }
 }
 
+/// Whether the kernel knows of no writer of the file.
+///
+/// # Errors
+/// As [`lease::take`].
+fn check_for_writer(file: BorrowedFd<'_>) -> Result<(), Unread> {
+    if lease::take(file)? {
+        lease::release(file);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::ffi::CString;
     use std::fs::File;
-    use std::io;
     use std::io::Write;
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::OpenOptionsExt;
 
     fn root() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
@@ -147,25 +147,6 @@ mod tests {
         before.confirm(reader.as_fd()).unwrap();
         std::fs::write(dir.path().join("f"), "y").unwrap();
         assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::Changed))));
-    }
-
-    #[test]
-    fn a_kept_lease_makes_a_writer_wait_until_the_file_is_closed() {
-        let (dir, root) = root();
-        let path = dir.path().join("f");
-        std::fs::write(&path, "one").unwrap();
-        let reader = open(&root, "f").unwrap();
-        let mut before = Before::examine(reader.as_fd()).unwrap();
-        before.leased = lease::take(reader.as_fd()).unwrap();
-        assert!(before.leased && lease::is_held(reader.as_fd()));
-        before.confirm(reader.as_fd()).unwrap();
-        lease::ignore_break_signal();
-        let refused = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-        // Nothing has been written yet, but a writer waits.
-        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::WriterPresent))));
-        drop(reader);
-        File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     }
 
     #[test]

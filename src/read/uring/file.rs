@@ -8,7 +8,7 @@ use tokio_uring::fs::File;
 use super::content;
 use super::operations::{OpenRequest, borrow, open};
 use super::worker::Worker;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::hash::Digests;
 use crate::hash::scheduler::Request;
 use crate::job::Job;
@@ -50,6 +50,9 @@ async fn read_open(
 ) -> Result<(Before, Digests), Unread> {
     let before = examine(job, borrow(file))?;
     let digests = content::hash(worker, request, file, &before, job.large).await?;
+    if before.hides_changes() && content::hash(worker, request, file, &before, job.large).await? != digests {
+        return Err(Unread::Busy(Why::Changed));
+    }
     before.confirm_all(job.directory.root(), path, borrow(file), job.within.is_some())?;
     Ok((before, digests))
 }
