@@ -69,10 +69,12 @@ impl Before {
     /// Whether the file still is the version that was examined.
     ///
     /// # Errors
-    /// [`Why::Changed`] when it is not, or what fstat(2) says.
+    /// [`Why::Changed`] when it is not, or has no name any more, which need not show in a ctime of whole seconds; or what
+    /// fstat(2) says.
     pub fn confirm(&self, file: BorrowedFd<'_>) -> Result<(), Unread> {
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
-        if version_of(&stat) == self.version { Ok(()) } else { Err(Unread::Busy(Why::Changed)) }
+        let same = version_of(&stat) == self.version && stat.st_nlink > 0;
+        if same { Ok(()) } else { Err(Unread::Busy(Why::Changed)) }
     }
 
     /// The checks after reading: the file still is the version that was examined, and its name still leads to it.
@@ -146,6 +148,16 @@ mod tests {
         let before = Before::examine(reader.as_fd()).unwrap();
         before.confirm(reader.as_fd()).unwrap();
         std::fs::write(dir.path().join("f"), "y").unwrap();
+        assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::Changed))));
+    }
+
+    #[test]
+    fn a_file_that_lost_its_last_name_is_not_confirmed() {
+        let (dir, root) = root();
+        std::fs::write(dir.path().join("f"), "content").unwrap();
+        let reader = open(&root, "f").unwrap();
+        let before = Before::examine(reader.as_fd()).unwrap();
+        std::fs::remove_file(dir.path().join("f")).unwrap();
         assert!(matches!(before.confirm(reader.as_fd()), Err(Unread::Busy(Why::Changed))));
     }
 
