@@ -251,29 +251,8 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
-    use crate::files::directory::Directory;
-    use crate::files::root::Root;
-    use crate::files::version::Stamp;
-    use crate::message::EventType;
-
-    fn jobs(count: usize) -> Vec<Job> {
-        let root = Arc::new(Root::new(File::open("/").unwrap().into(), b"/"));
-        let directory = Arc::new(Directory::new(&root, b""));
-        let job = |number: usize| Job {
-            directory: Arc::clone(&directory),
-            name: number.to_string().into_bytes().into(),
-            event: EventType::Create,
-            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
-            known: None,
-            within: None,
-            invalidate_first: false,
-            large: false,
-        };
-        (0..count).map(job).collect()
-    }
+    use crate::job::tests::jobs;
 
     fn unread(job: Job, unread: Unread) -> Report {
         Report { job, outcome: Outcome::Unread(unread) }

@@ -231,8 +231,28 @@ pub enum Outcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::fs::File;
+
     use super::*;
+    use crate::files::root::Root;
+
+    /// So many jobs, for files named by their numbers.
+    pub(crate) fn jobs(count: usize) -> Vec<Job> {
+        let root = Arc::new(Root::new(File::open("/").unwrap().into(), b"/"));
+        let directory = Arc::new(Directory::new(&root, b""));
+        let job = |number: usize| Job {
+            directory: Arc::clone(&directory),
+            name: number.to_string().into_bytes().into(),
+            event: EventType::Create,
+            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            known: None,
+            within: None,
+            invalidate_first: false,
+            large: false,
+        };
+        (0..count).map(job).collect()
+    }
 
     #[test]
     fn known_compares_version_and_content() {

@@ -104,32 +104,11 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::fs::File;
-    use std::sync::Arc;
 
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::files::directory::Directory;
-    use crate::files::root::Root;
-    use crate::files::version::Stamp;
-    use crate::message::EventType;
-
-    fn jobs(count: usize) -> Vec<Job> {
-        let root = Arc::new(Root::new(File::open("/").unwrap().into(), b"/"));
-        let directory = Arc::new(Directory::new(&root, b""));
-        let job = |number: usize| Job {
-            directory: Arc::clone(&directory),
-            name: number.to_string().into_bytes().into(),
-            event: EventType::Create,
-            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
-            known: None,
-            within: None,
-            invalidate_first: false,
-            large: false,
-        };
-        (0..count).map(job).collect()
-    }
+    use crate::job::tests::jobs;
 
     /// Takes as many jobs as there is room for and returns their number.
     fn take(queue: &Queue, most: usize, changed: &Notify) -> usize {

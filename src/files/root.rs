@@ -339,18 +339,19 @@ pub fn open_root(path: &Path) -> Result<Root, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs::File;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    /// On a directory of its own, which goes with the first.
+    pub(crate) fn root() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().canonicalize().unwrap();
         let root = Root::new(File::open(&real).unwrap().into(), real.as_os_str().as_bytes());
         (dir, root)
     }
 
-    fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
+    pub(crate) fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
         let name = CString::new(name).unwrap();
         root.open_file(&name)
     }

@@ -119,23 +119,10 @@ fn check_for_writer(file: BorrowedFd<'_>) -> Result<(), Unread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::CString;
+    use crate::files::root::tests::{open, root};
     use std::fs::File;
     use std::io::Write;
-    use std::os::fd::{AsFd, OwnedFd};
-    use std::os::unix::ffi::OsStrExt;
-
-    fn root() -> (tempfile::TempDir, Root) {
-        let dir = tempfile::tempdir().unwrap();
-        let real = dir.path().canonicalize().unwrap();
-        let root = Root::new(File::open(&real).unwrap().into(), real.as_os_str().as_bytes());
-        (dir, root)
-    }
-
-    fn open(root: &Root, name: &str) -> Result<OwnedFd, Unread> {
-        let name = CString::new(name).unwrap();
-        root.open_file(&name)
-    }
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_writer_is_found_until_it_closes_the_file() {

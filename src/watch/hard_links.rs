@@ -57,8 +57,8 @@ impl Published {
     }
 
     /// The one that is published after this. A name can be read before a write and published after another name that was
-    /// read behind it; its ctime is the older one then, or the same where stamps are
-    /// coarse. A clock that was set back costs one more read.
+    /// read behind it; its ctime is the older one then, or the same where stamps are coarse.
+    /// A clock that was set back costs one more read.
     fn then(self, version: &Version) -> Self {
         let next = Self::of(version);
         let time = |stamp: Stamp| (stamp.seconds, stamp.nanoseconds);
