@@ -1,7 +1,6 @@
 """Reads the Rust files of a crate as text: what is code, what is a test, which file imports which."""
 
 import re
-from pathlib import Path
 
 CRATE = "apollonia_ingestor"
 TEST_FILE = re.compile(r"(^|/)(tests|model)\.rs$|_test\.rs$")
