@@ -61,7 +61,7 @@ impl Job {
 pub struct Known {
     /// [`Version::fingerprint`].
     version: u64,
-    /// [`Version::fingerprint_without_ctime`], with the last bit replaced by [`RACY`]. If all
+    /// [`Version::fingerprint_without_ctime`], with the last bits replaced by [`RACY`] and [`ROWLESS`]. If all
     /// others are 0, only the whole version is compared.
     data: u64,
     /// The first 8 bytes of the content's SHA-256; `None` when only the version is known.
@@ -73,6 +73,12 @@ const _: () = assert!(size_of::<Known>() == 32);
 
 /// The bit of [`Known::is_racy`].
 const RACY: u64 = 1;
+
+/// The bit of [`Known::is_rowless`].
+const ROWLESS: u64 = 2;
+
+/// The bits of a fingerprint that these take the place of.
+const FLAGS: u64 = RACY | ROWLESS;
 
 impl Known {
     /// The path had a message, of a version that is not known any more: it equals no file that is read.
@@ -93,20 +99,20 @@ impl Known {
     /// A copy that matches only the whole version, ctime included, because it may not be what was published last.
     #[must_use]
     pub fn by_version_only(self) -> Self {
-        Self { data: self.data & RACY, ..self }
+        Self { data: self.data & FLAGS, ..self }
     }
 
     /// A copy for this version, once it is certain to be what was published last.
     #[must_use]
     pub fn exact(self, version: &Version) -> Self {
-        let data = version.fingerprint_without_ctime() & !RACY | self.data & RACY;
+        let data = version.fingerprint_without_ctime() & !FLAGS | self.data & FLAGS;
         Self { data: if self.content.is_some() { data } else { self.data }, ..self }
     }
 
     /// Whether it is certain to be what was published last; `false` after [`Known::by_version_only`].
     #[must_use]
     pub fn is_exact(self) -> bool {
-        self.content.is_none() || self.data & !RACY != 0
+        self.content.is_none() || self.data & !FLAGS != 0
     }
 
     /// Whether the content is known, beside the version.
@@ -138,8 +144,8 @@ impl Known {
     #[must_use]
     pub fn may_be(self, version: &Version) -> bool {
         let without_ctime = || {
-            let data = self.data & !RACY;
-            data != 0 && data == version.fingerprint_without_ctime() & !RACY
+            let data = self.data & !FLAGS;
+            data != 0 && data == version.fingerprint_without_ctime() & !FLAGS
         };
         self.is_of(version) || self.content.is_some() && without_ctime()
     }
@@ -148,6 +154,18 @@ impl Known {
     #[must_use]
     pub fn is_racy(self) -> bool {
         self.data & RACY != 0
+    }
+
+    /// A copy of what was confirmed while the ledger got no row of it.
+    #[must_use]
+    pub fn rowless(self) -> Self {
+        Self { data: self.data | ROWLESS, ..self }
+    }
+
+    /// Whether the ledger has no row of it, so that the file has to be read once more and the row be written then.
+    #[must_use]
+    pub fn is_rowless(self) -> bool {
+        self.data & ROWLESS != 0
     }
 
     /// Whether this version with this content is the known one.
@@ -274,6 +292,9 @@ pub(crate) mod tests {
         let seen = Known::seen(&version, true);
         assert!(seen.is_of(&version) && seen.is_racy() && seen.is_exact() && seen.exact(&version) == seen);
         assert!(!seen.may_be(&metadata_alone) && !seen.is(&version, &a));
+        let rowless = known.rowless();
+        assert!(rowless.is_rowless() && rowless != known && rowless.is(&metadata_alone, &a) && !known.is_rowless());
+        assert!(rowless.exact(&version) == rowless && !rowless.by_version_only().is_exact());
         assert!(!Known::PUBLISHED.may_be(&version) && !Known::PUBLISHED.is_racy() && Known::PUBLISHED.is_exact());
     }
 }

@@ -26,7 +26,7 @@
 //! - A directory that is removed from its path takes all rows below that path with it ([`Confirmed::removed`]), and files
 //!   that appear there wait for that.
 //! - A confirm writes no row where the path has changed since the job was dispatched: what was confirmed may be an earlier
-//!   version by now. Its row is deleted instead ([`Confirmed::confirm`]).
+//!   version by now. Its row is deleted instead ([`Confirmed::confirm`]), and written when the file is read for that change.
 //! - Every other row that is out of date ([`Confirmed::forget`]) may stay for a while, because its version cannot reappear.
 //!
 //! Where a file differs from its row by ctime alone (after a chmod), the content decides whether it is published. For a row
@@ -199,7 +199,7 @@ impl Confirmed {
             Some(version) if known.is_of(&version) => {
                 // A row that lags would describe another version, because a rename changes the file's ctime.
                 *known = known.exact(&version);
-                if known.is_racy() { Comparison::InQuestion } else { Comparison::Confirmed }
+                if known.is_racy() || known.is_rowless() { Comparison::InQuestion } else { Comparison::Confirmed }
             }
             Some(_) => Comparison::InQuestion,
             None if !stat.regular && !through && !everything => Comparison::InQuestion,
@@ -230,7 +230,8 @@ impl Confirmed {
     }
 
     /// Whether a job that found its file unchanged leaves memory and row as they are. The row of a job with
-    /// `invalidate_first` may have been deleted meanwhile; and where the content alone is the same, the version is new.
+    /// `invalidate_first` may have been deleted meanwhile, [`Known::rowless`] has none, and where the content alone is the
+    /// same, the version is new.
     pub(super) fn is_kept(job: &Job, read: &Read) -> bool {
         !job.invalidate_first && job.known == Some(read.known())
     }
@@ -244,6 +245,7 @@ impl Confirmed {
         let path = node.directory.absolute(name);
         if *invalidate_first && pending.holds(job.directory.id(), name) {
             // The path has changed since, and what was confirmed can reappear after another version.
+            node.known.insert(Arc::clone(name), read.known().rowless());
             ledger.invalidate(&path);
         } else {
             let Read { version, digests, racy } = read;

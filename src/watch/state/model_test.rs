@@ -479,6 +479,27 @@ fn a_link_made_again_while_in_flight_is_in_the_ledger() {
     assert_eq!(scene.published, BTreeMap::new());
 }
 
+/// The reader finds the file that has replaced the link, and is confirmed while the event of that waits. So the ledger gets
+/// its row when the event's job finds the file unchanged.
+#[test]
+fn a_file_in_the_place_of_a_link_is_in_the_ledger() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link(TARGETS[0], "one/link");
+    scene.catch_up();
+    scene.dispatch(1);
+    scene.write("new");
+    fs::rename(scene.path("new"), scene.path("one/link")).unwrap();
+    scene.read(0);
+    scene.read_events();
+    scene.complete(0);
+    scene.rest();
+    scene.write_ledger();
+    scene.published.clear();
+    scene.kill(|_| {});
+    scene.rest();
+    assert_eq!(scene.published, BTreeMap::new());
+}
+
 #[test]
 fn a_listing_forgets_what_is_gone_and_only_that() {
     let mut scene = Scene::with(&["one"]);
