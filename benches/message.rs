@@ -6,10 +6,10 @@ mod common;
 
 use std::hint::black_box;
 
-use apollonia_ingestor::bench::{Digests, EventType, Message, NEIGHBORS_MAX, Paths, Stamp, Version};
+use apollonia_ingestor::bench::{Digests, EventType, Message, NEIGHBORS_MAX, Paths, Timestamp, Version};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-const STAMP: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };
+const STAMP: Timestamp = Timestamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 };
 const VERSION: Version = Version { inode: 2, size: 31_415_926, modified: STAMP, changed: STAMP };
 
 /// Composes a file's path and those of its neighbors.

@@ -10,13 +10,13 @@ use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apollonia_ingestor::bench::{Change, DirectoryId, Due, Name, PENDING_MAX, Pending, Stamp};
+use apollonia_ingestor::bench::{Change, DirectoryId, Due, Name, PENDING_MAX, Pending, Timestamp};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const FILES: usize = 10_000;
 const FEW_FILES: usize = 16;
 const EVENTS: [Change; 2] = [Change::Created { version: 1 }, Change::Closed];
-const SEEN: Stamp = Stamp { seconds: 1_795_449_909, nanoseconds: 0 };
+const SEEN: Timestamp = Timestamp { seconds: 1_795_449_909, nanoseconds: 0 };
 
 fn names(count: usize) -> Vec<Name> {
     (0..count).map(|number| format!("Artist - Album - {number:06}.flac").into_bytes().into()).collect()

@@ -192,7 +192,7 @@ mod tests {
 
     fn at_work() -> Progress {
         let progress = Progress::default();
-        progress.broker_is(BrokerState::Connected);
+        progress.set_broker(BrokerState::Connected);
         progress.enter(Phase::Ready);
         progress
     }
@@ -208,7 +208,7 @@ mod tests {
     fn a_service_that_can_deliver_is_ready() {
         let progress = at_work();
         assert_eq!(assess_readiness(&progress, STALL), (true, "ready: 0 pending, 0 messages confirmed".to_owned()));
-        progress.broker_is(BrokerState::Unused);
+        progress.set_broker(BrokerState::Unused);
         assert!(assess_readiness(&progress, STALL).0, "an output without a broker misses none");
         progress.enter(Phase::Starting);
         assert_not_ready(&progress, &["starting"]);
@@ -219,30 +219,30 @@ mod tests {
     #[test]
     fn every_obstacle_is_named_and_none_makes_the_service_unhealthy() {
         let progress = at_work();
-        progress.unroutable_are(7);
+        progress.set_unroutable(7);
         assert_not_ready(&progress, &["no queue", "7 messages"]);
         progress.unreadable.are(2, "/srv/x", "Permission denied");
         assert_not_ready(
             &progress,
             &["no queue", "; 2 directories cannot be read, \"/srv/x\" for one: Permission denied"],
         );
-        progress.broker_is(BrokerState::Blocked);
+        progress.set_broker(BrokerState::Blocked);
         assert_not_ready(&progress, &["takes no messages", "no queue", "2 directories"]);
         let (status, line) = assess(&progress, STALL);
         assert_eq!(status, Status::Healthy);
         assert!(["takes no messages", "no queue", "2 directories"].iter().all(|word| line.contains(word)), "{line}");
-        progress.broker_is(BrokerState::Disconnected);
-        progress.unroutable_are(0);
+        progress.set_broker(BrokerState::Disconnected);
+        progress.set_unroutable(0);
         progress.unreadable.are(0, "", "");
         assert_not_ready(&progress, &["no connection"]);
-        progress.broker_is(BrokerState::Connected);
+        progress.set_broker(BrokerState::Connected);
         assert!(assess_readiness(&progress, STALL).0);
     }
 
     #[test]
     fn the_healthy_line_names_a_missing_queue() {
         let progress = at_work();
-        progress.unroutable_are(3);
+        progress.set_unroutable(3);
         let (status, line) = assess(&progress, STALL);
         assert_eq!(status, Status::Healthy);
         assert!(line.contains("no queue is bound") && line.contains("3 messages wait"), "{line}");

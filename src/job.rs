@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::files::directory::Directory;
 use crate::files::names::Name;
 use crate::files::unread::Unread;
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 use crate::message::EventType;
 
@@ -20,7 +20,7 @@ pub struct Job {
     /// How this version came to its path, as the message says it.
     pub event: EventType,
     /// The time at which the event was read.
-    pub seen_at: Stamp,
+    pub seen_at: Timestamp,
     /// What was confirmed last for this path, if anything. The same content of the same version is not published again.
     pub known: Option<Known>,
     /// The inode of the directory, where a rename can put another directory at its path.
@@ -263,7 +263,7 @@ pub(crate) mod tests {
             directory: Arc::clone(&directory),
             name: number.to_string().into_bytes().into(),
             event: EventType::Create,
-            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
             invalidate_first: false,
@@ -274,9 +274,9 @@ pub(crate) mod tests {
 
     #[test]
     fn known_compares_version_and_content() {
-        let stamp = Stamp { seconds: 0, nanoseconds: 0 };
+        let stamp = Timestamp { seconds: 0, nanoseconds: 0 };
         let version = Version { inode: 1, size: 1, modified: stamp, changed: stamp };
-        let later = Stamp { seconds: 1, nanoseconds: 0 };
+        let later = Timestamp { seconds: 1, nanoseconds: 0 };
         let [a, b] = [Digests::of(b"a"), Digests::of(b"b")];
         let (other_file, touched) = (Version { inode: 2, ..version }, Version { modified: later, ..version });
         let metadata_alone = Version { changed: later, ..version };

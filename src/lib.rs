@@ -86,7 +86,7 @@ pub mod bench {
     pub use crate::files::listing::{Found, list};
     pub use crate::files::names::{NEIGHBORS_MAX, Name, Names, stem};
     pub use crate::files::root::Root;
-    pub use crate::files::version::{Stamp, Version};
+    pub use crate::files::version::{Timestamp, Version};
     pub use crate::filter::Filter;
     pub use crate::hash::{Digests, Hasher, Xxh128Stream, lanes, scheduler};
     pub use crate::job::{Job, Outcome};

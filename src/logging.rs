@@ -132,7 +132,7 @@ impl FileLines {
     }
 
     /// Logs that a file or a directory exists and cannot be read now.
-    pub fn shut(&mut self, path: &[u8], directory: bool, cause: &io::Error, now: Instant) {
+    pub fn refused(&mut self, path: &[u8], directory: bool, cause: &io::Error, now: Instant) {
         let path = String::from_utf8_lossy(path);
         let (repeats, what) = if directory { (&mut self.unwatched, "entered") } else { (&mut self.failed, "read") };
         if repeats.admits(now) {
@@ -145,23 +145,23 @@ impl FileLines {
     }
 
     /// Logs that a further try has failed, too.
-    pub fn still_shut(path: &[u8], cause: &io::Error) {
+    pub fn still_refused(path: &[u8], cause: &io::Error) {
         tracing::debug!("{:?} still cannot be read: {cause}", String::from_utf8_lossy(path));
     }
 
     /// Logs how many lines were held back, for each kind whose minute is over.
-    pub fn overdue(&mut self, now: Instant) {
+    pub fn report_held_back(&mut self, now: Instant) {
         for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
             if repeats.is_over(now) {
-                repeats.rest();
+                repeats.report();
             }
         }
     }
 
     /// Logs how many lines were held back, for each kind, at the end.
-    pub fn rest(&mut self) {
+    pub fn report_all_held_back(&mut self) {
         for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
-            repeats.rest();
+            repeats.report();
         }
     }
 }
@@ -180,7 +180,7 @@ struct Repeats {
 impl Repeats {
     fn admits(&mut self, now: Instant) -> bool {
         if self.since.is_none() || self.is_over(now) {
-            self.rest();
+            self.report();
             self.since = Some(now);
             self.logged = 0;
         }
@@ -197,7 +197,7 @@ impl Repeats {
         self.since.is_some_and(|since| now.saturating_duration_since(since) >= REPEATS_TIME)
     }
 
-    fn rest(&mut self) {
+    fn report(&mut self) {
         match std::mem::take(&mut self.held_back) {
             0 => {}
             count => tracing::warn!("and {count} more {} within a minute; LOG_LEVEL=DEBUG names each", self.subject),

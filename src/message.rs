@@ -5,7 +5,7 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 
 /// The exchange that messages go to.
@@ -38,7 +38,7 @@ pub struct Paths {
     /// The directory, then each path as a whole.
     text: String,
     directory: usize,
-    exact: bool,
+    utf8: bool,
     /// Where each of these ends in `text`.
     ends: Vec<usize>,
 }
@@ -49,7 +49,7 @@ impl Paths {
         debug_assert!(directory.ends_with(b"/"), "a directory's path ends in a slash");
         self.text.clear();
         self.ends.clear();
-        self.exact = true;
+        self.utf8 = true;
         self.append(directory);
         self.directory = self.text.len();
         self.ends.push(self.directory);
@@ -65,15 +65,15 @@ impl Paths {
 
     /// Whether all paths are UTF-8.
     #[must_use]
-    pub fn exact(&self) -> bool {
-        self.exact
+    pub fn is_utf8(&self) -> bool {
+        self.utf8
     }
 
     fn append(&mut self, part: &[u8]) {
         match str::from_utf8(part) {
             Ok(text) => self.text.push_str(text),
             Err(_) => {
-                self.exact = false;
+                self.utf8 = false;
                 self.text.push_str(&String::from_utf8_lossy(part));
             }
         }
@@ -101,16 +101,16 @@ pub struct Message<'a> {
     pub size: u64,
     /// The mtime of the hashed version.
     #[serde(serialize_with = "time")]
-    pub modified_time: Stamp,
+    pub modified_time: Timestamp,
     /// The atime before the file was read.
     #[serde(serialize_with = "time")]
-    pub accessed_time: Stamp,
+    pub accessed_time: Timestamp,
     /// The ctime of the hashed version.
     #[serde(serialize_with = "time")]
-    pub changed_time: Stamp,
+    pub changed_time: Timestamp,
     /// When the event was read from the kernel.
     #[serde(serialize_with = "time")]
-    pub timestamp: Stamp,
+    pub timestamp: Timestamp,
     /// The absolute paths of the neighbors, which follow the file's own.
     #[serde(serialize_with = "all_but_first")]
     pub neighbors: &'a Paths,
@@ -124,8 +124,8 @@ impl<'a> Message<'a> {
         event_type: EventType,
         digests: &Digests,
         version: &Version,
-        accessed: Stamp,
-        seen_at: Stamp,
+        accessed: Timestamp,
+        seen_at: Timestamp,
     ) -> Self {
         debug_assert!(paths.ends.len() >= 2, "the file's own path is there");
         Self {
@@ -183,7 +183,7 @@ fn all_but_first<S: Serializer>(paths: &Paths, serializer: S) -> Result<S::Ok, S
 }
 
 /// UTC, always with six decimals. A file system can hold times beyond any calendar, which become the calendar's ends.
-fn time<S: Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> {
+fn time<S: Serializer>(stamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     let utc = DateTime::<Utc>::from_timestamp(stamp.seconds, stamp.nanoseconds).unwrap_or(if stamp.seconds < 0 {
         DateTime::<Utc>::MIN_UTC
     } else {
@@ -225,12 +225,12 @@ mod tests {
         Version {
             inode: 2,
             size: 3,
-            modified: Stamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 },
-            changed: Stamp { seconds: -1, nanoseconds: 0 },
+            modified: Timestamp { seconds: 1_795_449_909, nanoseconds: 123_456_789 },
+            changed: Timestamp { seconds: -1, nanoseconds: 0 },
         }
     }
 
-    fn encode(path: &[u8], seen_at: Stamp) -> String {
+    fn encode(path: &[u8], seen_at: Timestamp) -> String {
         let digests = Digests::of(b"abc");
         let paths = paths(b"/d/", [path, b"\"\n\xff\x01"]);
         let version = version();
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_message_is_ten_fields_in_order_and_compact() {
-        let body = encode(b"a\xff", Stamp { seconds: 0, nanoseconds: 0 });
+        let body = encode(b"a\xff", Timestamp { seconds: 0, nanoseconds: 0 });
         assert_eq!(
             body,
             concat!(
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn every_control_character_survives_a_parser() {
         let name: Vec<u8> = (1..=0x7f).chain("/é\u{2028}🎵".bytes()).collect();
-        let body = encode(&name, Stamp { seconds: 0, nanoseconds: 0 });
+        let body = encode(&name, Timestamp { seconds: 0, nanoseconds: 0 });
         let parsed: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(parsed["file_path"].as_str().unwrap().as_bytes(), [b"/d/", &name[..]].concat());
     }
@@ -299,10 +299,10 @@ mod tests {
         prop_oneof![bytes, nearly_text, ".{0,40}".prop_map(|text| text.replace('\0', "").into_bytes())]
     }
 
-    fn stamp() -> impl Strategy<Value = Stamp> {
+    fn stamp() -> impl Strategy<Value = Timestamp> {
         // The years 0 to 9999, which RFC 3339 can express.
         (-62_167_219_200..=253_402_300_799i64, 0..1_000_000_000u32)
-            .prop_map(|(seconds, nanoseconds)| Stamp { seconds, nanoseconds })
+            .prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
     }
 
     proptest! {
@@ -322,7 +322,7 @@ mod tests {
             let paths = paths(&directory, [&name].into_iter().chain(&neighbors).map(|name| &name[..]));
             let whole = |name: &[u8]| [&directory, name].concat();
             let exact = |name: &Vec<u8>| str::from_utf8(&whole(name)).is_ok();
-            prop_assert_eq!(paths.exact(), exact(&name) && neighbors.iter().all(exact));
+            prop_assert_eq!(paths.is_utf8(), exact(&name) && neighbors.iter().all(exact));
             let message = Message::new(&paths, EventType::Create, &digests, &version, times[2], times[3]);
             let body = message.encode(&mut Vec::new()).unwrap();
             prop_assert!(body.iter().all(|byte| *byte >= b' '), "a control character is not escaped");
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn times_beyond_the_calendar_do_not_panic() {
         for seconds in [i64::MIN, i64::MAX] {
-            assert!(encode(b"/a", Stamp { seconds, nanoseconds: 999_999_999 }).contains("+00:00"));
+            assert!(encode(b"/a", Timestamp { seconds, nanoseconds: 999_999_999 }).contains("+00:00"));
         }
     }
 

@@ -10,7 +10,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::files::unread::Unread;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::job::{Outcome, Report};
 
 /// The content type of the text: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4.
@@ -186,7 +186,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts the outcome of a job, which was reported at the time of day `now`.
-    pub fn count(&self, report: &Report, now: Stamp) {
+    pub fn count(&self, report: &Report, now: Timestamp) {
         match &report.outcome {
             Outcome::Confirmed { version, .. } => {
                 self.files_read.inc();

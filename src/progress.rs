@@ -73,7 +73,7 @@ impl Progress {
     }
 
     /// Sets the state of the connection to the broker.
-    pub fn broker_is(&self, state: BrokerState) {
+    pub fn set_broker(&self, state: BrokerState) {
         // Restart the stall clock: messages left unconfirmed while the broker was blocked get a full stall time from now.
         self.publish.touch();
         self.broker.store(state as u8, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl Progress {
     }
 
     /// Sets the number of messages that wait until a queue is bound.
-    pub fn unroutable_are(&self, messages: usize) {
+    pub fn set_unroutable(&self, messages: usize) {
         if self.unroutable.swap(messages, Ordering::Relaxed) > 0 && messages == 0 {
             // Restart the stall clock: the messages that waited for a queue get a full stall time from now.
             self.publish.touch();
@@ -326,10 +326,10 @@ mod tests {
     fn a_blocked_broker_is_no_stall() {
         let progress = Progress::default();
         progress.publish.add(1);
-        progress.broker_is(BrokerState::Blocked);
+        progress.set_broker(BrokerState::Blocked);
         age(&progress.publish, 60_000);
         assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()));
-        progress.broker_is(BrokerState::Connected);
+        progress.set_broker(BrokerState::Connected);
         age(&progress.publish, 60_000);
         assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
     }
@@ -359,15 +359,15 @@ mod tests {
     #[test]
     fn a_missing_queue_is_no_stall_while_the_broker_answers() {
         let progress = Progress::default();
-        progress.broker_is(BrokerState::Connected);
+        progress.set_broker(BrokerState::Connected);
         progress.publish.add(1);
-        progress.unroutable_are(1);
+        progress.set_unroutable(1);
         age(&progress.publish, 60_000);
         assert!(progress.publish.stalled() >= Duration::from_secs(60), "no probe was answered for so long");
         progress.publish.done(0);
         assert!(progress.stages().iter().all(|stage| stage.stalled < Duration::from_secs(5)), "one was");
         age(&progress.publish, 60_000);
-        progress.unroutable_are(0);
+        progress.set_unroutable(0);
         assert!(progress.publish.stalled() < Duration::from_secs(5), "the time counts from here");
         age(&progress.publish, 60_000);
         assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);
@@ -400,7 +400,7 @@ mod tests {
             assert_eq!(progress.phase(), phase);
         }
         for state in [BrokerState::Unused, BrokerState::Disconnected, BrokerState::Connected, BrokerState::Blocked] {
-            progress.broker_is(state);
+            progress.set_broker(state);
             assert_eq!(progress.broker(), state);
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apollonia_ingestor::bench::{
-    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Stamp, list, prepare, start_pipeline,
+    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Timestamp, list, prepare, start_pipeline,
 };
 use apollonia_ingestor::cli::Cli;
 use apollonia_ingestor::error::Error;
@@ -52,7 +52,7 @@ impl Passes {
             directory: Arc::clone(directory),
             name: Arc::clone(&found.name),
             event: EventType::Create,
-            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
             invalidate_first: false,

@@ -16,7 +16,7 @@ use crate::files::directory::Directory;
 use crate::files::listing::{Found, list};
 use crate::files::root::Root;
 use crate::files::unread::Unread;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::job::{Job, Outcome, Report};
 use crate::logging::FileLines;
@@ -202,7 +202,7 @@ impl Scan {
     }
 
     fn finish_job(&mut self, report: Report) {
-        self.progress.metrics.count(&report, Stamp::now());
+        self.progress.metrics.count(&report, Timestamp::now());
         self.lines.log(&report, Instant::now());
         if let Outcome::Confirmed { version, .. } = report.outcome {
             self.bar.advance(version.size);
@@ -240,7 +240,7 @@ struct Walk {
 struct Current {
     directory: Arc<Directory>,
     files: vec::IntoIter<Found>,
-    seen_at: Stamp,
+    seen_at: Timestamp,
 }
 
 impl Walk {
@@ -280,7 +280,7 @@ impl Walk {
                         self.ahead.extend(entered.map(|below| directory.deeper(&below)));
                     }
                     let files = listing.files.into_iter();
-                    self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Stamp::now() });
+                    self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Timestamp::now() });
                 }
                 Err(errno) => {
                     *unlisted += 1;

@@ -7,14 +7,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// A point in time as file systems store it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct Timestamp {
     /// Seconds since 1970-01-01 UTC.
     pub seconds: i64,
     /// Nanoseconds of the second, 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
-impl Stamp {
+impl Timestamp {
     /// The time of the realtime clock.
     #[must_use]
     pub fn now() -> Self {
@@ -56,9 +56,9 @@ pub struct Version {
     /// The size in bytes.
     pub size: u64,
     /// The time of the last change of the content, mtime.
-    pub modified: Stamp,
+    pub modified: Timestamp,
     /// The time of the last change of content or metadata, ctime.
-    pub changed: Stamp,
+    pub changed: Timestamp,
 }
 
 impl Version {
@@ -99,7 +99,7 @@ impl Version {
     /// before, so that only a change in between is in question: a ctime in the future, because the clock was set back, then
     /// does not count.
     #[must_use]
-    pub fn is_racy(&self, examined: Stamp, again: bool) -> bool {
+    pub fn is_racy(&self, examined: Timestamp, again: bool) -> bool {
         let age = examined.seconds.saturating_sub(self.changed.seconds);
         self.changed.nanoseconds == 0 && age < COARSEST_SECONDS && !(again && age < 0)
     }
@@ -111,8 +111,8 @@ pub fn version_of(stat: &Stat) -> Version {
     Version {
         inode: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: Stamp { seconds: stat.st_mtime, nanoseconds: nanoseconds(stat.st_mtime_nsec) },
-        changed: Stamp { seconds: stat.st_ctime, nanoseconds: nanoseconds(stat.st_ctime_nsec) },
+        modified: Timestamp { seconds: stat.st_mtime, nanoseconds: nanoseconds(stat.st_mtime_nsec) },
+        changed: Timestamp { seconds: stat.st_ctime, nanoseconds: nanoseconds(stat.st_ctime_nsec) },
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_version_is_racy_until_its_whole_seconds_have_passed() {
-        let at = |seconds, nanoseconds| Stamp { seconds, nanoseconds };
+        let at = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
         let racy = |changed, examined, again| {
             Version { inode: 1, size: 1, modified: changed, changed }.is_racy(examined, again)
         };

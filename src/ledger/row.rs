@@ -6,7 +6,7 @@ use std::io;
 use rusqlite::{ErrorCode, Row};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 use crate::job::Known;
 
@@ -115,8 +115,8 @@ pub(super) fn blob<'row>(row: &'row Row<'_>, column: usize) -> Result<&'row [u8]
 
 /// Decodes the version and the digests, whose columns are the same in every form of the table.
 pub(super) fn decode_file(row: &Row<'_>) -> Result<(Version, Option<Digests>), StoreError> {
-    let stamp = |seconds, nanoseconds| -> rusqlite::Result<Stamp> {
-        Ok(Stamp { seconds: row.get(seconds)?, nanoseconds: row.get(nanoseconds)? })
+    let stamp = |seconds, nanoseconds| -> rusqlite::Result<Timestamp> {
+        Ok(Timestamp { seconds: row.get(seconds)?, nanoseconds: row.get(nanoseconds)? })
     };
     let version = Version {
         inode: row.get::<_, i64>(INODE)?.cast_unsigned(),

@@ -10,7 +10,7 @@ use super::state_directory::{COMPLETE, DAMAGED};
 use super::store::{FILE, Fate, looks_sound};
 use super::table::FORM;
 use super::*;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::job::Known;
 
 const DIRECTORY: &[u8] = b"/data/";
@@ -19,7 +19,7 @@ const DIRECTORY: &[u8] = b"/data/";
 pub(super) type State = BTreeMap<Vec<u8>, Known>;
 
 pub(super) fn confirmed(number: u64) -> Confirmed {
-    let stamp = Stamp { seconds: -1, nanoseconds: 999_999_999 };
+    let stamp = Timestamp { seconds: -1, nanoseconds: 999_999_999 };
     let version = Version { inode: number, size: number, modified: stamp, changed: stamp };
     let digests = Digests::of(&number.to_le_bytes());
     Confirmed { version, digests: Some(digests), racy: number % 2 == 1, by_version_only: false }

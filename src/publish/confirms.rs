@@ -61,10 +61,10 @@ pub fn run(
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
             Ok(session) => {
-                progress.broker_is(BrokerState::Connected);
+                progress.set_broker(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
                 let ended = PublishLoop::new(settings, sender, progress, &session.at).run(&session, messages).await;
-                progress.broker_is(BrokerState::Disconnected);
+                progress.set_broker(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
             }
@@ -101,7 +101,7 @@ impl<'a> PublishLoop<'a> {
         let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
         let mut ended = false;
         loop {
-            self.progress.unroutable_are(self.window.unroutable());
+            self.progress.set_unroutable(self.window.unroutable());
             if ended && self.window.is_done() {
                 return Ok(());
             }
@@ -224,11 +224,11 @@ impl<'a> PublishLoop<'a> {
     fn on_event(&self, event: &Event) -> Result<(), Error> {
         match event {
             Event::ConnectionBlocked(reason) => {
-                self.progress.broker_is(BrokerState::Blocked);
+                self.progress.set_broker(BrokerState::Blocked);
                 tracing::warn!("the broker takes no messages now ({reason}); files wait until it does");
             }
             Event::ConnectionUnblocked => {
-                self.progress.broker_is(BrokerState::Connected);
+                self.progress.set_broker(BrokerState::Connected);
                 tracing::info!("the broker takes messages again");
             }
             Event::Error(error) => return Err(failure(self.at, error)),

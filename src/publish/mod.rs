@@ -39,7 +39,7 @@ pub fn start(
     let (ready, started) = sync_channel(1);
     let (settings, progress) = (settings.clone(), Arc::clone(progress));
     if output == Output::Amqp {
-        progress.broker_is(BrokerState::Disconnected);
+        progress.set_broker(BrokerState::Disconnected);
     }
     let thread = thread::Builder::new()
         .name("publish".to_owned())

@@ -154,7 +154,7 @@ impl Outbox {
     /// The path of the file whose message was just composed, if the message cannot hold it as it is.
     fn raw_path(&self, job: &Job) -> Option<Vec<u8>> {
         let whole = || job.directory.absolute(&job.name);
-        if self.paths.exact() { None } else { Some(whole()).filter(|path| str::from_utf8(path).is_err()) }
+        if self.paths.is_utf8() { None } else { Some(whole()).filter(|path| str::from_utf8(path).is_err()) }
     }
 
     /// Sends the messages and reports that came together.
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
     use crate::files::directory::Directory;
     use crate::files::unread::Why;
-    use crate::files::version::Stamp;
+    use crate::files::version::Timestamp;
     use crate::message::EventType;
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
             directory: Arc::new(Directory::new(&root, b"one")),
             name: Arc::from(&b"file"[..]),
             event: EventType::Create,
-            seen_at: Stamp::now(),
+            seen_at: Timestamp::now(),
             known: None,
             invalidate_first: false,
             large: false,

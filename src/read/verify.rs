@@ -19,7 +19,7 @@ use crate::files::errno::Call;
 use crate::files::lease;
 use crate::files::root::Root;
 use crate::files::unread::{Unread, Why};
-use crate::files::version::{Stamp, Version, nanoseconds, version_of};
+use crate::files::version::{Timestamp, Version, nanoseconds, version_of};
 
 /// See [`Before::may_be_renamed`].
 const RENAME_SUSPECT_SECONDS: i64 = 60;
@@ -30,9 +30,9 @@ pub struct Before {
     /// Stat A.
     pub version: Version,
     /// atime, taken before our own reading moves it.
-    pub accessed: Stamp,
+    pub accessed: Timestamp,
     /// The time of day just before stat A was taken.
-    pub examined: Stamp,
+    pub examined: Timestamp,
     /// The file has further names (`st_nlink`).
     pub linked: bool,
     /// `st_dev`, which [`Before::confirm_name`] compares.
@@ -45,7 +45,7 @@ impl Before {
     /// # Errors
     /// [`Unread::NotRegular`], [`Unread::Busy`], or what fstat(2) says.
     pub fn examine(file: BorrowedFd<'_>) -> Result<Self, Unread> {
-        let examined = Stamp::now();
+        let examined = Timestamp::now();
         let stat = fstat(file).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
@@ -54,7 +54,7 @@ impl Before {
         check_for_writer(file)?;
         Ok(Self {
             version: version_of(&stat),
-            accessed: Stamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
+            accessed: Timestamp { seconds: stat.st_atime, nanoseconds: nanoseconds(stat.st_atime_nsec) },
             examined,
             linked: stat.st_nlink > 1,
             device: stat.st_dev,
@@ -93,7 +93,7 @@ impl Before {
 
     /// Whether a rename, which moves ctime, may have come between open(2) and stat A. A step of the clock hides none.
     fn may_be_renamed(&self) -> bool {
-        Stamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_SUSPECT_SECONDS
+        Timestamp::now().seconds.saturating_sub(self.version.changed.seconds) < RENAME_SUSPECT_SECONDS
     }
 
     /// Whether the name that was opened still leads to the version that was examined. A file that was renamed meanwhile

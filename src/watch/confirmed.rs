@@ -37,7 +37,7 @@
 
 use std::sync::Arc;
 
-use super::pending::{Pending, Taken};
+use super::pending::{NameLost, Pending};
 use super::tree::{Node, Removed, Tree};
 use crate::error::Error;
 use crate::files::directory::Directory;
@@ -313,9 +313,9 @@ fn can_reappear(node: &Node, name: &Name) -> bool {
 /// Whether a file of this version is the one that is known for a name, although an event says that the name was taken away:
 /// the event came late, and is about an earlier file. Where that was deleted, ctime may differ, because the content
 /// decides then. Where it was renamed, the file itself may have come back, which is worth a message.
-pub(super) fn is_still(known: Known, how: Taken, version: &Version) -> bool {
+pub(super) fn is_still(known: Known, how: NameLost, version: &Version) -> bool {
     match how {
-        Taken::Deleted => known.may_be(version),
-        Taken::Renamed => known.is_of(version),
+        NameLost::Deleted => known.may_be(version),
+        NameLost::Renamed => known.is_of(version),
     }
 }

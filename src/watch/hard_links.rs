@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 
 /// Names that are kept. They take 4 MB.
 pub(crate) const NAMES_MAX: usize = 1 << 16;
@@ -46,7 +46,7 @@ struct File {
 /// A version that was published under one of a file's names.
 #[derive(Debug, Clone, Copy)]
 struct Published {
-    changed: Stamp,
+    changed: Timestamp,
     /// `None` once versions were published in another order than the file had them: no name is certain to have the last.
     fingerprint: Option<u64>,
 }
@@ -61,7 +61,7 @@ impl Published {
     /// A clock that was set back costs one more read.
     fn then(self, version: &Version) -> Self {
         let next = Self::of(version);
-        let time = |stamp: Stamp| (stamp.seconds, stamp.nanoseconds);
+        let time = |stamp: Timestamp| (stamp.seconds, stamp.nanoseconds);
         let overtaken = next.fingerprint != self.fingerprint && time(next.changed) <= time(self.changed);
         Self { fingerprint: if overtaken { None } else { next.fingerprint }, ..next }
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn version(inode: u64, second: i64) -> Version {
-        let changed = Stamp { seconds: second, nanoseconds: 0 };
+        let changed = Timestamp { seconds: second, nanoseconds: 0 };
         Version { inode, size: second as u64, modified: changed, changed }
     }
 

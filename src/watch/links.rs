@@ -69,7 +69,7 @@ impl Links {
     }
 
     /// A directory was removed from the tree, with the links in it.
-    pub(crate) fn all_gone(&mut self, id: DirectoryId) {
+    pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
         for (name, paths) in self.paths.remove(&id).into_iter().flatten() {
             self.unfollow(id, &name, &paths);
         }
@@ -207,7 +207,7 @@ mod tests {
         links.set(HERE, &name("a"), paths(&["/data/z"]));
         assert_eq!(links.followers(b"/data/x"), [(HERE.next(), name("a"))]);
         assert_eq!((links.followers(b"/data/y").len(), links.followers(b"/data/z").len()), (0, 1));
-        links.all_gone(HERE.next());
+        links.remove_directory(HERE.next());
         links.remove(HERE, &name("a"));
         assert!(links.is_empty() && links.followers.is_empty() && links.paths.is_empty());
     }

@@ -27,7 +27,7 @@ use crate::config::WatchSettings;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
 use crate::error::Error;
 use crate::files::root::Root;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::ledger::store::Store;
 use crate::mailbox::Notice;
@@ -136,7 +136,7 @@ impl Watcher {
     /// Whether more may be queued.
     fn read_events(&mut self) -> Result<bool, Error> {
         for _ in 0..READS_IN_A_ROW {
-            let (now, seen_at) = (Instant::now(), Stamp::now());
+            let (now, seen_at) = (Instant::now(), Timestamp::now());
             let mut taken = Ok(());
             let state = &mut self.state;
             let any = self.watch.read(|watch_id, event| {
@@ -154,7 +154,7 @@ impl Watcher {
 
     /// Whether one of the notices says stop.
     fn read_notices(&mut self) -> Result<bool, Error> {
-        let (now, time_of_day) = (Instant::now(), Stamp::now());
+        let (now, time_of_day) = (Instant::now(), Timestamp::now());
         while let Some(notice) = self.dispatcher.next_notice() {
             match notice {
                 Notice::Reports(reports) => {

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::files::directory::Directory;
     use crate::files::root::Root;
-    use crate::files::version::Stamp;
+    use crate::files::version::Timestamp;
     use crate::job::{Outcome, Report};
     use crate::mailbox::{Mailbox, Notice};
     use crate::message::EventType;
@@ -248,7 +248,7 @@ mod tests {
             directory: Arc::new(Directory::new(&root, b"")),
             name: Arc::from(&b"file"[..]),
             event: EventType::Create,
-            seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
             known: None,
             within: None,
             invalidate_first: false,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::queues::Position;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::message::EventType;
 use crate::watch::schedule::DueTime;
 
@@ -37,7 +37,7 @@ pub enum Change {
 
 /// How a file lost its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum NameLost {
     /// The name was deleted.
     Deleted,
     /// The file was renamed, and may come back to this name later.
@@ -49,7 +49,7 @@ pub enum Taken {
 pub(super) struct Incoming {
     pub(super) change: Change,
     pub(super) published: bool,
-    pub(super) seen_at: Stamp,
+    pub(super) seen_at: Timestamp,
     pub(super) now: Instant,
     /// A rescan has found it.
     pub(super) backlog: bool,
@@ -65,7 +65,7 @@ pub(super) struct DueTimes {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) event: EventType,
-    pub(super) seen_at: Stamp,
+    pub(super) seen_at: Timestamp,
     /// Since when the path waits: its first event, or the end of its previous job.
     pub(super) since: Instant,
     /// A rescan has found the path, and no event has named it since.
@@ -117,7 +117,7 @@ pub(super) enum EntryState {
     /// Created and not closed.
     Settling { due: DueTime, version: u64 },
     /// Dispatched. `again` is the last change since, `taken` says how the file lost its name since.
-    InFlight { again: Option<(Change, Stamp)>, taken: Option<Taken>, pause: Duration },
+    InFlight { again: Option<(Change, Timestamp)>, taken: Option<NameLost>, pause: Duration },
 }
 
 impl EntryState {

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use entry::{BUSY_PAUSE_MAX, BUSY_PAUSE_MIN};
-pub use entry::{Change, Taken};
+pub use entry::{Change, NameLost};
 use entry::{DueTimes, Entry, EntryState, Incoming, event_type};
 use queues::{Position, Queues};
 
 use super::schedule::DueTime;
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::message::EventType;
 
 /// Paths that may be in the set. When there is no room, the waiting paths are dropped and the directories are rescanned
@@ -44,7 +44,7 @@ pub enum Due {
         /// How the version came to this path.
         event: EventType,
         /// When the last event was read.
-        seen_at: Stamp,
+        seen_at: Timestamp,
     },
     /// The settle time of a file that was not closed is over. The caller compares its version and calls
     /// [`Pending::settled`] before anything else.
@@ -118,7 +118,7 @@ impl Pending {
         name: &Name,
         change: Change,
         published: bool,
-        seen_at: Stamp,
+        seen_at: Timestamp,
         now: Instant,
     ) -> Result<(), Full> {
         self.add(id, name, Incoming { change, published, seen_at, now, backlog: false })
@@ -135,7 +135,7 @@ impl Pending {
         name: &Name,
         change: Change,
         published: bool,
-        seen_at: Stamp,
+        seen_at: Timestamp,
         now: Instant,
     ) -> Result<(), Full> {
         self.add(id, name, Incoming { change, published, seen_at, now, backlog: true })
@@ -167,13 +167,13 @@ impl Pending {
 
     /// The file has lost its name. `replaced`: a file stands at the name all the same, because two names were exchanged or
     /// the name was created again already. The entry waits for that file then.
-    pub(crate) fn gone(&mut self, id: DirectoryId, name: &Name, how: Taken, replaced: bool) {
+    pub(crate) fn gone(&mut self, id: DirectoryId, name: &Name, how: NameLost, replaced: bool) {
         let Some(entry) = entry(&mut self.entries, id, name) else { return };
         match &mut entry.state {
             EntryState::InFlight { again, taken, .. } => {
                 *again = again.filter(|_| replaced);
                 // A rename outlives a later deletion, because the file in flight may be the one that came back.
-                *taken = if *taken == Some(Taken::Renamed) { *taken } else { Some(how) };
+                *taken = if *taken == Some(NameLost::Renamed) { *taken } else { Some(how) };
             }
             _ if replaced => {}
             _ => {
@@ -190,15 +190,15 @@ impl Pending {
     }
 
     /// A directory was removed from the tree, with all names in it.
-    pub(crate) fn all_gone(&mut self, id: DirectoryId) {
+    pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
         let names = self.entries.get(&id).map(|names| names.keys().cloned().collect::<Vec<_>>());
-        names.into_iter().flatten().for_each(|name| self.gone(id, &name, Taken::Renamed, false));
+        names.into_iter().flatten().for_each(|name| self.gone(id, &name, NameLost::Renamed, false));
     }
 
     /// A rescan found a path with another version than the last confirmed one. Returns whether the path is in the set. A
     /// waiting path will be read anyway; a path in flight is read once more, because its reader may have come before the
     /// change. `renamed`: the file came to the path by a rename.
-    pub(crate) fn look_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Stamp) -> bool {
+    pub(crate) fn read_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Timestamp) -> bool {
         let Some(entry) = entry(&mut self.entries, id, name) else { return false };
         if let EntryState::InFlight { again, .. } = &mut entry.state {
             let change = if renamed { Change::MovedTo } else { Change::Closed };
@@ -245,13 +245,13 @@ impl Pending {
 
     /// The job of a path has completed: its message is confirmed, or there is nothing to publish. Returns how the file lost
     /// its name while the job was in flight, if it did.
-    pub fn done(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<Taken> {
+    pub fn done(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<NameLost> {
         self.complete(id, name, true, now)
     }
 
     /// The file could not be read. The next event of the path brings it again, as the event that it was. Returns how the
     /// file lost its name while the job was in flight, if it did.
-    pub(crate) fn failed(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<Taken> {
+    pub(crate) fn failed(&mut self, id: DirectoryId, name: &Name, now: Instant) -> Option<NameLost> {
         self.complete(id, name, false, now)
     }
 
@@ -269,7 +269,7 @@ impl Pending {
         self.enqueue(id, name, position);
     }
 
-    fn complete(&mut self, id: DirectoryId, name: &Name, published: bool, now: Instant) -> Option<Taken> {
+    fn complete(&mut self, id: DirectoryId, name: &Name, published: bool, now: Instant) -> Option<NameLost> {
         let times = self.due_times(now);
         let entry = in_flight(&mut self.entries, id, name);
         let EntryState::InFlight { again, taken, .. } = entry.state else { unreachable!("see in_flight") };

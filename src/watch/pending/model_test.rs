@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{BUSY_PAUSE_MAX, Change, Due, Full, Pending, Taken};
+use super::{BUSY_PAUSE_MAX, Change, Due, Full, NameLost, Pending};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::message::EventType;
 
 const HERE: DirectoryId = DirectoryId::FIRST;
@@ -80,7 +80,7 @@ struct Path {
     /// Since when a file that was not closed has to rest; nothing where an event said that it is complete.
     rests_from: Option<Instant>,
     /// When the last event was read.
-    seen_at: Stamp,
+    seen_at: Timestamp,
     in_flight: Option<InFlight>,
     /// It could not be read: nothing is owed until its next event.
     failed: bool,
@@ -105,13 +105,13 @@ const NOTHING: Path = Path {
     undecided: false,
     owed: false,
     rests_from: None,
-    seen_at: Stamp { seconds: 0, nanoseconds: 0 },
+    seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
     in_flight: None,
     failed: false,
 };
 
 /// [`Pending::event`] or [`Pending::found`].
-type Add = fn(&mut Pending, DirectoryId, &Name, Change, bool, Stamp, Instant) -> Result<(), Full>;
+type Add = fn(&mut Pending, DirectoryId, &Name, Change, bool, Timestamp, Instant) -> Result<(), Full>;
 
 struct Model {
     pending: Pending,
@@ -178,17 +178,17 @@ impl Model {
         if file == File::None {
             (path.owed, path.origin, path.rests_from) = (false, None, None);
         }
-        self.pending.gone(HERE, &self.names[number], Taken::Deleted, file == File::Unannounced);
+        self.pending.gone(HERE, &self.names[number], NameLost::Deleted, file == File::Unannounced);
     }
 
     fn rescan(&mut self, number: usize, rests: bool) {
         self.events += 1;
-        let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
+        let seen_at = Timestamp { seconds: self.events, nanoseconds: 0 };
         let path = &mut self.paths[number];
         if path.known == Some(path.version) {
             return;
         }
-        let inside = self.pending.look_again(HERE, &self.names[number], false, seen_at);
+        let inside = self.pending.read_again(HERE, &self.names[number], false, seen_at);
         assert_eq!(inside, path.owed || path.in_flight.is_some(), "path {number}: whether it is in the set");
         if !inside {
             let changed = Change::Changed { version: self.paths[number].version };
@@ -204,7 +204,7 @@ impl Model {
 
     fn change_as(&mut self, number: usize, change: Change, add: Add) {
         self.events += 1;
-        let seen_at = Stamp { seconds: self.events, nanoseconds: 0 };
+        let seen_at = Timestamp { seconds: self.events, nanoseconds: 0 };
         let published = self.paths[number].known.is_some();
         self.paths[number].failed = false;
         if add(&mut self.pending, HERE, &self.names[number], change, published, seen_at, self.now) == Err(Full) {
@@ -256,7 +256,7 @@ impl Model {
         }
     }
 
-    fn check(&self, number: usize, event: EventType, seen_at: Stamp) {
+    fn check(&self, number: usize, event: EventType, seen_at: Timestamp) {
         let path = &self.paths[number];
         assert!(path.in_flight.is_none(), "path {number} is dispatched twice");
         assert!(path.owed, "path {number} is dispatched without a change");

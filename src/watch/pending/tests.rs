@@ -9,7 +9,7 @@ use super::*;
 
 const HERE: DirectoryId = DirectoryId::FIRST;
 const SETTLE: Duration = Duration::from_secs(1);
-const SEEN: Stamp = Stamp { seconds: 0, nanoseconds: 0 };
+const SEEN: Timestamp = Timestamp { seconds: 0, nanoseconds: 0 };
 
 fn set() -> (Pending, Instant) {
     (Pending::new(SETTLE, Duration::ZERO, 100), Instant::now())
@@ -71,10 +71,10 @@ fn a_name_deleted_and_created_again_while_in_flight_is_new() {
     let a = name("a");
     pending.event(HERE, &a, Change::Closed, true, SEEN, now).unwrap();
     assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::CloseWrite)));
-    pending.gone(HERE, &a, Taken::Deleted, false);
+    pending.gone(HERE, &a, NameLost::Deleted, false);
     pending.event(HERE, &a, Change::Created { version: 1 }, false, SEEN, now).unwrap();
     pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
-    assert_eq!(pending.done(HERE, &a, now), Some(Taken::Deleted));
+    assert_eq!(pending.done(HERE, &a, now), Some(NameLost::Deleted));
     assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
 }
 
@@ -162,7 +162,7 @@ fn a_volume_without_room_delays_no_other_volume() {
     };
     assert_eq!(dispatched(&mut pending, 1), 100);
     assert_eq!(pending.next_time(), None, "parked paths do not wake the loop");
-    pending.gone(slow, &name("slow-05"), Taken::Deleted, false);
+    pending.gone(slow, &name("slow-05"), NameLost::Deleted, false);
     pending.unpark(0, 10);
     assert_eq!(dispatched(&mut pending, 0), 10);
     pending.unpark(0, 1000);
@@ -301,7 +301,7 @@ proptest! {
                 }
                 Step::Gone(path, replaced) => {
                     let path = usize::from(path);
-                    pending.gone(HERE, &paths.names[path], Taken::Deleted, replaced);
+                    pending.gone(HERE, &paths.names[path], NameLost::Deleted, replaced);
                     paths.owed[path] &= replaced;
                 }
                 Step::Park => prop_assert_eq!(pending.next_due(now, |_| false), None),

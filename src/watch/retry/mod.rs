@@ -37,7 +37,7 @@ pub(crate) const NAMES_MAX: usize = 1 << 16;
 
 /// What is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Retry {
     /// A name, which is compared with the disk and then read or entered, whichever kind of file it is by then.
     Name {
         /// It was a directory that could not be entered.
@@ -57,7 +57,7 @@ pub(crate) enum What {
     },
 }
 
-impl What {
+impl Retry {
     /// Whether it is a directory that cannot be entered or listed.
     pub(crate) fn is_directory(self) -> bool {
         matches!(self, Self::Listing { shut: true } | Self::Name { directory: true, .. })
@@ -98,14 +98,14 @@ pub(crate) enum Recorded {
 
 #[derive(Debug)]
 struct Entry {
-    what: What,
+    what: Retry,
     due: DueTime,
-    /// Between the next try and the one after it. For a [`What::Recheck`] it is the shortest pause.
+    /// Between the next try and the one after it. For a [`Retry::Recheck`] it is the shortest pause.
     pause: Duration,
     since: Instant,
     /// The errno of the last refusal.
     cause: i32,
-    /// There was a refusal since the last try. Always set for a [`What::Recheck`].
+    /// There was a refusal since the last try. Always set for a [`Retry::Recheck`].
     fresh: bool,
 }
 
@@ -154,23 +154,23 @@ impl Retries {
         }
     }
 
-    /// A name was refused, or its directory when `what` is a [`What::Listing`] (the name does not matter then). The last
+    /// A name was refused, or its directory when `what` is a [`Retry::Listing`] (the name does not matter then). The last
     /// cause is kept for [`Self::example`].
     pub(crate) fn refuse(
         &mut self,
         id: DirectoryId,
         name: &Name,
-        what: What,
+        what: Retry,
         cause: &io::Error,
         now: Instant,
     ) -> Recorded {
         // An error without an errno is our own failure to interpret what was read.
         let errno = cause.raw_os_error().unwrap_or(libc::EIO);
-        let listing = matches!(what, What::Listing { .. });
+        let listing = matches!(what, Retry::Listing { .. });
         let known = !listing && self.get(id, name).is_some();
         if listing || !known && self.names >= self.bound {
-            let shut = what == What::Listing { shut: true };
-            return self.put(id, &Name::from(&b""[..]), What::Listing { shut }, errno, PAUSE_MIN, now);
+            let shut = what == Retry::Listing { shut: true };
+            return self.put(id, &Name::from(&b""[..]), Retry::Listing { shut }, errno, PAUSE_MIN, now);
         }
         self.put(id, name, what, errno, PAUSE_MIN, now)
     }
@@ -179,11 +179,19 @@ impl Retries {
     /// after growing ones. When there is no room, it is not.
     pub(crate) fn recheck(&mut self, id: DirectoryId, name: &Name, version: u64, pause: Duration, now: Instant) {
         if self.get(id, name).is_some() || self.names < self.bound {
-            self.put(id, name, What::Recheck { version }, 0, pause, now);
+            self.put(id, name, Retry::Recheck { version }, 0, pause, now);
         }
     }
 
-    fn put(&mut self, id: DirectoryId, name: &Name, what: What, cause: i32, pause: Duration, now: Instant) -> Recorded {
+    fn put(
+        &mut self,
+        id: DirectoryId,
+        name: &Name,
+        what: Retry,
+        cause: i32,
+        pause: Duration,
+        now: Instant,
+    ) -> Recorded {
         let due = DueTime::new(now + pause, self.next_number());
         match self.entries.entry(id).or_default().entry(Arc::clone(name)) {
             MapEntry::Occupied(mut occupied) => {
@@ -217,7 +225,7 @@ impl Retries {
         &mut self,
         now: Instant,
         waits: impl Fn(DirectoryId, &Name) -> bool,
-    ) -> Option<(DirectoryId, Name, What)> {
+    ) -> Option<(DirectoryId, Name, Retry)> {
         while let Some((_, id, name)) = self.schedule.pop_due(now) {
             let number = self.next_number();
             let Some(entry) = self.get_mut(id, &name) else { unreachable!("a scheduled name has no entry") };
@@ -237,8 +245,8 @@ impl Retries {
     }
 
     /// A refused name has succeeded: it was read, entered or listed.
-    pub(crate) fn had(&mut self, id: DirectoryId, name: &Name) {
-        self.remove_if(id, name, What::is_refused);
+    pub(crate) fn forget(&mut self, id: DirectoryId, name: &Name) {
+        self.remove_if(id, name, Retry::is_refused);
     }
 
     /// The name is neither a file nor a link any more; it may be a directory.
@@ -248,12 +256,12 @@ impl Retries {
 
     /// The name is no directory any more that could be entered; it may be a file.
     pub(crate) fn no_directory(&mut self, id: DirectoryId, name: &Name) {
-        self.remove_if(id, name, What::is_directory);
+        self.remove_if(id, name, Retry::is_directory);
     }
 
     /// A file was closed. Its writer raises events after all, so it needs no further check.
     pub(crate) fn closed(&mut self, id: DirectoryId, name: &Name) {
-        self.remove_if(id, name, What::is_recheck);
+        self.remove_if(id, name, Retry::is_recheck);
     }
 
     /// The name does not exist any more.
@@ -261,7 +269,7 @@ impl Retries {
         self.remove_if(id, name, |_| true);
     }
 
-    fn remove_if(&mut self, id: DirectoryId, name: &Name, is_meant: fn(What) -> bool) {
+    fn remove_if(&mut self, id: DirectoryId, name: &Name, is_meant: fn(Retry) -> bool) {
         if let Some(entry) = self.get(id, name)
             && is_meant(entry.what)
         {
@@ -291,7 +299,7 @@ impl Retries {
     }
 
     /// A directory was removed from the tree, with everything that was refused in it.
-    pub(crate) fn all_gone(&mut self, id: DirectoryId) {
+    pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
         for (name, Entry { what, due, .. }) in self.entries.remove(&id).into_iter().flatten() {
             assert!(self.schedule.remove(due), "an entry has no place in the schedule");
             self.uncount(&name, what);
@@ -300,7 +308,7 @@ impl Retries {
 
     /// Whether a directory waits for being listed.
     pub(crate) fn is_shut(&self, id: DirectoryId) -> bool {
-        !self.entries.is_empty() && self.get(id, b"").is_some_and(|entry| entry.what == What::Listing { shut: true })
+        !self.entries.is_empty() && self.get(id, b"").is_some_and(|entry| entry.what == Retry::Listing { shut: true })
     }
 
     /// Directories with something refused in them, and those that were refused themselves.
@@ -352,13 +360,13 @@ impl Retries {
         removed.into_iter().for_each(|entry| self.uncount(name, entry.what));
     }
 
-    fn count(&mut self, name: &Name, what: What) {
+    fn count(&mut self, name: &Name, what: Retry) {
         self.names += usize::from(!name.is_empty());
         self.refused += usize::from(what.is_refused());
         self.directories += usize::from(what.is_directory());
     }
 
-    fn uncount(&mut self, name: &Name, what: What) {
+    fn uncount(&mut self, name: &Name, what: Retry) {
         self.names -= usize::from(!name.is_empty());
         self.refused -= usize::from(what.is_refused());
         self.directories -= usize::from(what.is_directory());

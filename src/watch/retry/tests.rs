@@ -7,17 +7,17 @@ use proptest::prelude::*;
 use super::*;
 
 const HERE: DirectoryId = DirectoryId::FIRST;
-const FILE: What = What::Name { directory: false, origin: Origin::Found };
+const FILE: Retry = Retry::Name { directory: false, origin: Origin::Found };
 
 fn name(text: &str) -> Name {
     text.as_bytes().into()
 }
 
-fn refuse(retries: &mut Retries, id: DirectoryId, name: &Name, what: What, now: Instant) -> Recorded {
+fn refuse(retries: &mut Retries, id: DirectoryId, name: &Name, what: Retry, now: Instant) -> Recorded {
     retries.refuse(id, name, what, &io::Error::from_raw_os_error(libc::EACCES), now)
 }
 
-fn due(retries: &mut Retries, now: Instant) -> Option<(DirectoryId, Name, What)> {
+fn due(retries: &mut Retries, now: Instant) -> Option<(DirectoryId, Name, Retry)> {
     retries.next_due(now, |_, _| false)
 }
 
@@ -33,7 +33,7 @@ fn a_refused_name_is_tried_with_growing_pauses_until_it_succeeds() {
         assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::Again);
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    retries.had(HERE, &name("a"));
+    retries.forget(HERE, &name("a"));
     assert_eq!((retries.refused(), retries.next_time()), (0, None));
 }
 
@@ -74,19 +74,19 @@ fn beyond_the_bound_a_directory_is_entered_in_place_of_its_names() {
     }
     let due: Vec<_> =
         iter::from_fn(|| due(&mut retries, now + PAUSE_MIN)).map(|(_, name, what)| (name, what)).collect();
-    let directory = What::Listing { shut: false };
+    let directory = Retry::Listing { shut: false };
     assert_eq!(due, [(name("a"), FILE), (name("b"), FILE), (name(""), directory)]);
     assert_eq!((retries.refused(), retries.directories()), (3, 0));
-    refuse(&mut retries, HERE, &name(""), What::Listing { shut: true }, now);
+    refuse(&mut retries, HERE, &name(""), Retry::Listing { shut: true }, now);
     assert!(retries.is_shut(HERE) && retries.directories() == 1);
-    retries.all_gone(HERE);
+    retries.remove_directory(HERE);
     assert_eq!((retries.refused(), retries.directories(), retries.next_time()), (0, 0, None));
 }
 
 #[test]
 fn a_file_published_early_is_checked_less_and_less_often_until_its_time_is_over() {
     let (mut retries, now) = (Retries::new(10), Instant::now());
-    let recheck = What::Recheck { version: 7 };
+    let recheck = Retry::Recheck { version: 7 };
     retries.recheck(HERE, &name("a"), 7, Duration::from_secs(1), now);
     assert_eq!(retries.refused(), 0);
     let mut checks = Vec::new();
@@ -105,21 +105,21 @@ proptest! {
         let (mut retries, mut now) = (Retries::new(3), Instant::now());
         for (step, which, seconds) in steps {
             let (id, name) = (if which % 2 == 0 { HERE } else { HERE.next() }, name(&format!("{which}")));
-            let directory = What::Name { directory: true, origin: Origin::MovedTo };
+            let directory = Retry::Name { directory: true, origin: Origin::MovedTo };
             match step {
                 0 => drop(refuse(&mut retries, id, &name, FILE, now)),
                 1 => drop(refuse(&mut retries, id, &name, directory, now)),
-                2 => drop(refuse(&mut retries, id, &name, What::Listing { shut: true }, now)),
+                2 => drop(refuse(&mut retries, id, &name, Retry::Listing { shut: true }, now)),
                 3 => retries.recheck(id, &name, 1, Duration::from_secs(1), now),
                 4 if seconds == 0 => retries.gone(id, &name),
                 4 if seconds == 1 => retries.closed(id, &name),
-                4 => retries.had(id, &name),
+                4 => retries.forget(id, &name),
                 5 => drop(retries.hurry(id, &name, now)),
-                6 => retries.all_gone(id),
+                6 => retries.remove_directory(id),
                 7 => drop(due(&mut retries, now)),
                 _ => now += Duration::from_secs(seconds * seconds * 60),
             }
-            let all: Vec<(Name, What, DueTime)> = retries.entries.values()
+            let all: Vec<(Name, Retry, DueTime)> = retries.entries.values()
                 .flat_map(|names| names.iter().map(|(name, entry)| (Arc::clone(name), entry.what, entry.due)))
                 .collect();
             prop_assert!(!retries.entries.values().any(Map::is_empty));

@@ -6,8 +6,8 @@ use super::{Depth, State, directory_gone};
 use crate::error::Error;
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
-use crate::watch::retry::What;
-use crate::watch::tree::{Node, Origin, Removed, Stands};
+use crate::watch::retry::Retry;
+use crate::watch::tree::{Node, Origin, Removed, Resolved};
 
 impl State {
     /// Compares each data directory with what its path leads to. One that cannot be looked at for the moment is listed again
@@ -33,14 +33,14 @@ impl State {
             return;
         }
         let mut removed = Vec::new();
-        let stands = self.tree.resolve(parent, name, origin, &mut removed);
+        let resolved = self.tree.resolve(parent, name, origin, &mut removed);
         self.remove_directories(&removed);
-        if let Stands::New(_) | Stands::Same { .. } = stands {
-            self.retries.had(parent, name);
+        if let Resolved::New(_) | Resolved::Same { .. } = resolved {
+            self.retries.forget(parent, name);
         }
-        match stands {
-            Stands::New(new) => self.list_next(new, depth),
-            Stands::Same { id, .. } if origin == Origin::MovedTo => {
+        match resolved {
+            Resolved::New(new) => self.list_next(new, depth),
+            Resolved::Same { id, .. } if origin == Origin::MovedTo => {
                 // The event of the name that was taken away came first, and has listed it already.
                 if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {
                     node.origin = origin;
@@ -48,14 +48,14 @@ impl State {
                 // The directory was renamed away and back: readers that came meanwhile have found nothing.
                 self.list_again(id, Depth::All);
             }
-            Stands::Same { id, again } => {
+            Resolved::Same { id, again } => {
                 if again || depth == Depth::All {
                     self.list_again(id, depth);
                 }
             }
-            Stands::Nothing => self.retries.no_directory(parent, name),
-            Stands::Refused(errno) => {
-                self.refuse_because(parent, name, What::Name { directory: true, origin }, &errno.into(), now);
+            Resolved::Nothing => self.retries.no_directory(parent, name),
+            Resolved::Refused(errno) => {
+                self.refuse_because(parent, name, Retry::Name { directory: true, origin }, &errno.into(), now);
             }
         }
         self.report_unwatched(now);
@@ -75,9 +75,9 @@ impl State {
     /// Forgets what was kept for directories that left their paths. Each comes before those below it.
     fn remove_directories(&mut self, removed: &[Removed]) {
         for Removed { id, .. } in removed {
-            self.pending.all_gone(*id);
-            self.retries.all_gone(*id);
-            self.links.all_gone(*id);
+            self.pending.remove_directory(*id);
+            self.retries.remove_directory(*id);
+            self.links.remove_directory(*id);
         }
         self.confirmed.removed(removed);
     }

@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
 use crate::files::names::Name;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::watch::confirmed::is_still;
 use crate::watch::inotify::{Event, WatchId};
-use crate::watch::pending::{Change, Full, PENDING_MAX, Taken};
+use crate::watch::pending::{Change, Full, NameLost, PENDING_MAX};
 use crate::watch::tree::Origin;
 
 impl State {
@@ -22,7 +22,7 @@ impl State {
         &mut self,
         watch_id: WatchId,
         event: Event<'_>,
-        seen_at: Stamp,
+        seen_at: Timestamp,
         now: Instant,
     ) -> Result<(), Error> {
         if event == Event::Overflow {
@@ -41,8 +41,8 @@ impl State {
             Event::Created(name) => self.appeared(id, &name.into(), Origin::Found, seen_at, now),
             Event::MovedTo(name) => self.appeared(id, &name.into(), Origin::MovedTo, seen_at, now),
             Event::Closed(name) => self.closed(id, &name.into(), seen_at, now),
-            Event::Deleted(name) => self.removed(id, &name.into(), Taken::Deleted, now),
-            Event::MovedFrom(name) => self.removed(id, &name.into(), Taken::Renamed, now),
+            Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, now),
+            Event::MovedFrom(name) => self.removed(id, &name.into(), NameLost::Renamed, now),
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
             }
@@ -95,7 +95,7 @@ impl State {
     }
 
     /// A name is new, or another file's.
-    fn appeared(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Stamp, now: Instant) {
+    fn appeared(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Timestamp, now: Instant) {
         let stat = match self.look(id, name) {
             Ok(stat) => stat,
             // What is known of the name stays until it can be compared.
@@ -118,7 +118,7 @@ impl State {
         self.changed(id, name, change, seen_at, now);
     }
 
-    fn closed(&mut self, id: DirectoryId, name: &Name, seen_at: Stamp, now: Instant) {
+    fn closed(&mut self, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
         self.retries.closed(id, name);
         let listed = self.tree.get(id).is_some_and(|node| node.directory.contains(name));
         if listed || self.exists(id, name, now) {
@@ -141,7 +141,7 @@ impl State {
     }
 
     /// A name was taken away from a file. By now there may be another at it, or the same again.
-    fn removed(&mut self, id: DirectoryId, name: &Name, how: Taken, now: Instant) {
+    fn removed(&mut self, id: DirectoryId, name: &Name, how: NameLost, now: Instant) {
         let stat = match self.look(id, name) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -182,7 +182,7 @@ impl State {
     }
 
     /// Something happened to a file, which the filter may leave out.
-    fn changed(&mut self, id: DirectoryId, name: &Name, change: Change, seen_at: Stamp, now: Instant) {
+    fn changed(&mut self, id: DirectoryId, name: &Name, change: Change, seen_at: Timestamp, now: Instant) {
         let Some(node) = self.tree.get(id) else { return };
         if self.filter.admits(&node.directory.below(name)) {
             return self.put(Source::Event, id, name, change, seen_at, now);
@@ -205,7 +205,7 @@ impl State {
         id: DirectoryId,
         name: &Name,
         change: Change,
-        seen_at: Stamp,
+        seen_at: Timestamp,
         now: Instant,
     ) {
         self.put_one(source, id, name, change, seen_at, now);
@@ -221,7 +221,7 @@ impl State {
         id: DirectoryId,
         name: &Name,
         change: Change,
-        seen_at: Stamp,
+        seen_at: Timestamp,
         now: Instant,
     ) {
         let published = self.tree.get(id).is_some_and(|node| node.known.contains_key(name));

@@ -8,12 +8,12 @@ use crate::files::directory::DirectoryId;
 use crate::files::listing::{FileStat, target_of};
 use crate::files::names::Name;
 use crate::files::unread::Unread;
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::job::{Job, Known, Outcome, Report};
 use crate::message::EventType;
 use crate::watch::confirmed::{Confirmed, Read, is_still};
-use crate::watch::pending::{Due, Taken};
-use crate::watch::retry::What;
+use crate::watch::pending::{Due, NameLost};
+use crate::watch::retry::Retry;
 use crate::watch::tree::Origin;
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
     }
 
     /// The job of a path that is due, unless it has to wait.
-    fn job(&mut self, id: DirectoryId, name: Name, event: EventType, seen_at: Stamp, now: Instant) -> Option<Job> {
+    fn job(&mut self, id: DirectoryId, name: Name, event: EventType, seen_at: Timestamp, now: Instant) -> Option<Job> {
         if self.tree.get(id).is_some_and(|node| !node.listed) && !self.retries.is_shut(id) {
             self.list_or_refuse(id, Depth::New, now); // its neighbors are to be complete
         }
@@ -78,7 +78,7 @@ impl State {
         if version != Some(before) {
             return;
         }
-        self.follow(Source::Event, id, name, Stamp::now(), now);
+        self.follow(Source::Event, id, name, Timestamp::now(), now);
         // Where no lease shows that somebody has the file open for writing, the writer's close may raise no event by this
         // name (the name was linked to an unnamed file, for example): the file is looked at again.
         if let (Some(node), Some(stat)) = (self.tree.get(id), stat)
@@ -90,8 +90,8 @@ impl State {
     }
 
     /// Takes a job's report in.
-    pub(in crate::watch) fn complete(&mut self, report: Report, now: Instant, time_of_day: Stamp) {
-        self.tree.returned(report.job.directory.id());
+    pub(in crate::watch) fn complete(&mut self, report: Report, now: Instant, time_of_day: Timestamp) {
+        self.tree.completed(report.job.directory.id());
         self.count_report(&report, now, time_of_day);
         let Report { job, outcome } = report;
         let (id, name) = (job.directory.id(), &job.name);
@@ -123,17 +123,17 @@ impl State {
     }
 
     /// Counts and logs a report, and keeps what could not be read to be tried again.
-    fn count_report(&mut self, report: &Report, now: Instant, time_of_day: Stamp) {
+    fn count_report(&mut self, report: &Report, now: Instant, time_of_day: Timestamp) {
         let Job { directory, name, event, .. } = &report.job;
         let id = directory.id();
         if let Outcome::Unread(Unread::Failed(cause)) = &report.outcome {
             let origin = if *event == EventType::MovedTo { Origin::MovedTo } else { Origin::Found };
-            return self.refuse_because(id, name, What::Name { directory: false, origin }, cause, now);
+            return self.refuse_because(id, name, Retry::Name { directory: false, origin }, cause, now);
         }
         self.progress.metrics.count(report, time_of_day);
         self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
-            self.retries.had(id, name);
+            self.retries.forget(id, name);
         }
     }
 
@@ -156,7 +156,7 @@ impl State {
 
     /// Whether the file that was read is no longer at its name, which was taken away meanwhile. Where that cannot be looked
     /// at now, the file may still be there.
-    fn is_gone(&self, id: DirectoryId, name: &Name, how: Taken, read: Known) -> bool {
+    fn is_gone(&self, id: DirectoryId, name: &Name, how: NameLost, read: Known) -> bool {
         let Some(node) = self.tree.get(id) else { return true };
         let version = |stat: FileStat| match stat.regular {
             true => Some(stat.version),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Source, State};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::job::Known;
 use crate::watch::hard_links::{Names, Others};
 use crate::watch::links::{LINKS_MAX, depends_on};
@@ -55,7 +55,7 @@ impl State {
     }
 
     /// Puts the links that lead through a path into the pending set, because what happened to it happened to them.
-    pub(super) fn follow(&mut self, source: Source, id: DirectoryId, name: &Name, seen_at: Stamp, now: Instant) {
+    pub(super) fn follow(&mut self, source: Source, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
         if self.links.is_empty() {
             return;
         }
@@ -96,7 +96,7 @@ impl State {
     /// Puts those names of one file into the pending set whose confirmed version is another than the one that they ought to
     /// have.
     fn put_names(&mut self, names: Names, inode: u64, now: Instant) {
-        let seen_at = Stamp::now();
+        let seen_at = Timestamp::now();
         for (id, name, version) in names {
             let Some(node) = self.tree.get(id) else { continue };
             let has_it = |known: &Known| version.is_some_and(|version| known.is_of_fingerprint(version));

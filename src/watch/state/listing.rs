@@ -10,7 +10,7 @@ use crate::files::directory::DirectoryId;
 use crate::files::errno::Call;
 use crate::files::listing::{FileStat, list};
 use crate::files::names::{Name, Set};
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::watch::confirmed::{Comparison, Confirmed};
 use crate::watch::pending::{Change, PENDING_MAX};
 use crate::watch::rescan::{Finished, Step};
@@ -43,7 +43,7 @@ impl State {
         if self.rescan.is_due(now) {
             self.rescan.begin(self.tree.roots(), now);
         }
-        let seen_at = Stamp::now();
+        let seen_at = Timestamp::now();
         let mut files = FILES_IN_A_ROW;
         while files > 0 {
             match self.rescan.next_step() {
@@ -90,7 +90,7 @@ impl State {
             }
             (Err(errno), _) => return Err(errno),
         };
-        self.retries.had(id, &Name::from(&b""[..]));
+        self.retries.forget(id, &Name::from(&b""[..]));
         let Some(node) = self.tree.get_mut(id) else { return Ok(()) };
         node.listed = true;
         let origin = mem::replace(&mut node.origin, Origin::Found);
@@ -120,7 +120,7 @@ impl State {
     }
 
     /// Compares a file with what was confirmed for its path, and puts it into the pending set where it has to be read.
-    pub(super) fn compare(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Stamp, now: Instant) {
+    pub(super) fn compare(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Timestamp, now: Instant) {
         let Some(node) = self.tree.get(id) else { return };
         if !self.filter.admits(&node.directory.below(name)) {
             return;
@@ -143,9 +143,9 @@ impl State {
         let comparison = Confirmed::compare(node, name, &stat, self.rescan.publishes_known());
         match comparison {
             Comparison::Confirmed => {
-                self.retries.had(id, name);
+                self.retries.forget(id, name);
                 // A job in flight may have read another file, whose directory was at this path for a moment.
-                self.pending.look_again(id, name, false, seen_at);
+                self.pending.read_again(id, name, false, seen_at);
                 return;
             }
             Comparison::InQuestion | Comparison::Repeated | Comparison::Other => {}
@@ -158,8 +158,16 @@ impl State {
     }
 
     /// A rescan found a file that has to be read.
-    fn found(&mut self, id: DirectoryId, name: &Name, stat: &FileStat, origin: Origin, seen_at: Stamp, now: Instant) {
-        if self.pending.look_again(id, name, origin == Origin::MovedTo, seen_at) {
+    fn found(
+        &mut self,
+        id: DirectoryId,
+        name: &Name,
+        stat: &FileStat,
+        origin: Origin,
+        seen_at: Timestamp,
+        now: Instant,
+    ) {
+        if self.pending.read_again(id, name, origin == Origin::MovedTo, seen_at) {
             // The links that lead through it may have been read before it came to this path.
             return self.follow(Source::Rescan, id, name, seen_at, now);
         }
@@ -198,7 +206,7 @@ fn report(finished: &Finished) {
 }
 
 /// Whether a file was last changed longer ago than this, by its ctime, which cannot be set.
-fn rests(version: &Version, now: Stamp, pause: Duration) -> bool {
+fn rests(version: &Version, now: Timestamp, pause: Duration) -> bool {
     let pause = i64::try_from(pause.as_secs() + 1).unwrap_or(i64::MAX);
     now.seconds.saturating_sub(version.changed.seconds) > pause
 }

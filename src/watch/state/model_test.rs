@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::files::errno::Call;
 use crate::files::root::Root;
 use crate::files::unread::{Unread, Why};
-use crate::files::version::{Stamp, version_of};
+use crate::files::version::{Timestamp, version_of};
 use crate::filter::Filter;
 use crate::hash::Digests;
 use crate::job::{Job, Outcome, Report};
@@ -45,7 +45,7 @@ struct Scene {
     watch: Watch,
     state: State,
     now: Instant,
-    seen_at: Stamp,
+    seen_at: Timestamp,
     in_flight: Vec<InFlight>,
     /// What was published last, by path.
     published: BTreeMap<PathBuf, Digests>,
@@ -66,7 +66,7 @@ impl Scene {
         fs::create_dir(top.path().join("beside")).unwrap();
         let (watch, state) = begin(&top, 0, CatchUp::Changed);
         let (in_flight, published) = (Vec::new(), BTreeMap::new());
-        let (now, seen_at) = (Instant::now(), Stamp::now());
+        let (now, seen_at) = (Instant::now(), Timestamp::now());
         let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, written: 0 };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();

@@ -9,9 +9,9 @@ use super::{BACKLOG_MAX, Depth, State};
 use crate::files::directory::DirectoryId;
 use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::names::{Name, Set};
-use crate::files::version::Stamp;
+use crate::files::version::Timestamp;
 use crate::logging::FileLines;
-use crate::watch::retry::{Recorded, What};
+use crate::watch::retry::{Recorded, Retry};
 use crate::watch::tree::Origin;
 
 /// So few refused names are reported, and their rights asked for, at once.
@@ -23,26 +23,33 @@ const RETRIES_IN_A_ROW: usize = 256;
 impl State {
     /// A name cannot be looked at or read.
     pub(super) fn refuse(&mut self, id: DirectoryId, name: &Name, origin: Origin, errno: Errno, now: Instant) {
-        self.refuse_because(id, name, What::Name { directory: false, origin }, &errno.into(), now);
+        self.refuse_because(id, name, Retry::Name { directory: false, origin }, &errno.into(), now);
     }
 
     /// A directory cannot be listed.
     pub(super) fn refuse_listing(&mut self, id: DirectoryId, errno: Errno, now: Instant) {
-        self.refuse_because(id, &Name::from(&b""[..]), What::Listing { shut: true }, &errno.into(), now);
+        self.refuse_because(id, &Name::from(&b""[..]), Retry::Listing { shut: true }, &errno.into(), now);
     }
 
-    pub(super) fn refuse_because(&mut self, id: DirectoryId, name: &Name, what: What, cause: &io::Error, now: Instant) {
+    pub(super) fn refuse_because(
+        &mut self,
+        id: DirectoryId,
+        name: &Name,
+        what: Retry,
+        cause: &io::Error,
+        now: Instant,
+    ) {
         let Some(node) = self.tree.get(id) else { return };
         let path = node.directory.absolute(name);
         if self.retries.refuse(id, name, what, cause, now) == Recorded::Again {
-            return FileLines::still_shut(&path, cause);
+            return FileLines::still_refused(&path, cause);
         }
         if Errno::from_io_error(cause).is_some_and(|errno| meaning(Call::Open, errno) == Meaning::Ours) {
             self.progress.metrics.wants.inc();
         } else {
             self.progress.metrics.count_refusal(cause);
         }
-        self.lines.shut(&path, what.is_directory(), cause, now);
+        self.lines.refused(&path, what.is_directory(), cause, now);
         // Where there are more, both are done once a second, because each looks at all refused names.
         if self.retries.refused() <= REFUSED_FEW {
             self.attend();
@@ -111,7 +118,7 @@ impl State {
 
     /// Tries refused names again that are due, while there is room for what that finds.
     pub(super) fn retry(&mut self, now: Instant) {
-        let seen_at = Stamp::now();
+        let seen_at = Timestamp::now();
         for _ in 0..RETRIES_IN_A_ROW {
             if self.pending.backlog() >= BACKLOG_MAX {
                 return;
@@ -121,12 +128,12 @@ impl State {
                 return;
             };
             match what {
-                What::Listing { .. } => self.list_again(id, Depth::All),
-                What::Name { origin, .. } => {
+                Retry::Listing { .. } => self.list_again(id, Depth::All),
+                Retry::Name { origin, .. } => {
                     self.resolve(id, &name, origin, Depth::New, now);
                     self.compare(id, &name, origin, seen_at, now);
                 }
-                What::Recheck { version } => match self.look(id, &name) {
+                Retry::Recheck { version } => match self.look(id, &name) {
                     Ok(Some(stat)) if stat.version.fingerprint() == version => {}
                     _ => {
                         self.retries.gone(id, &name);

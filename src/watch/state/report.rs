@@ -21,13 +21,13 @@ impl State {
         let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         metrics.oldest_pending_seconds.set(oldest);
         self.report_unreadable();
-        self.lines.overdue(now);
+        self.lines.report_held_back(now);
         self.attend();
     }
 
     /// Logs how many lines about single files were held back: at the end.
     pub(in crate::watch) fn report_held_back(&mut self) {
-        self.lines.rest();
+        self.lines.report_all_held_back();
     }
 
     /// How many files are known to have no message yet, in words: those that are pending, and those that cannot be read

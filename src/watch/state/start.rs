@@ -14,7 +14,7 @@ use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{FileStat, look, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::root::Root;
-use crate::files::version::{Stamp, Version};
+use crate::files::version::{Timestamp, Version};
 use crate::filter::Filter;
 use crate::job::Known;
 use crate::ledger::store::{Fate, Seen, Store};
@@ -238,7 +238,7 @@ impl State {
 /// What is at a name at the start, if that can be looked at.
 fn present(node: &Node, name: &Name) -> Option<Present> {
     let (root, below) = (node.directory.root(), node.directory.below(name));
-    let examined = Stamp::now();
+    let examined = Timestamp::now();
     let Ok(Some(FileStat { version, regular, .. })) = look(root, &below) else { return None };
     let version = if regular { Some(version) } else { target_of(root, &below) };
     Some(Present { regular, seen: version.map(|version| (version, version.is_racy(examined, false))) })

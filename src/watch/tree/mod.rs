@@ -52,7 +52,7 @@ pub(crate) struct Removed {
 
 /// What [`Tree::resolve`] finds at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stands {
+pub(crate) enum Resolved {
     /// The directory that the tree has under this name.
     Same {
         id: DirectoryId,
@@ -178,7 +178,7 @@ impl Tree {
         }
     }
 
-    pub(crate) fn returned(&mut self, id: DirectoryId) {
+    pub(crate) fn completed(&mut self, id: DirectoryId) {
         let node = self.nodes.get_mut(&id).filter(|node| node.in_flight > 0);
         let node = node.expect("a directory is kept while jobs of it are in flight, and each job completes once");
         node.in_flight -= 1;
@@ -197,8 +197,8 @@ impl Tree {
         name: &Name,
         origin: Origin,
         removed: &mut Vec<Removed>,
-    ) -> Stands {
-        let Some(node) = self.get(parent) else { return Stands::Nothing };
+    ) -> Resolved {
+        let Some(node) = self.get(parent) else { return Resolved::Nothing };
         let existing = node.children.get(name).copied();
         let (above, below) = (Arc::clone(&node.directory), node.directory.below(name));
         let opened = above.root().open_directory(&below).and_then(|dir| Ok((fstat(&dir)?.st_ino, dir)));
@@ -210,7 +210,7 @@ impl Tree {
         let elsewhere = watch_id.and_then(|watch_id| self.of(watch_id)).filter(|&id| Some(id) != existing);
         if elsewhere.is_some_and(|id| self.nodes[&id].parent.is_none()) {
             // A data directory was moved to this path. Its IN_MOVE_SELF or the next check of the roots ends the service.
-            return Stands::Nothing;
+            return Resolved::Nothing;
         }
         // The watch leaves its owner before the owner is removed, or it would be orphaned.
         if let Some(id) = elsewhere {
@@ -222,11 +222,11 @@ impl Tree {
         if self.get(parent).is_none() {
             // The parent was below the directory that is removed: it was renamed, and its own event is still queued.
             watch_id.into_iter().for_each(|watch_id| self.watches.orphan(watch_id));
-            return Stands::Nothing;
+            return Resolved::Nothing;
         }
         let id = same.unwrap_or_else(|| self.insert(&above, name, &below, inode, origin));
         let again = self.set_watch(id, watch_id);
-        if same.is_some() { Stands::Same { id, again } } else { Stands::New(id) }
+        if same.is_some() { Resolved::Same { id, again } } else { Resolved::New(id) }
     }
 
     /// The directory at a name cannot be opened. The one that the tree has there is removed if it is certain that the name is
@@ -238,7 +238,7 @@ impl Tree {
         below: &[u8],
         errno: Errno,
         removed: &mut Vec<Removed>,
-    ) -> Stands {
+    ) -> Resolved {
         let nothing = nothing_to_enter(Call::Open, errno);
         if let Some(id) = existing {
             let inode = self.nodes[&id].inode;
@@ -246,7 +246,7 @@ impl Tree {
                 self.remove(id, removed);
             }
         }
-        if nothing { Stands::Nothing } else { Stands::Refused(errno) }
+        if nothing { Resolved::Nothing } else { Resolved::Refused(errno) }
     }
 
     /// Makes the watches of exactly these directories report IN_ATTRIB, as far as possible. Without the right to read a

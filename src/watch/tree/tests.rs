@@ -54,13 +54,13 @@ impl Fixture {
     }
 
     /// Resolves a path whose parent is in the tree. Returns the removed directories, too.
-    fn resolve(&mut self, path: &str) -> (Stands, Vec<DirectoryId>) {
+    fn resolve(&mut self, path: &str) -> (Resolved, Vec<DirectoryId>) {
         let (parent, name) = path.rsplit_once('/').map_or((Some(ROOT), path), |(up, name)| (self.id(up), name));
         let mut removed = Vec::new();
-        let Some(parent) = parent else { return (Stands::Nothing, Vec::new()) };
-        let stands = self.tree.resolve(parent, &name.as_bytes().into(), Origin::Found, &mut removed);
+        let Some(parent) = parent else { return (Resolved::Nothing, Vec::new()) };
+        let resolved = self.tree.resolve(parent, &name.as_bytes().into(), Origin::Found, &mut removed);
         self.tree.assert_consistent();
-        (stands, removed.into_iter().map(|removed| removed.id).collect())
+        (resolved, removed.into_iter().map(|removed| removed.id).collect())
     }
 
     /// Resolves every name that the disk or the tree has, from the top, and compares the two.
@@ -113,12 +113,12 @@ fn a_renamed_directory_leaves_its_old_path_and_keeps_its_watch() {
     let (a, sub) = (fixture.id("a").unwrap(), fixture.id("a/sub").unwrap());
     let watch_id = fixture.tree.get(a).unwrap().watch_id;
     fixture.rename("a", "b");
-    let (stands, removed) = fixture.resolve("b");
+    let (resolved, removed) = fixture.resolve("b");
     let b = fixture.id("b").unwrap();
-    assert_eq!((stands, removed), (Stands::New(b), vec![a, sub]));
+    assert_eq!((resolved, removed), (Resolved::New(b), vec![a, sub]));
     assert_eq!(fixture.tree.get(b).unwrap().watch_id, watch_id);
-    assert_eq!(fixture.resolve("a"), (Stands::Nothing, Vec::new()));
-    assert_eq!(fixture.resolve("b"), (Stands::Same { id: b, again: false }, Vec::new()));
+    assert_eq!(fixture.resolve("a"), (Resolved::Nothing, Vec::new()));
+    assert_eq!(fixture.resolve("b"), (Resolved::Same { id: b, again: false }, Vec::new()));
     assert_eq!(fixture.tree.watched(), 2);
     fixture.assert_follows_the_disk();
     assert_eq!(fixture.tree.watched(), 3);
@@ -130,11 +130,11 @@ fn a_directory_created_at_the_path_of_a_draining_one_takes_over_its_id() {
     let a = fixture.id("a").unwrap();
     fixture.tree.dispatched(a);
     fs::remove_dir(fixture.path("a")).unwrap();
-    assert_eq!(fixture.resolve("a"), (Stands::Nothing, vec![a]));
+    assert_eq!(fixture.resolve("a"), (Resolved::Nothing, vec![a]));
     assert!(fixture.tree.get(a).is_none());
     fixture.make("a");
-    assert_eq!(fixture.resolve("a"), (Stands::New(a), Vec::new()));
-    fixture.tree.returned(a);
+    assert_eq!(fixture.resolve("a"), (Resolved::New(a), Vec::new()));
+    fixture.tree.completed(a);
     assert!(fixture.tree.get(a).is_some());
     fs::remove_dir(fixture.path("a")).unwrap();
     fixture.resolve("a");
@@ -152,8 +152,8 @@ fn a_parent_that_was_removed_with_the_renamed_directory_gets_no_child() {
     fixture.rename("a", "x/a");
     fixture.make("a");
     fixture.rename("x", "a/x");
-    let (stands, removed) = fixture.resolve("a/x/a");
-    assert_eq!(stands, Stands::Nothing);
+    let (resolved, removed) = fixture.resolve("a/x/a");
+    assert_eq!(resolved, Resolved::Nothing);
     assert!(removed.contains(&x));
     fixture.assert_follows_the_disk();
 }
@@ -164,7 +164,7 @@ fn a_link_is_not_entered_and_ends_the_directory_before_it() {
     let a = fixture.id("a").unwrap();
     fs::remove_dir(fixture.path("a")).unwrap();
     symlink(fixture.path("b"), fixture.path("a")).unwrap();
-    assert_eq!(fixture.resolve("a"), (Stands::Nothing, vec![a]));
+    assert_eq!(fixture.resolve("a"), (Resolved::Nothing, vec![a]));
 }
 
 const PATHS: [&str; 8] = ["a", "b", "c", "a/a", "a/b", "b/a", "b/b", "a/a/a"];
@@ -218,13 +218,13 @@ proptest! {
                     id.into_iter().for_each(|id| fixture.tree.dispatched(id));
                     in_flight.extend(id);
                 }
-                Step::Complete => in_flight.pop().into_iter().for_each(|id| fixture.tree.returned(id)),
+                Step::Complete => in_flight.pop().into_iter().for_each(|id| fixture.tree.completed(id)),
                 Step::EndOrphaned(most) => fixture.tree.end_orphaned(most),
             }
             fixture.tree.assert_consistent();
         }
         fixture.assert_follows_the_disk();
-        in_flight.into_iter().for_each(|id| fixture.tree.returned(id));
+        in_flight.into_iter().for_each(|id| fixture.tree.completed(id));
         fixture.tree.assert_consistent();
         prop_assert!(fixture.tree.draining.is_empty());
     }
