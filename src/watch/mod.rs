@@ -5,6 +5,7 @@
 //! was being handled: one file when idle, more under load.
 
 mod confirmed;
+mod departed;
 pub mod hard_links;
 pub mod inotify;
 pub mod links;

@@ -1,5 +1,6 @@
 //! Directories that appear, leave their paths, or have no watch.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Depth, State, directory_gone};
@@ -35,6 +36,13 @@ impl State {
         let mut removed = Vec::new();
         let resolved = self.tree.resolve(parent, name, origin, &mut removed);
         self.remove_directories(&removed);
+        if let Resolved::New(new) = resolved
+            && let Some(node) = self.tree.get_mut(new)
+        {
+            let here = Arc::clone(&node.directory);
+            let elsewhere = |gone: &Removed| !gone.directory.prefix().starts_with(here.prefix());
+            self.confirmed.entered(node, origin == Origin::MovedTo || removed.iter().any(elsewhere));
+        }
         if let Resolved::New(_) | Resolved::Same { .. } = resolved {
             self.retries.forget(parent, name);
         }
@@ -80,6 +88,9 @@ impl State {
             self.links.remove_directory(*id);
         }
         self.confirmed.removed(removed);
+        if self.rescan.is_whole_outstanding() {
+            self.confirmed.keep_departed(removed);
+        }
     }
 
     /// Logs once that there are directories without a watch, and has them rescanned as long as there are any.

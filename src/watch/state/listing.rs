@@ -63,6 +63,9 @@ impl State {
         }
         if let Some(finished) = self.rescan.finish() {
             report(&finished);
+            if !self.rescan.is_whole_outstanding() {
+                self.confirmed.forget_departed();
+            }
         }
     }
 
