@@ -326,16 +326,15 @@ impl Confirmed {
 
     /// Keeps what was confirmed below directories that were removed from their paths: see [`Departed`].
     pub(super) fn keep_departed(&mut self, removed: &[Removed]) {
-        removed.iter().for_each(|Removed { directory, known, .. }| self.departed.keep(directory.prefix(), known));
+        for Removed { directory, inode, known, .. } in removed {
+            self.departed.keep(*inode, directory.prefix(), known);
+        }
     }
 
-    /// A directory is new at its path. `came`: it was elsewhere in the tree, so its files are to be published at their new
-    /// paths, whatever was confirmed there before.
-    pub(super) fn entered(&mut self, node: &mut Node, came: bool) {
-        if came {
-            self.departed.forget_below(node.directory.prefix());
-        } else {
-            node.known.extend(self.departed.take(node.directory.prefix()));
+    /// A directory has entered the tree.
+    pub(super) fn entered(&mut self, node: &mut Node) {
+        if let Some(inode) = node.inode {
+            node.known.extend(self.departed.enter(inode, node.directory.prefix()));
         }
     }
 

@@ -1,9 +1,10 @@
-//! What was confirmed at paths whose directories were found to have left them, while events are lost.
+//! What was confirmed in directories that were found to have left their paths, while events are lost.
 //!
 //! Pure: no I/O. After IN_Q_OVERFLOW a rescan can find another directory at a path than the tree has there, and below it
-//! a directory that is at its path still or again. Its files were published at these paths already, under the directory
-//! above that the tree took for the present one. So what was confirmed for them holds, and they are not published again. It
-//! is kept until the rescan ends, and not for a directory that comes from elsewhere in the tree: that one was renamed.
+//! a directory that is at its own path as before. The files of that one were published at these paths already, while the
+//! tree took the directory above for the one that it had there. So what was confirmed for them holds, and they are not
+//! published again. It is kept until the rescan ends, and not beyond that the directory enters the tree at another path, or
+//! another directory enters the tree at this one.
 
 use crate::files::names::{Map, Name};
 use crate::job::Known;
@@ -14,47 +15,49 @@ const NAMES_MAX: usize = 1 << 16;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Departed {
-    /// By the directory's absolute path, which ends in `/`.
-    by_directory: Map<Vec<u8>, Map<Name, Known>>,
+    /// By the directory's inode: its absolute path, which ends in `/`, and what was confirmed in it.
+    directories: Map<u64, (Vec<u8>, Map<Name, Known>)>,
+    inodes: Map<Vec<u8>, u64>,
     names: usize,
 }
 
 impl Departed {
     /// Keeps what was confirmed in a directory that left its path. The rows of these files are deleted.
-    pub(super) fn keep(&mut self, directory: &[u8], known: &Map<Name, Known>) {
-        self.take(directory);
+    pub(super) fn keep(&mut self, inode: u64, path: &[u8], known: &Map<Name, Known>) {
+        self.enter(inode, path);
         if known.is_empty() || self.names + known.len() > NAMES_MAX {
             return;
         }
         self.names += known.len();
         let known = known.iter().map(|(name, known)| (Name::clone(name), known.rowless())).collect();
-        self.by_directory.insert(directory.to_vec(), known);
+        self.directories.insert(inode, (path.to_vec(), known));
+        self.inodes.insert(path.to_vec(), inode);
     }
 
-    /// Takes out what was confirmed at a directory's path.
-    pub(super) fn take(&mut self, directory: &[u8]) -> Map<Name, Known> {
-        let known = self.by_directory.remove(directory).unwrap_or_default();
+    /// A directory enters the tree at a path. Returns what was confirmed in it at this path, and forgets what was confirmed in
+    /// it elsewhere and in another directory here.
+    pub(super) fn enter(&mut self, inode: u64, path: &[u8]) -> Map<Name, Known> {
+        let before = self.inodes.get(path).copied();
+        let known = before.map(|before| self.remove(before)).filter(|_| before == Some(inode));
+        self.remove(inode);
+        known.unwrap_or_default()
+    }
+
+    fn remove(&mut self, inode: u64) -> Map<Name, Known> {
+        let Some((path, known)) = self.directories.remove(&inode) else { return Map::default() };
+        self.inodes.remove(&path);
         self.names -= known.len();
         known
     }
 
     /// Another version was published at this path.
     pub(super) fn forget(&mut self, directory: &[u8], name: &Name) {
-        if let Some(known) = self.by_directory.get_mut(directory)
+        let inode = self.inodes.get(directory);
+        if let Some((_, known)) = inode.and_then(|inode| self.directories.get_mut(inode))
             && known.remove(name).is_some()
         {
             self.names -= 1;
         }
-    }
-
-    /// Forgets all below a path, which ends in `/`.
-    pub(super) fn forget_below(&mut self, directory: &[u8]) {
-        let names = &mut self.names;
-        self.by_directory.retain(|path, known| {
-            let stays = !path.starts_with(directory);
-            *names -= if stays { 0 } else { known.len() };
-            stays
-        });
     }
 }
 
@@ -62,23 +65,35 @@ impl Departed {
 mod tests {
     use super::*;
 
+    fn known(count: usize) -> Map<Name, Known> {
+        (0..count).map(|number| (number.to_string().into_bytes().into(), Known::PUBLISHED)).collect()
+    }
+
     #[test]
-    fn what_is_kept_is_bounded_and_can_be_taken_once() {
-        let known = |count: usize| -> Map<Name, Known> {
-            (0..count).map(|number| (number.to_string().into_bytes().into(), Known::PUBLISHED)).collect()
-        };
+    fn a_directory_gets_back_what_was_confirmed_at_its_own_path() {
         let mut departed = Departed::default();
-        departed.keep(b"/a/", &known(NAMES_MAX - 2));
-        departed.keep(b"/a/b/", &known(2));
-        departed.keep(b"/c/", &known(1));
-        assert!(departed.take(b"/c/").is_empty(), "there is no room for it");
-        departed.forget(b"/a/b/", &b"0"[..].into());
-        departed.keep(b"/c/", &known(1));
-        assert_eq!(departed.take(b"/c/").into_values().collect::<Vec<_>>(), [Known::PUBLISHED.rowless()]);
-        assert!(departed.take(b"/c/").is_empty());
-        departed.forget_below(b"/a/b/");
-        assert_eq!((departed.names, departed.take(b"/a/b/").len()), (NAMES_MAX - 2, 0));
-        departed.forget_below(b"/");
-        assert_eq!((departed.names, departed.by_directory.len()), (0, 0));
+        departed.keep(1, b"/a/", &known(3));
+        departed.forget(b"/a/", &b"1"[..].into());
+        departed.forget(b"/b/", &b"2"[..].into());
+        let back = departed.enter(1, b"/a/");
+        assert_eq!((back.len(), back[&b"2"[..]]), (2, Known::PUBLISHED.rowless()));
+        assert!(departed.enter(1, b"/a/").is_empty());
+        departed.keep(1, b"/a/", &known(3));
+        assert!(departed.enter(2, b"/a/").is_empty(), "another directory was here");
+        assert!(departed.enter(1, b"/a/").is_empty());
+        departed.keep(1, b"/a/", &known(3));
+        assert!(departed.enter(1, b"/b/").is_empty(), "it was elsewhere");
+        assert!(departed.enter(1, b"/a/").is_empty());
+        assert_eq!((departed.names, departed.directories.len(), departed.inodes.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_names_are_bounded() {
+        let mut departed = Departed::default();
+        departed.keep(1, b"/a/", &known(NAMES_MAX - 1));
+        departed.keep(2, b"/b/", &known(2));
+        assert!(departed.enter(2, b"/b/").is_empty());
+        departed.keep(1, b"/c/", &known(NAMES_MAX));
+        assert_eq!((departed.names, departed.enter(1, b"/c/").len()), (NAMES_MAX, NAMES_MAX));
     }
 }

@@ -1,6 +1,5 @@
 //! Directories that appear, leave their paths, or have no watch.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Depth, State, directory_gone};
@@ -39,9 +38,7 @@ impl State {
         if let Resolved::New(new) = resolved
             && let Some(node) = self.tree.get_mut(new)
         {
-            let here = Arc::clone(&node.directory);
-            let elsewhere = |gone: &Removed| !gone.directory.prefix().starts_with(here.prefix());
-            self.confirmed.entered(node, origin == Origin::MovedTo || removed.iter().any(elsewhere));
+            self.confirmed.entered(node);
         }
         if let Resolved::New(_) | Resolved::Same { .. } = resolved {
             self.retries.forget(parent, name);
