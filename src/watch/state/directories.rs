@@ -34,7 +34,7 @@ impl State {
         }
         let mut removed = Vec::new();
         let resolved = self.tree.resolve(parent, name, origin, &mut removed);
-        self.remove_directories(&removed);
+        self.remove_directories(&removed, now);
         if let Resolved::New(new) = resolved
             && let Some(node) = self.tree.get_mut(new)
         {
@@ -78,11 +78,14 @@ impl State {
     }
 
     /// Forgets what was kept for directories that left their paths. Each comes before those below it.
-    fn remove_directories(&mut self, removed: &[Removed]) {
-        for Removed { id, .. } in removed {
+    fn remove_directories(&mut self, removed: &[Removed], now: Instant) {
+        for Removed { id, known, .. } in removed {
             self.pending.remove_directory(*id);
             self.retries.remove_directory(*id);
             self.links.remove_directory(*id);
+            if !self.hard_links.is_empty() {
+                known.iter().for_each(|(name, known)| self.follow_lost_name(*id, name, *known, now));
+            }
         }
         self.confirmed.removed(removed);
         if self.rescan.is_whole_outstanding() {

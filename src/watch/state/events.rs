@@ -8,6 +8,7 @@ use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
 use crate::files::names::Name;
 use crate::files::version::Timestamp;
+use crate::job::Known;
 use crate::watch::confirmed::is_still;
 use crate::watch::inotify::{Event, WatchId};
 use crate::watch::pending::{Change, Full, NameLost, PENDING_MAX};
@@ -105,8 +106,12 @@ impl State {
             self.forget(id, name);
             return self.record(id, name, None);
         };
+        let lost = self.known(id, name).filter(|known| known.inode() != version.inode);
         if let Some(node) = self.tree.get_mut(id) {
             self.confirmed.forget_other(node, name, &version);
+        }
+        if let Some(known) = lost {
+            self.follow_lost_name(id, name, known, now);
         }
         self.record(id, name, stat.as_ref());
         let change = match origin {
@@ -150,14 +155,21 @@ impl State {
                 return self.refuse(id, name, Origin::Found, errno, now);
             }
         };
-        let known = self.tree.get(id).and_then(|node| node.known.get(name)).copied();
+        let known = self.known(id, name);
         let is_known = |stat: FileStat| stat.regular && known.is_some_and(|known| is_still(known, how, &stat.version));
         if !stat.is_some_and(is_known) {
             self.forget(id, name);
+            if let Some(known) = known {
+                self.follow_lost_name(id, name, known, now);
+            }
         }
         self.record(id, name, stat.as_ref());
         self.pending.gone(id, name, how, stat.is_some());
         self.retries.gone(id, name);
+    }
+
+    fn known(&self, id: DirectoryId, name: &Name) -> Option<Known> {
+        self.tree.get(id).and_then(|node| node.known.get(name)).copied()
     }
 
     pub(super) fn forget(&mut self, id: DirectoryId, name: &Name) {

@@ -103,6 +103,9 @@ impl State {
                     self.hard_links.seen(version.inode, id, name);
                 }
                 self.confirm(&job, Read { version, digests, racy }, now);
+                if linked {
+                    self.look_at_linked(id, name, &version, now);
+                }
             }
             Outcome::Unchanged { version, racy, digests } => {
                 self.hard_links.seen(version.inode, id, name);

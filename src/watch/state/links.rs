@@ -79,6 +79,23 @@ impl State {
         }
     }
 
+    /// A name is another file's, or no file's. What was written by it last is to be published by the file's other names.
+    pub(super) fn follow_lost_name(&mut self, id: DirectoryId, name: &Name, known: Known, now: Instant) {
+        let names = self.hard_links.lost(known.inode(), id, name);
+        self.put_names(names, known.inode(), now);
+    }
+
+    /// A file with several names was published by this one, which it was read by before. Where the file was written since
+    /// by a name that it has lost, no event says that this name has another version.
+    pub(super) fn look_at_linked(&mut self, id: DirectoryId, name: &Name, read: &Version, now: Instant) {
+        if let Ok(Some(stat)) = self.look(id, name)
+            && stat.version.inode == read.inode
+            && stat.version != *read
+        {
+            self.put_one(Source::Event, id, name, Change::Closed, Timestamp::now(), now);
+        }
+    }
+
     /// Searches for the other names of files that were published by one of them, when that is due.
     pub(super) fn search_names(&mut self, now: Instant) {
         if self.hard_links.next_time(now).is_none_or(|at| now < at) {

@@ -563,6 +563,29 @@ fn a_link_found_unchanged_while_its_next_event_waits_stays_in_the_ledger() {
     assert_eq!(scene.published, BTreeMap::new());
 }
 
+/// The file is written by one of its names, which another file takes before it is read: no event names the other.
+#[test]
+fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other() {
+    for in_flight in [false, true] {
+        let mut scene = Scene::with(&["one"]);
+        fs::hard_link(scene.path("one/file"), scene.path("one/other")).unwrap();
+        if in_flight {
+            scene.catch_up();
+            scene.dispatch(100);
+            (0..scene.in_flight.len()).for_each(|at| scene.read(at));
+        } else {
+            scene.rest();
+        }
+        scene.write("one/file");
+        scene.write("new");
+        fs::rename(scene.path("new"), scene.path("one/file")).unwrap();
+        scene.catch_up();
+        scene.complete_all();
+        scene.rest();
+        ["one/file", "one/other"].iter().for_each(|path| scene.assert_published_last(path));
+    }
+}
+
 #[test]
 fn a_listing_forgets_what_is_gone_and_only_that() {
     let mut scene = Scene::with(&["one"]);
