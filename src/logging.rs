@@ -1,6 +1,6 @@
 //! Log lines on standard error, as text or JSON, and the lines about single files with their rate limit.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::cli::{LogFormat, LogLevel, Settings};
 use crate::error::Error;
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
-use crate::terminal::AroundTheBar;
+use crate::terminal::{self, AroundTheBar};
 
 /// Whether logging has started; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -27,7 +27,7 @@ pub fn start(settings: &Settings) {
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
     let layer = match settings.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {

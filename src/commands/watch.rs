@@ -1,7 +1,7 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -24,8 +24,8 @@ use crate::{logging, notify, pipeline};
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(settings: &Settings) -> Result<(), Error> {
-    let config = Config::for_watch(settings)?;
+pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
+    let config = Config::for_watch(settings, dirs)?;
     logging::start(settings);
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;

@@ -24,6 +24,7 @@ mod filters; // include and exclude globs, names of partial files
 mod full_disk; // no room for the ledger, or for an output
 mod hanging_directories; // a directory that hangs delays its own files alone
 mod health_and_metrics; // the control socket: health, readiness, metrics
+mod help; // each command shows and reads what it uses
 mod inotify_watches; // one watch for each directory, and their limit
 mod kills; // nothing is lost by a kill at any moment
 mod large_bursts; // many files at once

@@ -1,0 +1,37 @@
+//! `completions`: the script with which a shell completes this program's command lines.
+
+use std::io::{self, ErrorKind, Write};
+
+use clap_complete::{Generator, generate};
+
+use crate::cli::{self, Shell};
+use crate::error::Error;
+
+/// Prints the script on standard output.
+///
+/// # Errors
+/// [`Error::Stdout`].
+pub fn run(shell: Shell) -> Result<(), Error> {
+    match io::stdout().write_all(&script(shell)) {
+        // A reader that goes away has seen what it wanted.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::Stdout),
+    }
+}
+
+/// The script for a shell.
+#[must_use]
+pub fn script(shell: Shell) -> Vec<u8> {
+    match shell {
+        Shell::Bash => generated(clap_complete::Shell::Bash),
+        Shell::Zsh => generated(clap_complete::Shell::Zsh),
+        Shell::Fish => generated(clap_complete::Shell::Fish),
+    }
+}
+
+fn generated(shell: impl Generator) -> Vec<u8> {
+    let (mut definition, mut script) = (cli::definition(), Vec::new());
+    let name = definition.get_name().to_owned();
+    generate(shell, &mut definition, name, &mut script);
+    script
+}
