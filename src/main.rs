@@ -25,7 +25,9 @@ fn run() -> Result<(), Error> {
     let Some(Cli { command, settings }) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };
-    match command.unwrap_or(Command::Watch { dirs: Vec::new() }) {
+    let command = command.unwrap_or(Command::Watch { dirs: Vec::new() });
+    process::address_advice(&command);
+    match command {
         Command::Watch { dirs } => watch::run(&settings, &dirs),
         Command::Scan { dirs } => scan::run(&settings, &dirs),
         Command::Listen { count, timeout } => listen::run(&settings, count, timeout),

@@ -5,6 +5,7 @@ mod lists;
 mod refusal;
 mod settings;
 mod values;
+mod variables;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -19,6 +20,7 @@ pub use settings::{
     WORKERS_MAX,
 };
 pub use values::{CatchUp, LogFormat, LogLevel, Output, ReadEngine, Shell, Unroutable};
+pub use variables::UnknownVariable;
 
 use crate::error::Error;
 use crate::terminal;
@@ -87,6 +89,12 @@ pub enum Command {
 #[must_use]
 pub fn definition() -> clap::Command {
     groups::leave_out_unused(Cli::command())
+}
+
+/// The variables of the environment that are named like settings and are none.
+#[must_use]
+pub fn unknown_variables() -> Vec<UnknownVariable> {
+    variables::unknown(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
 }
 
 /// Reads the command line and the environment. `None` when help or the version was asked for and printed.

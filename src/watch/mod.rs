@@ -196,6 +196,9 @@ impl Watcher {
             }
             if left.is_zero() {
                 tracing::warn!(
+                    event = "left_in_progress",
+                    files = self.dispatcher.in_flight(),
+                    seconds = STOP_TIMEOUT.as_secs(),
                     "{} files were still in progress after {} s and are left unconfirmed",
                     self.dispatcher.in_flight(),
                     STOP_TIMEOUT.as_secs()
@@ -213,6 +216,14 @@ impl Watcher {
         let Totals { files, bytes, confirmed, failed, gone, refused } = self.progress.metrics.totals();
         let left = self.state.left_unpublished();
         tracing::info!(
+            event = "stopped",
+            files,
+            bytes,
+            confirmed,
+            left,
+            failed,
+            gone,
+            refused,
             "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
     }
