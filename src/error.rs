@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn many_names_are_counted() {
         assert_eq!(named(["a", "b"].iter()), r#""a", "b""#);
-        assert_eq!(named(1..=1000), "1, 2, 3, 4, 5 and 995 more");
+        assert_eq!(named((1..1001).collect::<Vec<_>>().iter()), "1, 2, 3, 4, 5 and 995 more");
     }
 
     #[test]

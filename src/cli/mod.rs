@@ -45,13 +45,13 @@ pub struct Cli {
 pub enum Command {
     /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM
     Watch {
-        /// The directories, instead of --data-dir
+        /// The directories, in place of DATA_DIRECTORY and --data-dir
         #[arg(value_name = "DIR")]
         dirs: Vec<PathBuf>,
     },
     /// Hash the files that exist now, emit one message each, exit
     Scan {
-        /// The directories, instead of --data-dir
+        /// The directories, in place of DATA_DIRECTORY and --data-dir
         #[arg(value_name = "DIR")]
         dirs: Vec<PathBuf>,
     },

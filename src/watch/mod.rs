@@ -214,7 +214,8 @@ impl Watcher {
     fn log_end(&mut self) {
         self.state.report_held_back();
         let Totals { files, bytes, confirmed, failed, gone, refused } = self.progress.metrics.totals();
-        let left = self.state.left_unpublished();
+        let (left, more) = self.state.left_unpublished();
+        let at_least = if more { "at least " } else { "" };
         tracing::info!(
             event = "stopped",
             files,
@@ -224,7 +225,7 @@ impl Watcher {
             failed,
             gone,
             refused,
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {at_least}{left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
     }
 }
