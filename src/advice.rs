@@ -1,6 +1,7 @@
 //! Advice that depends on who reads it: nobody who types `scan` or `listen` at a terminal has a unit or workers to change.
 
 use std::sync::OnceLock;
+use std::{env, process};
 
 /// Who reads the lines of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +25,17 @@ fn reader() -> Reader {
     READER.get().copied().unwrap_or(Reader::Operator)
 }
 
+/// Whether the reader may have a unit of systemd: who operates the service, and whose command systemd has started.
+fn may_have_a_unit() -> bool {
+    // systemd.exec(5): it is the id of the process that systemd itself has started, and children inherit it.
+    let started = env::var("SYSTEMD_EXEC_PID").is_ok_and(|id| id.parse() == Ok(process::id()));
+    reader() == Reader::Operator || started
+}
+
 /// The names of a limit: in a unit of systemd, and in a shell.
 #[must_use]
 pub fn limit(unit: &str, shell: &str) -> String {
-    limit_for(reader(), unit, shell)
-}
-
-fn limit_for(reader: Reader, unit: &str, shell: &str) -> String {
-    if reader == Reader::Operator { format!("{unit} in systemd, {shell}") } else { shell.to_owned() }
+    if may_have_a_unit() { format!("{unit} in systemd, {shell}") } else { shell.to_owned() }
 }
 
 /// What to do if descriptors are short while files are read.
@@ -44,10 +48,9 @@ pub fn open_files() -> String {
 #[must_use]
 pub fn threads() -> &'static str {
     match reader() {
-        Reader::Operator => {
+        Reader::Operator | Reader::Publisher => {
             "raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers"
         }
-        Reader::Publisher => "raise the limit of threads (ulimit -u, --pids-limit of a container), or lower --workers",
         Reader::Listener => "raise the limit of threads (ulimit -u, --pids-limit of a container)",
     }
 }
@@ -55,9 +58,10 @@ pub fn threads() -> &'static str {
 /// What to do if a file on standard output may not grow.
 #[must_use]
 pub fn file_size() -> &'static str {
-    match reader() {
-        Reader::Operator => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
-        Reader::Publisher | Reader::Listener => "raise the limit of a file's size (ulimit -f)",
+    if may_have_a_unit() {
+        "raise the limit of a file's size (ulimit -f, LimitFSIZE=)"
+    } else {
+        "raise the limit of a file's size (ulimit -f)"
     }
 }
 
@@ -80,16 +84,5 @@ pub fn permissions() -> &'static str {
         Reader::Listener => {
             "correct user, password and permissions (read on the exchange `apollonia`; configure, write and read on queues amq.*)"
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_unit_is_named_to_those_who_may_have_one() {
-        assert_eq!(limit_for(Reader::Operator, "LimitNOFILE", "ulimit -n"), "LimitNOFILE in systemd, ulimit -n");
-        assert_eq!(limit_for(Reader::Publisher, "LimitNOFILE", "ulimit -n"), "ulimit -n");
     }
 }

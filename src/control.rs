@@ -63,7 +63,7 @@ impl Control {
             Err(cause) => {
                 tracing::warn!(
                     event = "no_control_socket",
-                    path = %socket.display(),
+                    path = &*socket.to_string_lossy(),
                     error = cause,
                     "no control socket at {socket:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
                 );

@@ -72,7 +72,7 @@ pub fn failure(error: &Error) {
             event = "failed",
             error = error.cause(),
             next = error.next(),
-            path = error.path().map(|path| display(path.display())),
+            path = error.path().map(|path| path.to_string_lossy().into_owned()),
             url = error.url(),
             "{error}"
         );
@@ -125,10 +125,10 @@ impl FileLines {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
             Outcome::Confirmed { version, .. } => {
-                tracing::debug!(event = "confirmed", path = %path(), bytes = version.size, "confirmed");
+                tracing::debug!(event = "confirmed", path = path(), bytes = version.size, "confirmed");
             }
             Outcome::Unchanged { .. } => {
-                tracing::debug!(event = "unchanged", path = %path(), "unchanged since its last message");
+                tracing::debug!(event = "unchanged", path = path(), "unchanged since its last message");
             }
             Outcome::Unread(cause) => self.unread(cause, path, now),
         }
@@ -138,21 +138,25 @@ impl FileLines {
         match cause {
             Unread::LeadsOut if self.refused.admits(now) => {
                 let path = path();
-                tracing::warn!(event = "leads_out", %path, "{path:?} leads out of the data directory and is refused");
+                tracing::warn!(
+                    event = "leads_out",
+                    path = &*path,
+                    "{path:?} leads out of the data directory and is refused"
+                );
             }
             Unread::Wanting(cause) if self.wanting.admits(now) => {
                 let (path, error) = (path(), os_message(cause));
                 tracing::warn!(
                     event = "waits",
-                    %path,
-                    error,
+                    path = &*path,
+                    errno = cause.raw_os_error(),
                     "{path:?} waits because this process cannot open it now: {error}; it is tried again by itself. {}",
                     advice::open_files()
                 );
             }
             Unread::Failed(cause) if self.failed.admits(now) => {
                 let (path, error) = (path(), os_message(cause));
-                tracing::warn!(event = "unreadable", %path, error, "{path:?} cannot be read: {error}");
+                tracing::warn!(event = "unreadable", path = &*path, error, "{path:?} cannot be read: {error}");
             }
             _ => Self::unread_in_detail(cause, &path),
         }
@@ -160,26 +164,26 @@ impl FileLines {
 
     fn unread_in_detail(cause: &Unread, path: &impl Fn() -> String) {
         match cause {
-            Unread::Gone => tracing::debug!(event = "gone", path = %path(), "gone before it could be read"),
-            Unread::NotRegular => tracing::debug!(event = "not_regular", path = %path(), "not a regular file"),
-            Unread::Busy(why) => tracing::debug!(event = "busy", path = %path(), "{why}"),
+            Unread::Gone => tracing::debug!(event = "gone", path = path(), "gone before it could be read"),
+            Unread::NotRegular => tracing::debug!(event = "not_regular", path = path(), "not a regular file"),
+            Unread::Busy(why) => tracing::debug!(event = "busy", path = path(), "{why}"),
             Unread::Large => {
-                tracing::debug!(event = "large", path = %path(), "large: it is read later, among the large files");
+                tracing::debug!(event = "large", path = path(), "large: it is read later, among the large files");
             }
-            Unread::Stopped => tracing::debug!(event = "left_unread", path = %path(), "left unread: the process stops"),
+            Unread::Stopped => tracing::debug!(event = "left_unread", path = path(), "left unread: the process stops"),
             Unread::StaleRow => tracing::debug!(
                 event = "stale_row",
-                path = %path(),
+                path = path(),
                 "another version: the row of the confirmed one is invalidated first"
             ),
-            Unread::LeadsOut => tracing::debug!(event = "leads_out", path = %path(), "leads out of the data directory"),
+            Unread::LeadsOut => tracing::debug!(event = "leads_out", path = path(), "leads out of the data directory"),
             Unread::Wanting(cause) => {
                 let error = os_message(cause);
-                tracing::debug!(event = "waits", path = %path(), error, "waits: {error}");
+                tracing::debug!(event = "waits", path = path(), error, "waits: {error}");
             }
             Unread::Failed(cause) => {
                 let error = os_message(cause);
-                tracing::debug!(event = "unreadable", path = %path(), error, "cannot be read: {error}");
+                tracing::debug!(event = "unreadable", path = path(), error, "cannot be read: {error}");
             }
         }
     }
@@ -191,19 +195,19 @@ impl FileLines {
         if repeats.admits(now) {
             tracing::warn!(
                 event = "unreadable",
-                %path,
+                path = &*path,
                 error,
                 "{path:?} cannot be {what}: {error}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
             );
         } else {
-            tracing::debug!(event = "unreadable", %path, error, "{path:?} cannot be {what}: {error}");
+            tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} cannot be {what}: {error}");
         }
     }
 
     /// Logs that a further try has failed, too.
     pub fn still_refused(path: &[u8], cause: &io::Error) {
         let (path, error) = (String::from_utf8_lossy(path), os_message(cause));
-        tracing::debug!(event = "unreadable", %path, error, "{path:?} still cannot be read: {error}");
+        tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} still cannot be read: {error}");
     }
 
     /// Logs how many lines were held back, for each kind whose minute is over.

@@ -154,14 +154,14 @@ fn log_hanging<'a>(progress: &'a Progress, stall: Duration, logged: &mut Vec<&'a
     for directories in hanging.iter().filter(|directories| !logged.contains(directories)) {
         tracing::warn!(
             event = "directories_hang",
-            path = %directories,
+            path = directories,
             seconds = stall.as_secs(),
             "nothing could be read in {directories} for {} s, and its files wait: see to its file system; other file systems' directories go on",
             stall.as_secs()
         );
     }
     for directories in logged.iter().filter(|directories| !hanging.contains(directories)) {
-        tracing::info!(event = "directories_answer", path = %directories, "files are read in {directories} again");
+        tracing::info!(event = "directories_answer", path = directories, "files are read in {directories} again");
     }
     *logged = hanging;
 }

@@ -232,7 +232,11 @@ impl Scan {
         } else {
             self.unread += 1;
             let path = String::from_utf8_lossy(&path);
-            tracing::warn!(event = "busy", %path, "{path:?} is being written and was not read; scan again later");
+            tracing::warn!(
+                event = "busy",
+                path = &*path,
+                "{path:?} is being written and was not read; scan again later"
+            );
         }
     }
 }
@@ -297,7 +301,7 @@ impl Walk {
                     *unlisted += 1;
                     let (path, error) = (directory.absolute(b""), os_message(&errno));
                     let path = String::from_utf8_lossy(&path);
-                    tracing::warn!(event = "not_listed", %path, error, "{path:?} cannot be listed: {error}");
+                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
                 }
             }
         }

@@ -106,16 +106,24 @@ fn log_ready(settings: &Settings, watch: &WatchSettings, ledger: Option<&Path>, 
     let catch_up = watch.catch_up.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
     let exchange = (settings.output == Output::Amqp).then_some(EXCHANGE);
     let tree = if watch.recursive { "recursive" } else { "not recursive" };
-    let filtered = if filters.is_empty() { "no filters" } else { "filtered" };
+    let filtered = match (settings.include.is_empty() && settings.exclude.is_empty(), settings.ignore_partial) {
+        (false, _) => "filtered",
+        (true, true) => "partial names left out",
+        (true, false) => "no filters",
+    };
     let kept = ledger.map_or_else(|| "no ledger".to_owned(), |path| format!("ledger {path:?}"));
     let to = exchange.map_or_else(String::new, |exchange| format!(", exchange {exchange}"));
+    let path = match paths {
+        [one] => one.to_string_lossy().into_owned(),
+        _ => watched.clone(),
+    };
     tracing::info!(
         event = "ready",
-        path = watched,
+        path,
         directories = paths.len(),
         recursive = watch.recursive,
         filters,
-        ledger = ledger.map(|path| display(path.display())),
+        ledger = ledger.map(|path| path.to_string_lossy().into_owned()),
         catch_up,
         exchange,
         output,

@@ -68,7 +68,7 @@ impl Store {
             Err(StoreError::Newer) => return Err(newer(directory)),
             Err(error) => tracing::warn!(
                 event = "ledger_not_opened",
-                path = %directory.display(),
+                path = &*directory.to_string_lossy(),
                 %error,
                 "the ledger in {directory:?} cannot be opened: {error}; it counts as empty and is tried again later"
             ),
@@ -216,7 +216,7 @@ impl Store {
             _ => {
                 tracing::warn!(
                     event = "ledger_not_read",
-                    path = %self.directory.display(),
+                    path = &*self.directory.to_string_lossy(),
                     %error,
                     "the ledger in {:?} cannot be read: {error}; it counts as empty",
                     self.directory
@@ -228,7 +228,7 @@ impl Store {
             let error = os_message(&error);
             tracing::warn!(
                 event = "ledger_not_set_aside",
-                path = %self.directory.display(),
+                path = &*self.directory.to_string_lossy(),
                 error,
                 "the damaged ledger in {:?} cannot be set aside: {error}",
                 self.directory
@@ -242,7 +242,7 @@ impl Store {
         state_directory::set_aside(&self.directory)?;
         tracing::warn!(
             event = "ledger_set_aside",
-            path = %self.directory.display(),
+            path = &*self.directory.to_string_lossy(),
             %error,
             "the ledger in {:?} cannot be used, {error}; it is set aside as {DAMAGED} and a new one begins: files it held may be published again",
             self.directory

@@ -112,7 +112,7 @@ impl Writer {
             self.warn(|directory| {
                 tracing::warn!(
                     event = "ledger_slow",
-                    path = %directory.display(),
+                    path = &*directory.to_string_lossy(),
                     files = dropped,
                     "the ledger in {directory:?} is written more slowly than files are confirmed: {dropped} found no room and are published again by the next start; give it a faster disk"
                 );
@@ -132,7 +132,7 @@ impl Writer {
         self.warn(|directory| {
             tracing::warn!(
                 event = "ledger_not_written",
-                path = %directory.display(),
+                path = &*directory.to_string_lossy(),
                 %error,
                 files = waiting,
                 dropped,
@@ -173,7 +173,7 @@ impl Writer {
             if let Err(error) = self.store.complete(&lagging) {
                 tracing::warn!(
                     event = "ledger_not_marked",
-                    path = %directory.display(),
+                    path = &*directory.to_string_lossy(),
                     %error,
                     "{COMPLETE} cannot be made in {directory:?}: {error}; files whose metadata alone changes until the next start may be published again"
                 );
@@ -217,7 +217,7 @@ fn warn_unmarked(directory: &Path, error: &io::Error) {
     let error = os_message(error);
     tracing::warn!(
         event = "ledger_not_marked",
-        path = %directory.display(),
+        path = &*directory.to_string_lossy(),
         error,
         "{BEHIND} cannot be made in {directory:?}: {error}; files wait where a row has to be deleted before they are published"
     );

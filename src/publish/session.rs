@@ -100,7 +100,7 @@ impl Session {
                     if !mem::replace(&mut warned, true) {
                         tracing::warn!(
                             event = "waits_for_other",
-                            path = %directory.display(),
+                            path = &*directory.to_string_lossy(),
                             "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
                         );
                     }

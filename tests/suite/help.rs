@@ -2,9 +2,10 @@
 //! similar, in one line.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::broker::NO_BROKER;
-use crate::support::setup::Setup;
+use crate::support::setup::{Setup, binary};
 use crate::support::world::directories;
 
 /// Flags of all groups.
@@ -107,6 +108,11 @@ fn completions_are_printed_for_each_shell() {
         }
         assert_eq!(ended.stderr, "");
     }
+    // bash itself completes the flags of a command, and no others.
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(apollonia-ingestor listen --); COMP_CWORD=2; \
+                  _apollonia__ingestor apollonia-ingestor -- listen; echo \"${COMPREPLY[*]}\"";
+    let completed = Setup::of(Path::new("bash"), &["-c", script]).arg(binary()).run().expect_code(0).stdout;
+    assert!(completed.contains("--count") && !completed.contains("--workers"), "{completed}");
     Setup::new(&["completions", "csh"]).run().expect_code(2).assert_one_line(&["csh"]);
     Setup::new(&["completions", "bash"]).spawn_unread().wait_exit().expect_code(0);
 }

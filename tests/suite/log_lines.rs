@@ -76,6 +76,17 @@ fn every_line_has_its_event_and_its_facts() {
 }
 
 #[test]
+fn a_name_with_a_newline_begins_no_line_of_its_own() {
+    let (_root, data, _) = directories();
+    for name in ["a\nERROR forged", "b\nERROR forged.part", "c\u{1b}[31m"] {
+        fs::write(data.join(name), "content").unwrap();
+    }
+    let ended = Setup::new(&["scan", "--output", "none", "--log-level", "debug"]).arg(&data).run().expect_code(0);
+    assert!(ended.stderr.lines().all(|line| line.contains(" event=\"")), "{}", ended.stderr);
+    assert!(!ended.stderr.contains('\u{1b}'), "{}", ended.stderr);
+}
+
+#[test]
 fn an_error_has_its_cause_and_its_thing_as_fields() {
     let (_root, data, _) = directories();
     let ended = Setup::new(&["scan", "--log-format", "json", "--amqp-url", NO_BROKER]).arg(&data).run().expect_code(1);

@@ -1,7 +1,5 @@
 //! The watchdog is fed only while every stage makes progress, and `health` reports a stage that stalls.
 
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 
 use crate::support::broker::Broker;
