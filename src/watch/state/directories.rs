@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Depth, State, directory_gone};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::watch::retry::Retry;
@@ -98,8 +98,13 @@ impl State {
         let unwatched = self.tree.unwatched().len();
         match (unwatched, self.unwatched_at) {
             (1.., None) => {
-                let cause = self.tree.unwatched_cause().map_or_else(String::new, |errno| format!(" ({errno})"));
+                let error = self.tree.unwatched_cause().map(|errno| os_message(&errno));
+                let cause = error.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
                 tracing::warn!(
+                    event = "watch_limit",
+                    directories = self.tree.watched(),
+                    seconds = self.unwatched_every.as_secs(),
+                    error,
                     "no more than {} directories can be watched{cause}: the others are rescanned every {} s instead; raise the sysctl fs.inotify.max_user_watches",
                     self.tree.watched(),
                     self.unwatched_every.as_secs()
@@ -107,7 +112,12 @@ impl State {
                 self.unwatched_at = Some(now + self.unwatched_every);
             }
             (0, Some(_)) => {
-                tracing::info!("none is without a watch any more: {} directories are watched", self.tree.watched());
+                let directories = self.tree.watched();
+                tracing::info!(
+                    event = "all_watched",
+                    directories,
+                    "none is without a watch any more: {directories} directories are watched"
+                );
                 self.unwatched_at = None;
             }
             _ => {}

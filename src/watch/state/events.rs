@@ -72,6 +72,7 @@ impl State {
         self.progress.metrics.overflows_kernel.inc();
         self.ask_for_rescan(now, || {
             tracing::warn!(
+                event = "queue_overflow",
                 "IN_Q_OVERFLOW: the kernel's event queue was full and events were lost; a rescan follows; if this repeats, raise the sysctl fs.inotify.max_queued_events"
             );
         });
@@ -199,7 +200,11 @@ impl State {
         if self.filter.admits(&node.directory.below(name)) {
             return self.put(Source::Event, id, name, change, seen_at, now);
         }
-        tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+        tracing::debug!(
+            event = "filtered",
+            path = &*String::from_utf8_lossy(&node.directory.absolute(name)),
+            "left out by the filter"
+        );
         self.follow(Source::Event, id, name, seen_at, now);
         // The file is not read by this name, and may be read by another that it has.
         if let Ok(Some(stat)) = self.look(id, name)
@@ -247,6 +252,8 @@ impl State {
             self.pending.drop_waiting();
             self.ask_for_rescan(now, || {
                 tracing::warn!(
+                    event = "pending_dropped",
+                    files = PENDING_MAX,
                     "more than {PENDING_MAX} files wait: the list is dropped, and a rescan follows when there is room"
                 );
             });

@@ -48,6 +48,8 @@ impl State {
         }
         if !self.links.set(id, name, paths) && !mem::replace(&mut self.links_warned, true) {
             tracing::warn!(
+                event = "links_not_followed",
+                links = LINKS_MAX,
                 "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
             );
         }
@@ -74,7 +76,10 @@ impl State {
             Others::Known(names) => self.put_names(names, version.inode, now),
             Others::Wanted => {}
             Others::Full => self.ask_for_rescan(now, || {
-                tracing::warn!("more files with several names were written than can be followed: a rescan follows");
+                tracing::warn!(
+                    event = "hard_links_not_followed",
+                    "more files with several names were written than can be followed: a rescan follows"
+                );
             }),
         }
     }
