@@ -11,10 +11,13 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use lapin::ExchangeKind;
+use lapin::types::ShortString;
 use lists::Given;
 
 use crate::error::Error;
 use crate::filter::{PARTIAL, shown};
+use crate::routing::{self, Exchange, RoutingKey};
 
 /// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
@@ -31,10 +34,13 @@ pub const STALL_SECONDS_MIN: i64 = 15;
 /// The longest stall time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
 
+/// The exchange that messages go to when no setting names another.
+pub const DEFAULT_EXCHANGE: &str = "apollonia";
+
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
 /// Watches a directory, hashes every file version that is complete (SHA-256 and XXH3-128 in one pass)
-/// and publishes one persistent JSON message for it to the fanout exchange `apollonia`.
+/// and publishes one persistent JSON message for it to an exchange, the fanout exchange `apollonia` by default.
 #[derive(Debug, Parser)]
 #[command(name = "apollonia-ingestor", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
@@ -88,6 +94,9 @@ pub struct Settings {
     /// The connection to the broker.
     #[command(flatten)]
     pub amqp: AmqpSettings,
+    /// The way of a message at the broker.
+    #[command(flatten)]
+    pub route: RouteSettings,
     /// The directory to watch; must exist and be readable. Several: the flag repeats, the variable takes colons between
     /// them; none may lie in another
     #[arg(
@@ -259,6 +268,40 @@ pub struct AmqpSettings {
         value_name = "FILE"
     )]
     pub client_key: Option<PathBuf>,
+}
+
+/// The settings of the way of a message at the broker.
+#[derive(Debug, Clone, Args)]
+pub struct RouteSettings {
+    /// The exchange that messages go to: declared at start, durable; one that is there is used as it is when it is durable
+    /// and of the type that is set
+    #[arg(
+        long, env = "INGESTOR_EXCHANGE", global = true, value_name = "NAME", default_value = DEFAULT_EXCHANGE,
+        value_parser = routing::exchange_name
+    )]
+    pub exchange: ShortString,
+    /// Its type: fanout, topic, direct, or that of a plugin (x-...)
+    #[arg(
+        long, env = "INGESTOR_EXCHANGE_TYPE", global = true, value_name = "TYPE", default_value = "fanout",
+        value_parser = routing::exchange_kind
+    )]
+    pub exchange_type: ExchangeKind,
+    /// The routing key, with {event} (IN_CREATE and so on), {dir} (the path of the file's directory below the data
+    /// directory, a . for each /), {ext} (what follows the last dot of its name) and {root} (the name of the data directory)
+    /// filled in; cut at 255 bytes
+    #[arg(
+        long, env = "INGESTOR_ROUTING_KEY", global = true, value_name = "KEY", default_value = "file.created",
+        value_parser = RoutingKey::parse
+    )]
+    pub routing_key: RoutingKey,
+}
+
+impl RouteSettings {
+    /// The exchange that messages go to.
+    #[must_use]
+    pub fn exchange(&self) -> Exchange {
+        Exchange { name: self.exchange.clone(), kind: self.exchange_type.clone() }
+    }
 }
 
 /// Where messages go.

@@ -13,19 +13,19 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Event};
+use lapin::{Confirmation, Event};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
 use super::errors::failure;
-use super::session::{Session, exchange, properties};
+use super::fence::Fence;
+use super::session::{Session, properties, routing_key};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
-use crate::message::{EXCHANGE, ROUTING_KEY};
 use crate::progress::{BrokerState, Progress};
 
 /// The most batches of messages received at once.
@@ -51,19 +51,21 @@ pub fn run(
         .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {error}")))?;
     runtime.block_on(async {
         let opened = async {
-            let mut session = Session::open(&settings.broker).await?;
-            for publisher in &settings.publishers {
-                session.supersede(publisher).await?;
-            }
+            let mut session = Session::open(&settings.broker, &settings.exchange).await?;
+            let fence = Fence::take(&mut session, &settings.publishers).await?;
             session.confirm_publishes().await?;
-            Ok(session)
+            Ok((session, fence))
         };
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
-            Ok(session) => {
+            Ok((session, fence)) => {
                 progress.set_broker(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let ended = PublishLoop::new(settings, sender, progress, &session.at).run(&session, messages).await;
+                let mut publishing = PublishLoop::new(settings, sender, progress, &session.at);
+                let ended = tokio::select! {
+                    ended = publishing.run(&session, messages) => ended,
+                    lost = fence.lost(&session.at) => Err(lost),
+                };
                 progress.set_broker(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
@@ -108,7 +110,7 @@ impl<'a> PublishLoop<'a> {
             // As many as the window releases at once, for one write.
             let (now, before) = (Instant::now(), unconfirmed.len());
             while let Some(message) = self.window.next(now) {
-                unconfirmed.push(publish(&session.channel, message));
+                unconfirmed.push(publish(session, self.settings, message));
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
             self.progress.metrics.messages_published.inc_by((unconfirmed.len() - before) as u64);
@@ -179,7 +181,7 @@ impl<'a> PublishLoop<'a> {
     fn on_return(&mut self, returned: &BasicReturnMessage) -> Result<(), Error> {
         self.progress.metrics.messages_returned.inc();
         match self.settings.unroutable {
-            Unroutable::Fail => return Err(Error::Unroutable { exchange: EXCHANGE }),
+            Unroutable::Fail => return Err(Error::Unroutable { exchange: self.settings.exchange.name.to_string() }),
             Unroutable::Warn => {
                 let returned = self.progress.metrics.messages_returned.get();
                 self.warn(|| format!("{returned} messages so far reached nobody; bind a queue"));
@@ -217,7 +219,8 @@ impl<'a> PublishLoop<'a> {
         let now = Instant::now();
         if self.warned_at.is_none_or(|at| now - at >= UNROUTABLE_EVERY) {
             (self.warned_at, self.warned) = (Some(now), true);
-            tracing::warn!("no queue is bound to the exchange `{EXCHANGE}`: {}", consequence());
+            let exchange = &self.settings.exchange.name;
+            tracing::warn!("no queue is bound to the exchange `{exchange}`: {}", consequence());
         }
     }
 
@@ -238,12 +241,13 @@ impl<'a> PublishLoop<'a> {
     }
 }
 
-async fn publish(channel: &Channel, sent: Sent<Outgoing>) -> Answer {
+async fn publish(session: &Session, settings: &PublishSettings, sent: Sent<Outgoing>) -> Answer {
     // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let message = sent.message();
-    let published =
-        channel.basic_publish(exchange(), ROUTING_KEY.into(), options, &message.body, properties(message)).await;
+    let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
+    let properties = properties(message, session.frame_max());
+    let published = session.channel.basic_publish(exchange, key, options, &message.body, properties).await;
     match published {
         Ok(confirm) => (sent, confirm.await),
         Err(error) => (sent, Err(error)),

@@ -1,33 +1,30 @@
 //! A session with the broker: connection, channel and declarations, and the properties of a message.
 
-use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
-use lapin::protocol::AMQPSoftError;
+use lapin::options::ConfirmSelectOptions;
+use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection};
 
 use super::connect::connect;
-use super::errors::{answer, answer_or_refusal, failure, soft_error};
+use super::errors::answer;
+use super::exchange::{declare, log};
 use crate::address::Broker;
-use crate::config::Publisher;
 use crate::error::Error;
-use crate::job::Outgoing;
-use crate::message::{APP_ID, EXCHANGE};
+use crate::job::{Job, Outgoing};
+use crate::message::APP_ID;
+use crate::routing::{Exchange, Routed, RoutingKey};
 
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
 
+/// Bytes of a frame with a message's properties beside these (AMQP 0-9-1, 2.3.5 and 4.2.6.1): the frame's type, channel, size
+/// and end, and the class, the weight and the size of the body.
+const CONTENT_HEADER_BYTES: usize = 1 + 2 + 4 + 1 + 2 + 2 + 8;
+
 /// Delivery mode of a message that survives the broker's restart (AMQP 0-9-1, basic class).
 const PERSISTENT: u8 = 2;
-
-/// How long the end of an earlier connection is awaited. The connection of a killed process ends at once, and that of a
-/// vanished host with its second missed heartbeat. One that a blocked broker does not read ends only when it is unblocked.
-const SUPERSEDE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Pause between two attempts to declare the queue that an earlier connection holds.
-const SUPERSEDE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Timeout of an orderly close, because a blocked broker never answers it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,90 +44,27 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`], with the next step for each cause that has one.
-    pub async fn open(broker: &Broker) -> Result<Self, Error> {
+    pub async fn open(broker: &Broker, exchange: &Exchange) -> Result<Self, Error> {
         let (connection, at) = connect(broker).await?;
         let channel = answer(&at, connection.create_channel()).await?;
-        answer(&at, declare(&channel)).await?;
+        let (channel, known) = declare(&connection, channel, &at, exchange).await?;
+        log(exchange, &known);
         Ok(Self { connection, channel, at })
     }
 
-    /// Connects and checks whether the exchange exists and is of the right type, and changes nothing. Returns the address and
-    /// whether the exchange exists.
-    ///
-    /// # Errors
-    /// As [`Session::open`].
-    pub async fn look(broker: &Broker) -> Result<(String, bool), Error> {
-        let (connection, at) = connect(broker).await?;
-        let channel = answer(&at, connection.create_channel()).await?;
-        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, passive, FieldTable::default());
-        let exists = match answer_or_refusal(&at, declared).await? {
-            Ok(()) => true,
-            Err(refused) if soft_error(&refused) == Some(AMQPSoftError::NOTFOUND) => false,
-            Err(refused) => return Err(failure(&at, &refused)),
-        };
-        if exists {
-            // A passive declaration does not compare the type. This one does, and creates nothing because the exchange exists.
-            answer(&at, declare(&channel)).await?;
-        }
-        Self { connection, channel, at: at.clone() }.close().await;
-        Ok((at, exists))
+    /// The longest frame in bytes that was agreed on with the broker.
+    #[must_use]
+    pub fn frame_max(&self) -> usize {
+        self.connection.configuration().frame_max() as usize
     }
 
-    /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
-    ///
-    /// A killed process may leave messages in its connection. A broker that was blocked or busy handles them after those of a
-    /// new connection, and then an older version is a path's last message. So a publisher holds an exclusive queue of its
-    /// name, bound to nothing. The broker gives the queue to the next connection only when it has handled everything from
-    /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
+    /// Opens another channel in place of one that a refusal has closed.
     ///
     /// # Errors
-    /// [`Error::Broker`], also when the other connection does not end within a minute.
-    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
-        let Publisher { name, directory } = publisher;
-        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
-        let mut warned = false;
-        loop {
-            let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-            let declared = self.channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default());
-            let Err(refused) = answer_or_refusal(&self.at, declared).await? else { return Ok(()) };
-            // The refusal has closed the channel.
-            match soft_error(&refused) {
-                Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < deadline => {
-                    if !mem::replace(&mut warned, true) {
-                        tracing::warn!(
-                            "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
-                        );
-                    }
-                    self.reopen_channel().await?;
-                    tokio::time::sleep(SUPERSEDE_PAUSE).await;
-                }
-                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher)),
-                Some(AMQPSoftError::ACCESSREFUSED) => {
-                    tracing::warn!(
-                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
-                    );
-                    return self.reopen_channel().await;
-                }
-                _ => return Err(failure(&self.at, &refused)),
-            }
-        }
-    }
-
-    async fn reopen_channel(&mut self) -> Result<(), Error> {
+    /// [`Error::Broker`].
+    pub(super) async fn reopen_channel(&mut self) -> Result<(), Error> {
         self.channel = answer(&self.at, self.connection.create_channel()).await?;
         Ok(())
-    }
-
-    fn still_held(&self, Publisher { name, directory }: &Publisher) -> Error {
-        Error::Broker {
-            url: self.at.clone(),
-            cause: format!(
-                "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
-                SUPERSEDE_TIMEOUT.as_secs()
-            ),
-            next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
-        }
     }
 
     /// Asks for publisher confirms on this channel.
@@ -149,20 +83,20 @@ impl Session {
     }
 }
 
-async fn declare(channel: &Channel) -> lapin::Result<()> {
-    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default()).await
+/// The routing key of a message.
+#[must_use]
+pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
+    if let Some(literal) = key.literal() {
+        return literal.clone();
+    }
+    let Job { directory, name, event, .. } = &message.job;
+    let root = directory.root().path().as_os_str().as_encoded_bytes();
+    key.of(Routed { event: event.name(), path: &directory.below(name), root })
 }
 
-/// The exchange's name in the type of the protocol.
+/// The properties that a message is published with, over a connection with frames of at most so many bytes.
 #[must_use]
-pub fn exchange() -> ShortString {
-    EXCHANGE.into()
-}
-
-/// The properties that a message is published with.
-#[must_use]
-pub fn properties(message: &Outgoing) -> BasicProperties {
+pub fn properties(message: &Outgoing, frame_max: usize) -> BasicProperties {
     let seconds = u64::try_from(message.job.seen_at.seconds).unwrap_or(0);
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -170,12 +104,23 @@ pub fn properties(message: &Outgoing) -> BasicProperties {
         .with_app_id(APP_ID.into())
         .with_timestamp(seconds)
         .with_message_id(format!("{:032x}", message.id).into());
-    match &message.raw_path {
-        None => properties,
-        Some(path) => {
-            let mut headers = FieldTable::default();
-            headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
-            properties.with_headers(headers)
-        }
+    let Some(path) = &message.raw_path else { return properties };
+    let mut headers = FieldTable::default();
+    headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
+    let with_path = properties.clone().with_headers(headers);
+    if fits_a_frame(&with_path, frame_max) {
+        return with_path;
     }
+    tracing::warn!(
+        "a message goes out without its header {RAW_PATH_HEADER}, which does not fit into a frame of {frame_max} bytes: {:?}; raise frame_max at the broker, or in AMQP_CONNECTION_STRING where it is set there",
+        String::from_utf8_lossy(path)
+    );
+    properties
+}
+
+/// Whether the frame of a message's properties is short enough. The protocol cuts the body into several frames, and these
+/// not.
+fn fits_a_frame(properties: &BasicProperties, frame_max: usize) -> bool {
+    let Ok(written) = gen_properties(properties)(Vec::new().into()) else { return false };
+    written.write.len() + CONTENT_HEADER_BYTES <= frame_max
 }
