@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::mem;
+use std::pin::pin;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,12 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Confirmation, Event};
+use lapin::{Channel, Confirmation, Event};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
 use super::errors::failure;
-use super::fence::Fence;
+use super::frame::FrameLimit;
 use super::session::{Session, properties, routing_key};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
@@ -52,20 +53,20 @@ pub fn run(
     runtime.block_on(async {
         let opened = async {
             let mut session = Session::open(&settings.broker, &settings.exchange).await?;
-            let fence = Fence::take(&mut session, &settings.publishers).await?;
+            for publisher in &settings.publishers {
+                session.supersede(publisher).await?;
+            }
+            session.hold_fences(&settings.publishers).await?;
             session.confirm_publishes().await?;
-            Ok((session, fence))
+            Ok(session)
         };
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
-            Ok((session, fence)) => {
+            Ok(mut session) => {
                 progress.set_broker(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let mut publishing = PublishLoop::new(settings, sender, progress, &session.at);
-                let ended = tokio::select! {
-                    ended = publishing.run(&session, messages) => ended,
-                    lost = fence.lost(&session.at) => Err(lost),
-                };
+                let at = session.at.clone();
+                let ended = PublishLoop::new(settings, sender, progress, &at).run(&mut session, messages).await;
                 progress.set_broker(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
@@ -97,8 +98,11 @@ impl<'a> PublishLoop<'a> {
         Self { settings, sender, progress, at, window, warned_at: None, warned: false }
     }
 
-    async fn run(&mut self, session: &Session, mut messages: Receiver<Vec<Outgoing>>) -> Result<(), Error> {
-        let mut events = session.connection.events_listener();
+    async fn run(&mut self, session: &mut Session, mut messages: Receiver<Vec<Outgoing>>) -> Result<(), Error> {
+        let Session { connection, channel, at, fence } = session;
+        let mut fence_lost = pin!(fence.keep(at));
+        let frame = FrameLimit::of(connection);
+        let mut events = connection.events_listener();
         let mut unconfirmed = FuturesUnordered::new();
         let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
         let mut ended = false;
@@ -110,7 +114,7 @@ impl<'a> PublishLoop<'a> {
             // As many as the window releases at once, for one write.
             let (now, before) = (Instant::now(), unconfirmed.len());
             while let Some(message) = self.window.next(now) {
-                unconfirmed.push(publish(session, self.settings, message));
+                unconfirmed.push(publish(channel, self.settings, &frame, message));
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
             self.progress.metrics.messages_published.inc_by((unconfirmed.len() - before) as u64);
@@ -125,6 +129,7 @@ impl<'a> PublishLoop<'a> {
                 () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => {}
                 // The connection's own events: it is blocked, or lost even while no message is on its way.
                 Some(event) = events.next() => self.on_event(&event)?,
+                error = &mut fence_lost => return Err(error),
             }
         }
     }
@@ -241,13 +246,13 @@ impl<'a> PublishLoop<'a> {
     }
 }
 
-async fn publish(session: &Session, settings: &PublishSettings, sent: Sent<Outgoing>) -> Answer {
+async fn publish(channel: &Channel, settings: &PublishSettings, frame: &FrameLimit, sent: Sent<Outgoing>) -> Answer {
     // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let message = sent.message();
     let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
-    let properties = properties(message, session.frame_max());
-    let published = session.channel.basic_publish(exchange, key, options, &message.body, properties).await;
+    let properties = frame.fit(properties(message), || message.job.directory.absolute(&message.job.name));
+    let published = channel.basic_publish(exchange, key, options, &message.body, properties).await;
     match published {
         Ok(confirm) => (sent, confirm.await),
         Err(error) => (sent, Err(error)),

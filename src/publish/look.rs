@@ -4,7 +4,7 @@ use super::connect::connect;
 use super::errors::answer;
 use super::exchange::{Known, declare, exists};
 use super::fence::{Fenced, ask};
-use super::session::Session;
+use super::session::close;
 use crate::address::Broker;
 use crate::config::Publisher;
 use crate::error::Error;
@@ -28,18 +28,13 @@ pub struct Seen {
 /// [`Error::Broker`], as when the service starts.
 pub async fn look(broker: &Broker, exchange: &Exchange, publishers: &[Publisher]) -> Result<Seen, Error> {
     let (connection, at) = connect(broker).await?;
-    let mut channel = answer(&at, connection.create_channel()).await?;
-    let mut known = None;
-    if exists(&channel, &at, exchange).await? {
+    let channel = answer(&at, connection.create_channel()).await?;
+    let known = match exists(&channel, &at, exchange).await? {
         // The exchange exists, so this declaration compares and creates nothing.
-        let (usable, found) = declare(&connection, channel, &at, exchange).await?;
-        (channel, known) = (usable, Some(found));
-    } else {
-        channel = answer(&at, connection.create_channel()).await?;
-    }
-    let mut session = Session { connection, channel, at };
-    let fence = ask(&mut session, publishers).await?;
-    let at = session.at.clone();
-    session.close().await;
+        true => Some(declare(&connection, channel, &at, exchange).await?.1),
+        false => None,
+    };
+    let fence = ask(&connection, &at, publishers).await?;
+    close(&connection).await;
     Ok(Seen { at, exchange: known, fence })
 }

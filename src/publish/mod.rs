@@ -5,6 +5,7 @@ mod connect;
 pub mod errors;
 pub mod exchange;
 pub mod fence;
+mod frame;
 pub mod local;
 pub mod look;
 mod returned;

@@ -1,16 +1,19 @@
 //! A session with the broker: connection, channel and declarations, and the properties of a message.
 
-use std::time::Duration;
+use std::mem;
+use std::time::{Duration, Instant};
 
-use lapin::options::ConfirmSelectOptions;
-use lapin::protocol::basic::gen_properties;
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection};
 
 use super::connect::connect;
-use super::errors::answer;
+use super::errors::{answer, answer_or_refusal, failure, soft_error};
 use super::exchange::{declare, log};
+use super::fence::Fence;
 use crate::address::Broker;
+use crate::config::Publisher;
 use crate::error::Error;
 use crate::job::{Job, Outgoing};
 use crate::message::APP_ID;
@@ -19,12 +22,15 @@ use crate::routing::{Exchange, Routed, RoutingKey};
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
 
-/// Bytes of a frame with a message's properties beside these (AMQP 0-9-1, 2.3.5 and 4.2.6.1): the frame's type, channel, size
-/// and end, and the class, the weight and the size of the body.
-const CONTENT_HEADER_BYTES: usize = 1 + 2 + 4 + 1 + 2 + 2 + 8;
-
 /// Delivery mode of a message that survives the broker's restart (AMQP 0-9-1, basic class).
 const PERSISTENT: u8 = 2;
+
+/// How long the end of an earlier connection is awaited. The connection of a killed process ends at once, and that of a
+/// vanished host with its second missed heartbeat. One that a blocked broker does not read ends only when it is unblocked.
+const SUPERSEDE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pause between two attempts to declare the queue that an earlier connection holds.
+const SUPERSEDE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Timeout of an orderly close, because a blocked broker never answers it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,6 +43,8 @@ pub struct Session {
     pub channel: Channel,
     /// The address in use, its secrets masked.
     pub at: String,
+    /// What keeps other publishers of the same directories waiting.
+    pub fence: Fence,
 }
 
 impl Session {
@@ -49,22 +57,72 @@ impl Session {
         let channel = answer(&at, connection.create_channel()).await?;
         let (channel, known) = declare(&connection, channel, &at, exchange).await?;
         log(exchange, &known);
-        Ok(Self { connection, channel, at })
+        Ok(Self { connection, channel, at, fence: Fence::default() })
     }
 
-    /// The longest frame in bytes that was agreed on with the broker.
-    #[must_use]
-    pub fn frame_max(&self) -> usize {
-        self.connection.configuration().frame_max() as usize
-    }
-
-    /// Opens another channel in place of one that a refusal has closed.
+    /// Keeps the fences that were taken ([`Session::supersede`]), whatever becomes of the channel of the messages.
     ///
     /// # Errors
     /// [`Error::Broker`].
-    pub(super) async fn reopen_channel(&mut self) -> Result<(), Error> {
+    pub async fn hold_fences(&mut self, publishers: &[Publisher]) -> Result<(), Error> {
+        self.fence = Fence::hold(&self.connection, &self.at, publishers).await?;
+        Ok(())
+    }
+
+    /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
+    ///
+    /// A killed process may leave messages in its connection. A broker that was blocked or busy handles them after those of a
+    /// new connection, and then an older version is a path's last message. So a publisher holds an exclusive queue of its
+    /// name, bound to nothing. The broker gives the queue to the next connection only when it has handled everything from
+    /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
+    ///
+    /// # Errors
+    /// [`Error::Broker`], also when the other connection does not end within a minute.
+    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
+        let Publisher { name, directory } = publisher;
+        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
+        let mut warned = false;
+        loop {
+            let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+            let declared = self.channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default());
+            let Err(refused) = answer_or_refusal(&self.at, declared).await? else { return Ok(()) };
+            // The refusal has closed the channel.
+            match soft_error(&refused) {
+                Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < deadline => {
+                    if !mem::replace(&mut warned, true) {
+                        tracing::warn!(
+                            "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
+                        );
+                    }
+                    self.reopen_channel().await?;
+                    tokio::time::sleep(SUPERSEDE_PAUSE).await;
+                }
+                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher)),
+                Some(AMQPSoftError::ACCESSREFUSED) => {
+                    tracing::warn!(
+                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia-ingestor-"
+                    );
+                    return self.reopen_channel().await;
+                }
+                _ => return Err(failure(&self.at, &refused)),
+            }
+        }
+    }
+
+    async fn reopen_channel(&mut self) -> Result<(), Error> {
         self.channel = answer(&self.at, self.connection.create_channel()).await?;
         Ok(())
+    }
+
+    fn still_held(&self, Publisher { name, directory }: &Publisher) -> Error {
+        Error::Broker {
+            url: self.at.clone(),
+            cause: format!(
+                "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
+                SUPERSEDE_TIMEOUT.as_secs()
+            ),
+            next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
+        }
     }
 
     /// Asks for publisher confirms on this channel.
@@ -75,12 +133,17 @@ impl Session {
         answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 
-    /// Closes the connection, within a timeout. A close that fails costs nothing, because every message that counts is
-    /// confirmed by then.
+    /// Closes the connection, within a timeout.
     pub async fn close(self) {
-        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
-        tracing::debug!("connection closed: {closed:?}");
+        close(&self.connection).await;
     }
+}
+
+/// Closes a connection, within a timeout. A close that fails costs nothing, because every message that counts is confirmed by
+/// then.
+pub(super) async fn close(connection: &Connection) {
+    let closed = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    tracing::debug!("connection closed: {closed:?}");
 }
 
 /// The routing key of a message.
@@ -94,9 +157,9 @@ pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
     key.of(Routed { event: event.name(), path: &directory.below(name), root })
 }
 
-/// The properties that a message is published with, over a connection with frames of at most so many bytes.
+/// The properties that a message is published with.
 #[must_use]
-pub fn properties(message: &Outgoing, frame_max: usize) -> BasicProperties {
+pub fn properties(message: &Outgoing) -> BasicProperties {
     let seconds = u64::try_from(message.job.seen_at.seconds).unwrap_or(0);
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -104,23 +167,12 @@ pub fn properties(message: &Outgoing, frame_max: usize) -> BasicProperties {
         .with_app_id(APP_ID.into())
         .with_timestamp(seconds)
         .with_message_id(format!("{:032x}", message.id).into());
-    let Some(path) = &message.raw_path else { return properties };
-    let mut headers = FieldTable::default();
-    headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
-    let with_path = properties.clone().with_headers(headers);
-    if fits_a_frame(&with_path, frame_max) {
-        return with_path;
+    match &message.raw_path {
+        None => properties,
+        Some(path) => {
+            let mut headers = FieldTable::default();
+            headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
+            properties.with_headers(headers)
+        }
     }
-    tracing::warn!(
-        "a message goes out without its header {RAW_PATH_HEADER}, which does not fit into a frame of {frame_max} bytes: {:?}; raise frame_max at the broker, or in AMQP_CONNECTION_STRING where it is set there",
-        String::from_utf8_lossy(path)
-    );
-    properties
-}
-
-/// Whether the frame of a message's properties is short enough. The protocol cuts the body into several frames, and these
-/// not.
-fn fits_a_frame(properties: &BasicProperties, frame_max: usize) -> bool {
-    let Ok(written) = gen_properties(properties)(Vec::new().into()) else { return false };
-    written.write.len() + CONTENT_HEADER_BYTES <= frame_max
 }
