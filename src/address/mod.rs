@@ -98,6 +98,11 @@ impl Address {
         }
     }
 
+    /// The longest frame that is asked for, in bytes.
+    pub(crate) fn frame_bytes(&self) -> u32 {
+        self.0.secret.query.frame_max.unwrap_or(FRAME_BYTES)
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         self.0.secret.scheme == AMQPScheme::AMQPS
     }

@@ -1,6 +1,7 @@
 //! The command line: every flag and variable with its default and its help.
 
 mod lists;
+mod route;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,13 +12,11 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use lapin::ExchangeKind;
-use lapin::types::ShortString;
 use lists::Given;
+pub use route::{DEFAULT_EXCHANGE, RouteSettings};
 
 use crate::error::Error;
 use crate::filter::{PARTIAL, shown};
-use crate::routing::{self, Exchange, RoutingKey};
 
 /// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
@@ -33,9 +32,6 @@ pub const STALL_SECONDS_MIN: i64 = 15;
 
 /// The longest stall time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
-
-/// The exchange that messages go to when no setting names another.
-pub const DEFAULT_EXCHANGE: &str = "apollonia";
 
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
@@ -268,40 +264,6 @@ pub struct AmqpSettings {
         value_name = "FILE"
     )]
     pub client_key: Option<PathBuf>,
-}
-
-/// The settings of the way of a message at the broker.
-#[derive(Debug, Clone, Args)]
-pub struct RouteSettings {
-    /// The exchange that messages go to: declared at start, durable; one that is there is used as it is when it is durable
-    /// and of the type that is set
-    #[arg(
-        long, env = "INGESTOR_EXCHANGE", global = true, value_name = "NAME", default_value = DEFAULT_EXCHANGE,
-        value_parser = routing::exchange_name
-    )]
-    pub exchange: ShortString,
-    /// Its type: fanout, topic, direct, or that of a plugin (x-...)
-    #[arg(
-        long, env = "INGESTOR_EXCHANGE_TYPE", global = true, value_name = "TYPE", default_value = "fanout",
-        value_parser = routing::exchange_kind
-    )]
-    pub exchange_type: ExchangeKind,
-    /// The routing key, with {event} (IN_CREATE and so on), {dir} (the path of the file's directory below the data
-    /// directory, a . for each /), {ext} (what follows the last dot of its name) and {root} (the name of the data directory)
-    /// filled in; cut at 255 bytes
-    #[arg(
-        long, env = "INGESTOR_ROUTING_KEY", global = true, value_name = "KEY", default_value = "file.created",
-        value_parser = RoutingKey::parse
-    )]
-    pub routing_key: RoutingKey,
-}
-
-impl RouteSettings {
-    /// The exchange that messages go to.
-    #[must_use]
-    pub fn exchange(&self) -> Exchange {
-        Exchange { name: self.exchange.clone(), kind: self.exchange_type.clone() }
-    }
 }
 
 /// Where messages go.

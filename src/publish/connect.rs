@@ -27,6 +27,12 @@ use crate::tls;
 /// The shortest frame that every broker takes, in bytes (AMQP 0-9-1, 1.1: frame-min-size).
 const FRAME_MIN: u32 = 4096;
 
+/// The shortest frame that the client and RabbitMQ from 4.1 on ask for, in bytes.
+const CLIENT_FRAME_MIN: u32 = 8192;
+
+/// The next step where the connection string asks for shorter frames and the broker hangs up without a reason.
+const TAKES_LONGER_FRAMES: &str = "leave frame_max out of AMQP_CONNECTION_STRING (RabbitMQ takes none below 8192 from 4.1 on), and check that this is its AMQP port";
+
 /// The next step where a broker closes a connection of plain AMQP at its start.
 const SPEAKS_TLS: &str =
     "check that this is its AMQP port, and write amqps:// if it is the one for TLS (5671, by custom)";
@@ -132,13 +138,15 @@ async fn reach(broker: &Broker, address: &Address) -> Result<Connection, Refused
 
 /// Opens a connection with frames of a size that both sides take.
 ///
-/// The client wants frames of 8192 bytes at least. A broker that allows less hangs up without a reason, and takes the least
-/// size of the protocol, which the client uses where it is set for it.
+/// The client asks for 8192 bytes at least ([`CLIENT_FRAME_MIN`]) unless it is set to less. A broker that allows less hangs up
+/// without a reason, and takes the protocol's own minimum.
 async fn agree(broker: &Broker, address: &Address, socket: SocketAddr) -> lapin::Result<Connection> {
     let mut uri = address.with_password();
-    let asked = uri.query.frame_max;
     let refused = match open(broker, uri.clone(), socket).await {
-        Err(error) if asked != Some(FRAME_MIN) && matches!(error.kind(), ErrorKind::IOError(io) if is_hang_up(io)) => {
+        Err(error)
+            if address.frame_bytes() > FRAME_MIN
+                && matches!(error.kind(), ErrorKind::IOError(io) if is_hang_up(io)) =>
+        {
             error
         }
         opened => return opened,
@@ -261,6 +269,9 @@ fn explained(broker: &Broker, address: &Address, error: &lapin::Error) -> Error 
         (ErrorKind::IOError(io), Some(tls)) if is_hang_up(io) => {
             let (cause, next) = tls::hung_up(tls);
             broker_error(format!("{}: {cause}", os_message(io)), next)
+        }
+        (ErrorKind::IOError(io), _) if is_hang_up(io) && address.frame_bytes() < CLIENT_FRAME_MIN => {
+            broker_error(os_message(io), TAKES_LONGER_FRAMES)
         }
         (ErrorKind::IOError(io), None) if is_hang_up(io) => broker_error(os_message(io), SPEAKS_TLS),
         (ErrorKind::ParsingError(_), None) => {

@@ -11,11 +11,11 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::SelectAll;
+use futures_util::stream::{self, BoxStream, SelectAll};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Connection};
 
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
 use crate::config::Publisher;
@@ -24,15 +24,18 @@ use crate::error::Error;
 /// Where this user may not consume from a fence, it is declared again so often: the broker counts that as use.
 const RENEWAL: Duration = Duration::from_secs(1);
 
+/// What comes from a fence: `true` for a message, and at its end `false`.
+type Deliveries = BoxStream<'static, bool>;
+
 /// The fences that this publisher holds, on a channel of their own, because that of the messages closes with every refusal.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Fence {
     /// The directories whose fences these are.
     held: Vec<Publisher>,
     /// `None` where there is nothing to hold.
     channel: Option<Channel>,
     /// One a fence; none where this user may not read the queues.
-    consumers: SelectAll<Consumer>,
+    consumers: SelectAll<Deliveries>,
     /// The fences have no consumers and are declared again and again.
     renewing: bool,
 }
@@ -90,7 +93,7 @@ impl Fence {
         let Some(channel) = &self.channel else { return pending().await };
         if self.renewing {
             tokio::time::sleep(RENEWAL).await;
-        } else if let Some(Ok(_)) = self.consumers.next().await {
+        } else if self.consumers.next().await == Some(true) {
             return Ok(()); // somebody has written to the queue itself
         }
         if !channel.status().connected() {
@@ -163,13 +166,14 @@ async fn declare(channel: &Channel, name: &str) -> lapin::Result<()> {
     channel.queue_declare(name.into(), exclusive, FieldTable::default()).await.map(drop)
 }
 
-/// Consumes from each fence. They have no messages.
-async fn consume_all(channel: &Channel, fences: &[Publisher]) -> lapin::Result<SelectAll<Consumer>> {
+/// Consumes from each fence. They have no messages, unless somebody writes to the queue itself.
+async fn consume_all(channel: &Channel, fences: &[Publisher]) -> lapin::Result<SelectAll<Deliveries>> {
     let mut consumers = SelectAll::new();
     for Publisher { name, .. } in fences {
         let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), unacknowledged, FieldTable::default());
-        consumers.push(consumer.await?);
+        // Of several streams only the last one's end shows by itself.
+        consumers.push(consumer.await?.map(|delivery| delivery.is_ok()).chain(stream::iter([false])).boxed());
     }
     Ok(consumers)
 }
