@@ -13,6 +13,7 @@ use crate::cli::{CatchUp, Output, ReadEngine, Settings, Unroutable};
 use crate::error::Error;
 use crate::files::root::{Root, open_roots};
 use crate::filter::Filter;
+use crate::routing::{Exchange, RoutingKey};
 
 /// What `watch` and `scan` run with. The other commands take the few settings that they use from [`Settings`] themselves.
 #[derive(Debug)]
@@ -132,6 +133,8 @@ impl PipelineSettings {
             output: settings.output,
             publish: PublishSettings {
                 broker: Broker::new(&settings.amqp)?,
+                exchange: settings.route.exchange(),
+                routing_key: settings.route.routing_key.clone(),
                 window: settings.confirm_window as usize,
                 unroutable: settings.unroutable,
                 publishers: Vec::new(),
@@ -145,6 +148,10 @@ impl PipelineSettings {
 pub struct PublishSettings {
     /// The broker, also when the output is another one.
     pub broker: Broker,
+    /// The exchange that messages go to.
+    pub exchange: Exchange,
+    /// The routing key of messages.
+    pub routing_key: RoutingKey,
     /// The largest number of unconfirmed messages in flight.
     pub window: usize,
     /// What to do with a message that no queue is bound for.

@@ -77,7 +77,7 @@ pub enum Error {
     /// No queue is bound to the exchange, and the setting is `--unroutable fail`.
     Unroutable {
         /// The exchange's name.
-        exchange: &'static str,
+        exchange: String,
     },
     /// The control socket cannot be made at the path that was set.
     ControlSocket {

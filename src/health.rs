@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::message::EXCHANGE;
 use crate::progress::{BrokerState, Facts, Phase, Progress, Stage, StartCounts};
 
 /// The verdict of `GET /health`.
@@ -63,7 +62,8 @@ fn in_the_way(progress: &Progress, stall: Duration) -> Vec<String> {
         BrokerState::Unused | BrokerState::Connected => None,
     };
     let queue = (progress.unroutable() > 0).then(|| {
-        format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", progress.unroutable())
+        let exchange = progress.exchange.get().map_or("", String::as_str);
+        format!("no queue is bound to the exchange `{exchange}` and {} messages wait for one", progress.unroutable())
     });
     let directories = progress.unreadable.describe("directory", "directories");
     [broker, queue, directories].into_iter().flatten().chain(hanging(progress, stall)).collect()

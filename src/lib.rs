@@ -38,10 +38,11 @@ mod advice;
 pub mod error;
 mod terminal;
 
-// Files and digests.
+// Files, digests, and the way of a message at the broker.
 mod files;
 mod filter;
 mod hash;
+mod routing;
 
 // Settings.
 mod address;

@@ -35,6 +35,8 @@ pub struct Progress {
     pub metrics: Metrics,
     /// What was settled at start, once it is.
     pub facts: OnceLock<Facts>,
+    /// The name of the exchange that messages go to, once an output publishes to it.
+    pub exchange: OnceLock<String>,
     /// The volumes by their numbers, set before the readers start.
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,

@@ -7,6 +7,7 @@
 mod tests;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
@@ -14,10 +15,21 @@ use rustls::ClientConfig;
 
 use crate::cli::{AmqpSettings, Output};
 use crate::error::Error;
+use crate::routing::SHORT_STRING_MAX;
 use crate::tls;
 
 /// Seconds between heartbeats when no setting names any: a broker that hangs is noticed after two.
 const HEARTBEAT_SECONDS: u16 = 10;
+
+/// The longest frame that is asked for when the connection string names none, in bytes: RabbitMQ's own limit by default.
+const FRAME_BYTES: u32 = 131_072;
+
+/// The longest and the shortest frame that can be asked for, in bytes. Every broker takes the shortest (AMQP 0-9-1, 1.1), and
+/// the client keeps buffers for 64 of the longest.
+const FRAME_BYTES_RANGE: RangeInclusive<u32> = 4096..=1_048_576;
+
+/// The fewest channels that a connection has room for: one for messages, one for the queues that fence off other services.
+const CHANNELS_MIN: u16 = 2;
 
 /// More hosts than a cluster has nodes are a mistake, and each that does not answer delays the start by ten seconds.
 const HOSTS_MAX: usize = 16;
@@ -84,6 +96,11 @@ impl Address {
             true => format!("[{}]:{}", authority.host, authority.port),
             false => format!("{}:{}", authority.host, authority.port),
         }
+    }
+
+    /// The longest frame that is asked for, in bytes.
+    pub(crate) fn frame_bytes(&self) -> u32 {
+        self.0.secret.query.frame_max.unwrap_or(FRAME_BYTES)
     }
 
     pub(crate) fn is_encrypted(&self) -> bool {
@@ -222,6 +239,19 @@ fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
     // With "amqp://host:port/" this client means the virtual host "", and all others mean "/".
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned();
+    }
+    if uri.vhost.len() > SHORT_STRING_MAX {
+        return Err(format!("the name of a virtual host has at most {SHORT_STRING_MAX} bytes"));
+    }
+    // 0 is no limit of the client's own.
+    let frame_bytes = uri.query.frame_max.filter(|bytes| *bytes > 0).unwrap_or(FRAME_BYTES);
+    if !FRAME_BYTES_RANGE.contains(&frame_bytes) {
+        let (min, max) = (FRAME_BYTES_RANGE.start(), FRAME_BYTES_RANGE.end());
+        return Err(format!("frame_max is {min} to {max} bytes"));
+    }
+    uri.query.frame_max = Some(frame_bytes);
+    if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS_MIN).contains(&channels)) {
+        return Err(format!("the service needs {CHANNELS_MIN} channels (channel_max)"));
     }
     let seconds = heartbeat.or(uri.query.heartbeat).unwrap_or(HEARTBEAT_SECONDS);
     if seconds == 0 {

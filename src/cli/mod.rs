@@ -3,6 +3,7 @@
 mod groups;
 mod lists;
 mod refusal;
+mod route;
 mod settings;
 mod values;
 mod variables;
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lists::Given;
+pub use route::{DEFAULT_EXCHANGE, RouteSettings};
 pub use settings::{
     AmqpSettings, CONFIRM_WINDOW_MAX, ConnectionString, SETTLE_MS_MAX, STALL_SECONDS_MAX, STALL_SECONDS_MIN, Settings,
     WORKERS_MAX,
@@ -28,7 +30,7 @@ use crate::terminal;
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
 /// Watches a directory, hashes every file version that is complete (SHA-256 and XXH3-128 in one pass)
-/// and publishes one persistent JSON message for it to the fanout exchange `apollonia`.
+/// and publishes one persistent JSON message for it to an exchange, the fanout exchange `apollonia` by default.
 #[derive(Debug, Parser)]
 #[command(name = "apollonia-ingestor", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {

@@ -11,6 +11,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::groups::{BROKER, FILES, LOG, PUBLISHING, READING, SERVICE, WATCHING};
+use super::route::RouteSettings;
 use super::values::{CatchUp, LogFormat, LogLevel, Output, ReadEngine, Unroutable};
 use crate::filter::{PARTIAL, shown};
 
@@ -100,6 +101,9 @@ pub struct Settings {
     /// The connection to the broker.
     #[command(flatten)]
     pub amqp: AmqpSettings,
+    /// The way of a message at the broker.
+    #[command(flatten)]
+    pub route: RouteSettings,
     /// Where messages go: the broker, standard output (one JSON object a line), or nowhere, for measuring
     #[arg(help_heading = PUBLISHING, long, env = "INGESTOR_OUTPUT", global = true, value_enum, default_value_t = Output::Amqp)]
     pub output: Output,

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Consumer, ExchangeKind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::address::Broker;
-use crate::cli::Settings;
+use crate::cli::{RouteSettings, Settings};
 use crate::error::{Error, os_message};
 use crate::logging;
 use crate::publish::errors::{answer, failure};
 use crate::publish::local::stdout;
-use crate::publish::session::{Session, exchange};
+use crate::publish::session::Session;
+use crate::routing::Exchange;
 
 /// Prints messages until their number is reached, the time is over, or a signal asks for the end.
 ///
@@ -30,26 +31,43 @@ use crate::publish::session::{Session, exchange};
 /// [`Error::Stdout`].
 pub fn run(settings: &Settings, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
     let broker = Broker::new(&settings.amqp)?;
+    let (exchange, keys) = (settings.route.exchange(), binding_keys(&settings.route)?);
     logging::start(settings);
     logging::warn_of_unknown_variables();
     let refuse = |error: io::Error| Error::Internal(format!("cannot start: {}", os_message(&error)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
-    runtime.block_on(listen(&broker, count, timeout))
+    runtime.block_on(async {
+        let end = end(timeout)
+            .map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
+        let stdout = stdout()?;
+        let session = Session::open(&broker, &exchange).await?;
+        let deliveries = subscribe(&session, &exchange, &keys).await?;
+        tracing::info!(event = "ready", url = session.at, "ready: listening at {}", session.at);
+        tokio::select! {
+            printed = print_all(deliveries, &session.at, count, stdout) => printed?,
+            () = end => {}
+        }
+        session.close().await;
+        Ok(())
+    })
 }
 
-async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
-    let end =
-        end(timeout).map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
-    let stdout = stdout()?;
-    let session = Session::open(broker).await?;
-    let deliveries = subscribe(&session.channel, &session.at).await?;
-    tracing::info!(event = "ready", url = session.at, "ready: listening at {}", session.at);
-    tokio::select! {
-        printed = print_all(deliveries, &session.at, count, stdout) => printed?,
-        () = end => {}
+/// The keys by which the queue is bound, so that it gets what the service publishes.
+///
+/// # Errors
+/// [`Error::Usage`] where the exchange delivers by the exact key and the files fill that in.
+fn binding_keys(route: &RouteSettings) -> Result<Vec<ShortString>, Error> {
+    let key = &route.routing_key;
+    match (&route.exchange_type, key.literal()) {
+        // A fanout exchange looks at no key.
+        (ExchangeKind::Fanout, _) => Ok(vec![ShortString::default()]),
+        (ExchangeKind::Topic, _) => Ok(vec!["#".into()]),
+        (_, Some(literal)) => Ok(vec![literal.clone()]),
+        (_, None) => Err(Error::usage(
+            "--routing-key (INGESTOR_ROUTING_KEY): an exchange of this type delivers by whole keys, and each file has another",
+            "name one whole key with it",
+        )),
     }
-    session.close().await;
-    Ok(())
 }
 
 /// Ends with the time-out, SIGINT or SIGTERM. The signals are caught from the call on, before the future is polled.
@@ -71,15 +89,17 @@ fn end(timeout: Option<NonZeroU32>) -> io::Result<impl Future<Output = ()>> {
 }
 
 /// Binds a queue of this connection to the exchange, and consumes from it.
-async fn subscribe(channel: &Channel, at: &str) -> Result<Consumer, Error> {
+async fn subscribe(session: &Session, exchange: &Exchange, keys: &[ShortString]) -> Result<Consumer, Error> {
+    let Session { channel, at, .. } = session;
     let temporary = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let queue = answer(at, channel.queue_declare("".into(), temporary, FieldTable::default())).await?;
-    let name = queue.name().clone();
-    let bound =
-        channel.queue_bind(name.clone(), exchange(), "".into(), QueueBindOptions::default(), FieldTable::default());
-    answer(at, bound).await?;
+    let name = queue.name();
+    for key in keys {
+        let (exchange, options) = (exchange.name.clone(), QueueBindOptions::default());
+        answer(at, channel.queue_bind(name.clone(), exchange, key.clone(), options, FieldTable::default())).await?;
+    }
     let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    answer(at, channel.basic_consume(name, "".into(), unacknowledged, FieldTable::default())).await
+    answer(at, channel.basic_consume(name.clone(), "".into(), unacknowledged, FieldTable::default())).await
 }
 
 async fn print_all(

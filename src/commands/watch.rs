@@ -1,22 +1,19 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cli::{CatchUp, Output, Settings};
-use crate::commands::roots::{prepare, protections};
-use crate::config::{Config, Publisher, WatchSettings};
+use crate::commands::roots::{prepare, protections, publishers};
+use crate::config::{Config, WatchSettings};
 use crate::control::Control;
 use crate::dispatch::Dispatcher;
 use crate::error::{Error, named};
 use crate::files::root::Root;
 use crate::ledger::store::Store;
-use crate::message::EXCHANGE;
 use crate::progress::{Facts, Phase, Progress};
 use crate::signals::StopSignals;
 use crate::watch::Watcher;
@@ -42,7 +39,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
     let watch = Watch::new(&paths)?;
     let mut pipeline = config.pipeline;
-    pipeline.publish.publishers = publishers(&roots);
+    pipeline.publish.publishers = publishers(&roots, &pipeline.publish.exchange);
     let dispatcher = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
     signals.ask(dispatcher.sender.clone());
     let facts = facts(&roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
@@ -72,23 +69,6 @@ fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'st
     }
 }
 
-/// A name for each directory's publishers on this host: the same name in each container, another name on each host.
-///
-/// The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
-fn publishers(roots: &[Arc<Root>]) -> Vec<Publisher> {
-    let publisher = |root: &Arc<Root>| {
-        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-        let directory = root.look(b".").ok()?;
-        let path = root.path().as_os_str().as_encoded_bytes();
-        let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
-        let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
-        Some(Publisher { name, directory: root.path().to_owned() })
-    };
-    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
-    publishers.sort();
-    publishers
-}
-
 fn facts(roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
     Facts {
         directories: roots.iter().map(|root| root.path().to_string_lossy().into_owned()).collect(),
@@ -104,7 +84,7 @@ fn log_ready(settings: &Settings, watch: &WatchSettings, ledger: Option<&Path>, 
     let Facts { output, engine, workers, .. } = facts;
     let (watched, filters) = (named(paths.iter()), filters(settings));
     let catch_up = watch.catch_up.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
-    let exchange = (settings.output == Output::Amqp).then_some(EXCHANGE);
+    let exchange = (settings.output == Output::Amqp).then_some(settings.route.exchange.as_str());
     let tree = if watch.recursive { "recursive" } else { "not recursive" };
     let filtered = match (settings.include.is_empty() && settings.exclude.is_empty(), settings.ignore_partial) {
         (false, _) => "filtered",

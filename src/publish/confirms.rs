@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::mem;
+use std::pin::pin;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -18,14 +19,14 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
 use super::errors::failure;
-use super::session::{Session, exchange, properties};
+use super::frame::FrameLimit;
+use super::session::{Session, properties, routing_key};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::{Error, os_message};
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
-use crate::message::{EXCHANGE, ROUTING_KEY};
 use crate::progress::{BrokerState, Progress};
 
 /// The most batches of messages received at once.
@@ -51,19 +52,21 @@ pub fn run(
         .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {}", os_message(&error))))?;
     runtime.block_on(async {
         let opened = async {
-            let mut session = Session::open(&settings.broker).await?;
+            let mut session = Session::open(&settings.broker, &settings.exchange).await?;
             for publisher in &settings.publishers {
                 session.supersede(publisher).await?;
             }
+            session.hold_fences(&settings.publishers).await?;
             session.confirm_publishes().await?;
             Ok(session)
         };
         match opened.await {
             Err(error) => drop(ready.send(Err(error))),
-            Ok(session) => {
+            Ok(mut session) => {
                 progress.set_broker(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let ended = PublishLoop::new(settings, sender, progress, &session.at).run(&session, messages).await;
+                let at = session.at.clone();
+                let ended = PublishLoop::new(settings, sender, progress, &at).run(&mut session, messages).await;
                 progress.set_broker(BrokerState::Disconnected);
                 ended?;
                 session.close().await;
@@ -95,8 +98,11 @@ impl<'a> PublishLoop<'a> {
         Self { settings, sender, progress, at, window, warned_at: None, warned: false }
     }
 
-    async fn run(&mut self, session: &Session, mut messages: Receiver<Vec<Outgoing>>) -> Result<(), Error> {
-        let mut events = session.connection.events_listener();
+    async fn run(&mut self, session: &mut Session, mut messages: Receiver<Vec<Outgoing>>) -> Result<(), Error> {
+        let Session { connection, channel, at, fence } = session;
+        let mut fence_lost = pin!(fence.keep(at));
+        let frame = FrameLimit::of(connection);
+        let mut events = connection.events_listener();
         let mut unconfirmed = FuturesUnordered::new();
         let mut batches = Vec::with_capacity(BATCHES_TOGETHER);
         let mut ended = false;
@@ -108,7 +114,7 @@ impl<'a> PublishLoop<'a> {
             // As many as the window releases at once, for one write.
             let (now, before) = (Instant::now(), unconfirmed.len());
             while let Some(message) = self.window.next(now) {
-                unconfirmed.push(publish(&session.channel, message));
+                unconfirmed.push(publish(channel, self.settings, &frame, message));
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
             self.progress.metrics.messages_published.inc_by((unconfirmed.len() - before) as u64);
@@ -123,6 +129,7 @@ impl<'a> PublishLoop<'a> {
                 () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => {}
                 // The connection's own events: it is blocked, or lost even while no message is on its way.
                 Some(event) = events.next() => self.on_event(&event)?,
+                error = &mut fence_lost => return Err(error),
             }
         }
     }
@@ -179,7 +186,7 @@ impl<'a> PublishLoop<'a> {
     fn on_return(&mut self, returned: &BasicReturnMessage) -> Result<(), Error> {
         self.progress.metrics.messages_returned.inc();
         match self.settings.unroutable {
-            Unroutable::Fail => return Err(Error::Unroutable { exchange: EXCHANGE }),
+            Unroutable::Fail => return Err(Error::Unroutable { exchange: self.settings.exchange.name.to_string() }),
             Unroutable::Warn => {
                 let returned = self.progress.metrics.messages_returned.get();
                 self.warn(|| format!("{returned} messages so far reached nobody; bind a queue"));
@@ -221,10 +228,11 @@ impl<'a> PublishLoop<'a> {
         let now = Instant::now();
         if self.warned_at.is_none_or(|at| now - at >= UNROUTABLE_EVERY) {
             (self.warned_at, self.warned) = (Some(now), true);
+            let exchange = self.settings.exchange.name.as_str();
             tracing::warn!(
                 event = "no_queue",
-                exchange = EXCHANGE,
-                "no queue is bound to the exchange `{EXCHANGE}`: {}",
+                exchange,
+                "no queue is bound to the exchange `{exchange}`: {}",
                 consequence()
             );
         }
@@ -251,12 +259,13 @@ impl<'a> PublishLoop<'a> {
     }
 }
 
-async fn publish(channel: &Channel, sent: Sent<Outgoing>) -> Answer {
+async fn publish(channel: &Channel, settings: &PublishSettings, frame: &FrameLimit, sent: Sent<Outgoing>) -> Answer {
     // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let message = sent.message();
-    let published =
-        channel.basic_publish(exchange(), ROUTING_KEY.into(), options, &message.body, properties(message)).await;
+    let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
+    let properties = frame.fit(properties(message), || message.job.directory.absolute(&message.job.name));
+    let published = channel.basic_publish(exchange, key, options, &message.body, properties).await;
     match published {
         Ok(confirm) => (sent, confirm.await),
         Err(error) => (sent, Err(error)),

@@ -3,7 +3,11 @@
 mod confirms;
 mod connect;
 pub mod errors;
+pub mod exchange;
+pub mod fence;
+mod frame;
 pub mod local;
+pub mod look;
 mod returned;
 pub mod session;
 mod window;
@@ -40,6 +44,7 @@ pub fn start(
     let (settings, progress) = (settings.clone(), Arc::clone(progress));
     if output == Output::Amqp {
         progress.set_broker(BrokerState::Disconnected);
+        let _ = progress.exchange.set(settings.exchange.name.to_string());
     }
     let thread = thread::Builder::new()
         .name("publish".to_owned())

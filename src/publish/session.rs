@@ -3,18 +3,21 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection};
 
 use super::connect::connect;
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
+use super::exchange::{declare, log};
+use super::fence::Fence;
 use crate::address::Broker;
 use crate::config::Publisher;
 use crate::error::{Error, os_message};
-use crate::job::Outgoing;
-use crate::message::{APP_ID, EXCHANGE};
+use crate::job::{Job, Outgoing};
+use crate::message::APP_ID;
+use crate::routing::{Exchange, Routed, RoutingKey};
 
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
@@ -40,6 +43,8 @@ pub struct Session {
     pub channel: Channel,
     /// The address in use, its secrets masked.
     pub at: String,
+    /// What keeps other publishers of the same directories waiting.
+    pub fence: Fence,
 }
 
 impl Session {
@@ -47,34 +52,21 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`], with the next step for each cause that has one.
-    pub async fn open(broker: &Broker) -> Result<Self, Error> {
+    pub async fn open(broker: &Broker, exchange: &Exchange) -> Result<Self, Error> {
         let (connection, at) = connect(broker).await?;
         let channel = answer(&at, connection.create_channel()).await?;
-        answer(&at, declare(&channel)).await?;
-        Ok(Self { connection, channel, at })
+        let (channel, known) = declare(&connection, channel, &at, exchange).await?;
+        log(exchange, &known);
+        Ok(Self { connection, channel, at, fence: Fence::default() })
     }
 
-    /// Connects and checks whether the exchange exists and is of the right type, and changes nothing. Returns the address and
-    /// whether the exchange exists.
+    /// Keeps the fences that were taken ([`Session::supersede`]), whatever becomes of the channel of the messages.
     ///
     /// # Errors
-    /// As [`Session::open`].
-    pub async fn look(broker: &Broker) -> Result<(String, bool), Error> {
-        let (connection, at) = connect(broker).await?;
-        let channel = answer(&at, connection.create_channel()).await?;
-        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, passive, FieldTable::default());
-        let exists = match answer_or_refusal(&at, declared).await? {
-            Ok(()) => true,
-            Err(refused) if soft_error(&refused) == Some(AMQPSoftError::NOTFOUND) => false,
-            Err(refused) => return Err(failure(&at, &refused)),
-        };
-        if exists {
-            // A passive declaration does not compare the type. This one does, and creates nothing because the exchange exists.
-            answer(&at, declare(&channel)).await?;
-        }
-        Self { connection, channel, at: at.clone() }.close().await;
-        Ok((at, exists))
+    /// [`Error::Broker`].
+    pub async fn hold_fences(&mut self, publishers: &[Publisher]) -> Result<(), Error> {
+        self.fence = Fence::hold(&self.connection, &self.at, publishers).await?;
+        Ok(())
     }
 
     /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
@@ -112,7 +104,7 @@ impl Session {
                     tracing::warn!(
                         event = "no_fence",
                         queue = name,
-                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
+                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia-ingestor-"
                     );
                     return self.reopen_channel().await;
                 }
@@ -145,28 +137,33 @@ impl Session {
         answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 
-    /// Closes the connection, within a timeout. A close that fails costs nothing, because every message that counts is
-    /// confirmed by then.
+    /// Closes the connection, within a timeout.
     pub async fn close(self) {
-        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
-        let error = match closed {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(os_message(&error)),
-            Err(_) => Some("the broker has not answered in time".to_owned()),
-        };
-        tracing::debug!(event = "connection_closed", error, "connection closed");
+        close(&self.connection).await;
     }
 }
 
-async fn declare(channel: &Channel) -> lapin::Result<()> {
-    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default()).await
+/// Closes a connection, within a timeout. A close that fails costs nothing, because every message that counts is confirmed by
+/// then.
+pub(super) async fn close(connection: &Connection) {
+    let closed = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    let error = match closed {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(os_message(&error)),
+        Err(_) => Some("the broker has not answered in time".to_owned()),
+    };
+    tracing::debug!(event = "connection_closed", error, "connection closed");
 }
 
-/// The exchange's name in the type of the protocol.
+/// The routing key of a message.
 #[must_use]
-pub fn exchange() -> ShortString {
-    EXCHANGE.into()
+pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
+    if let Some(literal) = key.literal() {
+        return literal.clone();
+    }
+    let Job { directory, name, event, .. } = &message.job;
+    let root = directory.root().path().as_os_str().as_encoded_bytes();
+    key.of(Routed { event: event.name(), path: &directory.below(name), root })
 }
 
 /// The properties that a message is published with.

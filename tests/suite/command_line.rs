@@ -20,6 +20,7 @@ fn assert_refused(change: impl FnOnce(Setup) -> Setup, names: &[&str]) {
 
 #[test]
 fn a_setting_that_cannot_be_used_is_refused_by_name() {
+    let long = "x".repeat(256); // the protocol has 255 bytes for a name
     let cases = [
         ("LOG_LEVEL", "--log-level", "LOUD"),
         ("INGESTOR_LOG_FORMAT", "--log-format", "xml"),
@@ -42,6 +43,14 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_AMQP_HEARTBEAT", "--amqp-heartbeat", "65536"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?heartbeat=0"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://one,two:port/"),
+        ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?frame_max=100"),
+        ("INGESTOR_EXCHANGE", "--exchange", "two\nlines"),
+        ("INGESTOR_EXCHANGE", "--exchange", &long),
+        ("INGESTOR_EXCHANGE_TYPE", "--exchange-type", "headers"),
+        ("INGESTOR_EXCHANGE_TYPE", "--exchange-type", "x-"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", "file.{path}"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", "file.{dir"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", &long),
         ("INGESTOR_INCLUDE", "--include", "[a"),
         ("INGESTOR_INCLUDE", "--include", "!a"),
         ("INGESTOR_EXCLUDE", "--exclude", "{a,b"),
@@ -52,6 +61,8 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         assert_refused(|it| it.env(variable, value), &[variable, flag]);
         assert_refused(|it| it.arg(format!("{flag}={value}")), &[variable, flag]);
     }
+    // As a flag only: an empty variable counts as unset.
+    assert_refused(|it| it.arg("--exchange="), &["--exchange (INGESTOR_EXCHANGE)"]);
     // As variables only, because clap checks the flags.
     assert_refused(|it| it.env("INGESTOR_RECURSIVE", "maybe"), &["INGESTOR_RECURSIVE", "--recursive"]);
     assert_refused(|it| it.env("INGESTOR_IGNORE_PARTIAL", "perhaps"), &["INGESTOR_IGNORE_PARTIAL"]);
@@ -172,6 +183,9 @@ fn an_empty_variable_counts_as_unset() {
         "INGESTOR_READ_ENGINE",
         "INGESTOR_CONFIRM_WINDOW",
         "INGESTOR_UNROUTABLE",
+        "INGESTOR_EXCHANGE",
+        "INGESTOR_EXCHANGE_TYPE",
+        "INGESTOR_ROUTING_KEY",
         "STATE_DIRECTORY",
         "INGESTOR_INCLUDE",
         "INGESTOR_EXCLUDE",

@@ -9,6 +9,7 @@ mod amqp_properties; // the properties and headers of a message, and its id
 mod broker_connection_errors; // a broker that cannot be reached or refuses the login: one line, no password
 mod broker_failures; // a closed connection, an alarm, a refused message, a dead broker
 mod broker_hangs; // a broker that no longer answers
+mod broker_limits; // each limit and permission of the broker has a cure of its own
 mod cluster_urls; // several hosts in the connection string
 mod command_line; // settings, help and outputs that need no broker
 mod deploy; // the dashboard and the alerts query metrics that exist
@@ -16,7 +17,9 @@ mod directory_renames; // directories moved in, renamed and exchanged
 mod doctor; // each problem is reported with its cure, and nothing is changed
 mod events; // one message for each change, by its event type
 mod example_consumers; // the consumers in `examples/`
+mod exchanges; // an exchange that somebody else has declared
 mod faults; // nothing is lost, wrong or repeated whatever fails, over many seeds
+mod fences; // the queue that keeps others from a directory stays
 mod file_names; // names of any bytes
 mod file_systems; // another device number, time stamps of whole seconds
 mod files_being_written; // no message has a hash of half a file
@@ -38,6 +41,7 @@ mod long_starts; // a long start counts, in the log and to the service manager
 mod memory; // memory stays bounded however many files wait
 mod message_fields; // the ten fields of a message
 mod message_schema; // the JSON schema in `deploy/`
+mod narrow_connections; // a broker that allows only short frames, or one channel
 mod neighbors; // at most ten files that belong together
 mod other_names; // links and hard links of a file that is written by another name
 mod outputs; // what was published nowhere is not confirmed
@@ -47,6 +51,7 @@ mod read_engines; // io_uring and blocking reads give equal results
 mod recursive; // `--recursive`: files in old and new directories
 mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
+mod routing; // the exchange, its type, and the routing key of each file
 mod scan_and_listen; // the commands `scan` and `listen`
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
 mod several_directories; // several data directories in one service

@@ -1,6 +1,7 @@
 //! `doctor`: a check for everything that the service needs on this machine, each with its cure.
 //!
-//! It changes nothing: it declares no exchange, makes no directory, takes no lock. A setting that the service would refuse
+//! It leaves nothing behind: it declares no exchange, makes no directory, takes no lock. A queue that it has to declare to see
+//! whether it may is exclusive, so it goes with the connection. A setting that the service would refuse
 //! is a failed check here, by the same rules ([`crate::config`]).
 
 mod broker;
