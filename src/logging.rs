@@ -67,6 +67,7 @@ pub struct FileLines {
     refused: Repeats,
     unwatched: Repeats,
     wanting: Repeats,
+    too_large: Repeats,
 }
 
 impl FileLines {
@@ -88,6 +89,7 @@ impl FileLines {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
             unwatched: repeats("directories that cannot be entered"),
+            too_large: repeats("files whose messages the broker refuses for their size"),
             // All these files wait for the same thing, so one line is enough.
             wanting: Repeats { bound: 1, ..repeats("files that wait for descriptors or memory") },
         }
@@ -128,6 +130,15 @@ impl FileLines {
                 tracing::warn!("{:?} cannot be read: {cause}", path());
             }
             Unread::Failed(cause) => tracing::debug!(path = path(), "cannot be read: {cause}"),
+            Unread::TooLarge { bytes, answer } if self.too_large.admits(now) => {
+                tracing::warn!(
+                    "{:?} has no message, because the broker refuses its {bytes} bytes ({answer}); raise max_message_size in the broker's rabbitmq.conf, or give shorter names to it and its neighbors, and publish it again by a start or a scan",
+                    path()
+                );
+            }
+            Unread::TooLarge { bytes, answer } => {
+                tracing::debug!(path = path(), "the broker refuses its message of {bytes} bytes: {answer}");
+            }
         }
     }
 
@@ -149,9 +160,14 @@ impl FileLines {
         tracing::debug!("{:?} still cannot be read: {cause}", String::from_utf8_lossy(path));
     }
 
+    fn all_kinds(&mut self) -> [&mut Repeats; 5] {
+        let Self { failed, refused, unwatched, wanting, too_large } = self;
+        [failed, refused, unwatched, wanting, too_large]
+    }
+
     /// Logs how many lines were held back, for each kind whose minute is over.
     pub fn report_held_back(&mut self, now: Instant) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             if repeats.is_over(now) {
                 repeats.report();
             }
@@ -160,7 +176,7 @@ impl FileLines {
 
     /// Logs how many lines were held back, for each kind, at the end.
     pub fn report_all_held_back(&mut self) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             repeats.report();
         }
     }

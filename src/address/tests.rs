@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use clap::Parser;
 use proptest::prelude::*;
 
@@ -80,8 +82,13 @@ fn no_type_around_a_connection_string_shows_a_secret() {
     let broker = Broker::parse("amqps://user:s3cret@one,two/v?heartbeat=5&password=s3cret", None).unwrap();
     let address = &broker.addresses()[1];
     assert_eq!(address.with_password().authority.userinfo.password, "s3cret");
-    let publish =
-        PublishSettings { broker: broker.clone(), window: 1, unroutable: Unroutable::Wait, publishers: Vec::new() };
+    let publish = PublishSettings {
+        broker: broker.clone(),
+        window: 1,
+        unroutable: Unroutable::Wait,
+        reconnect: Duration::ZERO,
+        publishers: Vec::new(),
+    };
     let pipeline =
         PipelineSettings { workers: 1, engine: ReadEngine::Blocking, output: Output::Amqp, publish: publish.clone() };
     let typed = ["apollonia-ingestor", "--amqp-url", "amqp://user:s3cret@one,two/v?password=s3cret", "listen"];

@@ -1,9 +1,12 @@
 //! The output: messages go to the broker, to standard output or nowhere, and a report of each job goes back to its source.
 
+mod backoff;
 mod confirms;
 mod connect;
 pub mod errors;
 pub mod local;
+mod outage;
+mod refusal;
 mod returned;
 pub mod session;
 mod window;

@@ -77,6 +77,26 @@ impl Session {
         Ok((at, exists))
     }
 
+    /// Makes the channel one to publish on: takes the fence of each publisher, and asks for confirms.
+    ///
+    /// # Errors
+    /// [`Error::Broker`], also when another connection still holds a fence after a minute, or at `until`.
+    pub async fn begin_publishing(&mut self, publishers: &[Publisher], until: Option<Instant>) -> Result<(), Error> {
+        for publisher in publishers {
+            self.supersede(publisher, until).await?;
+        }
+        self.confirm_publishes().await
+    }
+
+    /// Opens another channel to publish on, in place of one that the broker has closed. The connection keeps its fences.
+    ///
+    /// # Errors
+    /// [`Error::Broker`].
+    pub async fn reopen(&mut self, publishers: &[Publisher]) -> Result<(), Error> {
+        self.reopen_channel().await?;
+        self.begin_publishing(publishers, None).await
+    }
+
     /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
     ///
     /// A killed process may leave messages in its connection. A broker that was blocked or busy handles them after those of a
@@ -85,10 +105,11 @@ impl Session {
     /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
     ///
     /// # Errors
-    /// [`Error::Broker`], also when the other connection does not end within a minute.
-    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
+    /// [`Error::Broker`], also when the other connection does not end within a minute, or by `until`.
+    async fn supersede(&mut self, publisher: &Publisher, until: Option<Instant>) -> Result<(), Error> {
         let Publisher { name, directory } = publisher;
-        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
+        let began = Instant::now();
+        let deadline = until.unwrap_or(began + SUPERSEDE_TIMEOUT).min(began + SUPERSEDE_TIMEOUT);
         let mut warned = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -105,7 +126,7 @@ impl Session {
                     self.reopen_channel().await?;
                     tokio::time::sleep(SUPERSEDE_PAUSE).await;
                 }
-                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher)),
+                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher, began.elapsed())),
                 Some(AMQPSoftError::ACCESSREFUSED) => {
                     tracing::warn!(
                         "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
@@ -122,22 +143,19 @@ impl Session {
         Ok(())
     }
 
-    fn still_held(&self, Publisher { name, directory }: &Publisher) -> Error {
+    fn still_held(&self, Publisher { name, directory }: &Publisher, waited: Duration) -> Error {
         Error::Broker {
             url: self.at.clone(),
             cause: format!(
                 "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
-                SUPERSEDE_TIMEOUT.as_secs()
+                waited.as_secs()
             ),
             next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
         }
     }
 
     /// Asks for publisher confirms on this channel.
-    ///
-    /// # Errors
-    /// [`Error::Broker`].
-    pub async fn confirm_publishes(&self) -> Result<(), Error> {
+    async fn confirm_publishes(&self) -> Result<(), Error> {
         answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 
