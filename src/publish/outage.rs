@@ -35,9 +35,8 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// The connection was just lost, which `lost` explains. `before` is the outage before, unless it is over.
-    pub fn begin(before: Option<Self>, lost: Error, longest: Duration) -> Self {
-        let now = Instant::now();
+    /// The connection was lost at `now`, which `lost` explains. `before` is the outage before, unless a confirm has ended it.
+    pub fn begin(before: Option<Self>, lost: Error, longest: Duration, now: Instant) -> Self {
         let same = |before: &Self| before.connected_at.is_some_and(|at| now - at < STEADY);
         match before.filter(same) {
             Some(before) => {
@@ -104,4 +103,29 @@ async fn attempt(settings: &PublishSettings, until: Instant) -> Result<Session, 
     let mut session = Session::open(&settings.broker).with_subscriber(NoSubscriber::default()).await?;
     session.begin_publishing(&settings.publishers, Some(until)).await?;
     Ok(session)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_confirms_nothing_and_is_soon_lost_does_not_end_the_outage() {
+        let lost = |cause: &str| Error::Broker { url: "amqp://h".to_owned(), cause: cause.to_owned(), next: "wait" };
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut outage = Outage::begin(None, lost("stopped"), minute, start);
+        assert_eq!(outage.next_attempt, start, "the first attempt is made at once");
+        for (number, pause) in [100, 200, 400].into_iter().enumerate() {
+            let at = start + Duration::from_secs(number as u64);
+            outage.connected_at = Some(at);
+            outage = Outage::begin(Some(outage), lost("closed"), minute, at + STEADY / 2);
+            assert_eq!((outage.began, outage.deadline), (start, start + minute));
+            assert_eq!(outage.next_attempt, at + STEADY / 2 + Duration::from_millis(pause));
+        }
+        let line = outage.failure().to_string();
+        assert_eq!(line, "broker amqp://h: no connection for 60 s (--reconnect-seconds): closed; wait");
+        outage.connected_at = Some(start);
+        let outage = Outage::begin(Some(outage), lost("closed"), minute, start + STEADY);
+        assert_eq!((outage.began, outage.next_attempt), (start + STEADY, start + STEADY), "it was steady");
+    }
 }

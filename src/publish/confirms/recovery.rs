@@ -97,7 +97,7 @@ impl PublishLoop<'_> {
             lost.cause(),
             longest.as_secs()
         );
-        let mut outage = Outage::begin(self.outage.take(), lost, longest);
+        let mut outage = Outage::begin(self.outage.take(), lost, longest, Instant::now());
         let session = {
             let mut connecting = pin!(outage.connect(self.settings));
             loop {
