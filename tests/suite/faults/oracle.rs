@@ -197,9 +197,8 @@ impl Known<'_> {
         let row_since = confirmed.filter(|_| first.id == second.id);
         // The very message is published again where its confirm did not come.
         let same = first.id == second.id && first.read == second.read;
-        came_back
-            || same && self.losses.between(first.read, confirmed)
-            || self.excuses.allow([first.read, second.read], row_since)
+        let lost = || self.losses.repeat(&first.name, first.size, first.read, &self.confirms);
+        came_back || same && lost() || self.excuses.allow([first.read, second.read], row_since)
     }
 }
 

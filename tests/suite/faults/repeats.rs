@@ -101,9 +101,13 @@ impl Losses {
         Self(lost.filter_map(|line| line.split(' ').next().and_then(parse)).collect())
     }
 
-    /// Whether a connection was lost behind the event of a message and before its confirm.
-    pub fn between(&self, read: Micros, confirmed: Option<Micros>) -> bool {
-        self.0.iter().any(|lost| read <= *lost && confirmed.is_none_or(|confirmed| *lost <= confirmed))
+    /// Whether a connection was lost behind the event of a message and before its confirm, as far as the log tells the
+    /// confirms of versions of one size apart.
+    pub fn repeat(&self, name: &str, bytes: u64, read: Micros, confirms: &Confirms) -> bool {
+        let next_confirm = |time| confirms.after(name, bytes, time);
+        let before_confirm =
+            |lost| next_confirm(lost).is_some() || next_confirm(read).is_none_or(|first| lost <= first);
+        self.0.iter().any(|&lost| read <= lost && before_confirm(lost))
     }
 }
 
