@@ -32,12 +32,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks the settings of `watch`, and opens its data directories.
+    /// Checks the settings of `watch`, and opens its directories: those of the command line, else the data directories.
     ///
     /// # Errors
     /// [`Error::Usage`], [`Error::DataDirectory`] or [`Error::StateDirectory`], naming the setting and what is wrong with it.
-    pub fn for_watch(settings: &Settings) -> Result<Self, Error> {
-        Self::new(settings, &settings.data_dirs, settings.state_dir.as_deref())
+    pub fn for_watch(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
+        Self::new(settings, dirs, settings.state_dir.as_deref())
     }
 
     /// Checks the settings of `scan`, and opens its directories: those of the command line, else the data directories.
@@ -45,13 +45,13 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
     pub fn for_scan(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
-        Self::new(settings, if dirs.is_empty() { &settings.data_dirs } else { dirs }, None)
+        Self::new(settings, dirs, None)
     }
 
     fn new(settings: &Settings, dirs: &[PathBuf], state_dir: Option<&Path>) -> Result<Self, Error> {
         let pipeline = PipelineSettings::new(settings)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
-        let roots = open_directories(dirs)?;
+        let roots = open_directories(if dirs.is_empty() { &settings.data_dirs } else { dirs })?;
         if let Some(state_dir) = state_dir {
             roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
         }
@@ -256,7 +256,7 @@ mod tests {
         let inside = data.path().join("state");
         let settings =
             settings(&["--data-dir", data.path().to_str().unwrap(), "--state-dir", inside.to_str().unwrap()]);
-        assert!(matches!(Config::for_watch(&settings), Err(Error::StateDirectory { .. })));
+        assert!(matches!(Config::for_watch(&settings, &[]), Err(Error::StateDirectory { .. })));
         let config = Config::for_scan(&settings, &[dir.path().to_owned()]).unwrap();
         assert_eq!(config.roots[0].path(), dir.path().canonicalize().unwrap());
         assert_eq!(config.state_dir, None);

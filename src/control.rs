@@ -62,6 +62,9 @@ impl Control {
             Err(cause) if socket_by_name => return Err(Error::ControlSocket { path: socket, cause }),
             Err(cause) => {
                 tracing::warn!(
+                    event = "no_control_socket",
+                    path = &*socket.to_string_lossy(),
+                    error = cause,
                     "no control socket at {socket:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
                 );
                 None
@@ -70,7 +73,9 @@ impl Control {
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
         let source = Arc::new(Source { progress, stall, began: Instant::now() });
-        let refuse = |error: io::Error| Error::Internal(format!("cannot start the control socket's runtime: {error}"));
+        let refuse = |error: io::Error| {
+            Error::Internal(format!("cannot start the control socket's runtime: {}", os_message(&error)))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
         thread::Builder::new()
             .name("control".to_owned())
@@ -272,7 +277,7 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     metrics.ledger_waiting_rows.set(whole(progress.ledger.waiting()));
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
-        tracing::warn!("the metrics cannot be written: {error}");
+        tracing::warn!(event = "metrics_failed", error = os_message(&error), "the metrics cannot be written: {error}");
     }
     text
 }

@@ -34,6 +34,7 @@
 #![deny(unsafe_code, missing_docs)]
 
 // Ground: errors, standard error.
+mod advice;
 pub mod error;
 mod terminal;
 

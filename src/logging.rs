@@ -1,6 +1,6 @@
 //! Log lines on standard error, as text or JSON, and the lines about single files with their rate limit.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::cli::{LogFormat, LogLevel, Settings};
-use crate::error::Error;
+use crate::advice;
+use crate::cli::{self, LogFormat, LogLevel, Settings, UnknownVariable};
+use crate::error::{Error, os_message};
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
-use crate::terminal::AroundTheBar;
+use crate::terminal::{self, AroundTheBar};
 
 /// Whether logging has started; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -27,11 +28,30 @@ pub fn start(settings: &Settings) {
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
     let layer = match settings.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
         STARTED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The largest number of unknown variables that are named: more are not mistyped, but another program's.
+const VARIABLES_MAX: usize = 10;
+
+/// Warns of variables that are named like settings and are none, each with the setting that may be meant.
+pub fn warn_of_unknown_variables() {
+    let unknown = cli::unknown_variables();
+    for UnknownVariable { name, nearest } in unknown.iter().take(VARIABLES_MAX) {
+        tracing::warn!(
+            event = "unknown_variable",
+            variable = name,
+            nearest,
+            "the variable {name} is no setting and has no effect; the nearest is {nearest}"
+        );
+    }
+    if let count @ 1.. = unknown.len().saturating_sub(VARIABLES_MAX) {
+        tracing::warn!(event = "unknown_variable", count, "and {count} more variables that are no settings");
     }
 }
 
@@ -48,7 +68,14 @@ fn level(level: LogLevel) -> LevelFilter {
 /// Prints the error that ends the command, as a log line once logging has started.
 pub fn failure(error: &Error) {
     if STARTED.load(Ordering::Relaxed) {
-        tracing::error!("{error}");
+        tracing::error!(
+            event = "failed",
+            error = error.cause(),
+            next = error.next(),
+            path = error.path().map(|path| path.to_string_lossy().into_owned()),
+            url = error.url(),
+            "{error}"
+        );
     } else {
         eprintln!("error: {error}");
     }
@@ -99,65 +126,107 @@ impl FileLines {
     pub fn log(&mut self, report: &Report, now: Instant) {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
-            Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),
-            Outcome::Unchanged { .. } => tracing::debug!(path = path(), "unchanged since its last message"),
+            Outcome::Confirmed { version, .. } => {
+                tracing::debug!(event = "confirmed", path = path(), bytes = version.size, "confirmed");
+            }
+            Outcome::Unchanged { .. } => {
+                tracing::debug!(event = "unchanged", path = path(), "unchanged since its last message");
+            }
             Outcome::Unread(cause) => self.unread(cause, path, now),
         }
     }
 
     fn unread(&mut self, cause: &Unread, path: impl Fn() -> String, now: Instant) {
         match cause {
-            Unread::Gone => tracing::debug!(path = path(), "gone before it could be read"),
-            Unread::NotRegular => tracing::debug!(path = path(), "not a regular file"),
-            Unread::Busy(why) => tracing::debug!(path = path(), "{why}"),
-            Unread::Large => tracing::debug!(path = path(), "large: it is read later, among the large files"),
-            Unread::Stopped => tracing::debug!(path = path(), "left unread: the service stops"),
-            Unread::StaleRow => {
-                tracing::debug!(path = path(), "another version: the row of the confirmed one is invalidated first")
-            }
             Unread::LeadsOut if self.refused.admits(now) => {
-                tracing::warn!("{:?} leads out of the data directory and is refused", path());
+                let path = path();
+                tracing::warn!(
+                    event = "leads_out",
+                    path = &*path,
+                    "{path:?} leads out of the data directory and is refused"
+                );
             }
-            Unread::LeadsOut => tracing::debug!(path = path(), "leads out of the data directory"),
             Unread::Wanting(cause) if self.wanting.admits(now) => {
+                let (path, error) = (path(), os_message(cause));
                 tracing::warn!(
-                    "{:?} waits because this process cannot open it now: {cause}; it is tried again by itself. Raise the limit of open files (LimitNOFILE in systemd, ulimit -n), or lower --workers",
-                    path()
+                    event = "waits",
+                    path = &*path,
+                    errno = cause.raw_os_error(),
+                    "{path:?} waits because this process cannot open it now: {error}; it is tried again by itself. {}",
+                    advice::open_files()
                 );
             }
-            Unread::Wanting(cause) => tracing::debug!(path = path(), "waits: {cause}"),
             Unread::Failed(cause) if self.failed.admits(now) => {
-                tracing::warn!("{:?} cannot be read: {cause}", path());
+                let (path, error) = (path(), os_message(cause));
+                tracing::warn!(event = "unreadable", path = &*path, error, "{path:?} cannot be read: {error}");
             }
-            Unread::Failed(cause) => tracing::debug!(path = path(), "cannot be read: {cause}"),
             Unread::TooLarge { bytes, answer } if self.too_large.admits(now) => {
+                let path = path();
                 tracing::warn!(
-                    "{:?} has no message, because the broker refuses its {bytes} bytes ({answer}); raise max_message_size in the broker's rabbitmq.conf, or give shorter names to it and its neighbors, and publish it again by a start or a scan",
-                    path()
+                    event = "too_large",
+                    path = &*path,
+                    bytes,
+                    error = &**answer,
+                    "{path:?} has no message, because the broker refuses its {bytes} bytes ({answer}); raise max_message_size in the broker's rabbitmq.conf, or give shorter names to it and its neighbors, and publish it again by a start or a scan"
                 );
             }
-            Unread::TooLarge { bytes, answer } => {
-                tracing::debug!(path = path(), "the broker refuses its message of {bytes} bytes: {answer}");
+            _ => Self::unread_in_detail(cause, &path),
+        }
+    }
+
+    fn unread_in_detail(cause: &Unread, path: &impl Fn() -> String) {
+        match cause {
+            Unread::Gone => tracing::debug!(event = "gone", path = path(), "gone before it could be read"),
+            Unread::NotRegular => tracing::debug!(event = "not_regular", path = path(), "not a regular file"),
+            Unread::Busy(why) => tracing::debug!(event = "busy", path = path(), "{why}"),
+            Unread::Large => {
+                tracing::debug!(event = "large", path = path(), "large: it is read later, among the large files");
             }
+            Unread::Stopped => tracing::debug!(event = "left_unread", path = path(), "left unread: the process stops"),
+            Unread::StaleRow => tracing::debug!(
+                event = "stale_row",
+                path = path(),
+                "another version: the row of the confirmed one is invalidated first"
+            ),
+            Unread::LeadsOut => tracing::debug!(event = "leads_out", path = path(), "leads out of the data directory"),
+            Unread::Wanting(cause) => {
+                let error = os_message(cause);
+                tracing::debug!(event = "waits", path = path(), error, "waits: {error}");
+            }
+            Unread::Failed(cause) => {
+                let error = os_message(cause);
+                tracing::debug!(event = "unreadable", path = path(), error, "cannot be read: {error}");
+            }
+            Unread::TooLarge { bytes, answer } => tracing::debug!(
+                event = "too_large",
+                path = path(),
+                bytes,
+                error = &**answer,
+                "the broker refuses its message of {bytes} bytes: {answer}"
+            ),
         }
     }
 
     /// Logs that a file or a directory exists and cannot be read now.
     pub fn refused(&mut self, path: &[u8], directory: bool, cause: &io::Error, now: Instant) {
-        let path = String::from_utf8_lossy(path);
+        let (path, error) = (String::from_utf8_lossy(path), os_message(cause));
         let (repeats, what) = if directory { (&mut self.unwatched, "entered") } else { (&mut self.failed, "read") };
         if repeats.admits(now) {
             tracing::warn!(
-                "{path:?} cannot be {what}: {cause}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
+                event = "unreadable",
+                path = &*path,
+                error,
+                "{path:?} cannot be {what}: {error}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
             );
         } else {
-            tracing::debug!("{path:?} cannot be {what}: {cause}");
+            tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} cannot be {what}: {error}");
         }
     }
 
     /// Logs that a further try has failed, too.
     pub fn still_refused(path: &[u8], cause: &io::Error) {
-        tracing::debug!("{:?} still cannot be read: {cause}", String::from_utf8_lossy(path));
+        let (path, error) = (String::from_utf8_lossy(path), os_message(cause));
+        tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} still cannot be read: {error}");
     }
 
     fn all_kinds(&mut self) -> [&mut Repeats; 5] {
@@ -216,7 +285,12 @@ impl Repeats {
     fn report(&mut self) {
         match std::mem::take(&mut self.held_back) {
             0 => {}
-            count => tracing::warn!("and {count} more {} within a minute; LOG_LEVEL=DEBUG names each", self.subject),
+            count => tracing::warn!(
+                event = "held_back",
+                count,
+                "and {count} more {} within a minute; LOG_LEVEL=DEBUG names each",
+                self.subject
+            ),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, except for
 //! one example behind a lock that is held only while the example is copied: so no stage waits for a reader.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Progress {
     pub unreadable: Unreadable,
     /// Files that exist and cannot be read now.
     pub unreadable_files: Unreadable,
+    /// How far the start has come.
+    pub start: StartProgress,
     /// The numbers for Prometheus.
     pub metrics: Metrics,
     /// What was settled at start, once it is.
@@ -141,7 +144,7 @@ impl Progress {
 /// A file system with data directories on it. Threads of its own read their files, so that it can hang alone.
 #[derive(Debug)]
 pub struct Volume {
-    /// The paths of the data directories, quoted, with commas between.
+    /// The paths of the data directories, quoted, with commas between; the first few where there are many.
     pub directories: String,
     /// Files that were dispatched and are not yet read.
     pub read: StageProgress,
@@ -166,6 +169,72 @@ pub struct Stage {
     pub waiting: usize,
     /// The time since its last progress; zero while nothing waits.
     pub stalled: Duration,
+}
+
+/// What the start has done so far. It counts on where the tree or the ledger is large, and stays as it is after the start.
+#[derive(Debug, Default)]
+pub struct StartProgress {
+    directories: AtomicU64,
+    files: AtomicU64,
+    rows: AtomicU64,
+    compared: AtomicU64,
+}
+
+impl StartProgress {
+    /// Counts a directory that is watched and listed, with its files.
+    pub fn listed(&self, files: usize) {
+        self.directories.fetch_add(1, Ordering::Relaxed);
+        self.files.fetch_add(files as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a row of the ledger that was loaded.
+    pub fn loaded(&self) {
+        self.rows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a file that was compared.
+    pub fn compared(&self) {
+        self.compared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn counts(&self) -> StartCounts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StartCounts {
+            directories: count(&self.directories),
+            files: count(&self.files),
+            rows: count(&self.rows),
+            compared: count(&self.compared),
+        }
+    }
+}
+
+/// The counts of a start at one moment.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct StartCounts {
+    /// Directories that are watched and listed.
+    pub directories: u64,
+    /// The files in them.
+    pub files: u64,
+    /// Rows of the ledger that were loaded.
+    pub rows: u64,
+    /// Files that were compared.
+    pub compared: u64,
+}
+
+impl fmt::Display for StartCounts {
+    fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { directories, files, rows, compared } = self;
+        write!(line, "{directories} directories with {files} files")?;
+        if *rows > 0 {
+            write!(line, ", {rows} rows of the ledger")?;
+        }
+        if *compared > 0 {
+            write!(line, ", {compared} files compared")?;
+        }
+        line.write_str(" so far")
+    }
 }
 
 /// What is settled at start and stays.

@@ -8,7 +8,7 @@ use std::{process, thread};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::mailbox::Sender;
 
 /// The first SIGINT or SIGTERM asks the source of jobs for an orderly end, the second ends the process at once. So does the
@@ -21,7 +21,7 @@ impl StopSignals {
     /// # Errors
     /// [`Error::Internal`] when the system refuses handlers or a thread.
     pub fn listen() -> Result<Self, Error> {
-        let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
+        let refuse = |error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error)));
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
         let sender = Arc::new(OnceLock::<Sender>::new());
         let listening = Self(Arc::clone(&sender));
@@ -29,14 +29,17 @@ impl StopSignals {
             let mut asked = false;
             for _ in signals.forever() {
                 let Some(sender) = sender.get() else {
-                    tracing::info!("stopped before it was ready");
+                    tracing::info!(event = "stopped", "stopped before it was ready");
                     process::exit(0);
                 };
                 if asked {
                     process::exit(1);
                 }
                 asked = true;
-                tracing::info!("stopping: files in progress are finished; a second signal ends at once");
+                tracing::info!(
+                    event = "stopping",
+                    "stopping: files in progress are finished; a second signal ends at once"
+                );
                 sender.stop();
             }
         };

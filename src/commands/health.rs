@@ -64,7 +64,7 @@ pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {error}")))?;
+        .map_err(|error| Error::Internal(format!("cannot start: {}", os_message(&error))))?;
     let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(socket, question.path())).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,
@@ -79,13 +79,13 @@ pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
 async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), String> {
     let stream = UnixStream::connect(socket).await.map_err(|error| os_message(&error))?;
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| os_message(&error))?;
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let request = request.map_err(|error| os_message(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| os_message(&error))?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+    let body = response.into_body().collect().await.map_err(|error| os_message(&error))?;
     Ok((status, body.to_bytes()))
 }
 

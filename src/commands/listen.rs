@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::address::Broker;
 use crate::cli::Settings;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::logging;
 use crate::publish::errors::{answer, failure};
 use crate::publish::local::stdout;
@@ -31,17 +31,19 @@ use crate::publish::session::{Session, exchange};
 pub fn run(settings: &Settings, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
     let broker = Broker::new(&settings.amqp)?;
     logging::start(settings);
-    let refuse = |error| Error::Internal(format!("cannot start: {error}"));
+    logging::warn_of_unknown_variables();
+    let refuse = |error: io::Error| Error::Internal(format!("cannot start: {}", os_message(&error)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
     runtime.block_on(listen(&broker, count, timeout))
 }
 
 async fn listen(broker: &Broker, count: Option<NonZeroU32>, timeout: Option<NonZeroU32>) -> Result<(), Error> {
-    let end = end(timeout).map_err(|error| Error::Internal(format!("cannot listen for signals: {error}")))?;
+    let end =
+        end(timeout).map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
     let stdout = stdout()?;
     let session = Session::open(broker).await?;
     let deliveries = subscribe(&session.channel, &session.at).await?;
-    tracing::info!("ready: listening at {}", session.at);
+    tracing::info!(event = "ready", url = session.at, "ready: listening at {}", session.at);
     tokio::select! {
         printed = print_all(deliveries, &session.at, count, stdout) => printed?,
         () = end => {}
@@ -110,7 +112,7 @@ fn print(stdout: &mut File, mut body: Vec<u8>) -> Result<(), Error> {
         match simd_json::to_owned_value(&mut body).and_then(|value| simd_json::to_vec(&value)) {
             Ok(compact) => body = compact,
             Err(error) => {
-                tracing::warn!("a message that is no JSON was passed over: {error}");
+                tracing::warn!(event = "not_json", %error, "a message that is no JSON was passed over: {error}");
                 return Ok(());
             }
         }

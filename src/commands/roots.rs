@@ -2,17 +2,26 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, named};
 use crate::files::lease;
-use crate::files::root::{Root, raise_lease_capability};
+use crate::files::root::{Protection, Root, raise_lease_capability};
 
-/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each.
+/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each way.
 pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
-    let first = roots.first().map(|root| root.protection());
-    if roots.iter().all(|root| Some(root.protection()) == first) {
-        return first.iter().map(ToString::to_string).collect();
+    let mut kinds: Vec<Protection> = Vec::new();
+    for protection in roots.iter().map(|root| root.protection()) {
+        if !kinds.contains(&protection) {
+            kinds.push(protection);
+        }
     }
-    roots.iter().map(|root| format!("{:?}: {}", root.path(), root.protection())).collect()
+    let of_kind = |kind: &Protection| {
+        let paths: Vec<_> = roots.iter().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
+        format!("{}: {kind}", named(paths.into_iter()))
+    };
+    match kinds.as_slice() {
+        [same] => vec![same.to_string()],
+        kinds => kinds.iter().map(of_kind).collect(),
+    }
 }
 
 /// Numbers the volumes of the directories, and prepares the process for taking leases.
@@ -29,7 +38,7 @@ pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
     lease::ignore_break_signal();
     raise_lease_capability();
     for protection in protections(&roots) {
-        tracing::info!("no half-written file is published: {protection}");
+        tracing::info!(event = "protection", "no half-written file is published: {protection}");
     }
     Ok(roots)
 }

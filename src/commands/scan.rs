@@ -11,7 +11,7 @@ use super::roots::prepare;
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::files::directory::Directory;
 use crate::files::listing::{Found, list};
 use crate::files::root::Root;
@@ -46,6 +46,7 @@ const BATCH: usize = 256;
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let config = Config::for_scan(settings, dirs)?;
     logging::start(settings);
+    logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
     let signals = StopSignals::listen()?;
     let progress = Arc::new(Progress::default());
@@ -106,6 +107,15 @@ impl Scan {
         let Totals { files, bytes, confirmed, failed, refused, .. } = self.progress.metrics.totals();
         let failed = failed + self.unread + self.unlisted;
         tracing::info!(
+            event = "scan_finished",
+            outcome = ended,
+            files,
+            bytes,
+            seconds,
+            confirmed,
+            left,
+            failed,
+            refused,
             "{ended}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
             files as f64 / seconds,
             bytes as f64 / seconds / 1e6,
@@ -221,7 +231,12 @@ impl Scan {
             self.try_again(report.job, pause);
         } else {
             self.unread += 1;
-            tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
+            let path = String::from_utf8_lossy(&path);
+            tracing::warn!(
+                event = "busy",
+                path = &*path,
+                "{path:?} is being written and was not read; scan again later"
+            );
         }
     }
 }
@@ -284,7 +299,9 @@ impl Walk {
                 }
                 Err(errno) => {
                     *unlisted += 1;
-                    tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
+                    let (path, error) = (directory.absolute(b""), os_message(&errno));
+                    let path = String::from_utf8_lossy(&path);
+                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
                 }
             }
         }

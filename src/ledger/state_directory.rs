@@ -41,7 +41,7 @@ pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
         .map_err(|errno| unusable(errno.into()))?;
     flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
-        _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
+        _ => refuse(format!("it cannot be locked: {}", os_message(&errno)), "name a directory on a local file system"),
     })?;
     Ok(dir)
 }
@@ -53,7 +53,7 @@ pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error>
         if let Err(errno @ Errno::ACCESS) = access {
             return Err(Error::StateDirectory {
                 path: directory.join(file),
-                cause: os_message(&errno.into()),
+                cause: os_message(&errno),
                 next: "give it to the user that this runs as, or name another directory",
             });
         }

@@ -36,7 +36,7 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
         let refused = match answer_or_refusal(address.shown(), open(broker, address)).await {
             Ok(Ok(connection)) => {
                 if several {
-                    tracing::info!("connected to {}", address.host());
+                    tracing::info!(event = "connected", url = address.shown(), "connected to {}", address.host());
                 }
                 return Ok((connection, address.shown().to_owned()));
             }
@@ -49,7 +49,13 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
             return Err(Error::Broker { url: broker.shown().to_owned(), cause, next: first_step });
         }
         if addresses.len() > 0 {
-            tracing::warn!("{} cannot be used: {cause}; the next host is tried", address.host());
+            tracing::warn!(
+                event = "host_failed",
+                url = address.shown(),
+                error = cause,
+                "{} cannot be used: {cause}; the next host is tried",
+                address.host()
+            );
         }
         if causes.is_empty() {
             next = first_step;

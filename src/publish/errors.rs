@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
+use crate::advice;
 use crate::error::{Error, os_message};
 use crate::tls;
 
@@ -65,9 +66,7 @@ pub fn failure(at: &str, error: &lapin::Error) -> Error {
         }
         ErrorKind::ProtocolError(refusal) => {
             let next = match refusal.kind() {
-                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-                    "correct user, password and permissions (configure and write on the exchange `apollonia`)"
-                }
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => advice::permissions(),
                 AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
                     "the exchange `apollonia` must be a durable fanout exchange: delete the other, or use another virtual host"
                 }
@@ -80,7 +79,7 @@ pub fn failure(at: &str, error: &lapin::Error) -> Error {
             };
             (one_line(refusal.get_message().as_str()), next)
         }
-        _ => (one_line(&error.to_string()), "check the broker and the network, then start again"),
+        _ => (one_line(&os_message(error)), "check the broker and the network, then start again"),
     };
     Error::Broker { url: at.to_owned(), cause, next }
 }

@@ -69,7 +69,7 @@ impl Outage {
                     return Ok(session);
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!("not connected again: {error}");
+                    tracing::debug!(event = "not_connected", error = error.cause(), "not connected again: {error}");
                     self.last = error;
                 }
                 Err(_) => break,

@@ -12,7 +12,7 @@ use super::connect::connect;
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
 use crate::address::Broker;
 use crate::config::Publisher;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::job::Outgoing;
 use crate::message::{APP_ID, EXCHANGE};
 
@@ -120,6 +120,8 @@ impl Session {
                 Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < deadline => {
                     if !mem::replace(&mut warned, true) {
                         tracing::warn!(
+                            event = "waits_for_other",
+                            path = &*directory.to_string_lossy(),
                             "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
                         );
                     }
@@ -129,6 +131,8 @@ impl Session {
                 Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher, began.elapsed())),
                 Some(AMQPSoftError::ACCESSREFUSED) => {
                     tracing::warn!(
+                        event = "no_fence",
+                        queue = name,
                         "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
                     );
                     return self.reopen_channel().await;
@@ -163,7 +167,12 @@ impl Session {
     /// confirmed by then.
     pub async fn close(self) {
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
-        tracing::debug!("connection closed: {closed:?}");
+        let error = match closed {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(os_message(&error)),
+            Err(_) => Some("the broker has not answered in time".to_owned()),
+        };
+        tracing::debug!(event = "connection_closed", error, "connection closed");
     }
 }
 

@@ -24,6 +24,7 @@ mod filters; // include and exclude globs, names of partial files
 mod full_disk; // no room for the ledger, or for an output
 mod hanging_directories; // a directory that hangs delays its own files alone
 mod health_and_metrics; // the control socket: health, readiness, metrics
+mod help; // each command shows and reads what it uses
 mod inotify_watches; // one watch for each directory, and their limit
 mod kills; // nothing is lost by a kill at any moment
 mod large_bursts; // many files at once
@@ -32,6 +33,8 @@ mod ledger_rows; // rows go with their files, and no sooner
 mod ledger_upgrade; // a ledger of an earlier version
 mod links; // hard links, and symbolic links inside and outside
 mod live_files_first; // new files are published before a catch-up's
+mod log_lines; // events and fields of log lines, no words of Rust's own
+mod long_starts; // a long start counts, in the log and to the service manager
 mod memory; // memory stays bounded however many files wait
 mod message_fields; // the ten fields of a message
 mod message_schema; // the JSON schema in `deploy/`
@@ -51,6 +54,7 @@ mod several_directories; // several data directories in one service
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger
 mod stopping; // signals, and the loss of the data directory
+mod terminals; // colors, and the width of the progress bar
 mod tls; // trusted authorities, client certificates
 mod tls_refusals; // certificates and files that are refused
 mod too_large_messages; // a message that the broker refuses for its size

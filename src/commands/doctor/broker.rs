@@ -3,7 +3,7 @@
 use super::check::Check;
 use crate::address::Broker;
 use crate::cli::{Output, Settings};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::message::EXCHANGE;
 use crate::publish::session::Session;
 
@@ -22,7 +22,7 @@ pub fn check(settings: &Settings) -> Check {
     let checked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {error}")))
+        .map_err(|error| Error::Internal(format!("cannot start: {}", os_message(&error))))
         .and_then(|runtime| runtime.block_on(look(&broker)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use check::{Check, Status};
 use serde::Serialize;
 
-use crate::cli::Settings;
+use crate::cli::{self, Settings, UnknownVariable};
 use crate::config;
 use crate::error::Error;
 use crate::files::root::raise_lease_capability;
@@ -57,8 +57,17 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
 /// The settings that no other check covers.
 fn sound(settings: &Settings) -> Check {
     let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial);
-    match filter.and_then(|_| config::catch_up(settings)) {
-        Ok(_) => Check::ok("settings", "they can be used"),
-        Err(error) => Check::refused("settings", &error),
+    let unknown = cli::unknown_variables();
+    match (filter.and_then(|_| config::catch_up(settings)), unknown.first()) {
+        (Err(error), _) => Check::refused("settings", &error),
+        (Ok(_), Some(UnknownVariable { name, nearest })) => {
+            let more = match unknown.len() - 1 {
+                0 => String::new(),
+                more => format!(", and neither are {more} more"),
+            };
+            let found = format!("they can be used, but the variable {name} is none{more}");
+            Check::warn("settings", found, format!("write {nearest}, if that is meant, or unset it"))
+        }
+        (Ok(_), None) => Check::ok("settings", "they can be used"),
     }
 }

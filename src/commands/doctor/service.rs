@@ -43,7 +43,7 @@ fn free_path(socket: &Path, settings: &Settings) -> Check {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let writable = || accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     let free = control::place_is_free(socket)
-        .and_then(|()| writable().map_err(|errno| format!("{parent:?}: {}", os_message(&errno.into()))));
+        .and_then(|()| writable().map_err(|errno| format!("{parent:?}: {}", os_message(&errno))));
     match free {
         Ok(()) => Check::ok(NAME, format!("none answers at {socket:?}")),
         Err(cause) if settings.control_socket.is_some() => {

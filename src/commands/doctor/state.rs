@@ -60,7 +60,7 @@ fn existing(path: &Path, absolute: &Path) -> Result<PathBuf, Check> {
         Ok(()) => Ok(existing.to_owned()),
         Err(errno) => Err(Check::fail(
             NAME,
-            format!("{existing:?} cannot be read and written: {}", os_message(&errno.into())),
+            format!("{existing:?} cannot be read and written: {}", os_message(&errno)),
             "give this user the right to write there, or name another directory",
         )),
     }
@@ -73,7 +73,7 @@ fn ledger(path: &Path, ledger: &Path, found: &str) -> Result<(), Check> {
         Err(errno) => {
             return Err(Check::warn(
                 NAME,
-                format!("{found}, but not {ledger:?}: {}; it would count as empty", os_message(&errno.into())),
+                format!("{found}, but not {ledger:?}: {}; it would count as empty", os_message(&errno)),
                 "give this user the right to read and write it, or move it away",
             ));
         }

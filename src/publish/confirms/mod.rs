@@ -28,7 +28,7 @@ use super::session::{Session, exchange, properties};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::message::{EXCHANGE, ROUTING_KEY};
@@ -55,7 +55,7 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {error}")))?;
+        .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {}", os_message(&error))))?;
     runtime.block_on(async {
         let opened = async {
             let mut session = Session::open(&settings.broker).await?;
@@ -266,7 +266,7 @@ impl<'a> PublishLoop<'a> {
         }
         self.progress.metrics.messages_nacked.inc();
         if let Some(pause) = self.window.nacked(sent, now) {
-            tracing::warn!("the broker rejects messages; they are published again in {pause:?}");
+            tracing::warn!(event = "rejected", "the broker rejects messages; they are published again in {pause:?}");
         }
         Ok(())
     }
@@ -308,7 +308,11 @@ impl<'a> PublishLoop<'a> {
             }
             Route::Found { waited } => {
                 if mem::take(&mut self.warned) {
-                    tracing::info!("a queue is bound: {waited} messages that waited for one go out");
+                    tracing::info!(
+                        event = "queue_bound",
+                        messages = waited,
+                        "a queue is bound: {waited} messages that waited for one go out"
+                    );
                 }
             }
         }
@@ -319,7 +323,12 @@ impl<'a> PublishLoop<'a> {
         let now = Instant::now();
         if self.warned_at.is_none_or(|at| now - at >= UNROUTABLE_EVERY) {
             (self.warned_at, self.warned) = (Some(now), true);
-            tracing::warn!("no queue is bound to the exchange `{EXCHANGE}`: {}", consequence());
+            tracing::warn!(
+                event = "no_queue",
+                exchange = EXCHANGE,
+                "no queue is bound to the exchange `{EXCHANGE}`: {}",
+                consequence()
+            );
         }
     }
 
@@ -327,11 +336,15 @@ impl<'a> PublishLoop<'a> {
         match event {
             Event::ConnectionBlocked(reason) => {
                 self.progress.set_broker(BrokerState::Blocked);
-                tracing::warn!("the broker takes no messages now ({reason}); files wait until it does");
+                tracing::warn!(
+                    event = "broker_blocked",
+                    error = %reason,
+                    "the broker takes no messages now ({reason}); files wait until it does"
+                );
             }
             Event::ConnectionUnblocked => {
                 self.progress.set_broker(BrokerState::Connected);
-                tracing::info!("the broker takes messages again");
+                tracing::info!(event = "broker_unblocked", "the broker takes messages again");
             }
             // Of a channel before this one, in whose place this one was opened.
             Event::Error(error) if soft_error(error).is_some() && channel.status().connected() => {}

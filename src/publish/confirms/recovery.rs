@@ -93,6 +93,10 @@ impl PublishLoop<'_> {
         self.progress.set_broker(BrokerState::Disconnected);
         let longest = self.settings.reconnect;
         tracing::warn!(
+            event = "connection_lost",
+            error = lost.cause(),
+            messages = again,
+            seconds = longest.as_secs(),
             "the connection is lost: {}; {again} messages without a confirm and what lands meanwhile wait, and for {} s it is tried to connect again (--reconnect-seconds)",
             lost.cause(),
             longest.as_secs()
@@ -115,9 +119,13 @@ impl PublishLoop<'_> {
         };
         self.progress.set_broker(BrokerState::Connected);
         self.progress.metrics.reconnects.inc();
+        let seconds = outage.lasted().as_secs_f64();
         tracing::info!(
-            "connected again after {:.1} s, to {}: {} messages without a confirm are published again",
-            outage.lasted().as_secs_f64(),
+            event = "connected_again",
+            url = session.at,
+            messages = self.window.unanswered(),
+            seconds,
+            "connected again after {seconds:.1} s, to {}: {} messages without a confirm are published again",
             session.at,
             self.window.unanswered()
         );

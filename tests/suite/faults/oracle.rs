@@ -143,7 +143,11 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
             && !known.may_repeat(&messages[at].1, &message)
         {
             let how = if earlier.is_some() { "repeats" } else { "has nothing new but metadata after" };
-            let what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
+            let mut what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
+            for turn in known.journal.turns(&message.name) {
+                let with = if turn.with_directory { ", with its directory" } else { "" };
+                let _ = write!(what, "\n  another file or none from {} to {}{with}", time(turn.begun), time(turn.over));
+            }
             verdict.repeated.push((message.name.clone(), what));
         }
         let Parsed { name, hash, size, times, id, .. } = &message;
@@ -210,13 +214,17 @@ pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
             && message.name == name
         {
             let Parsed { hash, size, times: [modified, changed], id, read, .. } = message;
-            let read = utc(read.div_euclid(1_000_000), read.rem_euclid(1_000_000) * 1_000);
             let _ = writeln!(
                 lines,
-                "  {number}: {}, {size} bytes, event {read}, mtime {modified}, ctime {changed}, id {id}",
-                &hash[..12]
+                "  {number}: {}, {size} bytes, event {}, mtime {modified}, ctime {changed}, id {id}",
+                &hash[..12],
+                time(read)
             );
         }
     }
     lines
+}
+
+fn time(micros: Micros) -> String {
+    utc(micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000) * 1_000)
 }
