@@ -73,16 +73,3 @@ pub fn stdout() -> &'static str {
         Reader::Listener => "keep its reader running",
     }
 }
-
-/// What to do if the broker refuses this user something.
-#[must_use]
-pub fn permissions() -> &'static str {
-    match reader() {
-        Reader::Operator | Reader::Publisher => {
-            "correct user, password and permissions (configure and write on the exchange `apollonia`)"
-        }
-        Reader::Listener => {
-            "correct user, password and permissions (read on the exchange `apollonia`; configure, write and read on queues amq.*)"
-        }
-    }
-}

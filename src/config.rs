@@ -137,6 +137,7 @@ impl PipelineSettings {
                 routing_key: settings.route.routing_key.clone(),
                 window: settings.confirm_window as usize,
                 unroutable: settings.unroutable,
+                reconnect: Duration::from_secs(settings.reconnect_seconds.into()),
                 publishers: Vec::new(),
             },
         })
@@ -156,6 +157,8 @@ pub struct PublishSettings {
     pub window: usize,
     /// What to do with a message that no queue is bound for.
     pub unroutable: Unroutable,
+    /// How long it is tried to connect again when the connection is lost; zero: not at all.
+    pub reconnect: Duration,
     /// The fences that this publisher holds at the broker while it publishes, one a data directory. `watch` fills them in,
     /// because they are named after the opened directories.
     pub publishers: Vec<Publisher>,

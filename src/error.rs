@@ -168,7 +168,7 @@ impl Error {
             Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
-            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read"),
+            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
         }
     }
 

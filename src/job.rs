@@ -210,6 +210,13 @@ impl Outgoing {
         let Self { job, version, racy, linked, digests, .. } = self;
         Report { job, outcome: Outcome::Confirmed { version, racy, linked, digests } }
     }
+
+    /// The job's report, once the broker has refused the message for its size, in these words.
+    #[must_use]
+    pub fn too_large(self, answer: &Arc<str>) -> Report {
+        let bytes = self.body.len();
+        Report { job: self.job, outcome: Outcome::Unread(Unread::TooLarge { bytes, answer: Arc::clone(answer) }) }
+    }
 }
 
 /// The end of a job: each job that was dispatched has exactly one report.

@@ -94,6 +94,7 @@ pub struct FileLines {
     refused: Repeats,
     unwatched: Repeats,
     wanting: Repeats,
+    too_large: Repeats,
 }
 
 impl FileLines {
@@ -115,6 +116,7 @@ impl FileLines {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
             unwatched: repeats("directories that cannot be entered"),
+            too_large: repeats("files whose messages the broker refuses for their size"),
             // All these files wait for the same thing, so one line is enough.
             wanting: Repeats { bound: 1, ..repeats("files that wait for descriptors or memory") },
         }
@@ -158,6 +160,16 @@ impl FileLines {
                 let (path, error) = (path(), os_message(cause));
                 tracing::warn!(event = "unreadable", path = &*path, error, "{path:?} cannot be read: {error}");
             }
+            Unread::TooLarge { bytes, answer } if self.too_large.admits(now) => {
+                let path = path();
+                tracing::warn!(
+                    event = "too_large",
+                    path = &*path,
+                    bytes,
+                    error = &**answer,
+                    "{path:?} has no message, because the broker refuses its {bytes} bytes ({answer}); raise max_message_size in the broker's rabbitmq.conf, or give shorter names to it and its neighbors, and publish it again by a start or a scan"
+                );
+            }
             _ => Self::unread_in_detail(cause, &path),
         }
     }
@@ -185,6 +197,13 @@ impl FileLines {
                 let error = os_message(cause);
                 tracing::debug!(event = "unreadable", path = path(), error, "cannot be read: {error}");
             }
+            Unread::TooLarge { bytes, answer } => tracing::debug!(
+                event = "too_large",
+                path = path(),
+                bytes,
+                error = &**answer,
+                "the broker refuses its message of {bytes} bytes: {answer}"
+            ),
         }
     }
 
@@ -210,9 +229,14 @@ impl FileLines {
         tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} still cannot be read: {error}");
     }
 
+    fn all_kinds(&mut self) -> [&mut Repeats; 5] {
+        let Self { failed, refused, unwatched, wanting, too_large } = self;
+        [failed, refused, unwatched, wanting, too_large]
+    }
+
     /// Logs how many lines were held back, for each kind whose minute is over.
     pub fn report_held_back(&mut self, now: Instant) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             if repeats.is_over(now) {
                 repeats.report();
             }
@@ -221,7 +245,7 @@ impl FileLines {
 
     /// Logs how many lines were held back, for each kind, at the end.
     pub fn report_all_held_back(&mut self) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             repeats.report();
         }
     }

@@ -122,9 +122,10 @@ impl Progress {
     #[must_use]
     pub fn stages(&self) -> [Stage; 4] {
         let publish = match self.broker() {
-            // A blocked broker has asked the publisher to wait, so the publisher is not stalled.
-            BrokerState::Blocked => Duration::ZERO,
-            _ => self.publish.stalled(),
+            // A blocked broker has asked the publisher to wait, so the publisher is not stalled. It is not while it connects
+            // again either, for a limited time, because a restart would mend nothing.
+            BrokerState::Blocked | BrokerState::Disconnected => Duration::ZERO,
+            BrokerState::Connected | BrokerState::Unused => self.publish.stalled(),
         };
         let volumes = self.volumes().iter();
         let read = Stage {
@@ -273,7 +274,7 @@ pub enum Phase {
 pub enum BrokerState {
     /// The output is another one.
     Unused,
-    /// There is no connection yet, or no more.
+    /// There is no connection yet, or it was lost.
     Disconnected,
     /// The broker takes messages.
     Connected,
@@ -394,12 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_broker_is_no_stall() {
+    fn a_broker_that_is_blocked_or_away_is_no_stall() {
         let progress = Progress::default();
         progress.publish.add(1);
-        progress.set_broker(BrokerState::Blocked);
-        age(&progress.publish, 60_000);
-        assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()));
+        for state in [BrokerState::Blocked, BrokerState::Disconnected] {
+            progress.set_broker(state);
+            age(&progress.publish, 60_000);
+            assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()), "{state:?}");
+        }
         progress.set_broker(BrokerState::Connected);
         age(&progress.publish, 60_000);
         assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);

@@ -117,6 +117,10 @@ pub struct Settings {
     /// one is bound, count it as done and warn, or fail
     #[arg(help_heading = PUBLISHING, long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Wait)]
     pub unroutable: Unroutable,
+    /// When the connection to the broker is lost: end with an error at once (0), or go on watching and try for so long to
+    /// connect again. What was not confirmed is published again then
+    #[arg(help_heading = PUBLISHING, long, env = "INGESTOR_RECONNECT_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
+    pub reconnect_seconds: u32,
     /// Unix socket of the service that answers HTTP GET /health, /ready and /metrics, mode 0600 [default:
     /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
     #[arg(help_heading = SERVICE, long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]

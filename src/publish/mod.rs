@@ -1,5 +1,6 @@
 //! The output: messages go to the broker, to standard output or nowhere, and a report of each job goes back to its source.
 
+mod backoff;
 mod confirms;
 mod connect;
 pub mod errors;
@@ -8,6 +9,8 @@ pub mod fence;
 mod frame;
 pub mod local;
 pub mod look;
+mod outage;
+mod refusal;
 mod returned;
 pub mod session;
 mod window;

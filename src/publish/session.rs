@@ -60,13 +60,25 @@ impl Session {
         Ok(Self { connection, channel, at, fence: Fence::default() })
     }
 
-    /// Keeps the fences that were taken ([`Session::supersede`]), whatever becomes of the channel of the messages.
+    /// Makes the channel one to publish on: takes the fence of each publisher, and asks for confirms.
+    ///
+    /// # Errors
+    /// [`Error::Broker`], also when another connection still holds a fence after a minute, or at `until`.
+    pub async fn begin_publishing(&mut self, publishers: &[Publisher], until: Option<Instant>) -> Result<(), Error> {
+        for publisher in publishers {
+            self.supersede(publisher, until).await?;
+        }
+        self.fence = Fence::hold(&self.connection, &self.at, publishers).await?;
+        self.confirm_publishes().await
+    }
+
+    /// Opens another channel to publish on, in place of one that the broker has closed. The fences have a channel of their own.
     ///
     /// # Errors
     /// [`Error::Broker`].
-    pub async fn hold_fences(&mut self, publishers: &[Publisher]) -> Result<(), Error> {
-        self.fence = Fence::hold(&self.connection, &self.at, publishers).await?;
-        Ok(())
+    pub async fn reopen(&mut self) -> Result<(), Error> {
+        self.reopen_channel().await?;
+        self.confirm_publishes().await
     }
 
     /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
@@ -77,10 +89,11 @@ impl Session {
     /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
     ///
     /// # Errors
-    /// [`Error::Broker`], also when the other connection does not end within a minute.
-    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
+    /// [`Error::Broker`], also when the other connection does not end within a minute, or by `until`.
+    async fn supersede(&mut self, publisher: &Publisher, until: Option<Instant>) -> Result<(), Error> {
         let Publisher { name, directory } = publisher;
-        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
+        let began = Instant::now();
+        let deadline = until.unwrap_or(began + SUPERSEDE_TIMEOUT).min(began + SUPERSEDE_TIMEOUT);
         let mut warned = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -99,7 +112,7 @@ impl Session {
                     self.reopen_channel().await?;
                     tokio::time::sleep(SUPERSEDE_PAUSE).await;
                 }
-                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher)),
+                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher, began.elapsed())),
                 Some(AMQPSoftError::ACCESSREFUSED) => {
                     tracing::warn!(
                         event = "no_fence",
@@ -118,22 +131,19 @@ impl Session {
         Ok(())
     }
 
-    fn still_held(&self, Publisher { name, directory }: &Publisher) -> Error {
+    fn still_held(&self, Publisher { name, directory }: &Publisher, waited: Duration) -> Error {
         Error::Broker {
             url: self.at.clone(),
             cause: format!(
                 "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
-                SUPERSEDE_TIMEOUT.as_secs()
+                waited.as_secs()
             ),
             next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
         }
     }
 
     /// Asks for publisher confirms on this channel.
-    ///
-    /// # Errors
-    /// [`Error::Broker`].
-    pub async fn confirm_publishes(&self) -> Result<(), Error> {
+    async fn confirm_publishes(&self) -> Result<(), Error> {
         answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 

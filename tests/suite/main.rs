@@ -48,6 +48,7 @@ mod outputs; // what was published nowhere is not confirmed
 mod overflow; // an overflow of the kernel's queue loses nothing
 mod process_limits; // few descriptors, threads, or locked memory
 mod read_engines; // io_uring and blocking reads give equal results
+mod reconnects; // the broker goes away and comes back
 mod recursive; // `--recursive`: files in old and new directories
 mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
@@ -61,5 +62,6 @@ mod stopping; // signals, and the loss of the data directory
 mod terminals; // colors, and the width of the progress bar
 mod tls; // trusted authorities, client certificates
 mod tls_refusals; // certificates and files that are refused
+mod too_large_messages; // a message that the broker refuses for its size
 mod unroutable; // messages that no queue takes
 mod watchdog; // a stage without progress is not fed to the watchdog

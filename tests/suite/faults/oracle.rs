@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::journal::{Journal, Turn};
 use super::record::Entry;
-use super::repeats::{Confirms, Excuses, Micros, parse};
+use super::repeats::{Confirms, Excuses, Losses, Micros, parse};
 use crate::support::files::utc;
 use crate::support::message::FIELDS;
 
@@ -105,6 +105,7 @@ pub struct Known<'a> {
     pub journal: &'a Journal,
     pub excuses: &'a Excuses,
     pub confirms: Confirms,
+    pub losses: Losses,
     /// Whether the service has leases, without which half a file may be published before the whole.
     pub leases: bool,
     /// How long the file system's clock stands still.
@@ -198,7 +199,10 @@ impl Known<'_> {
         // After a crash a row may be stale, so the service does not trust it for a file that differs in ctime alone:
         // that file could have been moved away, and another published in its place.
         let row_since = confirmed.filter(|_| first.id == second.id);
-        came_back || self.excuses.allow([first.read, second.read], row_since)
+        // The very message is published again where its confirm did not come.
+        let same = first.id == second.id && first.read == second.read;
+        let lost = || self.losses.repeat(&first.name, first.size, first.read, &self.confirms);
+        came_back || same && lost() || self.excuses.allow([first.read, second.read], row_since)
     }
 }
 

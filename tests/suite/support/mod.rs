@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod control;
 pub mod files;
 pub mod ledger;
+pub mod link;
 pub mod message;
 pub mod namespaces;
 pub mod queue;
