@@ -33,8 +33,9 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: errors, standard error.
+// Ground: what may be shown of a text, errors, standard error.
 pub mod error;
+mod shown;
 mod terminal;
 
 // Files and digests.

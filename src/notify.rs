@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::health::{Status, assess};
 use crate::metrics::Totals;
 use crate::progress::Progress;
+use crate::shown::line;
 
 /// The interval of the status line where no watchdog asks for a shorter one.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
@@ -70,7 +71,8 @@ impl StatusLine {
         if status == Status::Unhealthy && !self.0.starts_with("unhealthy") {
             tracing::error!("{summary}; what it waits for is at fault, or is slower than --stall-seconds");
         }
-        notify(&[NotifyState::Status(&summary)]);
+        // A notification is of lines: a newline in a name must not begin one (sd_notify(3)).
+        notify(&[NotifyState::Status(&line(&summary))]);
         self.0 = summary;
     }
 }

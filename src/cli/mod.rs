@@ -2,7 +2,8 @@
 
 mod lists;
 
-use std::ffi::OsString;
+use std::any::TypeId;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -15,6 +16,7 @@ use lists::Given;
 
 use crate::error::Error;
 use crate::filter::{PARTIAL, shown};
+use crate::shown::without_secrets;
 
 /// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
@@ -30,6 +32,9 @@ pub const STALL_SECONDS_MIN: i64 = 15;
 
 /// The longest stall time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
+
+/// The connection string where none is set.
+pub const AMQP_URL_DEFAULT: &str = "amqp://guest:guest@localhost:5672/";
 
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
@@ -215,16 +220,29 @@ impl fmt::Debug for ConnectionString {
 #[derive(Debug, Clone, Args)]
 pub struct AmqpSettings {
     /// The broker; amqps:// is TLS, and several hosts of a cluster (host1:5672,host2) are tried in order
+    /// [default: amqp://guest:guest@localhost:5672/]
+    #[arg(id = "amqp_url", long = "amqp-url", env = "AMQP_CONNECTION_STRING", global = true, value_name = "URL")]
+    pub url: Option<ConnectionString>,
+    /// A file that holds the connection string, instead of --amqp-url, which others on this host can see
+    /// [default: $CREDENTIALS_DIRECTORY/amqp-url where that exists]
     #[arg(
-        id = "amqp_url",
-        long = "amqp-url",
-        env = "AMQP_CONNECTION_STRING",
-        hide_env_values = true,
+        id = "amqp_url_file",
+        long = "amqp-url-file",
+        env = "AMQP_CONNECTION_STRING_FILE",
         global = true,
-        value_name = "URL",
-        default_value = "amqp://guest:guest@localhost:5672/"
+        value_name = "FILE"
     )]
-    pub url: ConnectionString,
+    pub url_file: Option<PathBuf>,
+    /// A file that holds the password alone, as it is; the connection string then has none
+    /// [default: $CREDENTIALS_DIRECTORY/amqp-password where that exists]
+    #[arg(
+        id = "amqp_password_file",
+        long = "amqp-password-file",
+        env = "AMQP_PASSWORD_FILE",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub password_file: Option<PathBuf>,
     /// Seconds between heartbeats at most: a broker that says nothing for two of them is lost. Wins over `?heartbeat=` in
     /// the URL; the broker may ask for less [default: the URL's, else 10]
     #[arg(
@@ -339,7 +357,7 @@ pub fn parse() -> Result<Option<Cli>, Error> {
 }
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
-    let command = without_empty_variables(Cli::command());
+    let command = without_empty_variables(without_values(Cli::command()));
     let args: Vec<OsString> = args.into_iter().collect();
     let read = command.clone().try_get_matches_from(&args);
     match read.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
@@ -364,6 +382,11 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
 fn partial_help() -> String {
     let names: Vec<String> = PARTIAL.iter().map(|(pattern, writer)| format!("{} ({writer})", shown(pattern))).collect();
     format!("Publish no file under a name that writers use until it is complete: {}", names.join(", "))
+}
+
+/// Keeps the values of variables out of the help: what it shows is the same in every environment, and no secret.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true))
 }
 
 /// Makes an empty variable count as unset, because clap has no setting for that.
@@ -391,10 +414,30 @@ fn one_line(error: &clap::Error, command: &clap::Command) -> String {
         };
         return format!("{flag}{variable}: {value:?} cannot be used: {cause}");
     }
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(variable) = variables(command).find(|name| std::env::var_os(name).is_some_and(not_utf8))
+    {
+        return format!("{}: it is not UTF-8", variable.to_string_lossy());
+    }
+    // A password may hold newlines, so it is masked before the lines are joined.
     let rendered = error.to_string();
+    let rendered = without_secrets(&rendered);
     let first: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
     let line = first.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// The variables whose values have to be text: of all but paths and globs.
+fn variables(command: &clap::Command) -> impl Iterator<Item = &OsStr> {
+    let of_text = |arg: &&clap::Arg| {
+        let value = arg.get_value_parser().type_id();
+        value != TypeId::of::<PathBuf>() && value != TypeId::of::<OsString>()
+    };
+    command.get_arguments().filter(of_text).filter_map(clap::Arg::get_env)
+}
+
+fn not_utf8(value: OsString) -> bool {
+    value.into_string().is_err()
 }
 
 #[cfg(test)]

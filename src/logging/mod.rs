@@ -1,5 +1,7 @@
 //! Log lines on standard error, as text or JSON, and the lines about single files with their rate limit.
 
+mod format;
+
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,10 +12,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use format::{JsonLines, TextFields};
+
 use crate::cli::{LogFormat, LogLevel, Settings};
 use crate::error::Error;
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
+use crate::shown::line;
 use crate::terminal::AroundTheBar;
 
 /// Whether logging has started; before that a failure is printed plainly.
@@ -27,8 +32,11 @@ pub fn start(settings: &Settings) {
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
     let layer = match settings.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).fmt_fields(TextFields).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines.map_event_format(JsonLines).boxed()
+        }
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
         STARTED.store(true, Ordering::Relaxed);
@@ -50,7 +58,7 @@ pub fn failure(error: &Error) {
     if STARTED.load(Ordering::Relaxed) {
         tracing::error!("{error}");
     } else {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", line(error));
     }
 }
 

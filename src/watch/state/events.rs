@@ -187,7 +187,7 @@ impl State {
         if self.filter.admits(&node.directory.below(name)) {
             return self.put(Source::Event, id, name, change, seen_at, now);
         }
-        tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+        tracing::debug!(path = &*String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
         self.follow(Source::Event, id, name, seen_at, now);
         // The file is not read by this name, and may be read by another that it has.
         if let Ok(Some(stat)) = self.look(id, name)
