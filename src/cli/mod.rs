@@ -1,22 +1,22 @@
 //! The command line: every flag and variable with its default and its help.
 
 mod lists;
+mod refusal;
 
-use std::any::TypeId;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lists::Given;
+use refusal::one_line;
 
 use crate::error::Error;
 use crate::filter::{PARTIAL, shown};
-use crate::shown::without_secrets;
 
 /// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
@@ -171,7 +171,8 @@ pub struct Settings {
     #[arg(long, env = "INGESTOR_UNROUTABLE", global = true, value_enum, default_value_t = Unroutable::Wait)]
     pub unroutable: Unroutable,
     /// Unix socket of the service that answers HTTP GET /health, /ready and /metrics, mode 0600 [default:
-    /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
+    /// $RUNTIME_DIRECTORY/ingestor.sock, else $XDG_RUNTIME_DIR/apollonia-ingestor.sock, else
+    /// /tmp/apollonia-ingestor-UID.sock; `health` looks at /run/apollonia-ingestor/ingestor.sock first]
     #[arg(long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
     /// Answer the same requests over TCP, at this ADDRESS:PORT [default: no network port is opened]
@@ -395,49 +396,6 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         if empty { arg.env(None::<&'static str>) } else { arg }
     })
-}
-
-/// An error of clap, which has several lines, in one, with the variable's name beside the flag's.
-fn one_line(error: &clap::Error, command: &clap::Command) -> String {
-    let context = |kind| error.get(kind).map(ToString::to_string);
-    if let (Some(arg), Some(value)) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
-        let flag = arg.split([' ', '=', '[']).next().unwrap_or(&arg).to_owned();
-        let variable = command
-            .get_arguments()
-            .find(|known| known.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long)))
-            .and_then(|known| known.get_env())
-            .map_or_else(String::new, |variable| format!(" ({})", variable.to_string_lossy()));
-        let cause = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
-            (Some(cause), _) => cause.to_string(),
-            (None, Some(valid)) => format!("it must be one of {valid}"),
-            (None, None) => "it takes another value".to_owned(),
-        };
-        return format!("{flag}{variable}: {value:?} cannot be used: {cause}");
-    }
-    if error.kind() == ErrorKind::InvalidUtf8
-        && let Some(variable) = variables(command).find(|name| std::env::var_os(name).is_some_and(not_utf8))
-    {
-        return format!("{}: it is not UTF-8", variable.to_string_lossy());
-    }
-    // A password may hold newlines, so it is masked before the lines are joined.
-    let rendered = error.to_string();
-    let rendered = without_secrets(&rendered);
-    let first: Vec<&str> = rendered.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let line = first.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
-}
-
-/// The variables whose values have to be text: of all but paths and globs.
-fn variables(command: &clap::Command) -> impl Iterator<Item = &OsStr> {
-    let of_text = |arg: &&clap::Arg| {
-        let value = arg.get_value_parser().type_id();
-        value != TypeId::of::<PathBuf>() && value != TypeId::of::<OsString>()
-    };
-    command.get_arguments().filter(of_text).filter_map(clap::Arg::get_env)
-}
-
-fn not_utf8(value: OsString) -> bool {
-    value.into_string().is_err()
 }
 
 #[cfg(test)]
