@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_with_its_path_and_without_its_content() {
-        let large = [b's'; 70_000];
+        let large = vec![b's'; 70_000];
         let files = Files::new(&[
             ("empty", b"\n"),
             ("binary", b"s3cret\xff"),

@@ -125,7 +125,14 @@ mod tests {
     fn passwords_of_other_urls_are_masked_and_other_text_is_not() {
         let shown = |text| replace(text, &[]).into_owned();
         assert_eq!(shown("\"!amqp://u:p\" (amqps://u:p@h,i/v)"), "\"!amqp://u:***\" (amqps://u:***@h,i/v)");
-        for plain in ["watching \"/srv/a:b@c\"", "write amqp://USER:PASSWORD@HOST:PORT/VHOST", "http://h:1/x@y", "://", "a :// b", "12:30 @ home"] {
+        for plain in [
+            "watching \"/srv/a:b@c\"",
+            "write amqp://USER:PASSWORD@HOST:PORT/VHOST",
+            "http://h:1/x@y",
+            "://",
+            "a :// b",
+            "12:30 @ home",
+        ] {
             assert_eq!(shown(plain), plain);
         }
         assert!(replacements(["watch", "--workers=3", "/srv/drop", ""].map(OsString::from)).is_empty());
