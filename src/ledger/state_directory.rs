@@ -119,3 +119,22 @@ fn identity(directory: &Path) -> io::Result<String> {
     let status = fs::metadata(directory.join(FILE))?;
     Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_for_this_user_alone_and_an_old_one_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("not/there");
+        let mode = || fs::metadata(&state).unwrap().permissions().mode() & 0o777;
+        drop(lock(&state).unwrap());
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(lock(&state).unwrap());
+        assert_eq!(mode(), 0o750);
+    }
+}
