@@ -11,6 +11,7 @@ mod broker_failures; // a closed connection, an alarm, a refused message, a dead
 mod broker_hangs; // a broker that no longer answers
 mod cluster_urls; // several hosts in the connection string
 mod command_line; // settings, help and outputs that need no broker
+mod control_socket_owner; // whose control socket is asked, and where it is when the place is taken
 mod deploy; // the dashboard and the alerts query metrics that exist
 mod directory_renames; // directories moved in, renamed and exchanged
 mod doctor; // each problem is reported with its cure, and nothing is changed
@@ -32,6 +33,8 @@ mod ledger_rows; // rows go with their files, and no sooner
 mod ledger_upgrade; // a ledger of an earlier version
 mod links; // hard links, and symbolic links inside and outside
 mod live_files_first; // new files are published before a catch-up's
+mod log_lines; // each event is one line, whatever the names are
+mod masked_passwords; // no line shows a password, wherever it was given
 mod memory; // memory stays bounded however many files wait
 mod message_fields; // the ten fields of a message
 mod message_schema; // the JSON schema in `deploy/`
@@ -46,6 +49,7 @@ mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
 mod scan_and_listen; // the commands `scan` and `listen`
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
+mod secret_files; // the connection string and its password from files
 mod several_directories; // several data directories in one service
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger
