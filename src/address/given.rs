@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Parts;
+use super::parts::{NEXT, Parts};
 use crate::cli::{AMQP_URL_DEFAULT, AmqpSettings};
 use crate::error::{Error, os_message};
 
@@ -39,7 +39,7 @@ impl Given {
 
     /// The refusal of what the file holds, which does not show it: another secret may be in it by mistake.
     pub(super) fn refusal(file: &Path, cause: &str) -> Error {
-        unusable(URL_FILE, file, &format!("its connection string is of no use: {cause}"), super::NEXT)
+        unusable(URL_FILE, file, &format!("its connection string is of no use: {cause}"), NEXT)
     }
 }
 

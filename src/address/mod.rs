@@ -4,6 +4,7 @@
 //! show the masked text alone, so no log line and no error can leak a secret by accident.
 
 mod given;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use given::Given;
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use parts::{NEXT, Parts};
 use rustls::ClientConfig;
 
 use crate::cli::{AmqpSettings, Output};
@@ -25,9 +27,6 @@ const HEARTBEAT_SECONDS: u16 = 10;
 
 /// More hosts than a cluster has nodes are a mistake, and each that does not answer delays the start by ten seconds.
 const HOSTS_MAX: usize = 16;
-
-/// The next step where a connection string cannot be used.
-const NEXT: &str = "write amqp://USER:PASSWORD@HOST:PORT/VHOST";
 
 /// A value of the connection string that holds secrets, and the text that may be shown of it.
 #[derive(Clone)]
@@ -198,40 +197,6 @@ impl Broker {
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.addresses.fmt(f)
-    }
-}
-
-/// A connection string, divided.
-struct Parts<'a> {
-    /// Up to `://`.
-    scheme: &'a str,
-    /// User and password, without the `@` behind them.
-    login: Option<&'a str>,
-    hosts: Vec<&'a str>,
-    /// Virtual host and query.
-    rest: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn of(typed: &'a str) -> Self {
-        let (scheme, behind) = typed.split_at(typed.find("://").map_or(0, |at| at + 3));
-        let (authority, rest) = behind.split_at(behind.find(['/', '?', '#']).unwrap_or(behind.len()));
-        let (login, hosts) = match authority.rsplit_once('@') {
-            Some((login, hosts)) => (Some(login), hosts),
-            None => (None, authority),
-        };
-        Self { scheme, login, hosts: hosts.split(',').collect(), rest }
-    }
-
-    /// User and password, where there is one of them.
-    fn login(&self) -> Option<(&'a str, &'a str)> {
-        self.login.map(|login| login.split_once(':').unwrap_or((login, "")))
-    }
-
-    /// The connection string with this host alone.
-    fn with_host(&self, host: &str) -> String {
-        let (login, at) = self.login.map_or(("", ""), |login| (login, "@"));
-        format!("{}{login}{at}{host}{}", self.scheme, self.rest)
     }
 }
 
