@@ -29,8 +29,8 @@ pub fn mask(typed: &str) -> String {
 pub fn mask_stray(text: &str) -> Option<String> {
     // A `/` before the first `:` is a list of directories rather than a user.
     let login = || text.split_once(':').is_some_and(|(user, rest)| !user.contains('/') && rest.contains('@'));
-    let named = || text.trim_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("amqp"));
-    if !(text.contains("://") || login() || named() && text.contains(':')) {
+    let named = || ["amqp:", "amqps:"].iter().any(|scheme| text.to_ascii_lowercase().contains(scheme));
+    if !(text.contains("://") || login() || named()) {
         return None;
     }
     Some(mask(text)).filter(|masked| masked != text)
@@ -131,6 +131,7 @@ mod tests {
             ("!amqp://u:p@h/", "!amqp://u:***@h/"),
             ("u:p@h", "u:***@h"),
             ("amqp:u:p", "amqp:***"),
+            ("--amqp-urlamqp:u:p", "--amqp-urlamqp:***"),
             ("AMQP:/u:p@h", "AMQP:***@h"),
         ] {
             assert_eq!(mask_stray(typed).as_deref(), Some(masked));

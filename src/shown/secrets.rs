@@ -73,7 +73,9 @@ fn mask_urls(text: &str) -> String {
     while rest.contains("://") {
         let (scheme, after) = rest.split_at(authority(rest));
         let end = after.find(|each: char| each.is_whitespace() || "\"'`/?#\\".contains(each)).unwrap_or(after.len());
-        let (login, behind) = after.split_at(end);
+        // What ends a sentence or a part of it is none of the URL's.
+        let login = after[..end].trim_end_matches([':', ';', ',', '.', ')']);
+        let behind = &after[login.len()..];
         shown.push_str(scheme);
         if login.starts_with("USER:PASSWORD@") {
             shown.push_str(login); // the advice of an error
