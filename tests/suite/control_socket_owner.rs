@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::process::Signal;
@@ -15,6 +16,9 @@ use crate::support::{is_root, skip};
 
 /// Where the systemd unit has its socket.
 const UNIT: &str = "/run/apollonia-ingestor";
+
+/// Held by the tests that look there, since it is one for the whole machine.
+static UNIT_PLACE: Mutex<()> = Mutex::new(());
 
 /// A command whose default place is in this directory.
 fn at_default(command: &str, data: &Path, runtime: &Path) -> Setup {
@@ -144,6 +148,7 @@ fn the_users_runtime_directory_comes_before_tmp() {
     let socket = runtime.join("apollonia-ingestor.sock");
     assert_eq!(fs::symlink_metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(get(&socket, "/ready").0, 200);
+    let _held = UNIT_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     if !Path::new(UNIT).exists() {
         set("health").run().expect_code(0);
     }
@@ -184,6 +189,7 @@ impl Drop for UnitDirectory {
 /// Root asks the service of the unit, which has a user of its own.
 #[test]
 fn health_finds_the_service_of_the_unit() {
+    let _held = UNIT_PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     if !is_root() || fs::create_dir(UNIT).is_err() {
         return skip("only root can make the unit's directory, where there is none");
     }

@@ -49,13 +49,13 @@ fn all_commands_log_in_with_what_the_files_hold() {
         ("amqp-password", b"guest\n"),
         ("wrong", b"hunter2 @:/%\n"),
     ]);
-    for command in ["watch", "scan", "listen", "doctor"] {
-        let ended = secrets
-            .command(command)
-            .env("AMQP_CONNECTION_STRING", &without_password)
-            .env(PASSWORD_FILE, secrets.file("wrong"))
-            .run()
-            .expect_code(1);
+    // All at once, because the broker takes its time to refuse a login.
+    let with_wrong_password = ["watch", "scan", "listen", "doctor"].map(|command| {
+        let setup = secrets.command(command).env("AMQP_CONNECTION_STRING", &without_password);
+        (command, setup.env(PASSWORD_FILE, secrets.file("wrong")).spawn())
+    });
+    for (command, service) in with_wrong_password {
+        let ended = service.wait_exit().expect_code(1);
         let all = ended.stdout + &ended.stderr;
         assert!(all.contains("correct user, password") && !all.contains("hunter2"), "{command}: {all}");
     }
