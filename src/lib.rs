@@ -33,9 +33,10 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: errors, standard error.
+// Ground: what may be shown of a text, advice, errors, standard error.
 mod advice;
 pub mod error;
+mod shown;
 mod terminal;
 
 // Files, digests, and the way of a message at the broker.

@@ -10,6 +10,7 @@ use crate::error::os_message;
 use crate::health::{Status, assess};
 use crate::metrics::Totals;
 use crate::progress::{Phase, Progress, StartCounts};
+use crate::shown::line;
 
 /// The interval of the status line where no watchdog asks for a shorter one, and of the lines of a long start.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -81,7 +82,8 @@ impl StatusLine {
                 "{summary}; what it waits for is at fault, or is slower than --stall-seconds"
             );
         }
-        notify(&[NotifyState::Status(&summary)]);
+        // A notification is of lines: a newline in a name must not begin one (sd_notify(3)).
+        notify(&[NotifyState::Status(&line(&summary))]);
         self.0 = summary;
     }
 }

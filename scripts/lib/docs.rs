@@ -26,6 +26,9 @@ A failure is one line on standard error: what, why, and what to do.
 \fI/etc/apollonia\-ingestor.env\fR
 Settings as variables, read by the systemd unit of the package.
 .TP
+\fI/etc/credstore/apollonia\-ingestor.amqp\-password\fR, \fIapollonia\-ingestor.amqp\-url\fR
+The broker's password, or the whole connection string, as credentials of the systemd unit.
+.TP
 \fI/var/lib/apollonia\-ingestor\fR
 The ledger of confirmed file versions, where the systemd unit keeps it.
 .TP

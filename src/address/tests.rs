@@ -42,19 +42,6 @@ fn a_password_is_never_shown() {
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
     }
-    assert_eq!(mask("amqp://u:p@h:1/v"), "amqp://u:***@h:1/v");
-    assert_eq!(mask("amqp://u:p@h:1,i,[::1]:2/v"), "amqp://u:***@h:1,i,[::1]:2/v");
-    for typed in [
-        "amqp://h:5672/v",
-        "amqp://[::1]",
-        "amqp://[::1]:5672/",
-        "amqp://h",
-        "amqp://h:1,i,[::1]:2/v",
-        "amqp://h:5672?heartbeat=5",
-        "amqp://h/v:w",
-    ] {
-        assert_eq!(mask(typed), typed);
-    }
 }
 
 #[test]

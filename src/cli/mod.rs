@@ -18,8 +18,8 @@ use clap::{ArgMatches, ColorChoice, CommandFactory, FromArgMatches, Parser, Subc
 use lists::Given;
 pub use route::{DEFAULT_EXCHANGE, RouteSettings};
 pub use settings::{
-    AmqpSettings, CONFIRM_WINDOW_MAX, ConnectionString, SETTLE_MS_MAX, STALL_SECONDS_MAX, STALL_SECONDS_MIN, Settings,
-    WORKERS_MAX,
+    AMQP_URL_DEFAULT, AmqpSettings, CONFIRM_WINDOW_MAX, ConnectionString, SETTLE_MS_MAX, STALL_SECONDS_MAX,
+    STALL_SECONDS_MIN, Settings, WORKERS_MAX,
 };
 pub use values::{CatchUp, LogFormat, LogLevel, Output, ReadEngine, Shell, Unroutable};
 pub use variables::UnknownVariable;
@@ -110,7 +110,7 @@ pub fn parse() -> Result<Option<Cli>, Error> {
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
     let args: Vec<OsString> = args.into_iter().collect();
     let colors = if terminal::colors(&std::io::stdout()) { ColorChoice::Auto } else { ColorChoice::Never };
-    let definition = groups::hide_unused(without_empty_variables(Cli::command())).color(colors);
+    let definition = groups::hide_unused(without_empty_variables(without_values(Cli::command()))).color(colors);
     let definition = groups::without_unused_variables(definition, asked(&args).as_deref());
     let read = definition.clone().try_get_matches_from(&args);
     match read.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
@@ -146,6 +146,11 @@ fn refuse_both(command: &Command, matches: &ArgMatches) -> Result<(), Error> {
     }
     let cause = format!("--data-dir: {:?} is named beside it", dirs[0]);
     Err(Error::usage(cause, "name all directories behind the command, or each by --data-dir"))
+}
+
+/// Keeps the values of variables out of the help: what it shows is the same in every environment, and no secret.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true))
 }
 
 /// Makes an empty variable count as unset, because clap has no setting for that.

@@ -30,6 +30,9 @@ pub const STALL_SECONDS_MIN: i64 = 15;
 /// The longest stall time, one day.
 pub const STALL_SECONDS_MAX: i64 = 86_400;
 
+/// The connection string where none is set.
+pub const AMQP_URL_DEFAULT: &str = "amqp://guest:guest@localhost:5672/";
+
 /// The settings, in groups. A flag wins over its variable; an empty variable counts as unset.
 #[derive(Debug, Args)]
 pub struct Settings {
@@ -122,7 +125,8 @@ pub struct Settings {
     #[arg(help_heading = PUBLISHING, long, env = "INGESTOR_RECONNECT_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
     pub reconnect_seconds: u32,
     /// Unix socket of the service that answers HTTP GET /health, /ready and /metrics, mode 0600 [default:
-    /// $RUNTIME_DIRECTORY/ingestor.sock, else /tmp/apollonia-ingestor-UID.sock]
+    /// $RUNTIME_DIRECTORY/ingestor.sock, else $XDG_RUNTIME_DIR/apollonia-ingestor.sock, else
+    /// /tmp/apollonia-ingestor-UID.sock; `health` looks at /run/apollonia-ingestor/ingestor.sock first]
     #[arg(help_heading = SERVICE, long, env = "INGESTOR_CONTROL_SOCKET", global = true, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
     /// Answer the same requests over TCP, at this ADDRESS:PORT [default: no network port is opened]
@@ -172,16 +176,29 @@ impl fmt::Debug for ConnectionString {
 #[command(next_help_heading = BROKER)]
 pub struct AmqpSettings {
     /// The broker; amqps:// is TLS, and several hosts of a cluster (host1:5672,host2) are tried in order
+    /// [default: amqp://guest:guest@localhost:5672/]
+    #[arg(id = "amqp_url", long = "amqp-url", env = "AMQP_CONNECTION_STRING", global = true, value_name = "URL")]
+    pub url: Option<ConnectionString>,
+    /// A file that holds the connection string, instead of --amqp-url, which others on this host can see
+    /// [default: $CREDENTIALS_DIRECTORY/amqp-url where that exists]
     #[arg(
-        id = "amqp_url",
-        long = "amqp-url",
-        env = "AMQP_CONNECTION_STRING",
-        hide_env_values = true,
+        id = "amqp_url_file",
+        long = "amqp-url-file",
+        env = "AMQP_CONNECTION_STRING_FILE",
         global = true,
-        value_name = "URL",
-        default_value = "amqp://guest:guest@localhost:5672/"
+        value_name = "FILE"
     )]
-    pub url: ConnectionString,
+    pub url_file: Option<PathBuf>,
+    /// A file that holds the password alone, as it is; the connection string then has none
+    /// [default: $CREDENTIALS_DIRECTORY/amqp-password where that exists]
+    #[arg(
+        id = "amqp_password_file",
+        long = "amqp-password-file",
+        env = "AMQP_PASSWORD_FILE",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub password_file: Option<PathBuf>,
     /// Seconds between heartbeats at most: a broker that says nothing for two of them is lost. Wins over `?heartbeat=` in
     /// the URL; the broker may ask for less [default: the URL's, else 10]
     #[arg(

@@ -173,6 +173,9 @@ fn an_empty_variable_counts_as_unset() {
     fs::write(data.join("file"), "content").unwrap();
     let variables = [
         "AMQP_CONNECTION_STRING",
+        "AMQP_CONNECTION_STRING_FILE",
+        "AMQP_PASSWORD_FILE",
+        "CREDENTIALS_DIRECTORY",
         "DATA_DIRECTORY",
         "LOG_LEVEL",
         "INGESTOR_LOG_FORMAT",

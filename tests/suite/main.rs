@@ -12,6 +12,7 @@ mod broker_hangs; // a broker that no longer answers
 mod broker_limits; // each limit and permission of the broker has a cure of its own
 mod cluster_urls; // several hosts in the connection string
 mod command_line; // settings, help and outputs that need no broker
+mod control_socket_owner; // whose control socket is asked, and where it is when the place is taken
 mod deploy; // the dashboard and the alerts query metrics that exist
 mod directory_renames; // directories moved in, renamed and exchanged
 mod doctor; // each problem is reported with its cure, and nothing is changed
@@ -38,11 +39,13 @@ mod links; // hard links, and symbolic links inside and outside
 mod live_files_first; // new files are published before a catch-up's
 mod log_lines; // events and fields of log lines, no words of Rust's own
 mod long_starts; // a long start counts, in the log and to the service manager
+mod masked_passwords; // no line shows a password, wherever it was given
 mod memory; // memory stays bounded however many files wait
 mod message_fields; // the ten fields of a message
 mod message_schema; // the JSON schema in `deploy/`
 mod narrow_connections; // a broker that allows only short frames, or one channel
 mod neighbors; // at most ten files that belong together
+mod one_line_each; // each event is one line, whatever the names are
 mod other_names; // links and hard links of a file that is written by another name
 mod outputs; // what was published nowhere is not confirmed
 mod overflow; // an overflow of the kernel's queue loses nothing
@@ -55,6 +58,7 @@ mod rights_that_come_later; // files and directories that may not be read yet
 mod routing; // the exchange, its type, and the routing key of each file
 mod scan_and_listen; // the commands `scan` and `listen`
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
+mod secret_files; // the connection string and its password from files
 mod several_directories; // several data directories in one service
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger

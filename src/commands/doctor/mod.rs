@@ -22,6 +22,7 @@ use crate::config;
 use crate::error::Error;
 use crate::files::root::raise_lease_capability;
 use crate::filter::Filter;
+use crate::shown::{json_line, line};
 
 #[derive(Serialize)]
 struct Findings {
@@ -46,10 +47,11 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     let text = if json {
         let mut object = simd_json::to_string(&Findings { status, version: env!("CARGO_PKG_VERSION"), checks })
             .map_err(|error| Error::Internal(format!("the findings cannot be written: {error}")))?;
+        object = json_line(&object);
         object.push('\n');
         object
     } else {
-        checks.iter().map(|check| format!("{check}\n")).collect()
+        checks.iter().map(|check| line(check) + "\n").collect()
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)?;
     if failed > 0 { Err(Error::Unfit { failed, total }) } else { Ok(()) }

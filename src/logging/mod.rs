@@ -1,5 +1,7 @@
 //! Log lines on standard error, as text or JSON, and the lines about single files with their rate limit.
 
+mod format;
+
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,11 +12,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use format::{JsonLines, TextFields};
+
 use crate::advice;
 use crate::cli::{self, LogFormat, LogLevel, Settings, UnknownVariable};
 use crate::error::{Error, os_message};
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
+use crate::shown::line;
 use crate::terminal::{self, AroundTheBar};
 
 /// Whether logging has started; before that a failure is printed plainly.
@@ -28,8 +33,11 @@ pub fn start(settings: &Settings) {
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
     let layer = match settings.log_format {
-        LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).fmt_fields(TextFields).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines.map_event_format(JsonLines).boxed()
+        }
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
         STARTED.store(true, Ordering::Relaxed);
@@ -77,7 +85,7 @@ pub fn failure(error: &Error) {
             "{error}"
         );
     } else {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", line(error));
     }
 }
 
