@@ -1,7 +1,7 @@
 //! The operations of [`divided`](super::divided) in assembly, because their order is the speed.
 //!
 //! Where the compiler orders the same instructions, it first expands whole messages and then makes all rounds, or spills
-//! the messages, and a change elsewhere moves the rate between 3.7 and 5.0 GB/s on a Zen 4; in this order it is 5.4. The
+//! the messages, and a change elsewhere moves the rate between 3.7 and 5.0 GB/s on a Zen 4; in this order it is 5.3. The
 //! compiler keeps blocks of assembly in their order and chooses the registers.
 
 #![allow(unsafe_code)]
