@@ -1,9 +1,10 @@
 //! How much faster are SHA-256 streams side by side, and what does the second hash of a pass cost?
 //!
-//! First comes a table of every kernel that this CPU can run: the rate for each number of lanes, and its ratio to `sha2` on
-//! one stream, measured in turns. Then criterion's measurements, for comparison with `sha2` on one stream, XXH3-128 alone, and twox-hash's XXH3-128. Messages of 1 KB are hashed by `sha2`, in
-//! a loop and in a future each; by the lanes without their scheduler (padded beforehand, four by four, which is the upper
-//! bound); and by the scheduler, with as many futures as a reading thread has files in flight.
+//! First comes a table of every kernel that this CPU can run: the rate for each number of lanes, and its ratio to `sha2`
+//! on one stream, measured in turns. Then criterion measures, for comparison, `sha2` on one stream, XXH3-128 alone, and
+//! twox-hash's XXH3-128. Messages of 1 KB are hashed by `sha2`, in a loop and in a future each; by the lanes without their
+//! scheduler (padded beforehand, four by four, which is the upper bound); and by the scheduler, with as many futures as a
+//! reading thread has files in flight.
 
 mod common;
 
