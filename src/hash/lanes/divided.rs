@@ -32,7 +32,7 @@ pub(super) static CONSTANTS: Message = {
 
 /// Defines `rounds`, which advances four streams by `count` blocks each. The invoking module has to have:
 /// - `Half` and `Pair`: half a chaining value; two words of each stream. `ZERO` is the latter's zero.
-/// - `split`, `join`: from a chaining value to its halves as the SHA unit takes them, and back. `sum` adds halves.
+/// - `split`, `join`: from a chaining value to its halves as the SHA unit takes them, and back. `add` adds halves.
 /// - `two_rounds`: two rounds of each stream.
 /// - `load`: the words 4n to 4n + 3 of a block of each stream, stored with their constants, too.
 /// - `sum_of`: a pair, and s0 (FIPS 180-4, 4.1.2) of another.

@@ -1,7 +1,7 @@
 //! The operations of [`divided`](super::divided) in assembly, because their order is the speed.
 //!
 //! Where the compiler orders the same instructions, it first expands whole messages and then makes all rounds, or spills
-//! the messages, and a change elsewhere moves the rate between 3.7 and 5.0 GB/s on a Zen 4; in this order it is 5.4. The
+//! the messages, and a change elsewhere moves the rate between 3.7 and 5.0 GB/s on a Zen 4; in this order it is 5.3. The
 //! compiler keeps blocks of assembly in their order and chooses the registers.
 
 #![allow(unsafe_code)]
@@ -114,11 +114,12 @@ fn two_rounds<const STEP: usize>(abef: &mut Half, cdgh: &mut Half, message: &Mes
 }
 
 /// Loads the words `4 * QUARTER` to `4 * QUARTER + 3` of a block of each stream, and stores them with their constants.
+#[expect(unused_assignments, reason = "scratch registers")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw")]
 fn load<const QUARTER: usize>(pairs: &mut [Pair; 8], blocks: [&Block; STREAMS], to: &mut Message) {
-    let _one: Pair;
-    let _other: Pair;
+    // As in `expand`.
+    let mut spare = [ZERO; 2];
     // SAFETY: the CPU has the features; a block is four quarters of 16 bytes; two rows are stored from `2 * QUARTER` on.
     unsafe {
         asm!(
@@ -138,7 +139,7 @@ fn load<const QUARTER: usize>(pairs: &mut [Pair; 8], blocks: [&Block; STREAMS], 
             swap = sym BIG_ENDIAN, constants = sym CONSTANTS, to = in(reg) to,
             bytes = const 16 * QUARTER, rows = const 2 * QUARTER * size_of::<Row>(),
             low = out(zmm_reg) pairs[2 * QUARTER], high = out(zmm_reg) pairs[2 * QUARTER + 1],
-            one = out(zmm_reg) _one, other = out(zmm_reg) _other,
+            one = out(zmm_reg) spare[0], other = out(zmm_reg) spare[1],
             options(nostack, preserves_flags),
         );
     }
@@ -158,13 +159,13 @@ fn sum_of(pair: Pair, other: Pair) -> Pair {
 /// The words t-7 and t-15 do not lie as pairs. So their sum is made for the pairs that they are parts of, once for each
 /// pair: `sum` brings that of the pair before and takes this one's; their inner halves are the sum that is wanted.
 /// What waits for the words just made (s1) comes last, because that is the chain that everything else waits for.
+#[expect(unused_assignments, reason = "scratch registers")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512vbmi2")]
 fn expand<const STEP: usize>(pairs: &mut [Pair; 8], sum: &mut Pair, to: &mut Message) {
     let next: Pair;
-    let _x: Pair;
-    let _y: Pair;
-    let _z: Pair;
+    // The scratch registers have a type, because without one the compiler takes some that are no vector registers.
+    let mut spare = [ZERO; 3];
     // SAFETY: the CPU has the features, and a row is 32 bytes and aligned to as many.
     unsafe {
         asm!(
@@ -185,7 +186,7 @@ fn expand<const STEP: usize>(pairs: &mut [Pair; 8], sum: &mut Pair, to: &mut Mes
             pair = inout(zmm_reg) pairs[STEP % 8], first = in(zmm_reg) pairs[(STEP + 1) % 8],
             fifth = in(zmm_reg) pairs[(STEP + 5) % 8], last = in(zmm_reg) pairs[(STEP + 7) % 8],
             sum = inout(zmm_reg) *sum => _, next = out(zmm_reg) next,
-            x = out(zmm_reg) _x, y = out(zmm_reg) _y, z = out(zmm_reg) _z,
+            x = out(zmm_reg) spare[0], y = out(zmm_reg) spare[1], z = out(zmm_reg) spare[2],
             constants = sym CONSTANTS, to = in(reg) to, row = const STEP * size_of::<Row>(),
             options(nostack, preserves_flags),
         );

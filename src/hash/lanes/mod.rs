@@ -93,7 +93,8 @@ impl Kernel {
         }
     }
 
-    /// The measured best for each number of lanes: with more of them the rate is never lower. Where a kernel is slower
+    /// The best for each number of lanes, measured on a Zen 4: with more of them the rate is not lower, calls of a few
+    /// blocks aside, where it is within 4 %. Where a kernel is slower
     /// with all lanes than without one of them, each lane in turn is left out where that is worth the calls.
     #[cfg(target_arch = "x86_64")]
     fn side_by_side(self, lanes: &mut [Lane<'_>], count: usize) {

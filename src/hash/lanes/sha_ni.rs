@@ -85,9 +85,10 @@ macro_rules! kernel {
                 for lane in 0..N {
                     // SAFETY: `at` is below `count`, which each lane's blocks reach.
                     let block = unsafe { blocks[lane].get_unchecked(at) }.as_ptr().cast::<__m128i>();
-                    // SAFETY: a block is four quarters of 16 bytes.
-                    words[lane] = [0, 1, 2, 3]
-                        .map(|quarter| _mm_shuffle_epi8(unsafe { _mm_loadu_si128(block.add(quarter)) }, big_endian));
+                    words[lane] = [0, 1, 2, 3].map(|quarter| {
+                        // SAFETY: a block is four quarters of 16 bytes.
+                        _mm_shuffle_epi8(unsafe { _mm_loadu_si128(block.add(quarter)) }, big_endian)
+                    });
                 }
                 four_rounds!(N, abef, cdgh, words, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
                 for lane in 0..N {
