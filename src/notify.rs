@@ -109,8 +109,8 @@ impl LongStart {
         notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(START_STEP.as_micros()).unwrap_or(u32::MAX))]);
         if Instant::now() >= self.due {
             self.due = Instant::now() + STATUS_EVERY;
-            let StartCounts { directories, files, rows, compared } = counts;
-            tracing::info!(event = "starting", directories, files, rows, compared, "starting: {counts}");
+            let StartCounts { directories, listed, files, rows, compared } = counts;
+            tracing::info!(event = "starting", directories, listed, files, rows, compared, "starting: {counts}");
         }
     }
 }

@@ -177,15 +177,21 @@ pub struct Stage {
 #[derive(Debug, Default)]
 pub struct StartProgress {
     directories: AtomicU64,
+    listed: AtomicU64,
     files: AtomicU64,
     rows: AtomicU64,
     compared: AtomicU64,
 }
 
 impl StartProgress {
-    /// Counts a directory that is watched and listed, with its files.
+    /// Counts directories that are watched.
+    pub fn watched(&self, directories: usize) {
+        self.directories.fetch_add(directories as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a directory that is listed, with its files.
     pub fn listed(&self, files: usize) {
-        self.directories.fetch_add(1, Ordering::Relaxed);
+        self.listed.fetch_add(1, Ordering::Relaxed);
         self.files.fetch_add(files as u64, Ordering::Relaxed);
     }
 
@@ -205,6 +211,7 @@ impl StartProgress {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StartCounts {
             directories: count(&self.directories),
+            listed: count(&self.listed),
             files: count(&self.files),
             rows: count(&self.rows),
             compared: count(&self.compared),
@@ -215,8 +222,10 @@ impl StartProgress {
 /// The counts of a start at one moment.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct StartCounts {
-    /// Directories that are watched and listed.
+    /// Directories that are watched, or were to be.
     pub directories: u64,
+    /// Those that are listed.
+    pub listed: u64,
     /// The files in them.
     pub files: u64,
     /// Rows of the ledger that were loaded.
@@ -227,8 +236,8 @@ pub struct StartCounts {
 
 impl fmt::Display for StartCounts {
     fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { directories, files, rows, compared } = self;
-        write!(line, "{directories} directories with {files} files")?;
+        let Self { directories, listed, files, rows, compared } = self;
+        write!(line, "{directories} directories watched, {listed} of them listed with {files} files")?;
         if *rows > 0 {
             write!(line, ", {rows} rows of the ledger")?;
         }

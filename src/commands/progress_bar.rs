@@ -173,7 +173,7 @@ mod tests {
         }
         assert!(usual.line(80).starts_with('█') || usual.line(80).starts_with('░'), "{}", usual.line(80));
         assert_eq!(usual.line(100).chars().filter(|it| "█░".contains(*it)).count(), BAR_COLUMNS.1);
-        assert_eq!(usual.line(40), "12345 files  12.34 GB/123.45 GB");
+        assert_eq!(usual.line(38), "12345 files  12.34 GB/123.45 GB");
         assert_eq!(usual.line(12), "12345 files");
         assert_eq!(usual.line(3), "");
     }

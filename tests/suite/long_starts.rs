@@ -26,8 +26,7 @@ fn a_long_start_asks_for_time_and_shows_its_counts() {
     let ready = position(&manager.lines, "READY=1").unwrap();
     let before = &manager.lines[..ready];
     assert!(position(before, "EXTEND_TIMEOUT_USEC=").is_some(), "{before:#?}");
-    let counts =
-        |line: &String| line.starts_with("STATUS=starting") && line.contains("directories with 0 files so far");
+    let counts = |line: &String| line.starts_with("STATUS=starting") && line.contains(" directories watched, ");
     assert!(before.iter().any(counts), "{before:#?}");
     service.stop();
     manager.wait_for("STOPPING", |lines| position(lines, "STOPPING=1").is_some());

@@ -6,6 +6,7 @@ use super::{Depth, State, directory_gone};
 use crate::error::{Error, os_message};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
+use crate::progress::Phase;
 use crate::watch::retry::Retry;
 use crate::watch::tree::{Node, Origin, Removed, Resolved};
 
@@ -44,7 +45,12 @@ impl State {
             self.retries.forget(parent, name);
         }
         match resolved {
-            Resolved::New(new) => self.list_next(new, depth),
+            Resolved::New(new) => {
+                if self.progress.phase() == Phase::Starting {
+                    self.progress.start.watched(1);
+                }
+                self.list_next(new, depth);
+            }
             Resolved::Same { id, .. } if origin == Origin::MovedTo => {
                 // The event of the name that was taken away came first, and has listed it already.
                 if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {

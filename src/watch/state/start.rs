@@ -156,6 +156,7 @@ impl State {
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
     pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+        self.progress.start.watched(self.tree.roots().len());
         self.rescan.begin(self.tree.roots(), now);
         while let Some((id, deep)) = self.rescan.next_to_list() {
             match (self.list(id, Depth::of(deep), now), self.tree.root(id)) {
