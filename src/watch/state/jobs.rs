@@ -136,7 +136,7 @@ impl State {
         self.progress.metrics.count(report, time_of_day);
         self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
-            self.retries.forget(id, name);
+            self.retries.completed(id, name, now);
         }
     }
 
