@@ -14,7 +14,7 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Event};
+use lapin::{Channel, Confirmation, Event, ExchangeKind};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
@@ -94,7 +94,10 @@ type Answer = (Sent<Outgoing>, lapin::Result<Confirmation>);
 
 impl<'a> PublishLoop<'a> {
     fn new(settings: &'a PublishSettings, sender: &'a Sender, progress: &'a Progress, at: &'a str) -> Self {
-        let window = Window::new(settings.window);
+        let window = match settings.exchange.kind {
+            ExchangeKind::Fanout => Window::new(settings.window),
+            _ => Window::by_key(settings.window),
+        };
         Self { settings, sender, progress, at, window, warned_at: None, warned: false }
     }
 

@@ -10,7 +10,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
-use super::errors::{answer, answer_or_refusal, failure, soft_error};
+use super::errors::{RESERVED_PREFIX, answer, answer_or_refusal, failure, soft_error};
 use crate::error::Error;
 use crate::routing::Exchange;
 
@@ -46,6 +46,10 @@ pub async fn declare(
             Err(refused) => refused,
         };
         let known = match soft_error(&refused) {
+            // No permission helps there.
+            Some(AMQPSoftError::ACCESSREFUSED) if refused.to_string().contains(RESERVED_PREFIX) => {
+                return Err(failure(at, &refused));
+            }
             Some(AMQPSoftError::ACCESSREFUSED) => Known::Unchecked,
             Some(AMQPSoftError::PRECONDITIONFAILED) => match differing(&refused.to_string()) {
                 // It exists, so declaring it as what it is creates nothing and compares the rest.

@@ -5,10 +5,15 @@
 //! which they came. Rejected and returned ones are published again in the order of their delivery tags.
 
 #[cfg(test)]
+mod by_key_test;
+#[cfg(test)]
 mod model_test;
+mod parked;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use parked::Parked;
 
 use super::returned::{Acknowledged, Resolved};
 
@@ -83,6 +88,8 @@ pub struct Window<M> {
     /// No queue is bound: when the next message goes out to see whether one is.
     probe_at: Option<Instant>,
     probe_pause: Backoff,
+    /// The messages that no queue takes by their keys; `None` where no key is looked at.
+    parked: Option<Parked<M>>,
 }
 
 impl<M> Window<M> {
@@ -98,7 +105,14 @@ impl<M> Window<M> {
             nack_pause: Backoff::new(NACK_PAUSE_MIN, NACK_PAUSE_MAX),
             probe_at: None,
             probe_pause: Backoff::new(UNROUTABLE_PAUSE_MIN, UNROUTABLE_PAUSE_MAX),
+            parked: None,
         }
+    }
+
+    /// A window for an exchange that looks at the routing key: a message that no queue takes says nothing of the others, which
+    /// do not wait behind it.
+    pub fn by_key(size: usize) -> Self {
+        Self { parked: Some(Parked::new()), ..Self::new(size) }
     }
 
     /// Whether the caller is to fetch more messages. While no queue is bound it fetches them all, because only behind the last
@@ -121,9 +135,19 @@ impl<M> Window<M> {
         if not_before.is_some_and(|at| now < at) {
             return None;
         }
-        let message = match next {
-            Next::Waiting | Next::Probe => self.waiting.pop_front()?,
-            Next::Rejected => self.rejected.pop_first()?.1,
+        // Those go first whose pause is over, so that no number of new messages keeps them waiting.
+        let parked = match next {
+            Next::Waiting | Next::Parked => self.parked.as_mut().and_then(|parked| parked.next(now)),
+            Next::Probe | Next::Rejected => None,
+        };
+        if let (Some(all), true) = (&mut self.parked, parked.is_some()) {
+            all.sent(self.last_tag + 1);
+        }
+        let message = match (parked, next) {
+            (Some(parked), _) => parked,
+            (None, Next::Waiting | Next::Probe) => self.waiting.pop_front()?,
+            (None, Next::Rejected) => self.rejected.pop_first()?.1,
+            (None, Next::Parked) => return None,
         };
         if self.rejected.is_empty() {
             self.resend_at = None;
@@ -153,8 +177,14 @@ impl<M> Window<M> {
         if self.resend_at.is_some() {
             return Some((Next::Rejected, self.resend_at));
         }
-        let room = self.unconfirmed < self.size;
-        (room && !self.waiting.is_empty()).then_some((Next::Waiting, None))
+        if self.unconfirmed >= self.size {
+            return None;
+        }
+        match &self.parked {
+            _ if !self.waiting.is_empty() => Some((Next::Waiting, None)),
+            Some(parked) => parked.next_at().map(|at| (Next::Parked, Some(at))),
+            None => None,
+        }
     }
 
     /// The broker has returned the message with this id; `None` where the returned message carries none.
@@ -175,6 +205,8 @@ impl<M> Window<M> {
         if let Some(pause) = pause {
             self.resend_at = Some(now + pause);
         }
+        // A queue has refused it, so there is one.
+        self.parked.iter_mut().for_each(|parked| parked.answered(sent.tag));
         self.rejected.insert(sent.tag, sent.message);
         pause
     }
@@ -195,7 +227,17 @@ impl<M> Window<M> {
         if !delivered.is_empty() {
             self.nack_pause.reset();
         }
-        let route = if !returned.is_empty() {
+        let route = if let Some(parked) = &mut self.parked {
+            returned.sort_unstable_by_key(|sent| sent.tag);
+            delivered.iter().chain(&returned).for_each(|sent| parked.answered(sent.tag));
+            let missing = !returned.is_empty();
+            let waiting = parked.park(returned.into_iter().map(Sent::into_message), now);
+            match parked.found() {
+                _ if missing => Route::Missing { waiting },
+                Some(waited) => Route::Found { waited },
+                None => Route::Unchanged,
+            }
+        } else if !returned.is_empty() {
             debug_assert_eq!(self.unconfirmed, 0, "undecided until the last answer");
             returned.sort_unstable_by_key(|sent| sent.tag);
             returned.into_iter().rev().for_each(|sent| self.waiting.push_front(sent.message));
@@ -217,18 +259,26 @@ impl<M> Window<M> {
 
     /// How many messages wait for a queue.
     pub fn unroutable(&self) -> usize {
-        self.probe_at.map_or(0, |_| self.waiting.len() + self.unconfirmed)
+        match &self.parked {
+            Some(parked) => parked.len(),
+            None => self.probe_at.map_or(0, |_| self.waiting.len() + self.unconfirmed),
+        }
     }
 
     /// Messages that are not known to be delivered.
     pub fn left(&self) -> usize {
-        self.waiting.len() + self.rejected.len() + self.unconfirmed + self.acknowledged.len()
+        let others = self.waiting.len() + self.rejected.len() + self.unconfirmed + self.acknowledged.len();
+        others + self.parked()
+    }
+
+    fn parked(&self) -> usize {
+        self.parked.as_ref().map_or(0, Parked::waiting)
     }
 
     /// Whether the window can end once no more messages come. Nobody can say when a queue will be bound, so messages that
     /// wait for one are left.
     pub fn is_done(&self) -> bool {
-        self.unconfirmed == 0 && (self.probe_at.is_some() || self.left() == 0)
+        self.unconfirmed == 0 && (self.probe_at.is_some() || self.left() == self.parked())
     }
 }
 
@@ -238,6 +288,8 @@ enum Next {
     /// One message shows whether a queue is bound by now.
     Probe,
     Rejected,
+    /// Each of these shows whether a queue takes it by now.
+    Parked,
 }
 
 /// A pause that doubles each time, up to a limit.
