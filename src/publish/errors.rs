@@ -265,7 +265,7 @@ mod tests {
             &CONNECTION_FORCED,
         ];
         for (part, next) in tables.into_iter().flatten() {
-            assert!(!next.contains("delete") && !next.contains("remove"), "{part}: {next}");
+            assert!(!next.contains("delete ") && !next.contains("remove "), "{part}: {next}");
         }
         assert!(tables.iter().all(|table| table.last().is_some_and(|(part, _)| part.is_empty())));
     }
