@@ -14,11 +14,12 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
+use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Confirmation, Event, ExchangeKind};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
-use super::errors::failure;
+use super::errors::{failure, soft_error};
 use super::frame::FrameLimit;
 use super::session::{Session, properties, routing_key};
 use super::window::{Resolution, Route, Sent, Window};
@@ -242,6 +243,8 @@ impl<'a> PublishLoop<'a> {
                 self.progress.set_broker(BrokerState::Connected);
                 tracing::info!("the broker takes messages again");
             }
+            // Only a fence can be another's, and it says so in its own words.
+            Event::Error(error) if soft_error(error) == Some(AMQPSoftError::RESOURCELOCKED) => {}
             Event::Error(error) => return Err(failure(self.at, error)),
             _ => {}
         }
