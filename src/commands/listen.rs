@@ -36,20 +36,28 @@ pub fn run(settings: &Settings, count: Option<NonZeroU32>, timeout: Option<NonZe
     logging::warn_of_unknown_variables();
     let refuse = |error: io::Error| Error::Internal(format!("cannot start: {}", os_message(&error)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
-    runtime.block_on(async {
-        let end = end(timeout)
-            .map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
-        let stdout = stdout()?;
-        let session = Session::open(&broker, &exchange).await?;
-        let deliveries = subscribe(&session, &exchange, &keys).await?;
-        tracing::info!(event = "ready", url = session.at, "ready: listening at {}", session.at);
-        tokio::select! {
-            printed = print_all(deliveries, &session.at, count, stdout) => printed?,
-            () = end => {}
-        }
-        session.close().await;
-        Ok(())
-    })
+    runtime.block_on(listen(&broker, &exchange, &keys, count, timeout))
+}
+
+async fn listen(
+    broker: &Broker,
+    exchange: &Exchange,
+    keys: &[ShortString],
+    count: Option<NonZeroU32>,
+    timeout: Option<NonZeroU32>,
+) -> Result<(), Error> {
+    let refuse = |error: io::Error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error)));
+    let end = end(timeout).map_err(refuse)?;
+    let stdout = stdout()?;
+    let session = Session::open(broker, exchange).await?;
+    let deliveries = subscribe(&session, exchange, keys).await?;
+    tracing::info!(event = "ready", url = session.at, "ready: listening at {}", session.at);
+    tokio::select! {
+        printed = print_all(deliveries, &session.at, count, stdout) => printed?,
+        () = end => {}
+    }
+    session.close().await;
+    Ok(())
 }
 
 /// The keys by which the queue is bound, so that it gets what the service publishes.
