@@ -33,9 +33,9 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: errors, standard error.
+// Ground: errors, the standard streams.
 pub mod error;
-mod terminal;
+mod streams;
 
 // Files and digests.
 mod files;

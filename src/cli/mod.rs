@@ -4,6 +4,7 @@ mod lists;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use lists::Given;
 
 use crate::error::Error;
 use crate::filter::{PARTIAL, shown};
+use crate::streams::stdout;
 
 /// The largest number of hashing threads: each takes 2 MiB of registered buffers, so more is a typing error.
 pub const WORKERS_MAX: u32 = 256;
@@ -352,12 +354,34 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
             Ok(Some(cli))
         }
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // A closed standard output is no failure: its reader has seen what it wanted.
-            let _ = shown.print();
+            let text = shown.render();
+            let text = if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+            stdout::print(&text)?;
             Ok(None)
         }
         Err(error) => Err(Error::usage(one_line(&error, &command), "see --help")),
     }
+}
+
+/// The form of log lines as far as it can be known where the command line cannot be used: a failure is in the form that was
+/// asked for, also one that is found before any setting counts.
+#[must_use]
+pub fn log_format_asked() -> LogFormat {
+    log_format_of(std::env::args_os(), std::env::var_os("INGESTOR_LOG_FORMAT"))
+}
+
+fn log_format_of(args: impl IntoIterator<Item = OsString>, variable: Option<OsString>) -> LogFormat {
+    let mut words = args.into_iter().skip(1).take_while(|word| word != "--");
+    let mut asked = variable;
+    while let Some(word) = words.next() {
+        let bytes = word.as_encoded_bytes();
+        if bytes == b"--log-format" {
+            asked = words.next();
+        } else if let Some(value) = bytes.strip_prefix(b"--log-format=") {
+            asked = Some(OsString::from(String::from_utf8_lossy(value).into_owned()));
+        }
+    }
+    if asked.is_some_and(|asked| asked == "json") { LogFormat::Json } else { LogFormat::Text }
 }
 
 /// The help of --ignore-partial, made from the patterns themselves.
@@ -443,6 +467,19 @@ mod tests {
             let error = parse_words(words).unwrap_err().to_string();
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn the_form_of_log_lines_is_known_where_the_command_line_cannot_be_used() {
+        let json = |words: &str, variable: &str| {
+            let args = std::iter::once("program").chain(words.split_whitespace()).map(OsString::from);
+            log_format_of(args, Some(OsString::from(variable))) == LogFormat::Json
+        };
+        assert!(json("--workers 0 --log-format json", "") && json("scan --log-format=json --nonsense", "text"));
+        assert!(json("--workers 0", "json") && !json("--log-format text --workers 0", "json"));
+        assert!(
+            !json("--log-format", "json") && !json("--log-format=xml", "json") && !json("-- --log-format json", "")
+        );
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `health`: asks the service on this host whether it is healthy, or ready.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::cli::Settings;
 use crate::config::control_socket;
 use crate::error::{Error, os_message};
 use crate::logging;
+use crate::streams::stdout::print;
 
 /// The longest wait for an answer, which the service composes from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ impl Question {
 pub fn run(settings: &Settings, ready: bool) -> Result<(), Error> {
     logging::start(settings);
     let line = ask(&control_socket(settings), if ready { Question::Ready } else { Question::Alive })?;
-    writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
+    print(&format!("{line}\n"))
 }
 
 /// The line of a service that is healthy, or ready.

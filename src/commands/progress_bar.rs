@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::files::listing::{FileStat, list, look, path_in};
 use crate::files::root::Root;
 use crate::filter::Filter;
-use crate::terminal::BAR;
+use crate::streams::stderr::BAR;
 
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);

@@ -1,8 +1,8 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -14,8 +14,10 @@ use crate::dispatch::Dispatcher;
 use crate::error::Error;
 use crate::files::root::Root;
 use crate::ledger::store::Store;
+use crate::mailbox::Sender;
 use crate::progress::{Facts, Phase, Progress};
-use crate::signals::StopSignals;
+use crate::signals::{Caller, CaughtSignals};
+use crate::streams::stdout::Stdout;
 use crate::watch::Watcher;
 use crate::watch::inotify::Watch;
 use crate::{logging, notify, pipeline};
@@ -26,9 +28,9 @@ use crate::{logging, notify, pipeline};
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let config = Config::for_watch(settings)?;
-    logging::start(settings);
+    logging::start_for_service(settings);
     let roots = prepare(config.roots)?;
-    let signals = StopSignals::listen()?;
+    let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;
     let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
@@ -40,7 +42,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let mut pipeline = config.pipeline;
     pipeline.publish.publishers = publishers(&roots);
     let dispatcher = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask(dispatcher.sender.clone());
+    signals.ask_source(dispatcher.sender.clone());
+    if pipeline.output == Output::Stdout {
+        end_with_the_reader(dispatcher.sender.clone())?;
+    }
     let facts = facts(&roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
     let ready = ready_line(&paths, &facts);
     let _ = progress.facts.set(facts);
@@ -53,6 +58,13 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     }
     tracing::info!("{ready}");
     watcher.run()
+}
+
+/// Ends the service when nobody reads standard output any more, also while there is nothing to write.
+fn end_with_the_reader(sender: Sender) -> Result<(), Error> {
+    let gone = move || sender.fail(Error::Stdout(io::ErrorKind::BrokenPipe.into()));
+    Stdout::given()?.when_its_reader_goes(gone);
+    Ok(())
 }
 
 /// The warning for a service that keeps no ledger, where the user relies on one or would miss it.

@@ -3,7 +3,7 @@
 mod confirms;
 mod connect;
 pub mod errors;
-pub mod local;
+mod local;
 mod returned;
 pub mod session;
 mod window;
@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::{BrokerState, Progress};
+use crate::streams::stdout::Stdout;
 
 /// Starts the output's thread, if there is an output. With AMQP it returns once the exchange is declared.
 ///
@@ -46,7 +47,7 @@ pub fn start(
         .spawn(move || {
             let _guard = sender.clone().guard_panics();
             let ended = match output {
-                Output::Stdout => match local::stdout() {
+                Output::Stdout => match Stdout::given() {
                     Ok(stdout) => {
                         let _ = ready.send(Ok(()));
                         local::to_stdout(stdout, messages, &sender, &progress)

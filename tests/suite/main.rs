@@ -47,9 +47,11 @@ mod rights_that_come_later; // files and directories that may not be read yet
 mod scan_and_listen; // the commands `scan` and `listen`
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
 mod several_directories; // several data directories in one service
+mod signals; // SIGHUP, inherited masks, a scan that is ended early
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger
 mod stopping; // signals, and the loss of the data directory
+mod streams; // standard output and error: slow, gone, closed, full, not to be waited for
 mod tls; // trusted authorities, client certificates
 mod tls_refusals; // certificates and files that are refused
 mod unroutable; // messages that no queue takes

@@ -11,8 +11,6 @@ mod mounts;
 mod service;
 mod state;
 
-use std::io::{self, Write};
-
 use check::{Check, Status};
 use serde::Serialize;
 
@@ -21,6 +19,7 @@ use crate::config;
 use crate::error::Error;
 use crate::files::root::raise_lease_capability;
 use crate::filter::Filter;
+use crate::streams::stdout::print;
 
 #[derive(Serialize)]
 struct Findings {
@@ -50,7 +49,7 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     } else {
         checks.iter().map(|check| format!("{check}\n")).collect()
     };
-    io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)?;
+    print(&text)?;
     if failed > 0 { Err(Error::Unfit { failed, total }) } else { Ok(()) }
 }
 

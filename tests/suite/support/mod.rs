@@ -13,6 +13,7 @@ pub mod seccomp;
 pub mod service;
 pub mod setup;
 pub mod slow_directory;
+pub mod streams;
 pub mod tree;
 pub mod volume;
 pub mod wait;
