@@ -51,7 +51,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM
+    /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM; SIGHUP asks for a rescan
     Watch,
     /// Hash the files that exist now, emit one message each, exit
     Scan {
@@ -61,7 +61,7 @@ pub enum Command {
     },
     /// Print the messages that arrive at the exchange, one JSON object a line
     Listen {
-        /// End after this many messages
+        /// End after this many messages; exit status 1 if it ends with fewer
         #[arg(long, value_name = "N")]
         count: Option<NonZeroU32>,
         /// End after this many seconds
@@ -148,7 +148,7 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(0..=SETTLE_MS_MAX)
     )]
     pub quiet_ms: u64,
-    /// Hashing threads [default: one per CPU]
+    /// Hashing threads [default: one per CPU, 8 at most]
     #[arg(
         long, env = "INGESTOR_WORKERS", global = true, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX))

@@ -101,10 +101,10 @@ impl Scan {
         let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
         // Whatever has ended the scan, the reports in the mailbox count.
         let rest = self.read_rest();
-        let how = match worked {
+        let how = match &worked {
             Ok(None) => "done",
-            Ok(Some(_)) => "stopped before the end",
-            Err(_) => "failed before the end",
+            Err(error) if !error.is_reader_gone() => "failed before the end",
+            Ok(Some(_)) | Err(_) => "stopped before the end",
         };
         // What has ended it comes before the totals, which are the last line of every run.
         let ended = worked.and_then(|signal| finished.and(rest).and_then(|()| self.outcome(signal))).map_err(failed);

@@ -164,6 +164,8 @@ impl Watcher {
                     reports.into_iter().for_each(|report| self.state.complete(report, now, time_of_day));
                 }
                 Notice::Failed(error) => return Err(error),
+                // What is not found now is found at the next start.
+                Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
                 Notice::Rescan => self.state.rescan_on_signal(now),
                 Notice::Stop(signal) => {
                     tracing::info!("{signal}: files in progress are finished; a second signal ends at once");

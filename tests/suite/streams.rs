@@ -74,9 +74,12 @@ fn a_reader_that_goes_away_ends_a_command_silently() {
     let (service, stdout) = watch(&data).env("STATE_DIRECTORY", &outside).args(&["--catch-up", "none"]).spawn_held();
     service.wait_ready();
     fs::write(data.join("new"), "content").unwrap();
-    BufReader::new(stdout).read_line(&mut String::new()).unwrap();
+    wait_for_metrics(&service.control_socket(), "its confirm", |seen| {
+        seen["apollonia_messages_confirmed_total"] == 1.0
+    });
+    drop(stdout);
     assert_silent(service.wait_exit());
-    assert_eq!(ledger::rows(&outside).len(), 1, "the reader saw one message");
+    assert_eq!(ledger::rows(&outside).len(), 1);
 
     for words in [&["--help"][..], &["--version"], &["scan", "--help"]] {
         assert_silent(Setup::new(words).spawn_unread().wait_exit());
