@@ -67,7 +67,8 @@ fn sighup_is_a_rescan_and_the_end_is_clean_whatever_was_inherited() {
 
 /// Sends a scan the signal while it waits for its reader, reads all then, and returns how it ended.
 fn scan_with(data: &Path, signal: Signal, ignored: &'static [libc::c_int]) -> (Ended, usize) {
-    let setup = Setup::new(&["scan", "--output", "stdout"]).arg(data);
+    // With few workers few files are in flight, which are finished after the signal.
+    let setup = Setup::new(&["scan", "--output", "stdout", "--workers", "2"]).arg(data);
     let (service, mut stdout) = inheriting(setup, ignored).spawn_held();
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
