@@ -3,8 +3,10 @@
 //! A file that cannot be read is none of them: it is logged and counted, and the command goes on (see [`crate::read`]).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, io};
+
+use crate::advice;
 
 /// A failure of the whole command. It is shown as one line: the cause, a semicolon, the next step.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ pub enum Error {
     /// No queue is bound to the exchange, and the setting is `--unroutable fail`.
     Unroutable {
         /// The exchange's name.
-        exchange: &'static str,
+        exchange: String,
     },
     /// The control socket cannot be made at the path that was set.
     ControlSocket {
@@ -164,9 +166,9 @@ impl Error {
             Self::StateLocked { path } => {
                 format!("the state directory {path:?} is used by another apollonia-ingestor")
             }
-            Self::Watch { path, cause, .. } => format!("cannot watch {path:?}: {cause}"),
+            Self::Watch { path, cause, .. } => format!("cannot watch {path:?}: {}", os_message(cause)),
             Self::DirectoryGone { path, cause } => format!("the data directory {path:?} is gone: {cause}"),
-            Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {cause}"),
+            Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {}", os_message(cause)),
             Self::Broker { url, cause, .. } => format!("broker {url}: {cause}"),
             Self::Unroutable { exchange } => {
                 format!("no queue is bound to the exchange `{exchange}`: the broker returned a message")
@@ -182,7 +184,7 @@ impl Error {
             Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
-            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read"),
+            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
             Self::Interrupted { signal, left } => format!("{signal} has ended it early: {left}"),
             Self::Fewer { printed, count } => format!("{printed} of {count} messages came before the end"),
             Self::Logged(error) => error.cause(),
@@ -207,15 +209,39 @@ impl Error {
             Self::Unhealthy(_) => return None,
             Self::Unfit { .. } => "each says above how to mend it",
             Self::Stdout(cause) => next_for_stdout(cause),
-            Self::Threads { .. } => {
-                "raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers"
-            }
+            Self::Threads { .. } => advice::threads(),
             Self::Internal(_) => "this should not happen, please report it",
             Self::Incomplete { .. } => "each is named above",
             Self::Interrupted { .. } => "start it again",
             Self::Fewer { .. } => "give it more time (--timeout), or see whether anything is published",
             Self::Logged(error) => return error.next(),
         })
+    }
+
+    /// The file, the directory or the socket that it is about, for those who search the log by it.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::DataDirectory { path, .. }
+            | Self::StateDirectory { path, .. }
+            | Self::StateLocked { path }
+            | Self::Watch { path, .. }
+            | Self::DirectoryGone { path, .. }
+            | Self::ControlSocket { path, .. }
+            | Self::NoService { socket: path, .. } => Some(path),
+            Self::Logged(error) => error.path(),
+            _ => None,
+        }
+    }
+
+    /// The broker that it is about, its password masked.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::Broker { url, .. } => Some(url),
+            Self::Logged(error) => error.url(),
+            _ => None,
+        }
     }
 
     /// Whether the reader of standard output has gone away, as `head` does. It has what it wanted, so that is no failure.
@@ -287,21 +313,63 @@ impl fmt::Display for StopSignal {
 fn next_for_stdout(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
-        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
-        _ => "keep its reader running, or choose --output amqp",
+        io::ErrorKind::FileTooLarge => advice::file_size(),
+        _ => advice::stdout(),
     }
 }
 
-/// The system's text for an error, without Rust's "(os error N)".
+/// How the standard library introduces the resolver's answer.
+const RESOLVING: &str = "failed to lookup address information: ";
+
+/// The text of an error without what is the standard library's own in it: "(os error 13)" says nothing that the words before
+/// it do not say. Every line that shows an error of the system, or one that may hold such an error, has it from here.
 #[must_use]
-pub fn os_message(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+pub fn os_message(error: &(impl fmt::Display + ?Sized)) -> String {
+    let mut text = error.to_string();
+    while let Some(at) = text.find(" (os error ") {
+        let end = text[at..].find(')').map_or(text.len(), |length| at + length + 1);
+        text.replace_range(at..end, "");
+    }
+    match text.strip_prefix(RESOLVING) {
+        Some(cause) => format!("the host's name cannot be resolved: {cause}"),
+        None => text,
+    }
+}
+
+/// The largest number of names that a line lists, because nobody reads more of them.
+const NAMED_MAX: usize = 5;
+
+/// Names in a line: each quoted, and where there are many the first of them and the number of the others.
+#[must_use]
+pub fn named<N: fmt::Debug>(names: impl ExactSizeIterator<Item = N>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let first: Vec<String> = names.take(NAMED_MAX).map(|name| format!("{name:?}")).collect();
+    let first = first.join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_has_the_words_of_the_system_alone() {
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(os_message(&refused), "Permission denied");
+        assert_eq!(
+            os_message(&format!("IO error: {refused}, again {refused}")),
+            "IO error: Permission denied, again Permission denied"
+        );
+        assert_eq!(os_message(&io::Error::other("cut short (os error 5")), "cut short");
+        let unknown = io::Error::other(format!("{RESOLVING}Name or service not known"));
+        assert_eq!(os_message(&unknown), "the host's name cannot be resolved: Name or service not known");
+    }
+
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(named(["a", "b"].iter()), r#""a", "b""#);
+        assert_eq!(named((1..1001).collect::<Vec<_>>().iter()), "1, 2, 3, 4, 5 and 995 more");
+    }
 
     #[test]
     fn the_line_is_the_cause_and_the_next_step() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::error::{Error, StopSignal};
+use crate::error::{Error, StopSignal, os_message};
 use crate::job::Report;
 
 /// A notice in the mailbox of a source.
@@ -108,7 +108,7 @@ impl Mailbox {
     /// [`Error::Internal`] when there is no descriptor for it.
     pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::Internal(format!("eventfd: {errno}")))?;
+            .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
         let waker = Arc::new(Waker { eventfd, sleeping: AtomicBool::new(false), rescan_asked: AtomicBool::new(false) });
         let (notices, receiver) = sync_channel(bound);
         Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
@@ -148,7 +148,7 @@ impl Mailbox {
         self.waker.sleeping.store(false, Ordering::SeqCst);
         match polled {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::Internal(format!("poll: {errno}"))),
+            Err(errno) => return Err(Error::Internal(format!("poll: {}", os_message(&errno)))),
         }
         let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
         Ok(())

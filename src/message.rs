@@ -8,12 +8,6 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 
-/// The exchange that messages go to.
-pub const EXCHANGE: &str = "apollonia";
-
-/// The routing key, which a fanout exchange ignores.
-pub const ROUTING_KEY: &str = "file.created";
-
 /// The service's name in every message and in the broker's list of connections.
 pub const APP_ID: &str = "apollonia-ingestor";
 
@@ -29,6 +23,18 @@ pub enum EventType {
     /// An existing file was rewritten.
     #[serde(rename = "IN_CLOSE_WRITE")]
     CloseWrite,
+}
+
+impl EventType {
+    /// The value as messages hold it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "IN_CREATE",
+            Self::MovedTo => "IN_MOVED_TO",
+            Self::CloseWrite => "IN_CLOSE_WRITE",
+        }
+    }
 }
 
 /// The absolute paths of a message, all in one directory: the file's own, then those of its neighbors. U+FFFD replaces

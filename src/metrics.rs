@@ -44,6 +44,7 @@ pub struct Metrics {
     pub messages_confirmed: IntCounter,
     pub messages_nacked: IntCounter,
     pub messages_returned: IntCounter,
+    pub reconnects: IntCounter,
     pub pending_files: IntGauge,
     pub oldest_pending_seconds: Gauge,
     pub(crate) in_flight_files: IntGauge,
@@ -89,11 +90,11 @@ impl Default for Metrics {
             "cause",
             ["start", "overflow", "timer", "signal"],
         );
-        let [gone, leads_out, permission, io] = make.counters(
+        let [gone, leads_out, permission, io, too_large] = make.counters(
             "apollonia_failures_total",
             "Files that got no message, by cause. One that is tried again counts once until it can be read.",
             "cause",
-            ["gone", "leads_out", "permission", "io"],
+            ["gone", "leads_out", "permission", "io", "too_large"],
         );
         Self {
             info: make.add(IntGaugeVec::new(
@@ -114,7 +115,7 @@ impl Default for Metrics {
                 "apollonia_files_unchanged_total",
                 "Files that were read and are what was confirmed last: no message.",
             ),
-            failures: Failures { gone, leads_out, permission, io },
+            failures: Failures { gone, leads_out, permission, io, too_large },
             busy: make
                 .counter("apollonia_busy_total", "Times that a file was still being written when it was to be read; it is tried again."),
             wants: make.counter(
@@ -123,7 +124,7 @@ impl Default for Metrics {
             ),
             messages_published: make.counter(
                 "apollonia_messages_published_total",
-                "Messages handed to the output, those repeated after a rejection included.",
+                "Messages handed to the output, those repeated after a rejection or a lost connection included.",
             ),
             messages_confirmed: make
                 .counter("apollonia_messages_confirmed_total", "Messages that the output has confirmed."),
@@ -131,6 +132,10 @@ impl Default for Metrics {
             messages_returned: make.counter(
                 "apollonia_messages_returned_total",
                 "Messages that the broker has returned because no queue is bound to the exchange; each try is counted.",
+            ),
+            reconnects: make.counter(
+                "apollonia_reconnects_total",
+                "Times that the connection to the broker was lost and made again, see --reconnect-seconds.",
             ),
             pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
             oldest_pending_seconds: make
@@ -206,6 +211,7 @@ impl Metrics {
             Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
             Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
+            Outcome::Unread(Unread::TooLarge { .. }) => self.failures.too_large.inc(),
             Outcome::Unread(Unread::Busy(_)) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
             Outcome::Unread(Unread::NotRegular | Unread::StaleRow | Unread::Large | Unread::Stopped) => {}
@@ -227,7 +233,7 @@ impl Metrics {
             files: self.files_read.get(),
             bytes: self.read_bytes.get(),
             confirmed: self.messages_confirmed.get(),
-            failed: self.failures.permission.get() + self.failures.io.get(),
+            failed: self.failures.permission.get() + self.failures.io.get() + self.failures.too_large.get(),
             gone: self.failures.gone.get(),
             refused: self.failures.leads_out.get(),
         }
@@ -259,6 +265,7 @@ pub struct Failures {
     pub leads_out: IntCounter,
     pub permission: IntCounter,
     pub io: IntCounter,
+    pub too_large: IntCounter,
 }
 
 /// The sums so far, for the log.
@@ -270,7 +277,7 @@ pub struct Totals {
     pub bytes: u64,
     /// Messages that the output has confirmed.
     pub confirmed: u64,
-    /// Files that could not be read.
+    /// Files that could not be read, or whose message the broker refused for its size.
     pub failed: u64,
     /// Files that were gone before they could be read.
     pub gone: u64,

@@ -10,7 +10,7 @@ use std::{process, ptr, thread};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::{Error, StopSignal};
+use crate::error::{Error, StopSignal, os_message};
 use crate::logging;
 use crate::mailbox::Sender;
 
@@ -50,7 +50,7 @@ impl CaughtSignals {
     pub fn listen(caller: Caller) -> Result<Self, Error> {
         let hang_up = (caller == Caller::Service || !is_ignored(SIGHUP)).then_some(SIGHUP);
         let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hang_up))
-            .map_err(|error| Error::Internal(format!("cannot listen for signals: {error}")))?;
+            .map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
         let act = Arc::new(OnceLock::<Act>::new());
         let caught = Self(Arc::clone(&act));
         let listen = move || {
@@ -107,7 +107,7 @@ fn end_before_the_start(signal: StopSignal, caller: Caller) -> ! {
             early.exit_status()
         }
         Caller::Service | Caller::Listener => {
-            tracing::info!("{signal}: stopped before it was ready");
+            tracing::info!(event = "stopped", %signal, "{signal}: stopped before it was ready");
             0
         }
     };

@@ -14,18 +14,19 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Consumer, ExchangeKind};
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::address::Broker;
-use crate::cli::Settings;
-use crate::error::Error;
+use crate::cli::{RouteSettings, Settings};
+use crate::error::{Error, os_message};
 use crate::logging::{self, Repeats};
 use crate::publish::errors::{answer, failure};
-use crate::publish::session::{Session, exchange};
+use crate::publish::session::Session;
+use crate::routing::Exchange;
 use crate::signals::{Caller, CaughtSignals};
 use crate::streams::stdout::Stdout;
 
@@ -47,15 +48,26 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// [`Error::Fewer`] when it ends with fewer messages than their number; [`Error::Stdout`].
 pub fn run(settings: &Settings, count: Option<NonZeroU32>, time: Option<NonZeroU32>) -> Result<(), Error> {
     let broker = Broker::new(&settings.amqp)?;
+    let (exchange, keys) = (settings.route.exchange(), binding_keys(&settings.route)?);
     logging::start(settings);
+    logging::warn_of_unknown_variables();
     let signals = CaughtSignals::listen(Caller::Listener)?;
-    let refuse = |error| Error::Internal(format!("cannot start: {error}"));
+    let refuse = |error: io::Error| Error::Internal(format!("cannot start: {}", os_message(&error)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
-    runtime.block_on(listen(&broker, count.map(NonZeroU32::get), time, signals))
+    let source = Source { exchange, keys };
+    runtime.block_on(listen(&broker, &source, count.map(NonZeroU32::get), time, signals))
+}
+
+/// Where the messages come from.
+struct Source {
+    exchange: Exchange,
+    /// The keys by which the queue is bound.
+    keys: Vec<ShortString>,
 }
 
 async fn listen(
     broker: &Broker,
+    source: &Source,
     count: Option<u32>,
     time: Option<NonZeroU32>,
     signals: CaughtSignals,
@@ -66,11 +78,11 @@ async fn listen(
     });
     let mut printer = Printer::start(Stdout::given()?)?;
     let session = tokio::select! {
-        opened = Session::open(broker) => opened?,
+        opened = Session::open(broker, &source.exchange) => opened?,
         _ = stopped.recv() => return enough(0, count),
     };
     let ended = tokio::select! {
-        relayed = relay(&session, count, &printer.lines) => relayed,
+        relayed = relay(&session, source, count, &printer.lines) => relayed,
         Some(error) = printer.failed.recv() => Err(Error::Stdout(error)),
         Some(()) = printer.reader_gone.recv() => Err(Error::Stdout(io::ErrorKind::BrokenPipe.into())),
         () = over(time) => Ok(()),
@@ -79,6 +91,24 @@ async fn listen(
     let printed = printer.finish().await;
     session.close().await;
     ended.and(printed).and_then(|printed| enough(printed, count))
+}
+
+/// The keys by which the queue is bound, so that it gets what the service publishes.
+///
+/// # Errors
+/// [`Error::Usage`] where the exchange delivers by the exact key and the files fill that in.
+fn binding_keys(route: &RouteSettings) -> Result<Vec<ShortString>, Error> {
+    let key = &route.routing_key;
+    match (&route.exchange_type, key.literal()) {
+        // A fanout exchange looks at no key.
+        (ExchangeKind::Fanout, _) => Ok(vec![ShortString::default()]),
+        (ExchangeKind::Topic, _) => Ok(vec!["#".into()]),
+        (_, Some(literal)) => Ok(vec![literal.clone()]),
+        (_, None) => Err(Error::usage(
+            "--routing-key (INGESTOR_ROUTING_KEY): an exchange of this type delivers by whole keys, and each file has another",
+            "name one whole key with it",
+        )),
+    }
 }
 
 fn enough(printed: u32, count: Option<u32>) -> Result<(), Error> {
@@ -96,22 +126,30 @@ async fn over(time: Option<NonZeroU32>) {
 }
 
 /// Binds a queue of this connection to the exchange, and consumes from it.
-async fn subscribe(channel: &Channel, at: &str) -> Result<Consumer, Error> {
+async fn subscribe(session: &Session, source: &Source) -> Result<Consumer, Error> {
+    let (Session { channel, at, .. }, Source { exchange, keys }) = (session, source);
     let temporary = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let queue = answer(at, channel.queue_declare("".into(), temporary, FieldTable::default())).await?;
-    let name = queue.name().clone();
-    let bound =
-        channel.queue_bind(name.clone(), exchange(), "".into(), QueueBindOptions::default(), FieldTable::default());
-    answer(at, bound).await?;
+    let name = queue.name();
+    for key in keys {
+        let (exchange, options) = (exchange.name.clone(), QueueBindOptions::default());
+        answer(at, channel.queue_bind(name.clone(), exchange, key.clone(), options, FieldTable::default())).await?;
+    }
     answer(at, channel.basic_qos(AHEAD_MAX, BasicQosOptions::default())).await?;
-    answer(at, channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default())).await
+    let options = BasicConsumeOptions::default();
+    answer(at, channel.basic_consume(name.clone(), "".into(), options, FieldTable::default())).await
 }
 
 /// Hands each message that is a JSON object to the printer, until their number is reached.
-async fn relay(session: &Session, count: Option<u32>, lines: &mpsc::Sender<Vec<u8>>) -> Result<(), Error> {
-    let Session { channel, at, .. } = session;
-    let mut deliveries = subscribe(channel, at).await?;
-    tracing::info!("ready: listening at {at}");
+async fn relay(
+    session: &Session,
+    source: &Source,
+    count: Option<u32>,
+    lines: &mpsc::Sender<Vec<u8>>,
+) -> Result<(), Error> {
+    let at = &session.at;
+    let mut deliveries = subscribe(session, source).await?;
+    tracing::info!(event = "ready", url = at, "ready: listening at {at}");
     let mut passed_over = Repeats::limited("messages that are no JSON object");
     let mut relayed = 0;
     while count.is_none_or(|count| relayed < count) {
@@ -130,7 +168,11 @@ async fn relay(session: &Session, count: Option<u32>, lines: &mpsc::Sender<Vec<u
                 Err(_) => return pending().await,
             },
             Err(why) if passed_over.admits(Instant::now()) => {
-                tracing::warn!("a message that is no JSON object was passed over: {why}");
+                tracing::warn!(
+                    event = "not_json",
+                    error = why,
+                    "a message that is no JSON object was passed over: {why}"
+                );
             }
             Err(_) => {}
         }

@@ -11,7 +11,7 @@ use super::roots::prepare;
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
-use crate::error::{Error, StopSignal};
+use crate::error::{Error, StopSignal, os_message};
 use crate::files::directory::Directory;
 use crate::files::listing::{Found, list};
 use crate::files::root::Root;
@@ -47,6 +47,7 @@ const BATCH: usize = 256;
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let config = Config::for_scan(settings, dirs)?;
     logging::start(settings);
+    logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
     let signals = CaughtSignals::listen(Caller::OneShot)?;
     let progress = Arc::new(Progress::default());
@@ -131,6 +132,15 @@ impl Scan {
     fn log_totals(&self, how: &str, seconds: f64) {
         let Totals { files, bytes, confirmed, refused, .. } = self.progress.metrics.totals();
         tracing::info!(
+            event = "scan_finished",
+            outcome = how,
+            files,
+            bytes,
+            seconds,
+            confirmed,
+            left = self.found - self.ended,
+            failed = self.failures(),
+            refused,
             "{how}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {} left unpublished, {} failures, {refused} links refused",
             files as f64 / seconds,
             bytes as f64 / seconds / 1e6,
@@ -157,7 +167,11 @@ impl Scan {
                 return Ok(None);
             }
             if let Some(signal) = stopped {
-                tracing::info!("{signal}: files in progress are finished; a second signal ends at once");
+                tracing::info!(
+                    event = "stopping",
+                    %signal,
+                    "{signal}: files in progress are finished; a second signal ends at once"
+                );
                 self.drain()?;
                 return Ok(Some(signal));
             }
@@ -262,7 +276,12 @@ impl Scan {
         } else {
             self.unread += 1;
             self.ended += 1;
-            tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
+            let path = String::from_utf8_lossy(&path);
+            tracing::warn!(
+                event = "busy",
+                path = &*path,
+                "{path:?} is being written and was not read; scan again later"
+            );
         }
     }
 }
@@ -325,7 +344,9 @@ impl Walk {
                 }
                 Err(errno) => {
                     *unlisted += 1;
-                    tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
+                    let (path, error) = (directory.absolute(b""), os_message(&errno));
+                    let path = String::from_utf8_lossy(&path);
+                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
                 }
             }
         }

@@ -1,9 +1,16 @@
 //! The output: messages go to the broker, to standard output or nowhere, and a report of each job goes back to its source.
 
+mod backoff;
 mod confirms;
 mod connect;
 pub mod errors;
+pub mod exchange;
+pub mod fence;
+mod frame;
 mod local;
+pub mod look;
+mod outage;
+mod refusal;
 mod returned;
 pub mod session;
 mod window;
@@ -41,6 +48,7 @@ pub fn start(
     let (settings, progress) = (settings.clone(), Arc::clone(progress));
     if output == Output::Amqp {
         progress.set_broker(BrokerState::Disconnected);
+        let _ = progress.exchange.set(settings.exchange.name.to_string());
     }
     let thread = thread::Builder::new()
         .name("publish".to_owned())

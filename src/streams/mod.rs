@@ -1,7 +1,9 @@
-//! The standard streams: standard output as it was given to the process, and standard error for log lines.
+//! The standard streams: standard output as it was given to the process, standard error for log lines, and what a terminal
+//! shows of them.
 
 pub mod stderr;
 pub mod stdout;
+pub mod terminal;
 
 use std::io;
 use std::os::fd::BorrowedFd;

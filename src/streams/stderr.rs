@@ -8,8 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{mem, thread};
 
-use indicatif::ProgressBar;
-
+use super::terminal::BAR;
 use super::wait_until_it_takes_more;
 
 /// The bytes of the log lines that wait for standard error at most: some 5,000 lines. What comes while they wait is dropped.
@@ -17,9 +16,6 @@ const WAITING_MAX: usize = 1 << 20;
 
 /// How long the end of the process waits for its last log lines: a reader that takes none for so long takes none at all.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// The progress bar, once `scan` shows one.
-pub(crate) static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
 /// The lines of a service, which its own thread writes.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -158,7 +154,12 @@ impl Queue {
             torn |= written > 0 && lines[written - 1] != b'\n';
             let dropped = dropped();
             if whole && dropped > logged {
-                tracing::warn!("{} log lines were dropped, because standard error did not take them", dropped - logged);
+                let count = dropped - logged;
+                tracing::warn!(
+                    event = "lines_dropped",
+                    count,
+                    "{count} log lines were dropped, because standard error did not take them"
+                );
                 logged = dropped;
             }
         }

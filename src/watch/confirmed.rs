@@ -37,6 +37,7 @@
 
 use std::sync::Arc;
 
+use super::departed::Departed;
 use super::pending::{NameLost, Pending};
 use super::tree::{Node, Removed, Tree};
 use crate::error::Error;
@@ -53,6 +54,10 @@ use crate::progress::Progress;
 /// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
 /// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
 const LAGGING_MAX: usize = 4096;
+
+/// Confirms without a row that are kept for an orderly end, at some 300 bytes each. Those of more are published again by the
+/// next start.
+const WITHHELD_MAX: usize = 4096;
 
 /// The version and the content that a reader found at a path.
 pub(super) struct Read {
@@ -95,6 +100,9 @@ pub(super) struct Confirmed {
     ledger: Option<Ledger>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
     unlisted: Map<Vec<u8>, Map<Name, Known>>,
+    /// What was confirmed and got no row, by path: see [`Confirmed::confirm`].
+    withheld: Map<Vec<u8>, Read>,
+    departed: Departed,
 }
 
 impl Confirmed {
@@ -153,6 +161,9 @@ impl Confirmed {
     /// the paths whose rows may lag.
     pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
         let Some(ledger) = self.ledger.take() else { return };
+        if orderly {
+            self.write_withheld(tree, &ledger);
+        }
         let below = |directory: &[u8], known: &Map<Name, Known>| -> Vec<Box<[u8]>> {
             let lagging = known.iter().filter(|(_, known)| !known.is_exact());
             lagging.map(|(name, _)| [directory, name].concat().into()).collect()
@@ -163,6 +174,24 @@ impl Confirmed {
             all.flat_map(|(directory, known)| below(directory, known)).take(LAGGING_MAX + 1).collect();
         if orderly && lagging.len() <= LAGGING_MAX {
             ledger.end_exact(lagging);
+        }
+    }
+
+    /// Writes the rows that were withheld because their paths had changed: nothing is published any more, so what was
+    /// confirmed last for these paths stays so.
+    fn write_withheld(&mut self, tree: &Tree, ledger: &Ledger) {
+        if self.withheld.is_empty() {
+            return;
+        }
+        for (_, node) in tree.iter() {
+            for (name, known) in node.known.iter().filter(|(_, known)| known.is_rowless()) {
+                let path = node.directory.absolute(name);
+                if let Some(Read { version, digests, racy }) =
+                    self.withheld.remove(&path).filter(|read| read.known().rowless() == *known)
+                {
+                    ledger.confirm(path, version, digests, racy);
+                }
+            }
         }
     }
 
@@ -237,17 +266,28 @@ impl Confirmed {
     }
 
     /// Remembers what was confirmed for a job's path.
-    pub(super) fn confirm(&self, node: &mut Node, job: &Job, read: Read, pending: &Pending) {
+    pub(super) fn confirm(&mut self, node: &mut Node, job: &Job, read: Read, pending: &Pending) {
         debug_assert_eq!(node.directory.prefix(), job.directory.prefix(), "a directory id keeps its path");
         let Job { name, invalidate_first, .. } = job;
-        node.known.insert(Arc::clone(name), read.known());
+        let before = node.known.insert(Arc::clone(name), read.known());
         let Some(ledger) = &self.ledger else { return };
         let path = node.directory.absolute(name);
         if *invalidate_first && pending.holds(job.directory.id(), name) {
             // The path has changed since, and what was confirmed can reappear after another version.
+            let kept = before.filter(|known| job.known == before && known.is(&read.version, &read.digests));
+            if let Some(known) = kept.filter(|known| !known.is_rowless()) {
+                // The row says so already. The event that waits has left it, or comes to it.
+                node.known.insert(Arc::clone(name), known);
+                return;
+            }
             node.known.insert(Arc::clone(name), read.known().rowless());
             ledger.invalidate(&path);
+            if self.withheld.len() >= WITHHELD_MAX {
+                self.withheld.clear();
+            }
+            self.withheld.insert(path, read);
         } else {
+            self.withheld.remove(&path);
             let Read { version, digests, racy } = read;
             ledger.confirm(path, version, digests, racy);
         }
@@ -282,6 +322,30 @@ impl Confirmed {
             *known = Known::PUBLISHED;
             ledger.invalidate(&node.directory.absolute(name));
         }
+    }
+
+    /// Keeps what was confirmed below directories that were removed from their paths: see [`Departed`].
+    pub(super) fn keep_departed(&mut self, removed: &[Removed]) {
+        for Removed { directory, inode, known, .. } in removed {
+            self.departed.keep(*inode, directory.prefix(), known);
+        }
+    }
+
+    /// A directory has entered the tree.
+    pub(super) fn entered(&mut self, node: &mut Node) {
+        if let Some(inode) = node.inode {
+            node.known.extend(self.departed.enter(inode, node.directory.prefix()));
+        }
+    }
+
+    /// A job has ended whose directory has left the tree, so that another version may have been published at its path.
+    pub(super) fn ended_elsewhere(&mut self, job: &Job) {
+        self.departed.forget(job.directory.prefix(), &job.name);
+    }
+
+    /// The rescan has ended for which departed directories were kept.
+    pub(super) fn forget_departed(&mut self) {
+        self.departed = Departed::default();
     }
 
     /// Has all rows deleted below directories that were removed from their paths, because they can come back. Each directory

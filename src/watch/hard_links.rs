@@ -110,6 +110,24 @@ impl HardLinks {
         }
     }
 
+    /// A file that may have several names lost this one, by which it may have been written since it was published last. Returns
+    /// its other names, as far as they are known; a search that is due finds them.
+    pub(crate) fn lost(&mut self, inode: u64, id: DirectoryId, name: &Name) -> Names {
+        if let Some(last) = self.wanted.get_mut(&inode) {
+            last.fingerprint = None;
+        }
+        let Some(file) = self.files.get_mut(&inode) else { return Names::new() };
+        file.last.fingerprint = None;
+        let before = file.names.len();
+        file.names.retain(|(at, it)| (*at, it) != (id, name));
+        self.len -= before - file.names.len();
+        file.names.iter().map(|(id, name)| (*id, Name::clone(name), None)).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.wanted.is_empty()
+    }
+
     /// When the next search is due, if a file waits for one.
     pub(crate) fn next_time(&self, now: Instant) -> Option<Instant> {
         (!self.wanted.is_empty()).then(|| self.not_before.unwrap_or(now))

@@ -5,6 +5,7 @@
 //! was being handled: one file when idle, more under load.
 
 mod confirmed;
+mod departed;
 pub mod hard_links;
 pub mod inotify;
 pub mod links;
@@ -168,7 +169,11 @@ impl Watcher {
                 Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
                 Notice::Rescan => self.state.rescan_on_signal(now),
                 Notice::Stop(signal) => {
-                    tracing::info!("{signal}: files in progress are finished; a second signal ends at once");
+                    tracing::info!(
+                        event = "stopping",
+                        %signal,
+                        "{signal}: files in progress are finished; a second signal ends at once"
+                    );
                     return Ok(true);
                 }
             }
@@ -205,6 +210,9 @@ impl Watcher {
             }
             if left.is_zero() {
                 tracing::warn!(
+                    event = "left_in_progress",
+                    files = self.dispatcher.in_flight(),
+                    seconds = STOP_TIMEOUT.as_secs(),
                     "{} files were still in progress after {} s and are left unconfirmed",
                     self.dispatcher.in_flight(),
                     STOP_TIMEOUT.as_secs()
@@ -220,9 +228,18 @@ impl Watcher {
     fn log_end(&mut self) {
         self.state.report_held_back();
         let Totals { files, bytes, confirmed, failed, gone, refused } = self.progress.metrics.totals();
-        let left = self.state.left_unpublished();
+        let (left, more) = self.state.left_unpublished();
+        let at_least = if more { "at least " } else { "" };
         tracing::info!(
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+            event = "stopped",
+            files,
+            bytes,
+            confirmed,
+            left,
+            failed,
+            gone,
+            refused,
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {at_least}{left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
     }
 }

@@ -116,6 +116,11 @@ impl Rescan {
         self.everything
     }
 
+    /// Whether a rescan of the whole tree is to begin or under way.
+    pub(crate) fn is_whole_outstanding(&self) -> bool {
+        self.needed || self.whole
+    }
+
     /// Whether there may be files that nothing has found yet.
     pub(crate) fn is_outstanding(&self) -> bool {
         self.needed || self.whole || self.running()

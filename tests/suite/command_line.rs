@@ -20,6 +20,7 @@ fn assert_refused(change: impl FnOnce(Setup) -> Setup, names: &[&str]) {
 
 #[test]
 fn a_setting_that_cannot_be_used_is_refused_by_name() {
+    let long = "x".repeat(256); // the protocol has 255 bytes for a name
     let cases = [
         ("LOG_LEVEL", "--log-level", "LOUD"),
         ("INGESTOR_LOG_FORMAT", "--log-format", "xml"),
@@ -35,6 +36,8 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_CONFIRM_WINDOW", "--confirm-window", "0"),
         ("INGESTOR_CONFIRM_WINDOW", "--confirm-window", "99999999999999999999"),
         ("INGESTOR_UNROUTABLE", "--unroutable", "shrug"),
+        ("INGESTOR_RECONNECT_SECONDS", "--reconnect-seconds", "-1"),
+        ("INGESTOR_RECONNECT_SECONDS", "--reconnect-seconds", "1m"),
         ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "9464"),
         ("INGESTOR_METRICS_ADDRESS", "--metrics-address", "localhost"),
         ("INGESTOR_STALL_SECONDS", "--stall-seconds", "1"),
@@ -42,6 +45,14 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         ("INGESTOR_AMQP_HEARTBEAT", "--amqp-heartbeat", "65536"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?heartbeat=0"),
         ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://one,two:port/"),
+        ("AMQP_CONNECTION_STRING", "--amqp-url", "amqp://localhost/?frame_max=100"),
+        ("INGESTOR_EXCHANGE", "--exchange", "two\nlines"),
+        ("INGESTOR_EXCHANGE", "--exchange", &long),
+        ("INGESTOR_EXCHANGE_TYPE", "--exchange-type", "headers"),
+        ("INGESTOR_EXCHANGE_TYPE", "--exchange-type", "x-"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", "file.{path}"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", "file.{dir"),
+        ("INGESTOR_ROUTING_KEY", "--routing-key", &long),
         ("INGESTOR_INCLUDE", "--include", "[a"),
         ("INGESTOR_INCLUDE", "--include", "!a"),
         ("INGESTOR_EXCLUDE", "--exclude", "{a,b"),
@@ -52,6 +63,8 @@ fn a_setting_that_cannot_be_used_is_refused_by_name() {
         assert_refused(|it| it.env(variable, value), &[variable, flag]);
         assert_refused(|it| it.arg(format!("{flag}={value}")), &[variable, flag]);
     }
+    // As a flag only: an empty variable counts as unset.
+    assert_refused(|it| it.arg("--exchange="), &["--exchange (INGESTOR_EXCHANGE)"]);
     // As variables only, because clap checks the flags.
     assert_refused(|it| it.env("INGESTOR_RECURSIVE", "maybe"), &["INGESTOR_RECURSIVE", "--recursive"]);
     assert_refused(|it| it.env("INGESTOR_IGNORE_PARTIAL", "perhaps"), &["INGESTOR_IGNORE_PARTIAL"]);
@@ -135,9 +148,9 @@ fn what_is_not_a_command_or_a_flag_is_refused() {
 
 #[test]
 fn help_and_version_work_on_every_command() {
-    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &["doctor"], &[]] {
+    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &["doctor"], &["completions"], &[]] {
         let help = Setup::new(command).arg("--help").run().expect_code(0);
-        assert!(help.stdout.contains("AMQP_CONNECTION_STRING"), "{command:?}:\n{}", help.stdout);
+        assert!(help.stdout.contains("--help"), "{command:?}:\n{}", help.stdout);
         assert_eq!(help.stderr, "", "{command:?}");
         let version = Setup::new(command).arg("--version").run().expect_code(0);
         let expected = env!("CARGO_PKG_VERSION");
@@ -160,6 +173,9 @@ fn an_empty_variable_counts_as_unset() {
     fs::write(data.join("file"), "content").unwrap();
     let variables = [
         "AMQP_CONNECTION_STRING",
+        "AMQP_CONNECTION_STRING_FILE",
+        "AMQP_PASSWORD_FILE",
+        "CREDENTIALS_DIRECTORY",
         "DATA_DIRECTORY",
         "LOG_LEVEL",
         "INGESTOR_LOG_FORMAT",
@@ -172,6 +188,10 @@ fn an_empty_variable_counts_as_unset() {
         "INGESTOR_READ_ENGINE",
         "INGESTOR_CONFIRM_WINDOW",
         "INGESTOR_UNROUTABLE",
+        "INGESTOR_EXCHANGE",
+        "INGESTOR_EXCHANGE_TYPE",
+        "INGESTOR_ROUTING_KEY",
+        "INGESTOR_RECONNECT_SECONDS",
         "STATE_DIRECTORY",
         "INGESTOR_INCLUDE",
         "INGESTOR_EXCLUDE",

@@ -2,14 +2,17 @@
 //!
 //! Pure: no I/O, and the caller passes the time. The window releases a message as [`Sent`], and the answer to it brings that
 //! value back. So each message is in exactly one place, and none can be confirmed twice. Messages wait in the order in
-//! which they came. Rejected and returned ones are published again in the order of their delivery tags.
+//! which they came. Rejected and returned ones are published again in the order of their delivery tags, and so is
+//! everything that a lost connection has left without an answer.
 
 #[cfg(test)]
 mod model_test;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::time::{Duration, Instant};
 
+use super::backoff::Backoff;
 use super::returned::{Acknowledged, Resolved};
 
 /// The first pause after the broker has rejected a message (basic.nack); it doubles while the broker goes on rejecting.
@@ -27,9 +30,10 @@ const UNROUTABLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A published message. The answer to it uses it up.
 #[derive(Debug)]
 pub struct Sent<M> {
-    /// Messages count from 1 in the order in which they are published, as the broker's delivery tags do.
+    /// Messages count from 1 in the order in which they are published, over all channels.
     tag: u64,
     message: M,
+    in_doubt: bool,
 }
 
 impl<M> Sent<M> {
@@ -40,6 +44,18 @@ impl<M> Sent<M> {
     pub fn into_message(self) -> M {
         self.message
     }
+
+    fn again(self) -> Waiting<M> {
+        Waiting { message: self.message, in_doubt: self.in_doubt }
+    }
+}
+
+/// A message that is to be published.
+#[derive(Debug)]
+struct Waiting<M> {
+    message: M,
+    /// It was published before, on a channel that was lost before the answer, so it may have reached a queue.
+    in_doubt: bool,
 }
 
 /// What the answers so far have shown.
@@ -71,18 +87,22 @@ pub struct Window<M> {
     size: usize,
     last_tag: u64,
     unconfirmed: usize,
-    /// Not published yet, for want of room or of a queue.
-    waiting: VecDeque<M>,
+    /// Not published yet, for want of room, of a queue or of a connection.
+    waiting: VecDeque<Waiting<M>>,
     /// Acknowledged, while a message that was returned may be among them.
     acknowledged: Acknowledged<Sent<M>>,
     /// Rejected messages, by delivery tag.
-    rejected: BTreeMap<u64, M>,
+    rejected: BTreeMap<u64, Waiting<M>>,
     /// When the rejected messages are published again; `None` where there are none.
     resend_at: Option<Instant>,
     nack_pause: Backoff,
     /// No queue is bound: when the next message goes out to see whether one is.
     probe_at: Option<Instant>,
     probe_pause: Backoff,
+    /// The waiting and rejected messages that are in doubt.
+    in_doubt: usize,
+    /// So many messages are to be delivered one at a time, because one of them is refused for its size and it is open which.
+    alone: usize,
 }
 
 impl<M> Window<M> {
@@ -98,6 +118,8 @@ impl<M> Window<M> {
             nack_pause: Backoff::new(NACK_PAUSE_MIN, NACK_PAUSE_MAX),
             probe_at: None,
             probe_pause: Backoff::new(UNROUTABLE_PAUSE_MIN, UNROUTABLE_PAUSE_MAX),
+            in_doubt: 0,
+            alone: 0,
         }
     }
 
@@ -108,7 +130,7 @@ impl<M> Window<M> {
     }
 
     pub fn add(&mut self, messages: impl IntoIterator<Item = M>) {
-        self.waiting.extend(messages);
+        self.waiting.extend(messages.into_iter().map(|message| Waiting { message, in_doubt: false }));
     }
 
     /// The next message to be published, if one may be published now.
@@ -121,7 +143,7 @@ impl<M> Window<M> {
         if not_before.is_some_and(|at| now < at) {
             return None;
         }
-        let message = match next {
+        let Waiting { message, in_doubt } = match next {
             Next::Waiting | Next::Probe => self.waiting.pop_front()?,
             Next::Rejected => self.rejected.pop_first()?.1,
         };
@@ -130,8 +152,9 @@ impl<M> Window<M> {
         }
         self.last_tag += 1;
         self.unconfirmed += 1;
+        self.in_doubt -= usize::from(in_doubt);
         debug_assert!(self.unconfirmed <= self.size);
-        Some(Sent { tag: self.last_tag, message })
+        Some(Sent { tag: self.last_tag, message, in_doubt })
     }
 
     /// When the pause ends that [`Window::next`] waits for; `None` where it waits for an answer or a message.
@@ -147,7 +170,7 @@ impl<M> Window<M> {
             debug_assert!(self.unconfirmed <= 1, "one probe at a time");
             return (self.unconfirmed == 0).then_some((Next::Probe, self.probe_at));
         }
-        if self.acknowledged.is_undecided() {
+        if self.acknowledged.is_undecided() || self.alone > 0 && self.unconfirmed > 0 {
             return None;
         }
         if self.resend_at.is_some() {
@@ -175,13 +198,48 @@ impl<M> Window<M> {
         if let Some(pause) = pause {
             self.resend_at = Some(now + pause);
         }
-        self.rejected.insert(sent.tag, sent.message);
+        self.in_doubt += usize::from(sent.in_doubt);
+        self.rejected.insert(sent.tag, sent.again());
         pause
     }
 
-    /// The connection has failed, so no answer to this message will come.
-    pub fn failed(&mut self, _: Sent<M>) {
-        self.answered();
+    /// The channel is lost, and with it the answers to all published messages, which are these. They go out again first, with
+    /// what was rejected or returned, in the order of their delivery tags. The caller has resolved the answers that came.
+    /// Returns how many these are.
+    pub fn lost(&mut self, unanswered: Vec<Sent<M>>) -> usize {
+        debug_assert_eq!(unanswered.len(), self.unconfirmed, "the caller has every unanswered message");
+        self.unconfirmed = 0;
+        // Returns that belong to these are lost as well, so none of them can be decided any more.
+        let acknowledged = mem::replace(&mut self.acknowledged, Acknowledged::new()).into_messages();
+        let mut again: Vec<(u64, Waiting<M>)> = mem::take(&mut self.rejected).into_iter().collect();
+        let in_doubt = |sent: Sent<M>| (sent.tag, Waiting { message: sent.message, in_doubt: true });
+        again.extend(unanswered.into_iter().chain(acknowledged).map(in_doubt));
+        again.sort_unstable_by_key(|(tag, _)| *tag);
+        let count = again.len();
+        again.into_iter().rev().for_each(|(_, waiting)| self.waiting.push_front(waiting));
+        self.in_doubt = self.waiting.iter().filter(|waiting| waiting.in_doubt).count();
+        // What the next broker does is not known yet. The pauses themselves stay as long as they have grown.
+        (self.resend_at, self.probe_at) = (None, None);
+        count
+    }
+
+    /// As [`Window::lost`], because the broker has closed the channel for the size of a published message. Returns the
+    /// messages that are too large, which leave the window: those that `is_too_large` knows, else the one that was published
+    /// alone. Where neither shows which it is, none leaves, and the messages go out one at a time until it has shown.
+    pub fn refused(&mut self, unanswered: Vec<Sent<M>>, is_too_large: impl Fn(&M) -> bool) -> Vec<M> {
+        let alone = unanswered.len() == 1 && !is_too_large(&unanswered[0].message);
+        let (refused, kept): (Vec<_>, Vec<_>) =
+            unanswered.into_iter().partition(|sent| alone || is_too_large(&sent.message));
+        self.unconfirmed -= refused.len();
+        let mut refused: Vec<M> = refused.into_iter().map(Sent::into_message).collect();
+        // Those would be refused as well.
+        let (waiting, behind): (VecDeque<_>, VecDeque<_>) =
+            mem::take(&mut self.waiting).into_iter().partition(|waiting| !is_too_large(&waiting.message));
+        self.waiting = waiting;
+        refused.extend(behind.into_iter().map(|waiting| waiting.message));
+        self.lost(kept);
+        self.alone = if refused.is_empty() { self.left() } else { self.alone.saturating_sub(refused.len()) };
+        refused
     }
 
     fn answered(&mut self) {
@@ -194,11 +252,13 @@ impl<M> Window<M> {
         let Resolved { delivered, mut returned } = self.acknowledged.resolve(self.unconfirmed);
         if !delivered.is_empty() {
             self.nack_pause.reset();
+            self.alone = self.alone.saturating_sub(delivered.len());
         }
         let route = if !returned.is_empty() {
             debug_assert_eq!(self.unconfirmed, 0, "undecided until the last answer");
             returned.sort_unstable_by_key(|sent| sent.tag);
-            returned.into_iter().rev().for_each(|sent| self.waiting.push_front(sent.message));
+            self.in_doubt += returned.iter().filter(|sent| sent.in_doubt).count();
+            returned.into_iter().rev().for_each(|sent| self.waiting.push_front(sent.again()));
             self.probe_at = Some(now + self.probe_pause.advance());
             Route::Missing { waiting: self.waiting.len() }
         } else if self.probe_at.take().is_some() {
@@ -211,8 +271,14 @@ impl<M> Window<M> {
         Resolution { delivered, route }
     }
 
+    /// Messages that were published on the present channel and are not answered.
     pub fn unconfirmed(&self) -> usize {
         self.unconfirmed
+    }
+
+    /// Messages that may have reached a queue without an answer, on this channel or on one that was lost.
+    pub fn unanswered(&self) -> usize {
+        self.unconfirmed + self.in_doubt
     }
 
     /// How many messages wait for a queue.
@@ -238,28 +304,4 @@ enum Next {
     /// One message shows whether a queue is bound by now.
     Probe,
     Rejected,
-}
-
-/// A pause that doubles each time, up to a limit.
-#[derive(Debug)]
-struct Backoff {
-    min: Duration,
-    max: Duration,
-    pause: Duration,
-}
-
-impl Backoff {
-    fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, pause: min }
-    }
-
-    fn advance(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(self.max);
-        pause
-    }
-
-    fn reset(&mut self) {
-        self.pause = self.min;
-    }
 }

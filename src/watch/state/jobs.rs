@@ -103,6 +103,9 @@ impl State {
                     self.hard_links.seen(version.inode, id, name);
                 }
                 self.confirm(&job, Read { version, digests, racy }, now);
+                if linked {
+                    self.look_at_linked(id, name, &version, now);
+                }
             }
             Outcome::Unchanged { version, racy, digests } => {
                 self.hard_links.seen(version.inode, id, name);
@@ -143,8 +146,9 @@ impl State {
         // A file that was taken away and put back unchanged before either event was read is still there.
         let taken = self.pending.done(id, name, now);
         let gone = taken.is_some_and(|how| self.is_gone(id, name, how, read.known()));
-        if !gone && let Some(node) = self.tree.get_mut(id) {
-            self.confirmed.confirm(node, job, read, &self.pending);
+        match self.tree.get_mut(id) {
+            Some(node) if !gone => self.confirmed.confirm(node, job, read, &self.pending),
+            _ => self.confirmed.ended_elsewhere(job),
         }
     }
 

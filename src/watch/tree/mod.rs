@@ -46,6 +46,7 @@ use crate::job::Known;
 pub(crate) struct Removed {
     pub(crate) id: DirectoryId,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) inode: u64,
     /// See [`Node::known`].
     pub(crate) known: Map<Name, Known>,
 }
@@ -283,9 +284,11 @@ impl Tree {
             }
             self.watches.forget(id);
             let Some(node) = self.nodes.get_mut(&id) else { unreachable!("a child is not in the tree") };
+            let Some(inode) = node.inode else { unreachable!("a root is below another directory") };
             assert!(!node.draining, "a directory is removed twice");
             ids.extend(node.children.drain().map(|(_, child)| child));
-            removed.push(Removed { id, directory: Arc::clone(&node.directory), known: mem::take(&mut node.known) });
+            let known = mem::take(&mut node.known);
+            removed.push(Removed { id, directory: Arc::clone(&node.directory), inode, known });
             if node.in_flight == 0 {
                 self.nodes.remove(&id);
             } else {

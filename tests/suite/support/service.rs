@@ -147,6 +147,11 @@ impl Service {
         self.output.text.lock().expect("output").stderr.join("\n")
     }
 
+    /// How many lines on standard error contain this.
+    pub fn count_log(&self, wanted: &str) -> usize {
+        self.output.text.lock().expect("output").stderr.iter().filter(|line| line.contains(wanted)).count()
+    }
+
     /// Returns when the directory is watched and the broker is connected.
     #[track_caller]
     pub fn wait_ready(&self) {

@@ -1,6 +1,8 @@
 //! Log lines on standard error, as text or JSON, and the lines about single files with their rate limit.
 
-use std::io::{self, IsTerminal, Write};
+mod format;
+
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,11 +12,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::cli::{LogFormat, LogLevel, Settings, log_format_asked};
-use crate::error::Error;
+use format::{JsonLines, TextFields};
+
+use crate::advice;
+use crate::cli::{self, LogFormat, LogLevel, Settings, UnknownVariable, log_format_asked};
+use crate::error::{Error, os_message};
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
+use crate::shown::line;
 use crate::streams::stderr::{self, LogLines};
+use crate::streams::terminal;
 
 /// Whether logging has started; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -36,11 +43,33 @@ fn start_as(format: LogFormat, level: LevelFilter) {
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
     let lines = fmt::layer().with_writer(|| LogLines).with_target(false);
     let layer = match format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).fmt_fields(TextFields).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines.map_event_format(JsonLines).boxed()
+        }
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
         STARTED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The largest number of unknown variables that are named: more are not mistyped, but another program's.
+const VARIABLES_MAX: usize = 10;
+
+/// Warns of variables that are named like settings and are none, each with the setting that may be meant.
+pub fn warn_of_unknown_variables() {
+    let unknown = cli::unknown_variables();
+    for UnknownVariable { name, nearest } in unknown.iter().take(VARIABLES_MAX) {
+        tracing::warn!(
+            event = "unknown_variable",
+            variable = name,
+            nearest,
+            "the variable {name} is no setting and has no effect; the nearest is {nearest}"
+        );
+    }
+    if let count @ 1.. = unknown.len().saturating_sub(VARIABLES_MAX) {
+        tracing::warn!(event = "unknown_variable", count, "and {count} more variables that are no settings");
     }
 }
 
@@ -61,16 +90,23 @@ pub fn failure(error: &Error) {
         return;
     }
     if error.is_reader_gone() {
-        return tracing::info!("standard output: its reader has gone away");
+        return tracing::info!(event = "reader_gone", "standard output: its reader has gone away");
     }
     if !STARTED.load(Ordering::Relaxed) && log_format_asked() == LogFormat::Json {
         start_as(LogFormat::Json, LevelFilter::ERROR);
     }
     if STARTED.load(Ordering::Relaxed) {
-        tracing::error!("{error}");
+        tracing::error!(
+            event = "failed",
+            error = error.cause(),
+            next = error.next(),
+            path = error.path().map(|path| path.to_string_lossy().into_owned()),
+            url = error.url(),
+            "{error}"
+        );
     } else {
         // It never fails.
-        let _ = LogLines.write_all(format!("error: {error}\n").as_bytes());
+        let _ = LogLines.write_all(format!("error: {}\n", line(error)).as_bytes());
     }
 }
 
@@ -99,6 +135,7 @@ pub struct FileLines {
     refused: Repeats,
     unwatched: Repeats,
     wanting: Repeats,
+    too_large: Repeats,
 }
 
 impl FileLines {
@@ -120,6 +157,7 @@ impl FileLines {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
             unwatched: repeats("directories that cannot be entered"),
+            too_large: repeats("files whose messages the broker refuses for their size"),
             // All these files wait for the same thing, so one line is enough.
             wanting: Repeats { bound: 1, ..repeats("files that wait for descriptors or memory") },
         }
@@ -129,61 +167,117 @@ impl FileLines {
     pub fn log(&mut self, report: &Report, now: Instant) {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
-            Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),
-            Outcome::Unchanged { .. } => tracing::debug!(path = path(), "unchanged since its last message"),
+            Outcome::Confirmed { version, .. } => {
+                tracing::debug!(event = "confirmed", path = path(), bytes = version.size, "confirmed");
+            }
+            Outcome::Unchanged { .. } => {
+                tracing::debug!(event = "unchanged", path = path(), "unchanged since its last message");
+            }
             Outcome::Unread(cause) => self.unread(cause, path, now),
         }
     }
 
     fn unread(&mut self, cause: &Unread, path: impl Fn() -> String, now: Instant) {
         match cause {
-            Unread::Gone => tracing::debug!(path = path(), "gone before it could be read"),
-            Unread::NotRegular => tracing::debug!(path = path(), "not a regular file"),
-            Unread::Busy(why) => tracing::debug!(path = path(), "{why}"),
-            Unread::Large => tracing::debug!(path = path(), "large: it is read later, among the large files"),
-            Unread::Stopped => tracing::debug!(path = path(), "left unread: the service stops"),
-            Unread::StaleRow => {
-                tracing::debug!(path = path(), "another version: the row of the confirmed one is invalidated first")
-            }
             Unread::LeadsOut if self.refused.admits(now) => {
-                tracing::warn!("{:?} leads out of the data directory and is refused", path());
-            }
-            Unread::LeadsOut => tracing::debug!(path = path(), "leads out of the data directory"),
-            Unread::Wanting(cause) if self.wanting.admits(now) => {
+                let path = path();
                 tracing::warn!(
-                    "{:?} waits because this process cannot open it now: {cause}; it is tried again by itself. Raise the limit of open files (LimitNOFILE in systemd, ulimit -n), or lower --workers",
-                    path()
+                    event = "leads_out",
+                    path = &*path,
+                    "{path:?} leads out of the data directory and is refused"
                 );
             }
-            Unread::Wanting(cause) => tracing::debug!(path = path(), "waits: {cause}"),
-            Unread::Failed(cause) if self.failed.admits(now) => {
-                tracing::warn!("{:?} cannot be read: {cause}", path());
+            Unread::Wanting(cause) if self.wanting.admits(now) => {
+                let (path, error) = (path(), os_message(cause));
+                tracing::warn!(
+                    event = "waits",
+                    path = &*path,
+                    errno = cause.raw_os_error(),
+                    "{path:?} waits because this process cannot open it now: {error}; it is tried again by itself. {}",
+                    advice::open_files()
+                );
             }
-            Unread::Failed(cause) => tracing::debug!(path = path(), "cannot be read: {cause}"),
+            Unread::Failed(cause) if self.failed.admits(now) => {
+                let (path, error) = (path(), os_message(cause));
+                tracing::warn!(event = "unreadable", path = &*path, error, "{path:?} cannot be read: {error}");
+            }
+            Unread::TooLarge { bytes, answer } if self.too_large.admits(now) => {
+                let path = path();
+                tracing::warn!(
+                    event = "too_large",
+                    path = &*path,
+                    bytes,
+                    error = &**answer,
+                    "{path:?} has no message, because the broker refuses its {bytes} bytes ({answer}); raise max_message_size in the broker's rabbitmq.conf, or give shorter names to it and its neighbors, and publish it again by a start or a scan"
+                );
+            }
+            _ => Self::unread_in_detail(cause, &path),
+        }
+    }
+
+    fn unread_in_detail(cause: &Unread, path: &impl Fn() -> String) {
+        match cause {
+            Unread::Gone => tracing::debug!(event = "gone", path = path(), "gone before it could be read"),
+            Unread::NotRegular => tracing::debug!(event = "not_regular", path = path(), "not a regular file"),
+            Unread::Busy(why) => tracing::debug!(event = "busy", path = path(), "{why}"),
+            Unread::Large => {
+                tracing::debug!(event = "large", path = path(), "large: it is read later, among the large files");
+            }
+            Unread::Stopped => tracing::debug!(event = "left_unread", path = path(), "left unread: the process stops"),
+            Unread::StaleRow => tracing::debug!(
+                event = "stale_row",
+                path = path(),
+                "another version: the row of the confirmed one is invalidated first"
+            ),
+            Unread::LeadsOut => tracing::debug!(event = "leads_out", path = path(), "leads out of the data directory"),
+            Unread::Wanting(cause) => {
+                let error = os_message(cause);
+                tracing::debug!(event = "waits", path = path(), error, "waits: {error}");
+            }
+            Unread::Failed(cause) => {
+                let error = os_message(cause);
+                tracing::debug!(event = "unreadable", path = path(), error, "cannot be read: {error}");
+            }
+            Unread::TooLarge { bytes, answer } => tracing::debug!(
+                event = "too_large",
+                path = path(),
+                bytes,
+                error = &**answer,
+                "the broker refuses its message of {bytes} bytes: {answer}"
+            ),
         }
     }
 
     /// Logs that a file or a directory exists and cannot be read now.
     pub fn refused(&mut self, path: &[u8], directory: bool, cause: &io::Error, now: Instant) {
-        let path = String::from_utf8_lossy(path);
+        let (path, error) = (String::from_utf8_lossy(path), os_message(cause));
         let (repeats, what) = if directory { (&mut self.unwatched, "entered") } else { (&mut self.failed, "read") };
         if repeats.admits(now) {
             tracing::warn!(
-                "{path:?} cannot be {what}: {cause}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
+                event = "unreadable",
+                path = &*path,
+                error,
+                "{path:?} cannot be {what}: {error}; it is tried again when its rights change, and with growing pauses of 5 minutes at most"
             );
         } else {
-            tracing::debug!("{path:?} cannot be {what}: {cause}");
+            tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} cannot be {what}: {error}");
         }
     }
 
     /// Logs that a further try has failed, too.
     pub fn still_refused(path: &[u8], cause: &io::Error) {
-        tracing::debug!("{:?} still cannot be read: {cause}", String::from_utf8_lossy(path));
+        let (path, error) = (String::from_utf8_lossy(path), os_message(cause));
+        tracing::debug!(event = "unreadable", path = &*path, error, "{path:?} still cannot be read: {error}");
+    }
+
+    fn all_kinds(&mut self) -> [&mut Repeats; 5] {
+        let Self { failed, refused, unwatched, wanting, too_large } = self;
+        [failed, refused, unwatched, wanting, too_large]
     }
 
     /// Logs how many lines were held back, for each kind whose minute is over.
     pub fn report_held_back(&mut self, now: Instant) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             if repeats.is_over(now) {
                 repeats.report();
             }
@@ -192,7 +286,7 @@ impl FileLines {
 
     /// Logs how many lines were held back, for each kind, at the end.
     pub fn report_all_held_back(&mut self) {
-        for repeats in [&mut self.failed, &mut self.refused, &mut self.unwatched, &mut self.wanting] {
+        for repeats in self.all_kinds() {
             repeats.report();
         }
     }
@@ -240,7 +334,12 @@ impl Repeats {
     pub fn report(&mut self) {
         match std::mem::take(&mut self.held_back) {
             0 => {}
-            count => tracing::warn!("and {count} more {} within a minute; LOG_LEVEL=DEBUG names each", self.subject),
+            count => tracing::warn!(
+                event = "held_back",
+                count,
+                "and {count} more {} within a minute; LOG_LEVEL=DEBUG names each",
+                self.subject
+            ),
         }
     }
 }
