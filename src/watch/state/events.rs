@@ -211,7 +211,7 @@ impl State {
             && stat.regular
             && stat.linked
         {
-            self.follow_names(id, name, &stat.version, now);
+            self.follow_names(id, name, &stat.version, stat.version.is_racy(seen_at, false), now);
         }
     }
 

@@ -98,7 +98,7 @@ impl State {
         match outcome {
             Outcome::Confirmed { version, racy, linked, digests } => {
                 if linked {
-                    self.follow_names(id, name, &version, now);
+                    self.follow_names(id, name, &version, racy, now);
                 } else {
                     self.hard_links.seen(version.inode, id, name);
                 }

@@ -71,8 +71,8 @@ impl State {
     }
 
     /// A file with further names was published by this one: it is to be read by the others too.
-    pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, now: Instant) {
-        match self.hard_links.published(version, id, name) {
+    pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, racy: bool, now: Instant) {
+        match self.hard_links.published(version, racy, id, name) {
             Others::Known(names) => self.put_names(names, version.inode, now),
             Others::Wanted => {}
             Others::Full => self.ask_for_rescan(now, || {
@@ -122,7 +122,8 @@ impl State {
         for (id, name, version) in names {
             let Some(node) = self.tree.get(id) else { continue };
             let has_it = |known: &Known| version.is_some_and(|version| known.is_of_fingerprint(version));
-            let lags = |known: &Known| known.inode() == inode && !has_it(known);
+            // A racy version may hide that the content is another.
+            let lags = |known: &Known| known.inode() == inode && (known.is_racy() || !has_it(known));
             if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
                 self.put_one(Source::Event, id, &name, Change::Closed, seen_at, now);
             }
