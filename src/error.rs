@@ -120,6 +120,22 @@ pub enum Error {
     },
     /// A failure that only a bug or a broken system explains, for example a thread that panicked.
     Internal(String),
+    /// A signal has ended a command before its work was done.
+    Interrupted {
+        /// The signal.
+        signal: StopSignal,
+        /// What is left undone.
+        left: String,
+    },
+    /// `listen` has printed fewer messages than it was to.
+    Fewer {
+        /// The messages printed.
+        printed: u32,
+        /// The messages asked for.
+        count: u32,
+    },
+    /// A failure that was logged before its command's last lines.
+    Logged(Box<Error>),
     /// `scan` has logged files that it could not read.
     Incomplete {
         /// The number of files without a message.
@@ -169,6 +185,9 @@ impl Error {
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
             Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
+            Self::Interrupted { signal, left } => format!("{signal} has ended it early: {left}"),
+            Self::Fewer { printed, count } => format!("{printed} of {count} messages came before the end"),
+            Self::Logged(error) => error.cause(),
         }
     }
 
@@ -193,6 +212,9 @@ impl Error {
             Self::Threads { .. } => advice::threads(),
             Self::Internal(_) => "this should not happen, please report it",
             Self::Incomplete { .. } => "each is named above",
+            Self::Interrupted { .. } => "start it again",
+            Self::Fewer { .. } => "give it more time (--timeout), or see whether anything is published",
+            Self::Logged(error) => return error.next(),
         })
     }
 
@@ -207,6 +229,7 @@ impl Error {
             | Self::DirectoryGone { path, .. }
             | Self::ControlSocket { path, .. }
             | Self::NoService { socket: path, .. } => Some(path),
+            Self::Logged(error) => error.path(),
             _ => None,
         }
     }
@@ -216,11 +239,19 @@ impl Error {
     pub fn url(&self) -> Option<&str> {
         match self {
             Self::Broker { url, .. } => Some(url),
+            Self::Logged(error) => error.url(),
             _ => None,
         }
     }
 
-    /// The process's exit status: 2 for what the user can set right before starting, else 1.
+    /// Whether the reader of standard output has gone away, as `head` does. It has what it wanted, so that is no failure.
+    #[must_use]
+    pub fn is_reader_gone(&self) -> bool {
+        matches!(self, Self::Stdout(cause) if cause.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The process's exit status: 2 for what the user can set right before starting, 128 and its number for a signal, 0 when the
+    /// reader of standard output has gone away, else 1.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -229,6 +260,9 @@ impl Error {
             | Self::StateDirectory { .. }
             | Self::ControlSocket { .. }
             | Self::MetricsAddress { .. } => 2,
+            Self::Interrupted { signal, .. } => signal.exit_status(),
+            Self::Logged(error) => error.exit_status(),
+            _ if self.is_reader_gone() => 0,
             _ => 1,
         }
     }
@@ -242,6 +276,39 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A signal that asks for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGHUP, for a command that is no service.
+    HangUp,
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl StopSignal {
+    /// The exit status of a command that the signal ends early, as a shell shows it: 128 and the signal's number.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        128 + match self {
+            Self::HangUp => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+}
+
+impl fmt::Display for StopSignal {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::HangUp => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
 
 fn next_for_stdout(cause: &io::Error) -> &'static str {
     match cause.kind() {

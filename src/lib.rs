@@ -33,11 +33,11 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: what may be shown of a text, advice, errors, standard error.
+// Ground: what may be shown of a text, advice, errors, the standard streams.
 mod advice;
 pub mod error;
 mod shown;
-mod terminal;
+mod streams;
 
 // Files, digests, and the way of a message at the broker.
 mod files;

@@ -12,13 +12,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     process::prepare();
-    match run() {
+    let status = match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             process::failure(&error);
             ExitCode::from(error.exit_status())
         }
-    }
+    };
+    process::finish();
+    status
 }
 
 fn run() -> Result<(), Error> {

@@ -61,6 +61,7 @@ pub struct Metrics {
     pub ledger_bytes: IntGauge,
     pub(crate) ledger_waiting_rows: IntGauge,
     pub ledger_failures: IntCounter,
+    pub(crate) log_lines_dropped: IntCounter,
     pub(crate) stage_stalled_seconds: IntGaugeVec,
     pub read_seconds: Histogram,
     pub end_to_end_seconds: Histogram,
@@ -83,11 +84,11 @@ impl Default for Metrics {
             "queue",
             ["kernel", "pending"],
         );
-        let [start, overflow, timer] = make.counters(
+        let [start, overflow, timer, signal] = make.counters(
             "apollonia_rescans_total",
-            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), or the timer.",
+            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), the timer, or SIGHUP.",
             "cause",
-            ["start", "overflow", "timer"],
+            ["start", "overflow", "timer", "signal"],
         );
         let [gone, leads_out, permission, io, too_large] = make.counters(
             "apollonia_failures_total",
@@ -107,7 +108,7 @@ impl Default for Metrics {
             ),
             overflows_kernel,
             overflows_pending,
-            rescans: Rescans { start, overflow, timer },
+            rescans: Rescans { start, overflow, timer, signal },
             files_read: make.counter("apollonia_files_read_total", "Files read to their end and hashed."),
             read_bytes: make.counter("apollonia_read_bytes_total", "Bytes of the files that were published."),
             files_unchanged: make.counter(
@@ -167,6 +168,10 @@ impl Default for Metrics {
             ledger_waiting_rows: make.gauge("apollonia_ledger_waiting_rows", "Rows not yet written to the ledger."),
             ledger_failures: make
                 .counter("apollonia_ledger_failures_total", "Times that the ledger could not be written."),
+            log_lines_dropped: make.counter(
+                "apollonia_log_lines_dropped_total",
+                "Log lines that standard error did not take: it is full and not read, or gone.",
+            ),
             stage_stalled_seconds: make.add(IntGaugeVec::new(
                 Opts::new(
                     "apollonia_stage_stalled_seconds",
@@ -250,6 +255,7 @@ pub struct Rescans {
     pub start: IntCounter,
     pub overflow: IntCounter,
     pub timer: IntCounter,
+    pub signal: IntCounter,
 }
 
 /// Files without a message by their cause.

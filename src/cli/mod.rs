@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lists::Given;
 pub use route::{DEFAULT_EXCHANGE, RouteSettings};
 pub use settings::{
@@ -25,7 +25,7 @@ pub use values::{CatchUp, LogFormat, LogLevel, Output, ReadEngine, Shell, Unrout
 pub use variables::UnknownVariable;
 
 use crate::error::Error;
-use crate::terminal;
+use crate::streams::{stdout, terminal};
 
 /// Turn files landing in a directory into RabbitMQ messages.
 ///
@@ -45,7 +45,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM
+    /// Follow a directory and publish one message per file version, until SIGINT or SIGTERM; SIGHUP asks for a rescan
     Watch {
         /// The directories, in place of DATA_DIRECTORY and --data-dir
         #[arg(value_name = "DIR")]
@@ -59,7 +59,7 @@ pub enum Command {
     },
     /// Print the messages that arrive at the exchange, one JSON object a line
     Listen {
-        /// End after this many messages
+        /// End after this many messages; exit status 1 if it ends with fewer
         #[arg(long, value_name = "N")]
         count: Option<NonZeroU32>,
         /// End after this many seconds
@@ -109,8 +109,7 @@ pub fn parse() -> Result<Option<Cli>, Error> {
 
 fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Error> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let colors = if terminal::colors(&std::io::stdout()) { ColorChoice::Auto } else { ColorChoice::Never };
-    let definition = groups::hide_unused(without_empty_variables(without_values(Cli::command()))).color(colors);
+    let definition = groups::hide_unused(without_empty_variables(without_values(Cli::command())));
     let definition = groups::without_unused_variables(definition, asked(&args).as_deref());
     let read = definition.clone().try_get_matches_from(&args);
     match read.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
@@ -124,12 +123,34 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
             Ok(Some(cli))
         }
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // A closed standard output is no failure: its reader has seen what it wanted.
-            let _ = shown.print();
+            let text = shown.render();
+            let text = if terminal::colors(&std::io::stdout()) { text.ansi().to_string() } else { text.to_string() };
+            stdout::print(&text)?;
             Ok(None)
         }
         Err(error) => Err(Error::usage(refusal::one_line(&error, &definition), "see --help")),
     }
+}
+
+/// The form of log lines as far as it can be known where the command line cannot be used: a failure is in the form that was
+/// asked for, also one that is found before any setting counts.
+#[must_use]
+pub fn log_format_asked() -> LogFormat {
+    log_format_of(std::env::args_os(), std::env::var_os("INGESTOR_LOG_FORMAT"))
+}
+
+fn log_format_of(args: impl IntoIterator<Item = OsString>, variable: Option<OsString>) -> LogFormat {
+    let mut words = args.into_iter().skip(1).take_while(|word| word != "--");
+    let mut asked = variable;
+    while let Some(word) = words.next() {
+        let bytes = word.as_encoded_bytes();
+        if bytes == b"--log-format" {
+            asked = words.next();
+        } else if let Some(value) = bytes.strip_prefix(b"--log-format=") {
+            asked = Some(OsString::from(String::from_utf8_lossy(value).into_owned()));
+        }
+    }
+    if asked.is_some_and(|asked| asked == "json") { LogFormat::Json } else { LogFormat::Text }
 }
 
 /// The name of the command, found before anything is checked.
@@ -207,6 +228,19 @@ mod tests {
             let error = parse_words(words).unwrap_err().to_string();
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn the_form_of_log_lines_is_known_where_the_command_line_cannot_be_used() {
+        let json = |words: &str, variable: &str| {
+            let args = std::iter::once("program").chain(words.split_whitespace()).map(OsString::from);
+            log_format_of(args, Some(OsString::from(variable))) == LogFormat::Json
+        };
+        assert!(json("--workers 0 --log-format json", "") && json("scan --log-format=json --nonsense", "text"));
+        assert!(json("--workers 0", "json") && !json("--log-format text --workers 0", "json"));
+        assert!(
+            !json("--log-format", "json") && !json("--log-format=xml", "json") && !json("-- --log-format json", "")
+        );
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct Settings {
         value_parser = clap::value_parser!(u64).range(0..=SETTLE_MS_MAX)
     )]
     pub quiet_ms: u64,
-    /// Hashing threads [default: one per CPU]
+    /// Hashing threads [default: one per CPU, 8 at most]
     #[arg(
         help_heading = READING, long, env = "INGESTOR_WORKERS", global = true, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX))

@@ -1,22 +1,17 @@
 //! `completions`: the script with which a shell completes this program's command lines.
 
-use std::io::{self, ErrorKind, Write};
-
 use clap_complete::{Generator, generate};
 
 use crate::cli::{self, Shell};
 use crate::error::Error;
+use crate::streams::stdout::print;
 
 /// Prints the script on standard output.
 ///
 /// # Errors
 /// [`Error::Stdout`].
 pub fn run(shell: Shell) -> Result<(), Error> {
-    match io::stdout().write_all(&script(shell)) {
-        // A reader that goes away has seen what it wanted.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Stdout),
-    }
+    print(&String::from_utf8_lossy(&script(shell)))
 }
 
 /// The script for a shell.

@@ -1,6 +1,5 @@
 //! `health`: asks the service on this host whether it is healthy, or ready.
 
-use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::cli::Settings;
 use crate::config::{SocketPlaces, socket_places};
 use crate::error::{Error, os_message};
 use crate::shown::line;
+use crate::streams::stdout::print;
 use crate::{control, logging};
 
 /// The longest wait for an answer, which the service composes from memory.
@@ -56,7 +56,7 @@ pub fn run(settings: &Settings, ready: bool) -> Result<(), Error> {
     logging::start(settings);
     let places = socket_places(settings);
     let answer = ask(&places, if ready { Question::Ready } else { Question::Alive })?;
-    writeln!(io::stdout(), "{}", line(answer)).map_err(Error::Stdout)
+    print(&(line(answer) + "\n"))
 }
 
 /// The line of a service that is healthy, or ready. It comes from another process, so it is not fit to be printed yet.

@@ -12,7 +12,7 @@ use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Pr
 use crate::files::listing::{FileStat, list, look, path_in};
 use crate::files::root::Root;
 use crate::filter::Filter;
-use crate::terminal::{BAR, Screen, columns, is_dumb};
+use crate::streams::terminal::{BAR, Screen, columns, is_dumb};
 
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);

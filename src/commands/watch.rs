@@ -1,6 +1,7 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +15,10 @@ use crate::dispatch::Dispatcher;
 use crate::error::{Error, named};
 use crate::files::root::Root;
 use crate::ledger::store::Store;
+use crate::mailbox::Sender;
 use crate::progress::{Facts, Phase, Progress};
-use crate::signals::StopSignals;
+use crate::signals::{Caller, CaughtSignals};
+use crate::streams::stdout::Stdout;
 use crate::watch::Watcher;
 use crate::watch::inotify::Watch;
 use crate::{logging, notify, pipeline};
@@ -26,10 +29,10 @@ use crate::{logging, notify, pipeline};
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let config = Config::for_watch(settings, dirs)?;
-    logging::start(settings);
+    logging::start_for_service(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
-    let signals = StopSignals::listen()?;
+    let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;
     let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
@@ -41,7 +44,10 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let mut pipeline = config.pipeline;
     pipeline.publish.publishers = publishers(&roots, &pipeline.publish.exchange);
     let dispatcher = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask(dispatcher.sender.clone());
+    signals.ask_source(dispatcher.sender.clone());
+    if pipeline.output == Output::Stdout {
+        end_with_the_reader(dispatcher.sender.clone())?;
+    }
     let facts = facts(&roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
     let facts = progress.facts.get_or_init(|| facts);
     let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
@@ -53,6 +59,13 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     }
     log_ready(settings, &config.watch, state_dir.as_deref(), &paths, facts);
     watcher.run()
+}
+
+/// Ends the service when nobody reads standard output any more, also while there is nothing to write.
+fn end_with_the_reader(sender: Sender) -> Result<(), Error> {
+    let gone = move || sender.fail(Error::Stdout(io::ErrorKind::BrokenPipe.into()));
+    Stdout::given()?.when_its_reader_goes(gone);
+    Ok(())
 }
 
 /// The warning for a service that keeps no ledger, where the user relies on one or would miss it.

@@ -30,6 +30,7 @@ use crate::config::{ControlSettings, SocketPlaces};
 use crate::error::{Error, os_message};
 use crate::health::{Health, Readiness, Status};
 use crate::progress::{BrokerState, Progress};
+use crate::streams::stderr;
 use crate::{metrics, notify};
 
 /// The largest number of connections at a time; the next waits to be accepted. A probe and some scrapers need three.
@@ -245,6 +246,8 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     let reading: usize = progress.volumes().iter().map(|volume| volume.read.waiting()).sum();
     metrics.in_flight_files.set(whole(reading + progress.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(progress.ledger.waiting()));
+    let dropped = &metrics.log_lines_dropped;
+    dropped.inc_by(stderr::dropped().saturating_sub(dropped.get()));
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
         tracing::warn!(event = "metrics_failed", error = os_message(&error), "the metrics cannot be written: {error}");

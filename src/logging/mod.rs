@@ -2,7 +2,7 @@
 
 mod format;
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,13 @@ use tracing_subscriber::{Layer, fmt};
 use format::{JsonLines, TextFields};
 
 use crate::advice;
-use crate::cli::{self, LogFormat, LogLevel, Settings, UnknownVariable};
+use crate::cli::{self, LogFormat, LogLevel, Settings, UnknownVariable, log_format_asked};
 use crate::error::{Error, os_message};
 use crate::files::unread::Unread;
 use crate::job::{Outcome, Report};
 use crate::shown::line;
-use crate::terminal::{self, AroundTheBar};
+use crate::streams::stderr::{self, LogLines};
+use crate::streams::terminal;
 
 /// Whether logging has started; before that a failure is printed plainly.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -28,11 +29,20 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// Starts logging. The libraries log only where the level is TRACE: the AMQP client would otherwise print whole messages, and
 /// its failures reach the user in our error line.
 pub fn start(settings: &Settings) {
-    let level = level(settings.log_level);
+    start_as(settings.log_format, level(settings.log_level));
+}
+
+/// Starts logging for a service: standard error that is not read costs it log lines, and does not hold it up.
+pub fn start_for_service(settings: &Settings) {
+    stderr::write_by_a_thread();
+    start(settings);
+}
+
+fn start_as(format: LogFormat, level: LevelFilter) {
     let libraries = if level == LevelFilter::TRACE { LevelFilter::DEBUG } else { LevelFilter::OFF };
     let filter = Targets::new().with_default(libraries).with_target("apollonia_ingestor", level);
-    let lines = fmt::layer().with_writer(|| AroundTheBar).with_target(false);
-    let layer = match settings.log_format {
+    let lines = fmt::layer().with_writer(|| LogLines).with_target(false);
+    let layer = match format {
         LogFormat::Text => lines.with_ansi(terminal::colors(&io::stderr())).fmt_fields(TextFields).boxed(),
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
@@ -73,8 +83,18 @@ fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Prints the error that ends the command, as a log line once logging has started.
+/// Logs the error that ends the command, unless it was logged before or is no failure. Before logging has started it is printed
+/// plainly, or in the form that log lines were to have.
 pub fn failure(error: &Error) {
+    if matches!(error, Error::Logged(_)) {
+        return;
+    }
+    if error.is_reader_gone() {
+        return tracing::info!(event = "reader_gone", "standard output: its reader has gone away");
+    }
+    if !STARTED.load(Ordering::Relaxed) && log_format_asked() == LogFormat::Json {
+        start_as(LogFormat::Json, LevelFilter::ERROR);
+    }
     if STARTED.load(Ordering::Relaxed) {
         tracing::error!(
             event = "failed",
@@ -85,8 +105,21 @@ pub fn failure(error: &Error) {
             "{error}"
         );
     } else {
-        eprintln!("error: {}", line(error));
+        // It never fails.
+        let _ = LogLines.write_all(format!("error: {}\n", line(error)).as_bytes());
     }
+}
+
+/// Logs the error that ends a command before the command's last lines.
+#[must_use]
+pub fn failed(error: Error) -> Error {
+    failure(&error);
+    Error::Logged(Box::new(error))
+}
+
+/// Waits until the last lines are written, within a timeout.
+pub fn finish() {
+    stderr::finish();
 }
 
 /// The largest number of WARN lines of one kind about single files in [`REPEATS_TIME`], because nobody reads more of them.
@@ -119,7 +152,7 @@ impl FileLines {
     }
 
     fn bounded(bound: u32) -> Self {
-        let repeats = |subject| Repeats { subject, bound, since: None, logged: 0, held_back: 0 };
+        let repeats = |subject| Repeats { bound, ..Repeats::limited(subject) };
         Self {
             failed: repeats("files that cannot be read"),
             refused: repeats("links that lead out of the data directory"),
@@ -261,7 +294,7 @@ impl FileLines {
 
 /// The rate limit of one kind of line.
 #[derive(Debug)]
-struct Repeats {
+pub struct Repeats {
     /// What the lines are about, as the count of the held back ones names it.
     subject: &'static str,
     bound: u32,
@@ -271,7 +304,14 @@ struct Repeats {
 }
 
 impl Repeats {
-    fn admits(&mut self, now: Instant) -> bool {
+    /// Admits [`REPEATS_MAX`] lines a minute. `subject` is what they are about.
+    #[must_use]
+    pub fn limited(subject: &'static str) -> Self {
+        Self { subject, bound: REPEATS_MAX, since: None, logged: 0, held_back: 0 }
+    }
+
+    /// Whether a line may be logged now; if not, it is counted.
+    pub fn admits(&mut self, now: Instant) -> bool {
         if self.since.is_none() || self.is_over(now) {
             self.report();
             self.since = Some(now);
@@ -290,7 +330,8 @@ impl Repeats {
         self.since.is_some_and(|since| now.saturating_duration_since(since) >= REPEATS_TIME)
     }
 
-    fn report(&mut self) {
+    /// Logs how many lines were held back.
+    pub fn report(&mut self) {
         match std::mem::take(&mut self.held_back) {
             0 => {}
             count => tracing::warn!(

@@ -7,7 +7,7 @@ pub mod errors;
 pub mod exchange;
 pub mod fence;
 mod frame;
-pub mod local;
+mod local;
 pub mod look;
 mod outage;
 mod refusal;
@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::{BrokerState, Progress};
+use crate::streams::stdout::Stdout;
 
 /// Starts the output's thread, if there is an output. With AMQP it returns once the exchange is declared.
 ///
@@ -54,7 +55,7 @@ pub fn start(
         .spawn(move || {
             let _guard = sender.clone().guard_panics();
             let ended = match output {
-                Output::Stdout => match local::stdout() {
+                Output::Stdout => match Stdout::given() {
                     Ok(stdout) => {
                         let _ = ready.send(Ok(()));
                         local::to_stdout(stdout, messages, &sender, &progress)

@@ -31,6 +31,7 @@ use crate::files::root::Root;
 use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::ledger::store::Store;
+use crate::logging::failed;
 use crate::mailbox::Notice;
 use crate::metrics::Totals;
 use crate::notify;
@@ -91,11 +92,13 @@ impl Watcher {
         };
         // Whatever has ended it: what was reported counts.
         let rest = self.read_rest();
+        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
+        // What has ended it comes before the totals, which are the last line of every run.
+        let ended = followed.and(drained).and(rest).map_err(failed);
         self.log_end();
         self.progress.watch.done(1);
-        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
         self.state.end(orderly && !self.dispatcher.may_have_published());
-        followed.and(drained).and(rest)
+        ended
     }
 
     fn follow(&mut self) -> Result<(), Error> {
@@ -162,7 +165,17 @@ impl Watcher {
                     reports.into_iter().for_each(|report| self.state.complete(report, now, time_of_day));
                 }
                 Notice::Failed(error) => return Err(error),
-                Notice::Stop => return Ok(true),
+                // What is not found now is found at the next start.
+                Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
+                Notice::Rescan => self.state.rescan_on_signal(now),
+                Notice::Stop(signal) => {
+                    tracing::info!(
+                        event = "stopping",
+                        %signal,
+                        "{signal}: files in progress are finished; a second signal ends at once"
+                    );
+                    return Ok(true);
+                }
             }
         }
         Ok(false)

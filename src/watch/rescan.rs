@@ -144,7 +144,7 @@ impl Rescan {
         }
     }
 
-    /// The timer asks for a rescan of the whole tree.
+    /// The timer or a signal asks for a rescan of the whole tree.
     pub(crate) fn ask_now(&mut self, now: Instant) {
         self.needed = true;
         self.not_before = Some(now);

@@ -267,6 +267,31 @@ fn the_log_as_json_is_one_object_a_line() {
 }
 
 #[test]
+fn a_failure_before_the_start_is_one_json_object_where_the_log_is() {
+    let (_root, data, _) = directories();
+    let missing = data.join("missing");
+    let by_flag = |words: &[&str]| Setup::new(words).args(&["--log-format", "json"]);
+    let by_variable = |words: &[&str]| Setup::new(words).env("INGESTOR_LOG_FORMAT", "json");
+    for setup in [
+        by_flag(&["--workers", "0"]),
+        by_variable(&["watch", "--no-such-flag"]),
+        by_variable(&["wach"]),
+        by_flag(&["listen", "--count", "many"]),
+        by_flag(&["scan", "--output", "stdout", "--include", "["]),
+        by_variable(&["watch", "--output", "none", "--data-dir"]).arg(&missing),
+        by_variable(&["scan", "--output", "none"]).arg(&missing),
+    ] {
+        let ended = setup.run().expect_code(2);
+        ended.assert_one_line(&["\"level\":\"ERROR\""]);
+        let line: serde_json::Value =
+            serde_json::from_str(&ended.stderr).unwrap_or_else(|_| panic!("{}", ended.stderr));
+        assert!(line["message"].as_str().is_some_and(|message| message.contains("; ")), "{line}");
+    }
+    let text = by_variable(&["--workers", "0", "--log-format=text"]).run().expect_code(2);
+    assert!(text.stderr.starts_with("error: "), "{}", text.stderr);
+}
+
+#[test]
 fn the_log_as_text_has_no_terminal_colors_in_a_pipe() {
     let (_root, data, _) = directories();
     let service = Setup::new(&["watch", "--output", "none"]).env("DATA_DIRECTORY", &data).spawn();
@@ -295,23 +320,4 @@ fn output_to_nowhere_prints_nothing_on_stdout() {
     fs::write(data.join("file"), "content").unwrap();
     let ended = Setup::new(&["scan", "--output", "none"]).arg(&data).run().expect_code(0);
     assert_eq!(ended.stdout, "");
-}
-
-#[test]
-fn a_closed_standard_output_ends_the_service_in_one_line() {
-    let (_root, data, _) = directories();
-    let mut service = Setup::watch(&data, NO_BROKER).args(&["--output", "stdout"]).spawn_unread();
-    service.wait_ready();
-    let deadline = Instant::now() + TIMEOUT;
-    for number in 0.. {
-        if !service.is_running() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "it goes on into a closed pipe");
-        fs::write(data.join(format!("file-{number}")), "content").unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let ended = service.wait_exit().expect_code(1);
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-    assert_eq!(ended.errors().len(), 1, "{}", ended.stderr);
 }

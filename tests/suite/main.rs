@@ -60,9 +60,11 @@ mod scan_and_listen; // the commands `scan` and `listen`
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
 mod secret_files; // the connection string and its password from files
 mod several_directories; // several data directories in one service
+mod signals; // SIGHUP, inherited masks, a scan that is ended early
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger
 mod stopping; // signals, and the loss of the data directory
+mod streams; // standard output and error: slow, gone, closed, full, not to be waited for
 mod terminals; // colors, and the width of the progress bar
 mod tls; // trusted authorities, client certificates
 mod tls_refusals; // certificates and files that are refused

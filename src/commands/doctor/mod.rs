@@ -12,8 +12,6 @@ mod mounts;
 mod service;
 mod state;
 
-use std::io::{self, Write};
-
 use check::{Check, Status};
 use serde::Serialize;
 
@@ -23,6 +21,7 @@ use crate::error::Error;
 use crate::files::root::raise_lease_capability;
 use crate::filter::Filter;
 use crate::shown::{json_line, line};
+use crate::streams::stdout::print;
 
 #[derive(Serialize)]
 struct Findings {
@@ -53,7 +52,7 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     } else {
         checks.iter().map(|check| line(check) + "\n").collect()
     };
-    io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)?;
+    print(&text)?;
     if failed > 0 { Err(Error::Unfit { failed, total }) } else { Ok(()) }
 }
 

@@ -30,6 +30,13 @@ impl State {
         self.rescan.ask_now(now);
     }
 
+    /// A signal asks for a rescan.
+    pub(in crate::watch) fn rescan_on_signal(&mut self, now: Instant) {
+        self.progress.metrics.rescans.signal.inc();
+        tracing::info!(event = "rescan_asked", "SIGHUP: the directories are rescanned now");
+        self.rescan.ask_now(now);
+    }
+
     /// Whether a rescan can go on at once.
     pub(in crate::watch) fn may_rescan(&self, now: Instant) -> bool {
         let room = self.pending.len() < PENDING_MAX / 2 && self.pending.backlog() < BACKLOG_MAX;

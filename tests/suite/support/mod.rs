@@ -15,6 +15,7 @@ pub mod service;
 pub mod service_manager;
 pub mod setup;
 pub mod slow_directory;
+pub mod streams;
 pub mod terminal;
 pub mod tree;
 pub mod volume;

@@ -1,4 +1,4 @@
-//! What a terminal can show, and standard error, shared by log lines and a progress bar.
+//! What a terminal can show, and standard error as a progress bar draws on it.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -88,22 +88,5 @@ impl TermLike for Screen {
     fn flush(&self) -> io::Result<()> {
         let drawn = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         io::stderr().write_all(drawn.as_bytes())
-    }
-}
-
-/// Standard error for log lines, which are written above the bar.
-#[derive(Debug, Clone, Copy)]
-pub struct AroundTheBar;
-
-impl Write for AroundTheBar {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match BAR.get() {
-            Some(bar) => bar.suspend(|| io::stderr().write(line)),
-            None => io::stderr().write(line),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
     }
 }
