@@ -129,7 +129,7 @@ async fn reach(broker: &Broker, address: &Address) -> Result<Connection, Refused
             return Err(refused);
         }
         let Error::Broker { cause, next, .. } = refused.error else { return Err(refused) };
-        tracing::debug!("{} at {socket}: {cause}", address.host());
+        tracing::debug!(event = "address_failed", error = cause, "{} at {socket}: {cause}", address.host());
         refusals.add(socket.ip().to_string(), cause, next);
     }
     Err(match refusals.by.first() {
@@ -160,6 +160,8 @@ async fn agree(broker: &Broker, address: &Address, socket: SocketAddr) -> lapin:
     uri.query.frame_max = Some(FRAME_MIN);
     let connection = open(broker, uri, socket).await.map_err(|_| refused)?;
     tracing::info!(
+        event = "short_frames",
+        bytes = FRAME_MIN,
         "the broker allows only short frames (frame_max): {FRAME_MIN} bytes are used with {}",
         address.host()
     );

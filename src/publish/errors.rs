@@ -111,7 +111,7 @@ const ACCESS_REFUSED: Cases<6> = [
         "access to topic",
         "allow this user the routing key (rabbitmqctl set_topic_permissions), or set another with --routing-key (INGESTOR_ROUTING_KEY)",
     ),
-    ("reserved prefix", "name another exchange with --exchange (INGESTOR_EXCHANGE): amq. begins the broker's own"),
+    (RESERVED_PREFIX, "name another exchange with --exchange (INGESTOR_EXCHANGE): amq. begins the broker's own"),
     ("internal exchange", "name an exchange that clients may publish to with --exchange (INGESTOR_EXCHANGE)"),
     (
         "exchange '",
@@ -120,7 +120,7 @@ const ACCESS_REFUSED: Cases<6> = [
     ("", "correct user, password and permissions (rabbitmqctl set_permissions)"),
 ];
 
-const PRECONDITION_FAILED: Cases<9> = [
+const PRECONDITION_FAILED: Cases<10> = [
     (
         "inequivalent arg 'type' for exchange",
         "set --exchange-type (INGESTOR_EXCHANGE_TYPE) to the type that it has, or name another exchange with --exchange (INGESTOR_EXCHANGE)",
@@ -143,6 +143,7 @@ const PRECONDITION_FAILED: Cases<9> = [
         "exchange limit",
         "raise the limit of exchanges (cluster_exchange_limit), or name one that is there with --exchange (INGESTOR_EXCHANGE)",
     ),
+    ("message size", "raise the broker's limit of a message's size (max_message_size)"),
     (
         "Invalid argument",
         "have the exchange declared with the arguments that its type needs: it is used as it is when it is there",
@@ -196,9 +197,76 @@ const COMMAND_INVALID: Cases<2> = [
 
 const CONNECTION_FORCED: Cases<1> = [("", "the broker has closed the connection; start again")];
 
+/// The text of a refusal of a name that begins with `amq.`.
+pub(super) const RESERVED_PREFIX: &str = "reserved prefix";
+
 /// The text of a refusal that is one node's alone.
 pub(super) const NODE_CONNECTIONS: &str = "node connection limit";
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    /// RabbitMQ's texts, as versions 3.10 to 4.1 write them.
+    const TEXTS: [(u16, &str, &str); 19] = [
+        (403, "Login was refused using authentication mechanism PLAIN", "correct user, password"),
+        (403, "access to exchange 'x' in vhost '/' refused for user 'u'", "`write`"),
+        (403, "configure access to exchange 'x' in vhost '/' refused for user 'u'", "`configure`"),
+        (403, "access to topic 'k' in exchange 'x' in vhost '/' refused for user 'u'", "set_topic_permissions"),
+        (403, "cannot publish to internal exchange 'x' in vhost '/'", "--exchange"),
+        (403, "exchange name 'amq.x' contains reserved prefix 'amq.*'", "amq."),
+        (404, "no exchange 'x' in vhost '/'", "start again to declare it"),
+        (405, "cannot obtain exclusive access to locked queue 'q' in vhost '/'", "another connection's"),
+        (
+            406,
+            "inequivalent arg 'type' for exchange 'x' in vhost '/': received 'fanout' but current is 'topic'",
+            "--exchange-type",
+        ),
+        (406, "inequivalent arg 'durable' for exchange 'x' in vhost '/': received 'true'", "durable"),
+        (406, "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true'", "another name"),
+        (406, "cannot declare queue 'q': queue limit in vhost '/' (0) is reached", "max-queues"),
+        (406, "message size 12589 is larger than configured max size 4096", "max_message_size"),
+        (503, "unknown exchange type 'x-none'", "rabbitmq-plugins"),
+        (506, "out of it", "its log"),
+        (530, "access to vhost '/' refused for user 'guest': connection limit (0) is reached", "set_vhost_limits"),
+        (530, "connection refused for user 'u': user connection limit (0) is reached", "set_user_limits"),
+        (
+            530,
+            "number of channels opened for user 'u' has reached the maximum allowed user limit of (1)",
+            "max-channels",
+        ),
+        (530, "access to vhost 'v' refused for user 'u': vhost 'v' not found", "add_vhost"),
+    ];
+
+    #[test]
+    fn each_refusal_has_its_own_next_step_and_none_destroys_anything() {
+        for (code, text, wanted) in TEXTS {
+            let soft = AMQPSoftError::from_id(code).map(AMQPErrorKind::Soft);
+            let kind = soft.or_else(|| AMQPHardError::from_id(code).map(AMQPErrorKind::Hard));
+            let refusal = AMQPError::new(kind.expect("a code of the protocol"), text.into());
+            let line = failure("amqp://h", &ErrorKind::ProtocolError(refusal).into()).to_string();
+            let (_, next) = line.split_once(text).expect("the broker's words");
+            assert!(next.contains(wanted), "{wanted:?} is not in {next:?}");
+        }
+        let tables: [&[(&str, &str)]; 8] = [
+            &ACCESS_REFUSED,
+            &PRECONDITION_FAILED,
+            &NOT_FOUND,
+            &RESOURCE_LOCKED,
+            &NOT_ALLOWED,
+            &RESOURCE_ERROR,
+            &COMMAND_INVALID,
+            &CONNECTION_FORCED,
+        ];
+        for (part, next) in tables.into_iter().flatten() {
+            assert!(!next.contains("delete ") && !next.contains("remove "), "{part}: {next}");
+        }
+        assert!(tables.iter().all(|table| table.last().is_some_and(|(part, _)| part.is_empty())));
+    }
 }

@@ -10,7 +10,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
-use super::errors::{answer, answer_or_refusal, failure, soft_error};
+use super::errors::{RESERVED_PREFIX, answer, answer_or_refusal, failure, soft_error};
 use crate::error::Error;
 use crate::routing::Exchange;
 
@@ -46,6 +46,10 @@ pub async fn declare(
             Err(refused) => refused,
         };
         let known = match soft_error(&refused) {
+            // No permission helps there.
+            Some(AMQPSoftError::ACCESSREFUSED) if refused.to_string().contains(RESERVED_PREFIX) => {
+                return Err(failure(at, &refused));
+            }
             Some(AMQPSoftError::ACCESSREFUSED) => Known::Unchecked,
             Some(AMQPSoftError::PRECONDITIONFAILED) => match differing(&refused.to_string()) {
                 // It exists, so declaring it as what it is creates nothing and compares the rest.
@@ -90,12 +94,20 @@ pub fn log(exchange: &Exchange, known: &Known) {
     match known {
         Known::Declared => {}
         Known::Argument(argument) => {
-            tracing::info!("the exchange `{name}` has arguments of its own ({argument}): it is used as it is");
+            tracing::info!(
+                event = "exchange_as_it_is",
+                exchange = name.as_str(),
+                "the exchange `{name}` has arguments of its own ({argument}): it is used as it is"
+            );
         }
         Known::AutoDeleted => tracing::warn!(
+            event = "exchange_as_it_is",
+            exchange = name.as_str(),
             "the exchange `{name}` is used as it is, and the broker deletes it when its last queue is unbound (auto_delete)"
         ),
         Known::Unchecked => tracing::info!(
+            event = "exchange_as_it_is",
+            exchange = name.as_str(),
             "this user may not declare the exchange `{name}`: it is used as it is, its type and durability are not known"
         ),
     }

@@ -64,6 +64,8 @@ impl Fence {
             Ok(consumers) => fence.consumers = consumers,
             Err(refused) if soft_error(&refused) == Some(AMQPSoftError::ACCESSREFUSED) => {
                 tracing::debug!(
+                    event = "fences_renewed",
+                    error = %refused,
                     "the fences are declared again each {RENEWAL:?}, for want of the permission `read`: {refused}"
                 );
                 fence.renewing = true;
@@ -101,6 +103,7 @@ impl Fence {
         }
         if !self.renewing {
             tracing::warn!(
+                event = "fence_deleted",
                 "the broker has deleted a queue that keeps other services from this one's directories: it is taken again"
             );
         }

@@ -63,9 +63,12 @@ impl FrameLimit {
             return;
         }
         self.warned_at.set(Some(now));
+        let path = path();
+        let path = String::from_utf8_lossy(&path);
         tracing::warn!(
-            "the message of {:?} goes out without the header {name}, which does not fit into a frame of {} bytes, and so do others like it: raise frame_max at the broker, or in AMQP_CONNECTION_STRING where it is set there",
-            String::from_utf8_lossy(&path()),
+            event = "header_left_out",
+            path = &*path,
+            "the message of {path:?} goes out without the header {name}, which does not fit into a frame of {} bytes, and so do others like it: raise frame_max at the broker, or in AMQP_CONNECTION_STRING where it is set there",
             self.bytes
         );
     }

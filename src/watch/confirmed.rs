@@ -17,8 +17,9 @@
 //! In both the last message says B for good, and the path holds A. So for a path whose confirmed version can reappear, the
 //! row is deleted on disk *before* another version is published:
 //!
-//! - [`can_reappear`] says which paths these are: links, and rows of an earlier run that are not compared yet, because they
-//!   may describe a file of the directory that was there at the time. A regular file that this process has seen in its
+//! - [`can_reappear`] says which paths these are: links, rows of an earlier run that are not compared yet, because they may
+//!   describe a file of the directory that was there at the time, and versions whose time stamps may hide a change
+//!   ([`Version::is_racy`](crate::files::version::Version::is_racy)). A regular file that this process has seen in its
 //!   directory is none of them: to rename or to write it changes its ctime, and ctime is part of the version.
 //! - A job of such a path carries `invalidate_first`. The reader that finds another version than the confirmed one publishes
 //!   nothing and reports a stale row. [`Confirmed::invalidate`] then has the row deleted, and puts [`Known::PUBLISHED`] in
@@ -296,12 +297,13 @@ impl Confirmed {
     /// Forgets a name that is gone, or another file's from now on. Call it before the directory's names change, because
     /// [`can_reappear`] asks them whether a regular file had the name.
     pub(super) fn forget(&self, node: &mut Node, name: &Name) {
+        let reappears = can_reappear(node, name);
         if node.known.remove(name).is_none() {
             return;
         }
         let Some(ledger) = &self.ledger else { return };
         let path = node.directory.absolute(name);
-        if can_reappear(node, name) { ledger.invalidate(&path) } else { ledger.forget(path) }
+        if reappears { ledger.invalidate(&path) } else { ledger.forget(path) }
     }
 
     /// Forgets a name that has come to another file, unless the file's version is the confirmed one: a rescan can have
@@ -368,10 +370,11 @@ impl Confirmed {
     }
 }
 
-/// Whether the version that is known for a name can be replaced and reappear unchanged: it is what a link leads to, or a
-/// loaded row that is not compared yet. A regular file's version, seen in this directory, shows each change by its ctime.
+/// Whether the version that is known for a name can be replaced and reappear unchanged: it is what a link leads to, a loaded
+/// row that is not compared yet, or of this second where time stamps are of whole seconds. Any other version of a regular
+/// file, seen in this directory, shows each change by its ctime.
 fn can_reappear(node: &Node, name: &Name) -> bool {
-    node.loaded || !node.directory.contains(name)
+    node.loaded || !node.directory.contains(name) || node.known.get(name).is_some_and(|known| known.is_racy())
 }
 
 /// Whether a file of this version is the one that is known for a name, although an event says that the name was taken away:

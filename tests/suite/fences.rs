@@ -74,7 +74,8 @@ fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
     let broker = broker::shared();
     let url = broker.vhost();
     let (_root, data, _) = directories();
-    let service = watch(&data, &url);
+    // While it is stopped below, the broker is not to miss its heartbeats.
+    let service = watch(&data, &format!("{url}?heartbeat=600"));
     let name = fences(&url).pop().expect("a fence");
     let delete = || broker.rabbitmqctl(&["delete_queue", "-p", vhost_of(&url), &name]);
     delete();

@@ -23,7 +23,8 @@ fn short_frames_are_used_and_one_channel_is_too_few() {
     broker.rabbitmqctl(&["eval", "application:set_env(rabbit, frame_max, 4096)."]);
     let (_root, data, outside) = directories();
     let mut deep = data.clone();
-    while deep.as_os_str().len() < PATH_BYTES - 500 {
+    // The file's name takes 100 bytes, and each name a slash.
+    while deep.as_os_str().len() + 102 + 241 < PATH_BYTES {
         deep.push("x".repeat(240));
     }
     deep.push("y".repeat(PATH_BYTES - deep.as_os_str().len() - 102));

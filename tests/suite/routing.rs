@@ -136,3 +136,33 @@ fn one_directory_can_go_to_two_exchanges_and_each_service_names_its_own() {
     assert_eq!(fences, services.len());
     services.into_iter().for_each(|service| drop(service.stop()));
 }
+
+#[test]
+fn a_file_that_no_queue_asks_for_waits_and_holds_up_no_other() {
+    let url = broker::shared().vhost();
+    let (_root, data, _) = directories();
+    bind(&url, "files", ExchangeKind::Topic, "flac.#");
+    let words = ["--exchange", "files", "--exchange-type", "topic", "--routing-key", "{ext}.{dir}"];
+    let service = setup("watch", &data, &url, &words).spawn();
+    service.wait_ready();
+    let write = |extension: &str, range: std::ops::Range<usize>| {
+        range.for_each(|number| fs::write(data.join(format!("{number}.{extension}")), "content").unwrap());
+    };
+    let wait = |confirmed: f64, unroutable: f64| {
+        wait_for_metrics(&service.control_socket(), "what is asked for, and no more", |seen| {
+            seen["apollonia_messages_confirmed_total"] == confirmed
+                && seen.get("apollonia_unroutable_messages") == Some(&unroutable)
+        });
+    };
+    write("txt", 0..20);
+    wait(0.0, 20.0);
+    write("flac", 0..20);
+    wait(20.0, 20.0);
+    ready_command(&service.control_socket()).expect_code(1);
+    bind(&url, "files", ExchangeKind::Topic, "txt.#");
+    wait(40.0, 0.0);
+    ready_command(&service.control_socket()).expect_code(0);
+    service.stop();
+    let names: std::collections::BTreeSet<String> = taken(&url).into_iter().map(|(_, _, name)| name).collect();
+    assert_eq!(names.len(), 40);
+}

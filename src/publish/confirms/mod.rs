@@ -18,7 +18,8 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Event};
+use lapin::protocol::AMQPSoftError;
+use lapin::{Channel, Confirmation, Event, ExchangeKind};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
@@ -126,6 +127,10 @@ impl<'a> PublishLoop<'a> {
         progress: &'a Progress,
         messages: Receiver<Vec<Outgoing>>,
     ) -> Self {
+        let window = match settings.exchange.kind {
+            ExchangeKind::Fanout => Window::new(settings.window),
+            _ => Window::by_key(settings.window),
+        };
         Self {
             settings,
             sender,
@@ -133,7 +138,7 @@ impl<'a> PublishLoop<'a> {
             messages,
             batches: Vec::with_capacity(BATCHES_TOGETHER),
             ended: false,
-            window: Window::new(settings.window),
+            window,
             unanswered: Vec::new(),
             limit: None,
             outage: None,
@@ -352,6 +357,8 @@ impl<'a> PublishLoop<'a> {
                 self.progress.set_broker(BrokerState::Connected);
                 tracing::info!(event = "broker_unblocked", "the broker takes messages again");
             }
+            // Only a fence can be another's, and it says so in its own words.
+            Event::Error(error) if soft_error(error) == Some(AMQPSoftError::RESOURCELOCKED) => {}
             // Of a channel before this one, in whose place this one was opened.
             Event::Error(error) if soft_error(error).is_some() && channel.status().connected() => {}
             Event::Error(error) => return Err(Broken::Lost(error.clone())),

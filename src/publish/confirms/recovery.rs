@@ -57,7 +57,7 @@ impl PublishLoop<'_> {
         while is_vague(&cause)
             && let Ok(Some(event)) = timeout(CAUSE_TIMEOUT, events.next()).await
         {
-            if let Event::Error(another) = event {
+            if let Err(Broken::Lost(another)) = self.on_event(&event, channel) {
                 cause = another;
             }
         }

@@ -136,7 +136,7 @@ impl State {
         self.progress.metrics.count(report, time_of_day);
         self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
-            self.retries.forget(id, name);
+            self.retries.completed(id, name, now);
         }
     }
 
@@ -148,7 +148,10 @@ impl State {
         let gone = taken.is_some_and(|how| self.is_gone(id, name, how, read.known()));
         match self.tree.get_mut(id) {
             Some(node) if !gone => self.confirmed.confirm(node, job, read, &self.pending),
-            _ => self.confirmed.ended_elsewhere(job),
+            // What is known was published before, and the file that is there by now may look the same.
+            Some(node) if job.known != Some(read.known()) => self.confirmed.forget(node, name),
+            Some(_) => {}
+            None => self.confirmed.ended_elsewhere(job),
         }
     }
 

@@ -586,6 +586,27 @@ fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other()
     }
 }
 
+/// A reader came while another file had the name, and its message went out. The file that is there again is the one that was
+/// published before that.
+#[test]
+fn a_file_that_is_back_is_published_after_the_one_that_was_there_meanwhile() {
+    let mut scene = Scene::with(&["one"]);
+    let kept = scene.top.path().join("beside/kept");
+    fs::hard_link(scene.path("one/file"), &kept).unwrap();
+    scene.touch("one/file");
+    scene.catch_up();
+    scene.dispatch(1);
+    let version = version_of(&rustix::fs::stat(scene.path("targets")).unwrap());
+    let digests = Digests::of(b"another content");
+    scene.in_flight[0].found = Some(Outcome::Confirmed { version, racy: false, linked: false, digests });
+    fs::remove_file(scene.path("one/file")).unwrap();
+    fs::hard_link(&kept, scene.path("one/file")).unwrap();
+    scene.catch_up();
+    scene.complete(0);
+    scene.rest();
+    scene.assert_published_last("one/file");
+}
+
 #[test]
 fn a_listing_forgets_what_is_gone_and_only_that() {
     let mut scene = Scene::with(&["one"]);
