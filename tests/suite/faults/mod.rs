@@ -49,8 +49,8 @@ use schedule::{Costly, Finale, Stage};
 use tree::Tree;
 use workload::Workload;
 
-/// Together these seeds have every fault.
-const SHORT_FORM: [u64; 4] = [11, 14, 16, 1419];
+/// Together these seeds have every fault but the remount of a volume.
+const SHORT_FORM: [u64; 4] = [11, 14, 16, 1247];
 /// `FIRST..=LAST`, for the long form.
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// The name of a kind, whose seeds alone run.
