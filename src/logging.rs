@@ -98,6 +98,7 @@ impl FileLines {
         let path = || String::from_utf8_lossy(&report.job.directory.absolute(&report.job.name)).into_owned();
         match &report.outcome {
             Outcome::Confirmed { version, .. } => tracing::debug!(path = path(), bytes = version.size, "confirmed"),
+            Outcome::Removed => tracing::debug!(path = path(), "removal confirmed"),
             Outcome::Unchanged { .. } => tracing::debug!(path = path(), "unchanged since its last message"),
             Outcome::Unread(cause) => self.unread(cause, path, now),
         }

@@ -58,6 +58,12 @@ impl fmt::Display for Why {
 }
 
 impl Unread {
+    /// Whether it says that no file of the data directory is at the path.
+    #[must_use]
+    pub fn says_no_file(&self) -> bool {
+        matches!(self, Self::Gone | Self::NotRegular | Self::LeadsOut)
+    }
+
     /// What it means for the file that the kernel refused a call on it.
     #[must_use]
     pub fn of(call: Call, errno: Errno) -> Self {

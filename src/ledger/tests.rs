@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::queue::{Batch, INVALIDATED_MAX};
 use super::state_directory::{COMPLETE, DAMAGED};
-use super::store::{FILE, Fate, looks_sound};
+use super::store::{Entry, FILE, Fate, looks_sound};
 use super::table::FORM;
 use super::*;
 use crate::files::version::Timestamp;
@@ -22,7 +22,7 @@ pub(super) fn confirmed(number: u64) -> Confirmed {
     let stamp = Timestamp { seconds: -1, nanoseconds: 999_999_999 };
     let version = Version { inode: number, size: number, modified: stamp, changed: stamp };
     let digests = Digests::of(&number.to_le_bytes());
-    Confirmed { version, digests: Some(digests), racy: number % 2 == 1, by_version_only: false }
+    Confirmed::new(version, digests, number % 2 == 1, MessageId::OfVersion)
 }
 
 /// As it is loaded from a ledger that is not complete.
@@ -37,7 +37,7 @@ pub(super) fn exactly_known(number: u64) -> Known {
 
 pub(super) fn confirm(ledger: &Ledger, path: Vec<u8>, number: u64) {
     let Confirmed { version, digests, racy, .. } = confirmed(number);
-    ledger.confirm(path, version, digests.unwrap(), racy);
+    ledger.confirm(path, version, digests.unwrap(), racy, MessageId::OfVersion);
 }
 
 pub(super) fn path(name: &[u8]) -> Vec<u8> {
@@ -52,7 +52,8 @@ pub(super) fn put(store: &mut Store, rows: &[(Vec<u8>, Option<u64>)]) {
 pub(super) fn loaded(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> State {
     let present: Vec<Vec<u8>> = names.into_iter().collect();
     let mut rows = State::new();
-    let whole = store.load(|path, known| {
+    let whole = store.load(|path, row| {
+        let known = row.known();
         let Some(name) = path.strip_prefix(DIRECTORY) else { return Fate::LeftOut };
         let there = present.iter().any(|present| present == name);
         if there {
@@ -120,7 +121,8 @@ fn a_ledger_of_the_first_form_is_loaded_row_by_row() {
         assert!(looks_sound(dir.path()).unwrap());
         let mut store = Store::open(dir.path()).unwrap();
         let mut paths = Vec::new();
-        let whole = store.load(|path, known| {
+        let whole = store.load(|path, row| {
+            let known = row.known();
             assert!(known.is_read() && !known.is_exact() && !known.is_racy());
             paths.push(path.to_vec());
             Fate::Known
@@ -160,7 +162,11 @@ fn files_from_before_the_start_are_entered_without_content() {
     let mut store = Store::open(dir.path()).unwrap();
     put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
     let version = confirmed(3).version;
-    let seen = [(path(b"a"), Some((version, true))), (path(b"b"), None), (path(b"c"), Some((version, false)))];
+    let seen = [
+        (path(b"a"), Entry::Seen(version, true)),
+        (path(b"b"), Entry::None),
+        (path(b"c"), Entry::Seen(version, false)),
+    ];
     store.enter(seen).unwrap();
     let expected = [(b"a".to_vec(), Known::seen(&version, true)), (b"c".to_vec(), Known::seen(&version, false))];
     assert_eq!(loaded(&mut store, [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec)), State::from(expected));

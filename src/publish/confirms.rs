@@ -25,7 +25,7 @@ use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
-use crate::message::{EXCHANGE, ROUTING_KEY};
+use crate::message::EXCHANGE;
 use crate::progress::{BrokerState, Progress};
 
 /// The most batches of messages received at once.
@@ -242,8 +242,8 @@ async fn publish(channel: &Channel, sent: Sent<Outgoing>) -> Answer {
     // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let message = sent.message();
-    let published =
-        channel.basic_publish(exchange(), ROUTING_KEY.into(), options, &message.body, properties(message)).await;
+    let key = message.subject.routing_key().into();
+    let published = channel.basic_publish(exchange(), key, options, &message.body, properties(message)).await;
     match published {
         Ok(confirm) => (sent, confirm.await),
         Err(error) => (sent, Err(error)),

@@ -45,9 +45,10 @@ use crate::files::listing::{FileStat, Found, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::version::Version;
 use crate::hash::Digests;
-use crate::job::{Job, Known};
+use crate::job::{Job, Known, Last, Removal};
 use crate::ledger::store::Store;
-use crate::ledger::{ALL, Ledger};
+use crate::ledger::{ALL, Ledger, MessageId};
+use crate::message::{Content, RemovalType};
 use crate::progress::Progress;
 
 /// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
@@ -60,9 +61,15 @@ pub(super) struct Read {
     pub(super) digests: Digests,
     /// See [`Version::is_racy`].
     pub(super) racy: bool,
+    /// The id of the message that was published for it; `None` where it is unchanged since an earlier one.
+    pub(super) id: Option<u128>,
 }
 
 impl Read {
+    fn content(&self) -> Content {
+        Content { digests: self.digests, size: self.version.size }
+    }
+
     pub(super) fn known(&self) -> Known {
         Known::new(&self.version, &self.digests, self.racy)
     }
@@ -94,25 +101,48 @@ pub(super) struct Confirmed {
     /// `None` without a state directory, and until the start has loaded it.
     ledger: Option<Ledger>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
-    unlisted: Map<Vec<u8>, Map<Name, Known>>,
+    unlisted: Map<Vec<u8>, Map<Name, Loaded>>,
+    /// What each path's last message was is kept until the path's removal is confirmed: `--removals`.
+    removals: bool,
+}
+
+/// What was loaded for a path.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loaded {
+    pub(super) known: Known,
+    /// With `--removals` alone.
+    pub(super) last: Option<Last>,
 }
 
 impl Confirmed {
+    pub(super) fn new(removals: bool) -> Self {
+        Self { removals, ..Self::default() }
+    }
+
+    pub(super) fn keeps_last(&self) -> bool {
+        self.removals
+    }
+
     /// Keeps a loaded row of a listed directory, which is to be compared yet.
-    pub(super) fn load(node: &mut Node, name: &Name, known: Known) {
-        node.known.insert(Arc::clone(name), known);
+    pub(super) fn load(node: &mut Node, name: &Name, loaded: Loaded) {
+        node.known.insert(Arc::clone(name), loaded.known);
         node.loaded = true;
+        node.last.extend(loaded.last.map(|last| (Arc::clone(name), last)));
     }
 
     /// Keeps a loaded row of a directory that could not be listed, until it can be.
-    pub(super) fn load_unlisted(&mut self, directory: &[u8], name: &[u8], known: Known) {
-        self.unlisted.entry(directory.into()).or_default().insert(name.into(), known);
+    pub(super) fn load_unlisted(&mut self, directory: &[u8], name: &[u8], loaded: Loaded) {
+        self.unlisted.entry(directory.into()).or_default().insert(name.into(), loaded);
     }
 
     /// Drops all loaded rows, because the ledger could not be read to its end.
     pub(super) fn unload(&mut self, tree: &mut Tree) {
         self.unlisted.clear();
-        tree.iter_mut().for_each(|node| node.known.clear());
+        tree.forget_vanished();
+        tree.iter_mut().for_each(|node| {
+            node.known.clear();
+            node.last.clear();
+        });
     }
 
     /// Takes a file that was there before this process for confirmed. `seen`: its version, and whether that is racy; `None`
@@ -153,35 +183,39 @@ impl Confirmed {
     /// the paths whose rows may lag.
     pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
         let Some(ledger) = self.ledger.take() else { return };
-        let below = |directory: &[u8], known: &Map<Name, Known>| -> Vec<Box<[u8]>> {
-            let lagging = known.iter().filter(|(_, known)| !known.is_exact());
-            lagging.map(|(name, _)| [directory, name].concat().into()).collect()
-        };
-        let nodes = tree.iter().map(|(_, node)| (node.directory.prefix(), &node.known));
-        let all = nodes.chain(self.unlisted.iter().map(|(directory, known)| (&directory[..], known)));
-        let lagging: Vec<_> =
-            all.flat_map(|(directory, known)| below(directory, known)).take(LAGGING_MAX + 1).collect();
+        let nodes = tree.iter().flat_map(|(_, node)| {
+            node.known.iter().map(|(name, known)| (node.directory.prefix(), name, known))
+        });
+        let unlisted = self.unlisted.iter().flat_map(|(directory, rows)| {
+            rows.iter().map(|(name, row)| (&directory[..], name, &row.known))
+        });
+        let lagging = nodes.chain(unlisted).filter(|(_, _, known)| !known.is_exact());
+        let path = |(directory, name, _): (&[u8], &Name, _)| [directory, name].concat().into();
+        let lagging: Vec<Box<[u8]>> = lagging.map(path).take(LAGGING_MAX + 1).collect();
         if orderly && lagging.len() <= LAGGING_MAX {
             ledger.end_exact(lagging);
         }
     }
 
     /// A directory has been listed: its rows that waited for that are compared next, and names that it lists no more are
-    /// forgotten. Call it before the directory's names are set: see [`Confirmed::forget`].
-    pub(super) fn listed(&mut self, node: &mut Node, files: &[Found]) {
-        if let Some(rows) = self.unlisted.remove(node.directory.prefix()) {
-            node.known.extend(rows);
-            node.loaded = true;
+    /// forgotten. Call it before the directory's names are set: see [`Confirmed::forget`]. Returns the names of which a
+    /// removal is due.
+    pub(super) fn listed(&mut self, node: &mut Node, files: &[Found]) -> Vec<Name> {
+        for (name, loaded) in self.unlisted.remove(node.directory.prefix()).into_iter().flatten() {
+            Self::load(node, &name, loaded);
         }
         node.known.shrink_to_fit();
         // Usually every known name is listed, and to count is cheaper than to build a set. A name that readdir(3) returns
         // twice, because it was renamed meanwhile, can hide one removed name until the next listing.
         let known = files.iter().filter(|found| node.known.contains_key(&found.name)).count();
-        if known < node.known.len() {
-            let listed: Set<&Name> = files.iter().map(|found| &found.name).collect();
-            let gone: Vec<Name> = node.known.keys().filter(|name| !listed.contains(name)).cloned().collect();
-            gone.iter().for_each(|name| self.forget(node, name));
+        let last = files.iter().filter(|found| node.last.contains_key(&found.name)).count();
+        if known == node.known.len() && last == node.last.len() {
+            return Vec::new();
         }
+        let listed: Set<&Name> = files.iter().map(|found| &found.name).collect();
+        let gone: Vec<Name> = node.known.keys().filter(|name| !listed.contains(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(node, name));
+        node.last.keys().filter(|name| !listed.contains(name)).cloned().collect()
     }
 
     /// Compares a file that a rescan finds with what was confirmed. `everything`: files that were confirmed are published
@@ -218,10 +252,49 @@ impl Confirmed {
     }
 
     /// Whether a path's job has to wait: a row that has to go first may still be on disk, or so many rows have to go that the
-    /// readers are to find no further ones.
-    pub(super) fn holds_back(&self, node: &Node, name: &Name) -> bool {
+    /// readers are to find no further ones. `removal`: the path may have no file any more, and its removal is due.
+    pub(super) fn holds_back(&self, node: &mut Node, name: &Name, removal: bool) -> bool {
         let Some(ledger) = &self.ledger else { return false };
-        ledger.still_holds(node.directory.prefix(), name) || can_reappear(node, name) && ledger.is_pressed()
+        if ledger.still_holds(node.directory.prefix(), name) || can_reappear(node, name) && ledger.is_pressed() {
+            return true;
+        }
+        let stale = |last: &Last| !last.void && (removal || !node.known.contains_key(name));
+        if !self.removals || node.last.get(name).is_some_and(|last| !stale(last)) {
+            return false;
+        }
+        if !ledger.is_pressed() {
+            let last = node.last.entry(Arc::clone(name)).or_insert_with(Last::announced);
+            last.void = true;
+            ledger.void(&node.directory.absolute(name), last);
+            // The file may be there all the same, and be the known one: then it gets its row back.
+            node.known.entry(Arc::clone(name)).and_modify(|known| *known = known.rowless());
+        }
+        true
+    }
+
+    /// What takes a path's last message back, where it had one.
+    pub(super) fn removal(node: &Node, name: &Name, how: NameLost) -> Option<Box<Removal>> {
+        let last = node.last.get(name).filter(|last| last.published)?;
+        let event = match how {
+            NameLost::Deleted => RemovalType::Delete,
+            NameLost::Renamed => RemovalType::MovedFrom,
+        };
+        Some(Box::new(Removal { event, last: last.content(), id: last.id() }))
+    }
+
+    /// A path's removal is confirmed: nothing is known of the path any more.
+    pub(super) fn confirm_removal(&self, node: &mut Node, name: &Name) {
+        node.known.remove(name);
+        node.last.remove(name);
+        self.ledger.iter().for_each(|ledger| ledger.forget(node.directory.absolute(name)));
+    }
+
+    /// A message was confirmed for a path that has no file any more.
+    pub(super) fn confirm_lost(&self, node: &mut Node, job: &Job, read: &Read) {
+        if self.removals {
+            let last = Last::new(&read.content(), read.id.or_else(|| node.last.get(&job.name)?.id()));
+            node.last.insert(Arc::clone(&job.name), last);
+        }
     }
 
     /// Whether so many rows have to go first that rescans are to find no further ones.
@@ -241,22 +314,41 @@ impl Confirmed {
         debug_assert_eq!(node.directory.prefix(), job.directory.prefix(), "a directory id keeps its path");
         let Job { name, invalidate_first, .. } = job;
         node.known.insert(Arc::clone(name), read.known());
+        self.confirm_lost(node, job, &read);
         let Some(ledger) = &self.ledger else { return };
-        let path = node.directory.absolute(name);
         if *invalidate_first && pending.holds(job.directory.id(), name) {
             // The path has changed since, and what was confirmed can reappear after another version.
             node.known.insert(Arc::clone(name), read.known().rowless());
-            ledger.invalidate(&path);
-        } else {
-            let Read { version, digests, racy } = read;
-            ledger.confirm(path, version, digests, racy);
+            return self.invalidate_row(ledger, node, name);
+        }
+        // Metadata alone has changed since the message of an unchanged file, and the id is of the version that it had then.
+        let id = match (read.id, node.last.get(name).and_then(Last::id)) {
+            (Some(_), _) => MessageId::OfVersion,
+            (None, Some(id)) => MessageId::Other(id),
+            (None, None) => MessageId::Unknown,
+        };
+        let Read { version, digests, racy, .. } = read;
+        ledger.confirm(node.directory.absolute(name), version, digests, racy, id);
+    }
+
+    /// Invalidates a path's row. With `--removals` the row stays as a void one where the path has had a message.
+    fn invalidate_row(&self, ledger: &Ledger, node: &mut Node, name: &Name) {
+        let path = node.directory.absolute(name);
+        match node.last.get_mut(name) {
+            Some(last) => {
+                last.void = true;
+                ledger.void(&path, last);
+            }
+            None => ledger.invalidate(&path),
         }
     }
 
     /// Forgets a name that is gone, or another file's from now on. Call it before the directory's names change, because
     /// [`can_reappear`] asks them whether a regular file had the name.
     pub(super) fn forget(&self, node: &mut Node, name: &Name) {
-        if node.known.remove(name).is_none() {
+        if node.known.remove(name).is_none() || node.last.contains_key(name) {
+            // The row stays until the removal is confirmed. It is void before anything else is published here, because nothing
+            // is known of the path: see `holds_back`.
             return;
         }
         let Some(ledger) = &self.ledger else { return };
@@ -280,7 +372,7 @@ impl Confirmed {
         }
         if let Some(known) = node.known.get_mut(name).filter(|known| **known != Known::PUBLISHED) {
             *known = Known::PUBLISHED;
-            ledger.invalidate(&node.directory.absolute(name));
+            self.invalidate_row(ledger, node, name);
         }
     }
 
@@ -288,6 +380,13 @@ impl Confirmed {
     /// comes before those below it.
     pub(super) fn removed(&self, removed: &[Removed]) {
         let Some(ledger) = &self.ledger else { return };
+        if self.removals {
+            // Rows of files that had a message are needed for their removals, and each is void before another is published.
+            let rows = removed.iter().flat_map(|Removed { directory, known, .. }| {
+                known.keys().map(|name| directory.absolute(name))
+            });
+            return rows.for_each(|path| ledger.invalidate(&path));
+        }
         let mut tops: Vec<(&Directory, bool)> = Vec::new();
         for Removed { directory, known, .. } in removed {
             match tops.last_mut() {

@@ -45,6 +45,8 @@ pub enum Due {
         event: EventType,
         /// When the last event was read.
         seen_at: Timestamp,
+        /// The path has no file any more, as far as is known, and its removal is due.
+        lost: Option<NameLost>,
     },
     /// The settle time of a file that was not closed is over. The caller compares its version and calls
     /// [`Pending::settled`] before anything else.
@@ -189,9 +191,10 @@ impl Pending {
         self.entries.get(&id).is_some_and(|names| names.contains_key(name))
     }
 
-    /// A directory was removed from the tree, with all names in it.
+    /// A directory was removed from the tree, with all names in it. Removals that are due stay due.
     pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
-        let names = self.entries.get(&id).map(|names| names.keys().cloned().collect::<Vec<_>>());
+        let exists = |(name, entry): (&Name, &Entry)| (!entry.awaits_removal()).then(|| Arc::clone(name));
+        let names = self.entries.get(&id).map(|names| names.iter().filter_map(exists).collect::<Vec<_>>());
         names.into_iter().flatten().for_each(|name| self.gone(id, &name, NameLost::Renamed, false));
     }
 
@@ -223,7 +226,7 @@ impl Pending {
             EntryState::Settling { version, .. } => Some(Due::Settled { id, name, version }),
             EntryState::Ready { pause, .. } => {
                 entry.state = EntryState::InFlight { again: None, taken: None, pause };
-                Some(Due::Ready { id, name, event: entry.event, seen_at: entry.seen_at })
+                Some(Due::Ready { id, name, event: entry.event, seen_at: entry.seen_at, lost: entry.lost })
             }
             EntryState::InFlight { .. } => unreachable!("a path in flight stands in a queue"),
         }
@@ -279,7 +282,7 @@ impl Pending {
                 let before = (!published && taken.is_none()).then_some(entry.event);
                 let event = event_type(before, change, published && taken.is_none());
                 let state = EntryState::after(change, &times);
-                *entry = Entry { event, seen_at, since: now, backlog: false, state };
+                *entry = Entry { event, seen_at, lost: change.lost(), since: now, backlog: false, state };
                 let position = entry.position();
                 self.enqueue(id, name, position);
             }

@@ -78,6 +78,10 @@ impl State {
             self.pending.remove_directory(*id);
             self.retries.remove_directory(*id);
             self.links.remove_directory(*id);
+            if let Some(node) = self.tree.with_draining(*id) {
+                let lost: Vec<Name> = node.last.keys().cloned().collect();
+                self.rescan.compare_later(*id, lost, Origin::Found);
+            }
         }
         self.confirmed.removed(removed);
     }

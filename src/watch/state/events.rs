@@ -41,8 +41,8 @@ impl State {
             Event::Created(name) => self.appeared(id, &name.into(), Origin::Found, seen_at, now),
             Event::MovedTo(name) => self.appeared(id, &name.into(), Origin::MovedTo, seen_at, now),
             Event::Closed(name) => self.closed(id, &name.into(), seen_at, now),
-            Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, now),
-            Event::MovedFrom(name) => self.removed(id, &name.into(), NameLost::Renamed, now),
+            Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, seen_at, now),
+            Event::MovedFrom(name) => self.removed(id, &name.into(), NameLost::Renamed, seen_at, now),
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
             }
@@ -141,7 +141,7 @@ impl State {
     }
 
     /// A name was taken away from a file. By now there may be another at it, or the same again.
-    fn removed(&mut self, id: DirectoryId, name: &Name, how: NameLost, now: Instant) {
+    fn removed(&mut self, id: DirectoryId, name: &Name, how: NameLost, seen_at: Timestamp, now: Instant) {
         let stat = match self.look(id, name) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -158,6 +158,9 @@ impl State {
         self.record(id, name, stat.as_ref());
         self.pending.gone(id, name, how, stat.is_some());
         self.retries.gone(id, name);
+        if stat.is_none() {
+            self.lose_all(Source::Event, id, name, how, seen_at, now);
+        }
     }
 
     pub(super) fn forget(&mut self, id: DirectoryId, name: &Name) {

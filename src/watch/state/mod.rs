@@ -9,6 +9,7 @@ mod jobs;
 mod links;
 mod listing;
 mod refused;
+mod removals;
 mod report;
 mod start;
 
@@ -92,7 +93,7 @@ impl State {
         Self {
             tree,
             pending: Pending::new(settings.settle, settings.quiet, PENDING_MAX),
-            confirmed: Confirmed::default(),
+            confirmed: Confirmed::new(settings.removals),
             retries: Retries::new(NAMES_MAX),
             rescan: Rescan::new(),
             links: Links::default(),

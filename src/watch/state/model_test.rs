@@ -47,8 +47,10 @@ struct Scene {
     now: Instant,
     seen_at: Timestamp,
     in_flight: Vec<InFlight>,
-    /// What was published last, by path.
+    /// What was published last, by path. A removal takes the path out.
     published: BTreeMap<PathBuf, Digests>,
+    /// `--removals`.
+    removals: bool,
     written: usize,
 }
 
@@ -60,14 +62,14 @@ struct InFlight {
 
 impl Scene {
     /// Its data directory holds the [`TARGETS`] alone.
-    fn new() -> Self {
+    fn new(removals: bool) -> Self {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let (watch, state) = begin(&top, 0, CatchUp::Changed);
+        let (watch, state) = begin(&top, 0, CatchUp::Changed, removals);
         let (in_flight, published) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Timestamp::now());
-        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, written: 0 };
+        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, removals, written: 0 };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
@@ -75,7 +77,15 @@ impl Scene {
 
     /// In each of these directories there is a file `file`, which has been published.
     fn with(directories: &[&str]) -> Self {
-        let mut scene = Self::new();
+        Self::with_or_without_removals(directories, false)
+    }
+
+    fn with_removals(directories: &[&str]) -> Self {
+        Self::with_or_without_removals(directories, true)
+    }
+
+    fn with_or_without_removals(directories: &[&str], removals: bool) -> Self {
+        let mut scene = Self::new(removals);
         for directory in directories {
             fs::create_dir(scene.path(directory)).unwrap();
             scene.write(&format!("{directory}/file"));
@@ -147,7 +157,7 @@ impl Scene {
         self.complete_all();
         self.state.end(true);
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills, catch_up);
+        (self.watch, self.state) = begin(&self.top, self.kills, catch_up, self.removals);
     }
 
     /// The process is killed, and the next begins with the ledger as it was on disk. What had been read has been published.
@@ -155,12 +165,10 @@ impl Scene {
         crash(&state_directory(&self.top, self.kills), &state_directory(&self.top, self.kills + 1));
         self.kills += 1;
         for InFlight { job, found } in self.in_flight.drain(..) {
-            if let Some(Outcome::Confirmed { digests, .. }) = found {
-                self.published.insert(path_of(&job), digests);
-            }
+            found.iter().for_each(|outcome| publish(&mut self.published, &job, outcome));
         }
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed);
+        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed, self.removals);
     }
 
     fn read_events(&mut self) {
@@ -222,11 +230,14 @@ impl Scene {
             let named = rustix::fs::stat(path_of(job)).map_err(|errno| Unread::of(Call::Stat, errno))?;
             match version_of(&named) == version {
                 true if job.is_known(&version, &digests)? => Ok(Outcome::Unchanged { version, racy: false, digests }),
-                true => Ok(Outcome::Confirmed { version, racy: false, linked: named.st_nlink > 1, digests }),
+                true => Ok(Outcome::Confirmed { id: 1, version, racy: false, linked: named.st_nlink > 1, digests }),
                 false => Err(Unread::Busy(Why::Changed)),
             }
         };
-        let found = read().unwrap_or_else(Outcome::Unread);
+        let found = read().unwrap_or_else(|unread| match &job.removal {
+            Some(_) if unread.says_no_file() => Outcome::Removed,
+            _ => Outcome::Unread(unread),
+        });
         self.in_flight[at].found = Some(found);
     }
 
@@ -235,9 +246,7 @@ impl Scene {
         self.read(at);
         let InFlight { job, found } = self.in_flight.swap_remove(at);
         let outcome = found.unwrap();
-        if let Outcome::Confirmed { digests, .. } = &outcome {
-            self.published.insert(path_of(&job), *digests);
-        }
+        publish(&mut self.published, &job, &outcome);
         self.state.complete(Report { job, outcome }, self.now, self.seen_at);
     }
 
@@ -274,14 +283,23 @@ impl Scene {
     }
 }
 
+/// The message of a job reaches its consumers.
+fn publish(published: &mut BTreeMap<PathBuf, Digests>, job: &Job, outcome: &Outcome) {
+    match outcome {
+        Outcome::Confirmed { digests, .. } => drop(published.insert(path_of(job), *digests)),
+        Outcome::Removed => drop(published.remove(&path_of(job))),
+        _ => {}
+    }
+}
+
 /// A process begins: its watch is set up, and the ledger is loaded.
-fn begin(top: &TempDir, kills: usize, catch_up: CatchUp) -> (Watch, State) {
+fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool) -> (Watch, State) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
     let settings =
-        WatchSettings { recursive: true, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None };
+        WatchSettings { recursive: true, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
     state.list_all(Instant::now()).unwrap();
     state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
@@ -606,6 +624,141 @@ fn a_start_without_catch_up_publishes_nothing_and_deletes_or_replaces_the_rows_o
     }
 }
 
+impl Scene {
+    /// The paths below the data directory whose last message is one of a file.
+    fn left(&self) -> Vec<String> {
+        let below = |path: &PathBuf| path.strip_prefix(self.path("")).unwrap().to_str().unwrap().to_owned();
+        self.published.keys().map(below).filter(|path| !path.starts_with("targets/")).collect()
+    }
+}
+
+#[test]
+fn what_is_deleted_renamed_or_moved_away_with_its_directory_is_taken_back() {
+    let mut scene = Scene::with_removals(&["one", "two", "two/deep", "three"]);
+    scene.write("one/other");
+    scene.rest();
+    fs::remove_file(scene.path("one/file")).unwrap();
+    fs::rename(scene.path("one/other"), scene.path("one/renamed")).unwrap();
+    fs::rename(scene.path("two"), scene.top.path().join("beside/two")).unwrap();
+    fs::remove_dir_all(scene.path("three")).unwrap();
+    scene.rest();
+    assert_eq!(scene.left(), ["one/renamed"]);
+    fs::rename(scene.top.path().join("beside/two"), scene.path("two")).unwrap();
+    scene.rest();
+    assert_eq!(scene.left(), ["one/renamed", "two/deep/file", "two/file"]);
+    assert_eq!(scene.state.tree.draining().count(), 0);
+}
+
+#[test]
+fn what_vanished_while_no_process_ran_is_taken_back() {
+    for (catch_up, kill) in [(CatchUp::Changed, false), (CatchUp::Changed, true), (CatchUp::None, false)] {
+        let mut scene = Scene::with_removals(&["one", "two", "two/deep"]);
+        let vanish = |scene: &Scene| {
+            fs::remove_file(scene.path("one/file")).unwrap();
+            fs::rename(scene.path("two"), scene.top.path().join("beside/two")).unwrap();
+        };
+        if kill {
+            scene.write_ledger();
+            scene.kill(vanish);
+        } else {
+            scene.restart_with(catch_up, |scene| vanish(scene));
+        }
+        scene.rest();
+        assert!(scene.left().is_empty(), "{:?}", scene.left());
+        scene.kill(|_| {});
+        scene.rest();
+        assert!(scene.left().is_empty() && scene.state.tree.draining().count() == 0);
+    }
+}
+
+/// The broker may have got the message, and the ledger has no row of it yet.
+#[test]
+fn what_was_published_just_before_a_kill_and_is_gone_is_taken_back() {
+    let mut scene = Scene::with_removals(&["one"]);
+    scene.write("one/new");
+    scene.catch_up();
+    while scene.in_flight.is_empty() {
+        scene.now += Duration::from_secs(60);
+        scene.dispatch(1);
+    }
+    scene.read(0);
+    scene.kill(|scene| fs::remove_file(scene.path("one/new")).unwrap());
+    assert_eq!(scene.left(), ["one/file", "one/new"]);
+    scene.rest();
+    assert_eq!(scene.left(), ["one/file"]);
+}
+
+/// A rename changes no version of a directory's files.
+#[test]
+fn a_directory_that_comes_back_after_a_kill_has_its_files_published_again() {
+    let mut scene = Scene::with_removals(&["one"]);
+    scene.write_ledger();
+    let beside = scene.top.path().join("beside/one");
+    fs::rename(scene.path("one"), &beside).unwrap();
+    scene.catch_up();
+    while scene.in_flight.is_empty() {
+        scene.now += Duration::from_secs(60);
+        scene.catch_up();
+        scene.dispatch(1);
+    }
+    scene.read(0);
+    scene.kill(|scene| fs::rename(&beside, scene.path("one")).unwrap());
+    assert!(scene.left().is_empty());
+    scene.rest();
+    scene.assert_published_last("one/file");
+}
+
+#[test]
+fn a_file_that_comes_back_is_published_last_and_one_that_is_never_published_is_not_taken_back() {
+    let mut scene = Scene::with_removals(&["one"]);
+    for waits in [true, false] {
+        fs::remove_file(scene.path("one/file")).unwrap();
+        scene.catch_up();
+        while !waits && scene.in_flight.is_empty() {
+            scene.now += Duration::from_secs(60);
+            scene.dispatch(1);
+        }
+        scene.write("one/file");
+        scene.rest();
+        scene.assert_published_last("one/file");
+    }
+    scene.published.clear();
+    scene.write("one/never");
+    scene.catch_up();
+    fs::remove_file(scene.path("one/never")).unwrap();
+    scene.rest();
+    scene.kill(|_| {});
+    scene.dispatch(1);
+    assert!(scene.in_flight.is_empty());
+    let known = scene.state.tree.iter().map(|(_, node)| node.last.len()).sum::<usize>();
+    assert_eq!(known, 1 + TARGETS.len());
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_taken_back_until_it_leads_somewhere() {
+    let mut scene = Scene::with_removals(&["one"]);
+    scene.link("one/file", "link");
+    scene.rest();
+    assert_eq!(scene.left(), ["link", "one/file"]);
+    fs::remove_file(scene.path("one/file")).unwrap();
+    scene.rest();
+    assert!(scene.left().is_empty(), "{:?}", scene.left());
+    scene.write("one/file");
+    scene.rest();
+    ["link", "one/file"].iter().for_each(|path| scene.assert_published_last(path));
+}
+
+#[test]
+fn removals_that_find_no_room_are_found_by_the_rescan() {
+    let mut scene = Scene::with_removals(&["one", "two"]);
+    fs::remove_file(scene.path("one/file")).unwrap();
+    fs::rename(scene.path("two"), scene.top.path().join("beside/two")).unwrap();
+    scene.overflow();
+    scene.state.pending.drop_waiting();
+    scene.rest();
+    assert!(scene.left().is_empty(), "{:?}", scene.left());
+}
+
 /// A step. It does nothing where a path is not there, or is something else.
 #[derive(Debug, Clone)]
 enum Step {
@@ -800,8 +953,11 @@ fn walk(directory: &Path, files: &mut BTreeMap<PathBuf, Digests>, directories: &
 
 proptest! {
     #[test]
-    fn whatever_becomes_of_a_tree_each_file_that_is_left_is_published_last(steps in prop::collection::vec(step(), 1..60)) {
-        let mut scene = Scene::with(&["a", "a/a", "b"]);
+    fn whatever_becomes_of_a_tree_each_file_that_is_left_is_published_last(
+        steps in prop::collection::vec(step(), 1..60),
+        removals: bool,
+    ) {
+        let mut scene = Scene::with_or_without_removals(&["a", "a/a", "b"], removals);
         TARGETS.iter().zip(["a/link", "b/link"]).for_each(|(target, path)| scene.link(target, path));
         scene.rest();
         scene.restart(); // all of it is in the ledger
@@ -812,7 +968,9 @@ proptest! {
 
         let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
         walk(&scene.path(""), &mut files, &mut directories);
-        scene.published.retain(|path, _| files.contains_key(path));
+        if !removals {
+            scene.published.retain(|path, _| files.contains_key(path));
+        }
         prop_assert_eq!(&scene.published, &files);
 
         let directory_of = |prefix: &[u8]| PathBuf::from(str::from_utf8(prefix).unwrap()).components().collect::<PathBuf>();
