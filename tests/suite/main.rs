@@ -42,6 +42,7 @@ mod overflow; // an overflow of the kernel's queue loses nothing
 mod process_limits; // few descriptors, threads, or locked memory
 mod read_engines; // io_uring and blocking reads give equal results
 mod recursive; // `--recursive`: files in old and new directories
+mod removals; // `--removals`: what went away has a message too
 mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
 mod scan_and_listen; // the commands `scan` and `listen`

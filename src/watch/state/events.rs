@@ -39,10 +39,10 @@ impl State {
         self.count(event);
         match event {
             Event::Created(name) => self.appeared(id, &name.into(), Origin::Found, seen_at, now),
-            Event::MovedTo(name) => self.appeared(id, &name.into(), Origin::MovedTo, seen_at, now),
+            Event::MovedTo(name, cookie) => self.moved_to(id, &name.into(), cookie, seen_at, now),
             Event::Closed(name) => self.closed(id, &name.into(), seen_at, now),
             Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, seen_at, now),
-            Event::MovedFrom(name) => self.removed(id, &name.into(), NameLost::Renamed, seen_at, now),
+            Event::MovedFrom(name, cookie) => self.moved_from(id, &name.into(), cookie, seen_at, now),
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
             }
@@ -60,9 +60,9 @@ impl State {
         let events = &self.progress.metrics.events;
         match event {
             Event::Created(_) => events.created.inc(),
-            Event::MovedTo(_) => events.moved_to.inc(),
+            Event::MovedTo(..) => events.moved_to.inc(),
             Event::Closed(_) => events.closed.inc(),
-            Event::Deleted(_) | Event::MovedFrom(_) => events.removed.inc(),
+            Event::Deleted(_) | Event::MovedFrom(..) => events.removed.inc(),
             _ => {}
         }
     }
@@ -92,6 +92,21 @@ impl State {
             return Ok(());
         }
         self.tree.root(id).map_or(Ok(()), |root| Err(directory_gone(root, cause)))
+    }
+
+    /// A file was renamed to another name, which the next event with this number says, if that is in the tree.
+    fn moved_from(&mut self, id: DirectoryId, name: &Name, cookie: u32, seen_at: Timestamp, now: Instant) {
+        if let Some(node) = self.tree.get(id) {
+            self.renames.begin(cookie, node.directory.absolute(name));
+        }
+        self.removed(id, name, NameLost::Renamed, seen_at, now);
+    }
+
+    /// A file was renamed to this name.
+    fn moved_to(&mut self, id: DirectoryId, name: &Name, cookie: u32, seen_at: Timestamp, now: Instant) {
+        let former = self.renames.end(cookie);
+        self.appeared(id, name, Origin::MovedTo, seen_at, now);
+        self.pending.renamed(id, name, former);
     }
 
     /// A name is new, or another file's.

@@ -25,8 +25,8 @@ impl State {
             match self.pending.next_due(now, |volume| rooms.get(volume).is_some_and(|room| *room > 0)) {
                 None => break,
                 Some(Due::Settled { id, name, version }) => self.settled(id, &name, version, now),
-                Some(Due::Ready { id, name, event, seen_at, lost }) => {
-                    let Some(job) = self.job(id, name, event, seen_at, lost, now) else { continue };
+                Some(due @ Due::Ready { id, .. }) => {
+                    let Some(job) = self.job(due, now) else { continue };
                     if let Some(room) = rooms.get_mut(id.volume()) {
                         *room -= 1;
                     }
@@ -39,15 +39,8 @@ impl State {
     }
 
     /// The job of a path that is due, unless it has to wait.
-    fn job(
-        &mut self,
-        id: DirectoryId,
-        name: Name,
-        event: EventType,
-        seen_at: Timestamp,
-        lost: Option<NameLost>,
-        now: Instant,
-    ) -> Option<Job> {
+    fn job(&mut self, due: Due, now: Instant) -> Option<Job> {
+        let Due::Ready { id, name, event, seen_at, lost, former } = due else { return None };
         if self.tree.get(id).is_some_and(|node| !node.listed) && !self.retries.is_shut(id) {
             self.list_or_refuse(id, Depth::New, now); // its neighbors are to be complete
         }
@@ -69,7 +62,7 @@ impl State {
             known: node.known.get(&name).copied(),
             within: node.inode,
             invalidate_first: self.confirmed.invalidates_first(node, &name),
-            moved_from: None,
+            moved_from: former,
             removal: lost.and_then(|how| Confirmed::removal(node, &name, how)),
             large: false,
             name,

@@ -259,6 +259,9 @@ impl Scene {
                 break;
             }
             self.dispatch(100);
+            if self.in_flight.is_empty() {
+                thread::yield_now(); // the ledger's thread has rows to write first
+            }
             self.complete_all();
         }
     }

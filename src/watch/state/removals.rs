@@ -82,6 +82,9 @@ impl State {
         let (id, name) = (job.directory.id(), &job.name);
         if let Some(node) = self.tree.with_draining_mut(id) {
             self.confirmed.confirm_lost(node, job, read);
+        }
+        // What has happened to the path since is dispatched next, and finds out.
+        if !self.pending.holds(id, name) {
             self.lose(Source::Event, id, name, how, Timestamp::now(), now);
         }
     }
