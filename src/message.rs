@@ -283,6 +283,7 @@ fn hex<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<
     ascii(&text[..2 * N], serializer)
 }
 
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
 fn hex_or_null<S: Serializer, const N: usize>(bytes: &Option<[u8; N]>, serializer: S) -> Result<S::Ok, S::Error> {
     match bytes {
         Some(bytes) => hex(bytes, serializer),

@@ -38,8 +38,8 @@ use std::time::Duration;
 
 pub use queue::ALL;
 use queue::{HIGH_WATER, QUEUED_MAX, Queue, Shared};
-pub use row::MessageId;
 use row::Confirmed;
+pub use row::MessageId;
 use store::Store;
 use writer::Writer;
 

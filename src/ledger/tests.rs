@@ -12,6 +12,7 @@ use super::table::FORM;
 use super::*;
 use crate::files::version::Timestamp;
 use crate::job::Known;
+use crate::message::{Content, message_id};
 
 const DIRECTORY: &[u8] = b"/data/";
 
@@ -154,6 +155,66 @@ fn a_changed_row_of_the_first_form_is_damage() {
     assert!(dir.path().join(DAMAGED).exists());
     put(&mut store, &[(b"a".to_vec(), Some(1))]);
     assert_eq!(loaded(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
+}
+
+/// What the rows of these names say of the last message.
+fn last(store: &mut Store) -> BTreeMap<Vec<u8>, Option<Last>> {
+    let mut rows = BTreeMap::new();
+    let whole = store.load(|path, row| {
+        rows.insert(path.strip_prefix(DIRECTORY).unwrap().to_vec(), row.last(path));
+        Fate::Known
+    });
+    assert!(whole.unwrap());
+    rows
+}
+
+#[test]
+fn a_ledger_of_the_second_form_gets_its_column_and_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    drop(store);
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute_batch("ALTER TABLE confirmed DROP COLUMN message_id; PRAGMA user_version = 2").unwrap();
+    drop(connection);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
+    let Confirmed { version, digests, .. } = confirmed(1);
+    let id = message_id(&[&path(b"a")], &version, &digests.unwrap().sha256);
+    let content = Content { digests: digests.unwrap(), size: version.size };
+    assert_eq!(last(&mut store), BTreeMap::from([(b"a".to_vec(), Some(Last::new(&content, Some(id))))]));
+    assert!(!dir.path().join(DAMAGED).exists());
+}
+
+#[test]
+fn a_void_row_says_what_the_last_message_was_and_describes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::start(Store::open(dir.path()).unwrap(), Arc::default()).unwrap();
+    let Confirmed { version, digests, .. } = confirmed(1);
+    let content = Content { digests: digests.unwrap(), size: version.size };
+    let (known, unknown) = (Last::new(&content, Some(7)), Last::new(&content, None));
+    confirm(&ledger, path(b"a"), 1);
+    ledger.void(&path(b"a"), &known);
+    ledger.void(&path(b"b"), &unknown);
+    ledger.void(&path(b"c"), &Last::announced());
+    ledger.confirm(path(b"d"), version, digests.unwrap(), false, MessageId::Other(8));
+    ledger.confirm(path(b"e"), version, digests.unwrap(), false, MessageId::Unknown);
+    drop(ledger);
+    let mut store = Store::open(dir.path()).unwrap();
+    let void = |mut last: Last| {
+        last.void = true;
+        Some(last)
+    };
+    let expected = [
+        (&b"a"[..], void(known)),
+        (b"b", void(unknown)),
+        (b"c", Some(Last::unknown())),
+        (b"d", Some(Last::new(&content, Some(8)))),
+        (b"e", Some(unknown)),
+    ];
+    assert_eq!(last(&mut store), expected.map(|(name, last)| (name.to_vec(), last)).into());
+    let names = [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec);
+    assert!(loaded(&mut store, names).values().all(|known| *known == Known::PUBLISHED));
 }
 
 #[test]

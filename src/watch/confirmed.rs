@@ -183,16 +183,18 @@ impl Confirmed {
     /// the paths whose rows may lag.
     pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
         let Some(ledger) = self.ledger.take() else { return };
-        let nodes = tree.iter().flat_map(|(_, node)| {
-            node.known.iter().map(|(name, known)| (node.directory.prefix(), name, known))
-        });
-        let unlisted = self.unlisted.iter().flat_map(|(directory, rows)| {
-            rows.iter().map(|(name, row)| (&directory[..], name, &row.known))
-        });
+        let nodes = tree
+            .iter()
+            .flat_map(|(_, node)| node.known.iter().map(|(name, known)| (node.directory.prefix(), name, known)));
+        let unlisted = self
+            .unlisted
+            .iter()
+            .flat_map(|(directory, rows)| rows.iter().map(|(name, row)| (&directory[..], name, &row.known)));
         let lagging = nodes.chain(unlisted).filter(|(_, _, known)| !known.is_exact());
         let path = |(directory, name, _): (&[u8], &Name, _)| [directory, name].concat().into();
         let lagging: Vec<Box<[u8]>> = lagging.map(path).take(LAGGING_MAX + 1).collect();
         if orderly && lagging.len() <= LAGGING_MAX {
+            forget_announced(tree, &ledger);
             ledger.end_exact(lagging);
         }
     }
@@ -382,9 +384,9 @@ impl Confirmed {
         let Some(ledger) = &self.ledger else { return };
         if self.removals {
             // Rows of files that had a message are needed for their removals, and each is void before another is published.
-            let rows = removed.iter().flat_map(|Removed { directory, known, .. }| {
-                known.keys().map(|name| directory.absolute(name))
-            });
+            let rows = removed
+                .iter()
+                .flat_map(|Removed { directory, known, .. }| known.keys().map(|name| directory.absolute(name)));
             return rows.for_each(|path| ledger.invalidate(&path));
         }
         let mut tops: Vec<(&Directory, bool)> = Vec::new();
@@ -400,6 +402,14 @@ impl Confirmed {
     #[cfg(test)]
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_ref()
+    }
+}
+
+/// Deletes the rows of files that may have been published and were not, because the process ends with nothing in flight.
+fn forget_announced(tree: &Tree, ledger: &Ledger) {
+    for (_, node) in tree.iter() {
+        let announced = node.last.iter().filter(|(_, last)| !last.published);
+        announced.for_each(|(name, _)| ledger.forget(node.directory.absolute(name)));
     }
 }
 

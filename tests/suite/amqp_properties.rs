@@ -99,7 +99,8 @@ fn a_rename_inside_the_data_directories_carries_the_former_path() {
         (other.join("moved"), world.path("back")),
     ] {
         fs::rename(&from, &to).unwrap();
-        let name = format!("{}/{}", to.parent().unwrap().file_name().unwrap().display(), to.file_name().unwrap().display());
+        let name =
+            format!("{}/{}", to.parent().unwrap().file_name().unwrap().display(), to.file_name().unwrap().display());
         let message = world.wait_for_one(&name);
         assert_eq!((message.event(), message.moved_from_header()), ("IN_MOVED_TO", Some(&text(&from))));
     }

@@ -237,7 +237,14 @@ impl Pending {
             EntryState::Settling { version, .. } => Some(Due::Settled { id, name, version }),
             EntryState::Ready { pause, .. } => {
                 entry.state = EntryState::InFlight { again: None, taken: None, pause };
-                Some(Due::Ready { id, name, event: entry.event, seen_at: entry.seen_at, lost: entry.lost, former: entry.former.clone() })
+                Some(Due::Ready {
+                    id,
+                    name,
+                    event: entry.event,
+                    seen_at: entry.seen_at,
+                    lost: entry.lost,
+                    former: entry.former.clone(),
+                })
             }
             EntryState::InFlight { .. } => unreachable!("a path in flight stands in a queue"),
         }
@@ -295,8 +302,7 @@ impl Pending {
                 let state = EntryState::after(change, &times);
                 let former = entry.former_since.take().unwrap_or_else(|| entry.former.take());
                 let lost = change.lost();
-                *entry =
-                    Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, state };
+                *entry = Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, state };
                 let position = entry.position();
                 self.enqueue(id, name, position);
             }

@@ -273,8 +273,13 @@ impl Model {
                     let removal = path.lost && path.file == File::None;
                     let (version, origin, unannounced) =
                         (path.version, path.origin.take(), path.file == File::Unannounced);
-                    path.in_flight =
-                        Some(InFlight { version, origin, undecided: path.undecided || unannounced, taken_away: false, removal });
+                    path.in_flight = Some(InFlight {
+                        version,
+                        origin,
+                        undecided: path.undecided || unannounced,
+                        taken_away: false,
+                        removal,
+                    });
                     (path.owed, path.rests_from, path.undecided) = (false, None, unannounced);
                 }
             }

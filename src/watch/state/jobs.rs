@@ -20,8 +20,10 @@ impl State {
     /// A batch of at most [`BATCH_MAX`] jobs, and of at most as many of each volume as it has room for.
     pub(in crate::watch) fn batch(&mut self, mut rooms: Vec<usize>, now: Instant) -> Vec<Job> {
         let mut batch = Vec::new();
+        let mut taken = 0;
         rooms.iter().enumerate().for_each(|(volume, room)| self.pending.unpark(volume, *room));
-        while batch.len() < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+        while taken < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+            taken += 1; // those that have to wait are counted too, so that events have their turn
             match self.pending.next_due(now, |volume| rooms.get(volume).is_some_and(|room| *room > 0)) {
                 None => break,
                 Some(Due::Settled { id, name, version }) => self.settled(id, &name, version, now),

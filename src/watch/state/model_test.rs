@@ -301,8 +301,14 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool) -> (Wat
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-    let settings =
-        WatchSettings { recursive: true, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
+    let settings = WatchSettings {
+        recursive: true,
+        settle: Duration::ZERO,
+        quiet: Duration::ZERO,
+        catch_up,
+        rescan: None,
+        removals,
+    };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
     state.list_all(Instant::now()).unwrap();
     state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();

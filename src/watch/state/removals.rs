@@ -32,7 +32,7 @@ impl State {
     ) {
         let Some(node) = self.tree.with_draining_mut(id) else { return };
         match node.last.get(name) {
-            None => return,
+            None => {}
             Some(last) if last.published => self.put_one(source, id, name, Change::Removed { how }, seen_at, now),
             // A message may be on its way.
             Some(_) if self.pending.holds(id, name) => {}

@@ -295,9 +295,8 @@ fn all_come(finals: &Finals, reader: &mut Reader, stage: &mut Stage) -> bool {
     let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         last.take(reader.read(Duration::from_millis(200)), &stage.data);
-        let taken_back = !removals()
-            || last.not_taken_back(finals, &stage.data).is_empty()
-            || stage.life.excuses.may_forget();
+        let taken_back =
+            !removals() || last.not_taken_back(finals, &stage.data).is_empty() || stage.life.excuses.may_forget();
         if last.missing(finals).is_empty() && taken_back {
             return true;
         }

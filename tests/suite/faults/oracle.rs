@@ -239,10 +239,14 @@ impl Known<'_> {
         };
         let name = removal.name.clone();
         if removal.of.as_ref().is_some_and(|of| !by_id.contains_key(of)) {
-            verdict.broken.push((name.clone(), format!("message {number} takes back {:?}, which never came", removal.of)));
+            verdict
+                .broken
+                .push((name.clone(), format!("message {number} takes back {:?}, which never came", removal.of)));
         }
         let before = removed.get(&name).filter(|_| !by_name.contains_key(&name));
-        if by_name.remove(&name).is_none() && before.is_none_or(|(_, before)| !self.excuses.allow([before.read, removal.read], None)) {
+        if by_name.remove(&name).is_none()
+            && before.is_none_or(|(_, before)| !self.excuses.allow([before.read, removal.read], None))
+        {
             verdict.repeated.push((name.clone(), format!("message {number} takes back what is taken back already")));
         } else if before.is_some_and(|(_, before)| before.id != removal.id) {
             verdict.broken.push((name.clone(), format!("message {number} repeats a removal by another id")));
