@@ -35,6 +35,8 @@
 //! the next start takes the version of each row as a whole. Paths whose rows may lag even so are named with the mark
 //! ([`Known::is_exact`], [`Confirmed::end`]).
 
+mod removals;
+
 use std::sync::Arc;
 
 use super::pending::{NameLost, Pending};
@@ -45,10 +47,10 @@ use crate::files::listing::{FileStat, Found, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::version::Version;
 use crate::hash::Digests;
-use crate::job::{Job, Known, Last, Removal};
+use crate::job::{Job, Known, Last};
 use crate::ledger::store::Store;
 use crate::ledger::{ALL, Ledger, MessageId};
-use crate::message::{Content, RemovalType};
+use crate::message::Content;
 use crate::progress::Progress;
 
 /// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
@@ -194,7 +196,7 @@ impl Confirmed {
         let path = |(directory, name, _): (&[u8], &Name, _)| [directory, name].concat().into();
         let lagging: Vec<Box<[u8]>> = lagging.map(path).take(LAGGING_MAX + 1).collect();
         if orderly && lagging.len() <= LAGGING_MAX {
-            forget_announced(tree, &ledger);
+            Self::forget_announced(tree, &ledger);
             ledger.end_exact(lagging);
         }
     }
@@ -274,31 +276,6 @@ impl Confirmed {
         true
     }
 
-    /// What takes a path's last message back, where it had one.
-    pub(super) fn removal(node: &Node, name: &Name, how: NameLost) -> Option<Box<Removal>> {
-        let last = node.last.get(name).filter(|last| last.published)?;
-        let event = match how {
-            NameLost::Deleted => RemovalType::Delete,
-            NameLost::Renamed => RemovalType::MovedFrom,
-        };
-        Some(Box::new(Removal { event, last: last.content(), id: last.id() }))
-    }
-
-    /// A path's removal is confirmed: nothing is known of the path any more.
-    pub(super) fn confirm_removal(&self, node: &mut Node, name: &Name) {
-        node.known.remove(name);
-        node.last.remove(name);
-        self.ledger.iter().for_each(|ledger| ledger.forget(node.directory.absolute(name)));
-    }
-
-    /// A message was confirmed for a path that has no file any more.
-    pub(super) fn confirm_lost(&self, node: &mut Node, job: &Job, read: &Read) {
-        if self.removals {
-            let last = Last::new(&read.content(), read.id.or_else(|| node.last.get(&job.name)?.id()));
-            node.last.insert(Arc::clone(&job.name), last);
-        }
-    }
-
     /// Whether so many rows have to go first that rescans are to find no further ones.
     pub(super) fn is_pressed(&self) -> bool {
         self.ledger.as_ref().is_some_and(Ledger::is_pressed)
@@ -331,18 +308,6 @@ impl Confirmed {
         };
         let Read { version, digests, racy, .. } = read;
         ledger.confirm(node.directory.absolute(name), version, digests, racy, id);
-    }
-
-    /// Invalidates a path's row. With `--removals` the row stays as a void one where the path has had a message.
-    fn invalidate_row(&self, ledger: &Ledger, node: &mut Node, name: &Name) {
-        let path = node.directory.absolute(name);
-        match node.last.get_mut(name) {
-            Some(last) => {
-                last.void = true;
-                ledger.void(&path, last);
-            }
-            None => ledger.invalidate(&path),
-        }
     }
 
     /// Forgets a name that is gone, or another file's from now on. Call it before the directory's names change, because
@@ -402,14 +367,6 @@ impl Confirmed {
     #[cfg(test)]
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_ref()
-    }
-}
-
-/// Deletes the rows of files that may have been published and were not, because the process ends with nothing in flight.
-fn forget_announced(tree: &Tree, ledger: &Ledger) {
-    for (_, node) in tree.iter() {
-        let announced = node.last.iter().filter(|(_, last)| !last.published);
-        announced.for_each(|(name, _)| ledger.forget(node.directory.absolute(name)));
     }
 }
 

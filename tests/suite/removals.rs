@@ -178,7 +178,8 @@ fn a_kill_loses_no_removal_and_repeats_keep_their_message_id() {
     const FILES: usize = 600;
     let (mut world, state) = world();
     fs::create_dir(world.path("tree")).unwrap();
-    let name = |number: usize| if number % 2 == 0 { format!("f-{number}") } else { format!("tree/f-{number}") };
+    let name =
+        |number: usize| if number.is_multiple_of(2) { format!("f-{number}") } else { format!("tree/f-{number}") };
     for number in 0..FILES {
         world.write(&name(number), format!("content {number}"));
     }

@@ -23,6 +23,7 @@
 //! [`Tree::with_draining`] returns it. With `--removals` it also drains until the removal of each of its files is confirmed. A directory that is created at the same path meanwhile takes over the node and its id. The pending set, which knows
 //! paths by directory id, therefore still knows that they are in flight, and the messages of one path stay in order.
 
+mod draining;
 mod node;
 mod watches;
 
@@ -123,21 +124,6 @@ impl Tree {
         self.nodes.get(&id).filter(|node| !node.draining)
     }
 
-    /// As [`Self::get`], and a draining directory too.
-    pub(crate) fn with_draining(&self, id: DirectoryId) -> Option<&Node> {
-        self.nodes.get(&id)
-    }
-
-    /// As [`Self::get_mut`], and a draining directory too.
-    pub(crate) fn with_draining_mut(&mut self, id: DirectoryId) -> Option<&mut Node> {
-        self.nodes.get_mut(&id)
-    }
-
-    /// The draining directories.
-    pub(crate) fn draining(&self) -> impl Iterator<Item = (DirectoryId, &Node)> {
-        self.draining.values().filter_map(|id| Some((*id, self.nodes.get(id)?)))
-    }
-
     pub(crate) fn get_mut(&mut self, id: DirectoryId) -> Option<&mut Node> {
         self.nodes.get_mut(&id).filter(|node| !node.draining)
     }
@@ -198,16 +184,6 @@ impl Tree {
         let node = node.expect("a directory is kept while jobs of it are in flight, and each job completes once");
         node.in_flight -= 1;
         self.end_drained(id);
-    }
-
-    /// Drops a draining directory that nothing is kept for any more.
-    pub(crate) fn end_drained(&mut self, id: DirectoryId) {
-        let Some(node) = self.nodes.get(&id) else { return };
-        if node.draining && node.in_flight == 0 && node.last.is_empty() {
-            let drained = self.draining.remove(node.directory.prefix());
-            assert_eq!(drained, Some(id), "another directory drains at this path");
-            self.nodes.remove(&id);
-        }
     }
 
     /// Compares a name with the directory that is there now, see the module. The directory is watched from then on.
@@ -317,27 +293,6 @@ impl Tree {
                 let before = self.draining.insert(node.directory.prefix().to_vec(), id);
                 assert!(before.is_none(), "two directories drain at one path");
             }
-        }
-    }
-
-    /// The directory at this path below a data directory vanished while no process ran, and the removals of its files are
-    /// due. It drains from the beginning.
-    pub(crate) fn vanished(&mut self, root: &Directory, below: &[u8]) -> DirectoryId {
-        let directory = root.deeper(below);
-        if let Some(id) = self.draining.get(directory.prefix()) {
-            return *id;
-        }
-        let id = self.next_id(root.root().volume());
-        self.draining.insert(directory.prefix().to_vec(), id);
-        let node = Node { draining: true, ..Node::new(directory.at(id), None, None) };
-        self.nodes.insert(id, node);
-        id
-    }
-
-    /// Forgets the directories that vanished while no process ran: at the start, before anything is dispatched.
-    pub(crate) fn forget_vanished(&mut self) {
-        for (_, id) in self.draining.drain() {
-            self.nodes.remove(&id);
         }
     }
 

@@ -243,13 +243,17 @@ impl Known<'_> {
                 .broken
                 .push((name.clone(), format!("message {number} takes back {:?}, which never came", removal.of)));
         }
-        let before = removed.get(&name).filter(|_| !by_name.contains_key(&name));
-        if by_name.remove(&name).is_none()
-            && before.is_none_or(|(_, before)| !self.excuses.allow([before.read, removal.read], None))
-        {
-            verdict.repeated.push((name.clone(), format!("message {number} takes back what is taken back already")));
-        } else if before.is_some_and(|(_, before)| before.id != removal.id) {
-            verdict.broken.push((name.clone(), format!("message {number} repeats a removal by another id")));
+        // What a killed process was about to publish may never have been published, and is taken back all the same.
+        let unsure = removal.of.is_none() && self.excuses.any_crash();
+        let before = removed.get(&name).filter(|(_, before)| before.of == removal.of).map(|(_, before)| before);
+        let repeats = |before: &Removal| self.excuses.allow([before.read, removal.read], None);
+        if by_name.remove(&name).is_none() && !unsure {
+            if before.is_none_or(|before| !repeats(before)) {
+                let what = format!("message {number} takes back what is taken back already");
+                verdict.repeated.push((name.clone(), what));
+            } else if before.is_some_and(|before| before.id != removal.id) {
+                verdict.broken.push((name.clone(), format!("message {number} repeats a removal by another id")));
+            }
         }
         removed.insert(name, (number, removal));
     }

@@ -70,6 +70,10 @@ impl Excuses {
         }
     }
 
+    pub fn any_crash(&self) -> bool {
+        !self.crashes.is_empty()
+    }
+
     /// Whether the ledger may have lost what was published: rows that it had, or those of a full disk at a crash. What has
     /// vanished until the next start then has no removal.
     pub fn may_forget(&self) -> bool {

@@ -1,0 +1,58 @@
+//! With `--removals`: what each path's last message said, until the path's removal is confirmed.
+
+use std::sync::Arc;
+
+use super::{Confirmed, Read};
+use crate::files::names::Name;
+use crate::job::{Job, Last, Removal};
+use crate::ledger::Ledger;
+use crate::message::RemovalType;
+use crate::watch::pending::NameLost;
+use crate::watch::tree::{Node, Tree};
+
+impl Confirmed {
+    /// What takes a path's last message back, where it had one.
+    pub(in crate::watch) fn removal(node: &Node, name: &Name, how: NameLost) -> Option<Box<Removal>> {
+        let last = node.last.get(name).filter(|last| last.published)?;
+        let event = match how {
+            NameLost::Deleted => RemovalType::Delete,
+            NameLost::Renamed => RemovalType::MovedFrom,
+        };
+        Some(Box::new(Removal { event, last: last.content(), id: last.id() }))
+    }
+
+    /// A path's removal is confirmed: nothing is known of the path any more.
+    pub(in crate::watch) fn confirm_removal(&self, node: &mut Node, name: &Name) {
+        node.known.remove(name);
+        node.last.remove(name);
+        self.ledger.iter().for_each(|ledger| ledger.forget(node.directory.absolute(name)));
+    }
+
+    /// A message was confirmed for a path that has no file any more.
+    pub(in crate::watch) fn confirm_lost(&self, node: &mut Node, job: &Job, read: &Read) {
+        if self.removals {
+            let last = Last::new(&read.content(), read.id.or_else(|| node.last.get(&job.name)?.id()));
+            node.last.insert(Arc::clone(&job.name), last);
+        }
+    }
+
+    /// Invalidates a path's row. With `--removals` the row stays as a void one where the path has had a message.
+    pub(super) fn invalidate_row(&self, ledger: &Ledger, node: &mut Node, name: &Name) {
+        let path = node.directory.absolute(name);
+        match node.last.get_mut(name) {
+            Some(last) => {
+                last.void = true;
+                ledger.void(&path, last);
+            }
+            None => ledger.invalidate(&path),
+        }
+    }
+
+    /// Deletes the rows of files that may have been published and were not, because the process ends with nothing in flight.
+    pub(super) fn forget_announced(tree: &Tree, ledger: &Ledger) {
+        for (_, node) in tree.iter() {
+            let announced = node.last.iter().filter(|(_, last)| !last.published);
+            announced.for_each(|(name, _)| ledger.forget(node.directory.absolute(name)));
+        }
+    }
+}
