@@ -131,6 +131,11 @@ impl Entry {
         }
     }
 
+    /// Whether the file in flight was deleted, so that the end of its directory does not rename it.
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(self.state, EntryState::InFlight { again: None, taken: Some(NameLost::Deleted), .. })
+    }
+
     /// Where the path stands in the queues; nothing for a path in flight.
     pub(super) fn position(&self) -> Option<Position> {
         match self.state {

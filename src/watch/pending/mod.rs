@@ -204,7 +204,8 @@ impl Pending {
 
     /// A directory was removed from the tree, with all names in it. Removals that are due stay due.
     pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
-        let exists = |(name, entry): (&Name, &Entry)| (!entry.awaits_removal()).then(|| Arc::clone(name));
+        let exists =
+            |(name, entry): (&Name, &Entry)| (!entry.awaits_removal() && !entry.is_deleted()).then(|| Arc::clone(name));
         let names = self.entries.get(&id).map(|names| names.iter().filter_map(exists).collect::<Vec<_>>());
         names.into_iter().flatten().for_each(|name| self.gone(id, &name, NameLost::Renamed, false));
     }
