@@ -125,6 +125,10 @@ impl State {
                 self.pending.busy(id, name, now);
             }
             Outcome::Removed => self.confirm_removal(id, name, now),
+            // Nothing else brings back a removal of a directory that has left the tree.
+            Outcome::Unread(Unread::Failed(_)) if job.removal.is_some() && self.tree.get(id).is_none() => {
+                self.pending.busy(id, name, now);
+            }
             Outcome::Unread(_) => drop(self.pending.failed(id, name, now)),
         }
         if let Outcome::Unread(unread) = outcome {
