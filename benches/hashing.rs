@@ -1,22 +1,31 @@
 //! How much faster are SHA-256 streams side by side, and what does the second hash of a pass cost?
 //!
-//! For comparison: `sha2` on one stream, XXH3-128 alone, and twox-hash's XXH3-128. Messages of 1 KB are hashed by `sha2`, in
-//! a loop and in a future each; by the lanes without their scheduler (padded beforehand, four by four, which is the upper
-//! bound); and by the scheduler, with as many futures as a reading thread has files in flight.
+//! First comes a table of every kernel that this CPU can run: the rate for each number of lanes, and its ratio to `sha2`
+//! on one stream, measured in turns. Then criterion measures, for comparison, `sha2` on one stream, XXH3-128 alone, and
+//! twox-hash's XXH3-128. Messages of 1 KB are hashed by `sha2`, in a loop and in a future each; by the lanes without their
+//! scheduler (padded beforehand, four by four, which is the upper bound); and by the scheduler, with as many futures as a
+//! reading thread has files in flight.
 
 mod common;
 
 use std::hint::black_box;
 
-use apollonia_ingestor::bench::lanes::{BLOCK_BYTES, Block, INITIAL, LANES_MAX, Lane, State, advance};
+use apollonia_ingestor::bench::lanes::{BLOCK_BYTES, Block, INITIAL, Kernel, LANES_MAX, Lane, State, advance};
 use apollonia_ingestor::bench::scheduler::{Request, Scheduler};
 use apollonia_ingestor::bench::{CHUNK_BYTES, Digests, FILES_IN_FLIGHT, Hasher, Xxh128Stream};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 const MESSAGE_BYTES: usize = 1024;
+
+/// Turns of the table, each of some milliseconds a kernel, so that what the machine does meanwhile meets all of them.
+const TURNS: usize = 61;
+
+/// Bytes that each kernel hashes in a turn.
+const TURN_BYTES: usize = 8 << 20;
 
 /// Bytes without a pattern.
 fn noise(length: usize, seed: u8) -> Vec<u8> {
@@ -38,6 +47,60 @@ fn side_by_side<'a>(inputs: impl ExactSizeIterator<Item = &'a [Block]>) -> [Stat
     let mut lanes: Vec<Lane> = states.iter_mut().zip(inputs).map(|(state, blocks)| Lane { state, blocks }).collect();
     advance(&mut lanes, usize::MAX);
     states
+}
+
+/// Prints for each kernel and number of lanes the median rate, and the ratio to `sha2` on one stream.
+fn kernels(_: &mut Criterion) {
+    // Neither asks for a measurement.
+    if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
+        return;
+    }
+    let chunks: Vec<Vec<u8>> = (0..LANES_MAX as u8).map(|seed| noise(CHUNK_BYTES, seed)).collect();
+    let inputs: Vec<&[Block]> = chunks.iter().map(|chunk| chunk.as_chunks().0).collect();
+    let runs: Vec<(Kernel, usize)> = Kernel::ALL
+        .into_iter()
+        .filter(|kernel| kernel.available())
+        .flat_map(|kernel| (1..=LANES_MAX).map(move |lanes| (kernel, lanes)))
+        .collect();
+    let mut seconds = vec![Vec::with_capacity(TURNS); runs.len()];
+    for _ in 0..TURNS {
+        for (&(kernel, lanes), seconds) in runs.iter().zip(&mut seconds) {
+            seconds.push(turn(kernel, &inputs[..lanes]));
+        }
+    }
+    let rates: Vec<f64> = seconds.iter_mut().map(|seconds| TURN_BYTES as f64 / median(seconds) / 1e9).collect();
+    let one = runs.iter().position(|&run| run == (Kernel::Sha2, 1)).map_or(f64::NAN, |at| rates[at]);
+    println!("SHA-256 of 64 KB chunks, GB/s of processor time (ratio to sha2 on one stream: {one:.2} GB/s)");
+    for (of_kernel, rates) in runs.chunks(LANES_MAX).zip(rates.chunks(LANES_MAX)) {
+        let cells: Vec<String> = rates.iter().map(|rate| format!("{rate:.2} ({:.2})", rate / one)).collect();
+        println!("{:12} 1 to {LANES_MAX} lanes: {}", format!("{:?}", of_kernel[0].0), cells.join("  "));
+    }
+    println!();
+}
+
+/// The processor time of one kernel for [`TURN_BYTES`].
+fn turn(kernel: Kernel, inputs: &[&[Block]]) -> f64 {
+    let mut states = [INITIAL; LANES_MAX];
+    let began = processor_seconds();
+    for _ in 0..TURN_BYTES / (inputs.len() * CHUNK_BYTES) {
+        let mut lanes: Vec<Lane> =
+            states.iter_mut().zip(black_box(inputs)).map(|(state, &blocks)| Lane { state, blocks }).collect();
+        kernel.advance(&mut lanes, usize::MAX);
+    }
+    black_box(states);
+    let whole = (TURN_BYTES / (inputs.len() * CHUNK_BYTES)) * inputs.len() * CHUNK_BYTES;
+    (processor_seconds() - began) * TURN_BYTES as f64 / whole as f64
+}
+
+/// Processor time of this thread: what other programs do on the same core is not in it.
+fn processor_seconds() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn chunks(criterion: &mut Criterion) {
@@ -130,5 +193,5 @@ fn messages(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(name = benches; config = common::criterion(); targets = chunks, messages);
+criterion_group!(name = benches; config = common::criterion(); targets = kernels, chunks, messages);
 criterion_main!(benches);

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::cli::{CatchUp, Output, ReadEngine, Settings, Unroutable};
 use crate::error::Error;
 use crate::files::root::{Root, open_roots};
 use crate::filter::Filter;
+use crate::routing::{Exchange, RoutingKey};
 
 /// What `watch` and `scan` run with. The other commands take the few settings that they use from [`Settings`] themselves.
 #[derive(Debug)]
@@ -32,12 +34,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks the settings of `watch`, and opens its data directories.
+    /// Checks the settings of `watch`, and opens its directories: those of the command line, else the data directories.
     ///
     /// # Errors
     /// [`Error::Usage`], [`Error::DataDirectory`] or [`Error::StateDirectory`], naming the setting and what is wrong with it.
-    pub fn for_watch(settings: &Settings) -> Result<Self, Error> {
-        Self::new(settings, &settings.data_dirs, settings.state_dir.as_deref())
+    pub fn for_watch(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
+        Self::new(settings, dirs, settings.state_dir.as_deref())
     }
 
     /// Checks the settings of `scan`, and opens its directories: those of the command line, else the data directories.
@@ -45,13 +47,13 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
     pub fn for_scan(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
-        Self::new(settings, if dirs.is_empty() { &settings.data_dirs } else { dirs }, None)
+        Self::new(settings, dirs, None)
     }
 
     fn new(settings: &Settings, dirs: &[PathBuf], state_dir: Option<&Path>) -> Result<Self, Error> {
         let pipeline = PipelineSettings::new(settings)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
-        let roots = open_directories(dirs)?;
+        let roots = open_directories(if dirs.is_empty() { &settings.data_dirs } else { dirs })?;
         if let Some(state_dir) = state_dir {
             roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
         }
@@ -63,10 +65,8 @@ impl Config {
 /// Settings of the control socket.
 #[derive(Debug)]
 pub struct ControlSettings {
-    /// The path of the Unix socket.
-    pub socket: PathBuf,
-    /// Whether the path was set by flag or variable: then the service does not start without the socket.
-    pub socket_by_name: bool,
+    /// Where the Unix socket can be.
+    pub places: SocketPlaces,
     /// A TCP address that answers the same requests.
     pub metrics_address: Option<SocketAddr>,
     /// The longest time that a stage may have work and make no progress.
@@ -76,8 +76,7 @@ pub struct ControlSettings {
 impl ControlSettings {
     fn new(settings: &Settings) -> Self {
         Self {
-            socket: control_socket(settings),
-            socket_by_name: settings.control_socket.is_some(),
+            places: socket_places(settings),
             metrics_address: settings.metrics_address,
             stall: Duration::from_secs(settings.stall_seconds.into()),
         }
@@ -135,8 +134,11 @@ impl PipelineSettings {
             output: settings.output,
             publish: PublishSettings {
                 broker: Broker::new(&settings.amqp)?,
+                exchange: settings.route.exchange(),
+                routing_key: settings.route.routing_key.clone(),
                 window: settings.confirm_window as usize,
                 unroutable: settings.unroutable,
+                reconnect: Duration::from_secs(settings.reconnect_seconds.into()),
                 publishers: Vec::new(),
             },
         })
@@ -148,10 +150,16 @@ impl PipelineSettings {
 pub struct PublishSettings {
     /// The broker, also when the output is another one.
     pub broker: Broker,
+    /// The exchange that messages go to.
+    pub exchange: Exchange,
+    /// The routing key of messages.
+    pub routing_key: RoutingKey,
     /// The largest number of unconfirmed messages in flight.
     pub window: usize,
     /// What to do with a message that no queue is bound for.
     pub unroutable: Unroutable,
+    /// How long it is tried to connect again when the connection is lost; zero: not at all.
+    pub reconnect: Duration,
     /// The fences that this publisher holds at the broker while it publishes, one a data directory. `watch` fills them in,
     /// because they are named after the opened directories.
     pub publishers: Vec<Publisher>,
@@ -197,29 +205,64 @@ pub fn catch_up(settings: &Settings) -> Result<CatchUp, Error> {
     }
 }
 
-/// The number of hashing threads: the setting, else one for each CPU.
+/// The most hashing threads by default: eight hash faster than disks and brokers take, and each costs 2 MiB of locked memory.
+const WORKERS_DEFAULT_MAX: usize = 8;
+
+/// The number of hashing threads: the setting, else one for each CPU that this process may use, within the quota of its
+/// cgroup.
 #[must_use]
 pub fn workers(settings: &Settings) -> usize {
-    let cpus = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let cpus = || thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_DEFAULT_MAX);
     settings.workers.map_or_else(cpus, |workers| workers as usize)
 }
 
-/// The path of the control socket: the setting, else a name in the service's runtime directory (systemd.exec(5),
-/// RuntimeDirectory=), else a name in /tmp that holds the user's number.
-#[must_use]
-pub fn control_socket(settings: &Settings) -> PathBuf {
-    settings.control_socket.clone().unwrap_or_else(default_socket)
+/// The socket of the service that the systemd unit runs (RuntimeDirectory=).
+const UNIT_SOCKET: &str = "/run/apollonia-ingestor/ingestor.sock";
+
+/// The largest number of services of one user that share a default place. Each further one is a mistake.
+const SOCKETS_MAX: usize = 8;
+
+/// Where the control socket can be.
+#[derive(Debug)]
+pub struct SocketPlaces {
+    /// Whether the path was set by flag or variable: then it is the only one, and the service does not start without it.
+    pub by_name: bool,
+    /// Where a service makes it: at the first path that is free.
+    pub made: Vec<PathBuf>,
+    /// Where it is looked for, in this order.
+    pub asked: Vec<PathBuf>,
 }
 
-fn default_socket() -> PathBuf {
-    match std::env::var_os("RUNTIME_DIRECTORY").filter(|given| !given.is_empty()) {
-        // systemd separates several directories by colons; the socket is in the first.
-        Some(given) => {
-            let first = given.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
-            Path::new(OsStr::from_bytes(first)).join("ingestor.sock")
-        }
-        None => PathBuf::from(format!("/tmp/apollonia-ingestor-{}.sock", rustix::process::geteuid().as_raw())),
+/// Where the control socket can be: at the path that is set, else in the service's runtime directory (systemd.exec(5),
+/// RuntimeDirectory=), else in that of the user (XDG_RUNTIME_DIR), else in /tmp under a name with the user's number. A second
+/// service of the user takes a name with a 2.
+#[must_use]
+pub fn socket_places(settings: &Settings) -> SocketPlaces {
+    if let Some(path) = &settings.control_socket {
+        return SocketPlaces { by_name: true, made: vec![path.clone()], asked: vec![path.clone()] };
     }
+    let directory = |name| std::env::var_os(name).filter(|given| !given.is_empty());
+    if let Some(given) = directory("RUNTIME_DIRECTORY") {
+        // systemd separates several directories by colons; the socket is in the first.
+        let first = given.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+        let made = numbered(Path::new(OsStr::from_bytes(first)), "ingestor");
+        return SocketPlaces { by_name: false, asked: made.clone(), made };
+    }
+    let user = rustix::process::geteuid().as_raw();
+    // With the variable of another user, as sudo -E leaves it, the directory would be another user's, too.
+    let own = |directory: &PathBuf| directory.metadata().is_ok_and(|there| there.is_dir() && there.uid() == user);
+    let of_user = directory("XDG_RUNTIME_DIR").map(PathBuf::from).filter(own);
+    let mut made: Vec<PathBuf> =
+        of_user.iter().flat_map(|directory| numbered(directory, "apollonia-ingestor")).collect();
+    made.extend(numbered(Path::new("/tmp"), &format!("apollonia-ingestor-{user}")));
+    let asked = [PathBuf::from(UNIT_SOCKET)].into_iter().chain(made.iter().cloned()).collect();
+    SocketPlaces { by_name: false, made, asked }
+}
+
+/// The names of the first service's socket in a directory, and of further ones.
+fn numbered(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let further = (2..=SOCKETS_MAX).map(|number| format!("{name}-{number}.sock"));
+    [format!("{name}.sock")].into_iter().chain(further).map(|name| directory.join(name)).collect()
 }
 
 /// Refuses a state directory inside of a data directory, because each write to the ledger would be an event there.
@@ -256,7 +299,7 @@ mod tests {
         let inside = data.path().join("state");
         let settings =
             settings(&["--data-dir", data.path().to_str().unwrap(), "--state-dir", inside.to_str().unwrap()]);
-        assert!(matches!(Config::for_watch(&settings), Err(Error::StateDirectory { .. })));
+        assert!(matches!(Config::for_watch(&settings, &[]), Err(Error::StateDirectory { .. })));
         let config = Config::for_scan(&settings, &[dir.path().to_owned()]).unwrap();
         assert_eq!(config.roots[0].path(), dir.path().canonicalize().unwrap());
         assert_eq!(config.state_dir, None);

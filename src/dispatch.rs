@@ -27,7 +27,7 @@ pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 /// How long the end waits for the threads after that: closing the connection is one round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Notices that are no reports: a failure of each stage, and the signal to stop.
+/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan.
 pub(crate) const NOTICES_BESIDE_REPORTS: usize = 8;
 
 /// The running stages behind a source, and the jobs in flight.

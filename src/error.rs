@@ -3,8 +3,10 @@
 //! A file that cannot be read is none of them: it is logged and counted, and the command goes on (see [`crate::read`]).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, io};
+
+use crate::advice;
 
 /// A failure of the whole command. It is shown as one line: the cause, a semicolon, the next step.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ pub enum Error {
     /// No queue is bound to the exchange, and the setting is `--unroutable fail`.
     Unroutable {
         /// The exchange's name.
-        exchange: &'static str,
+        exchange: String,
     },
     /// The control socket cannot be made at the path that was set.
     ControlSocket {
@@ -118,6 +120,22 @@ pub enum Error {
     },
     /// A failure that only a bug or a broken system explains, for example a thread that panicked.
     Internal(String),
+    /// A signal has ended a command before its work was done.
+    Interrupted {
+        /// The signal.
+        signal: StopSignal,
+        /// What is left undone.
+        left: String,
+    },
+    /// `listen` has printed fewer messages than it was to.
+    Fewer {
+        /// The messages printed.
+        printed: u32,
+        /// The messages asked for.
+        count: u32,
+    },
+    /// A failure that was logged before its command's last lines.
+    Logged(Box<Error>),
     /// `scan` has logged files that it could not read.
     Incomplete {
         /// The number of files without a message.
@@ -148,9 +166,9 @@ impl Error {
             Self::StateLocked { path } => {
                 format!("the state directory {path:?} is used by another apollonia-ingestor")
             }
-            Self::Watch { path, cause, .. } => format!("cannot watch {path:?}: {cause}"),
+            Self::Watch { path, cause, .. } => format!("cannot watch {path:?}: {}", os_message(cause)),
             Self::DirectoryGone { path, cause } => format!("the data directory {path:?} is gone: {cause}"),
-            Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {cause}"),
+            Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {}", os_message(cause)),
             Self::Broker { url, cause, .. } => format!("broker {url}: {cause}"),
             Self::Unroutable { exchange } => {
                 format!("no queue is bound to the exchange `{exchange}`: the broker returned a message")
@@ -164,9 +182,12 @@ impl Error {
             Self::NoService { socket, cause } => format!("no service answers at {socket:?}: {cause}"),
             Self::Unhealthy(line) | Self::Internal(line) => line.clone(),
             Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
-            Self::Stdout(cause) => format!("standard output: {cause}"),
+            Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
-            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read"),
+            Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
+            Self::Interrupted { signal, left } => format!("{signal} has ended it early: {left}"),
+            Self::Fewer { printed, count } => format!("{printed} of {count} messages came before the end"),
+            Self::Logged(error) => error.cause(),
         }
     }
 
@@ -188,15 +209,49 @@ impl Error {
             Self::Unhealthy(_) => return None,
             Self::Unfit { .. } => "each says above how to mend it",
             Self::Stdout(cause) => next_for_stdout(cause),
-            Self::Threads { .. } => {
-                "raise the limit of threads (ulimit -u, TasksMax= in systemd, --pids-limit of a container), or lower --workers"
-            }
+            Self::Threads { .. } => advice::threads(),
             Self::Internal(_) => "this should not happen, please report it",
             Self::Incomplete { .. } => "each is named above",
+            Self::Interrupted { .. } => "start it again",
+            Self::Fewer { .. } => "give it more time (--timeout), or see whether anything is published",
+            Self::Logged(error) => return error.next(),
         })
     }
 
-    /// The process's exit status: 2 for what the user can set right before starting, else 1.
+    /// The file, the directory or the socket that it is about, for those who search the log by it.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::DataDirectory { path, .. }
+            | Self::StateDirectory { path, .. }
+            | Self::StateLocked { path }
+            | Self::Watch { path, .. }
+            | Self::DirectoryGone { path, .. }
+            | Self::ControlSocket { path, .. }
+            | Self::NoService { socket: path, .. } => Some(path),
+            Self::Logged(error) => error.path(),
+            _ => None,
+        }
+    }
+
+    /// The broker that it is about, its password masked.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::Broker { url, .. } => Some(url),
+            Self::Logged(error) => error.url(),
+            _ => None,
+        }
+    }
+
+    /// Whether the reader of standard output has gone away, as `head` does. It has what it wanted, so that is no failure.
+    #[must_use]
+    pub fn is_reader_gone(&self) -> bool {
+        matches!(self, Self::Stdout(cause) if cause.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The process's exit status: 2 for what the user can set right before starting, 128 and its number for a signal, 0 when the
+    /// reader of standard output has gone away, else 1.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -205,6 +260,9 @@ impl Error {
             | Self::StateDirectory { .. }
             | Self::ControlSocket { .. }
             | Self::MetricsAddress { .. } => 2,
+            Self::Interrupted { signal, .. } => signal.exit_status(),
+            Self::Logged(error) => error.exit_status(),
+            _ if self.is_reader_gone() => 0,
             _ => 1,
         }
     }
@@ -219,24 +277,99 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-fn next_for_stdout(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
-        io::ErrorKind::FileTooLarge => "raise the limit of a file's size (ulimit -f, LimitFSIZE=)",
-        _ => "keep its reader running, or choose --output amqp",
+/// A signal that asks for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGHUP, for a command that is no service.
+    HangUp,
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl StopSignal {
+    /// The exit status of a command that the signal ends early, as a shell shows it: 128 and the signal's number.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        128 + match self {
+            Self::HangUp => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
     }
 }
 
-/// The system's text for an error, without Rust's "(os error N)".
+impl fmt::Display for StopSignal {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::HangUp => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
+
+fn next_for_stdout(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
+        io::ErrorKind::FileTooLarge => advice::file_size(),
+        _ => advice::stdout(),
+    }
+}
+
+/// How the standard library introduces the resolver's answer.
+const RESOLVING: &str = "failed to lookup address information: ";
+
+/// The text of an error without what is the standard library's own in it: "(os error 13)" says nothing that the words before
+/// it do not say. Every line that shows an error of the system, or one that may hold such an error, has it from here.
 #[must_use]
-pub fn os_message(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+pub fn os_message(error: &(impl fmt::Display + ?Sized)) -> String {
+    let mut text = error.to_string();
+    while let Some(at) = text.find(" (os error ") {
+        let end = text[at..].find(')').map_or(text.len(), |length| at + length + 1);
+        text.replace_range(at..end, "");
+    }
+    match text.strip_prefix(RESOLVING) {
+        Some(cause) => format!("the host's name cannot be resolved: {cause}"),
+        None => text,
+    }
+}
+
+/// The largest number of names that a line lists, because nobody reads more of them.
+const NAMED_MAX: usize = 5;
+
+/// Names in a line: each quoted, and where there are many the first of them and the number of the others.
+#[must_use]
+pub fn named<N: fmt::Debug>(names: impl ExactSizeIterator<Item = N>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let first: Vec<String> = names.take(NAMED_MAX).map(|name| format!("{name:?}")).collect();
+    let first = first.join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_has_the_words_of_the_system_alone() {
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(os_message(&refused), "Permission denied");
+        assert_eq!(
+            os_message(&format!("IO error: {refused}, again {refused}")),
+            "IO error: Permission denied, again Permission denied"
+        );
+        assert_eq!(os_message(&io::Error::other("cut short (os error 5")), "cut short");
+        let unknown = io::Error::other(format!("{RESOLVING}Name or service not known"));
+        assert_eq!(os_message(&unknown), "the host's name cannot be resolved: Name or service not known");
+    }
+
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(named(["a", "b"].iter()), r#""a", "b""#);
+        assert_eq!(named((1..1001).collect::<Vec<_>>().iter()), "1, 2, 3, 4, 5 and 995 more");
+    }
 
     #[test]
     fn the_line_is_the_cause_and_the_next_step() {

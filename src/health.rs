@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::message::EXCHANGE;
-use crate::progress::{BrokerState, Facts, Phase, Progress, Stage};
+use crate::progress::{BrokerState, Facts, Phase, Progress, Stage, StartCounts};
 
 /// The verdict of `GET /health`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,7 +31,13 @@ pub fn assess(progress: &Progress, stall: Duration) -> (Status, String) {
     }
     match (progress.phase(), progress.broker()) {
         (Phase::Starting, BrokerState::Disconnected) => (Status::Starting, "starting: waits for the broker".to_owned()),
-        (Phase::Starting, _) => (Status::Starting, "starting: the first rescan is under way".to_owned()),
+        (Phase::Starting, _) => {
+            let counts = match progress.start.counts() {
+                counts if counts == StartCounts::default() => String::new(),
+                counts => format!(": {counts}"),
+            };
+            (Status::Starting, format!("starting: the first rescan is under way{counts}"))
+        }
         (Phase::Stopping, _) => (Status::Stopping, format!("stopping: {}", counts(progress))),
         (Phase::Ready, _) => {
             let line = in_the_way(progress, stall)
@@ -57,7 +62,8 @@ fn in_the_way(progress: &Progress, stall: Duration) -> Vec<String> {
         BrokerState::Unused | BrokerState::Connected => None,
     };
     let queue = (progress.unroutable() > 0).then(|| {
-        format!("no queue is bound to the exchange `{EXCHANGE}` and {} messages wait for one", progress.unroutable())
+        let exchange = progress.exchange.get().map_or("", String::as_str);
+        format!("no queue is bound to the exchange `{exchange}` and {} messages wait for one", progress.unroutable())
     });
     let directories = progress.unreadable.describe("directory", "directories");
     [broker, queue, directories].into_iter().flatten().chain(hanging(progress, stall)).collect()

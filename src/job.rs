@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::files::directory::Directory;
 use crate::files::names::Name;
 use crate::files::unread::Unread;
-use crate::files::version::{Timestamp, Version};
+use crate::files::version::{Timestamp, Version, fingerprint};
 use crate::hash::Digests;
-use crate::message::{Content, EventType, REMOVED_ROUTING_KEY, REMOVED_TYPE, ROUTING_KEY, RemovalType, TYPE};
+use crate::message::{Content, EventType, REMOVED_TYPE, RemovalType, TYPE};
 
 /// A file to be read and published.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ pub struct Known {
     /// [`Version::fingerprint_without_ctime`], with the last bits replaced by [`RACY`] and [`ROWLESS`]. If all
     /// others are 0, only the whole version is compared.
     data: u64,
-    /// The first 8 bytes of the content's SHA-256; `None` when only the version is known.
+    /// A fingerprint of the content's SHA-256; `None` when only the version is known.
     content: Option<NonZeroU64>,
     inode: u64,
 }
@@ -243,11 +243,10 @@ impl Known {
     }
 }
 
+/// Two contents whose SHA-256 agree in some 64 bits can be found within hours, so a seeded hash stands for all of it.
 fn content(digests: &Digests) -> Option<NonZeroU64> {
-    let mut first = [0; 8];
-    first.copy_from_slice(&digests.sha256[..8]);
     // 0 would mean "unknown", so a hash of 0 becomes 1.
-    NonZeroU64::new(u64::from_le_bytes(first)).or(NonZeroU64::new(1))
+    NonZeroU64::new(fingerprint(&digests.sha256)).or(NonZeroU64::new(1))
 }
 
 /// A message on its way to the output, with the job that it came from.
@@ -284,15 +283,6 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The routing key of its messages, which a fanout exchange ignores.
-    #[must_use]
-    pub fn routing_key(&self) -> &'static str {
-        match self {
-            Self::File { .. } => ROUTING_KEY,
-            Self::Removal => REMOVED_ROUTING_KEY,
-        }
-    }
-
     /// The AMQP type of its messages.
     #[must_use]
     pub fn message_type(&self) -> &'static str {
@@ -322,6 +312,13 @@ impl Outgoing {
             Subject::Removal => Outcome::Removed,
         };
         Report { job, outcome }
+    }
+
+    /// The job's report, once the broker has refused the message for its size, in these words.
+    #[must_use]
+    pub fn too_large(self, answer: &Arc<str>) -> Report {
+        let bytes = self.body.len();
+        Report { job: self.job, outcome: Outcome::Unread(Unread::TooLarge { bytes, answer: Arc::clone(answer) }) }
     }
 }
 

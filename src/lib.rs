@@ -33,14 +33,17 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: errors, standard error.
+// Ground: what may be shown of a text, advice, errors, the standard streams.
+mod advice;
 pub mod error;
-mod terminal;
+mod shown;
+mod streams;
 
-// Files and digests.
+// Files, digests, and the way of a message at the broker.
 mod files;
 mod filter;
 mod hash;
+mod routing;
 
 // Settings.
 mod address;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::error::Error;
+use crate::error::{Error, StopSignal, os_message};
 use crate::job::Report;
 
 /// A notice in the mailbox of a source.
@@ -19,8 +19,10 @@ pub enum Notice {
     Reports(Vec<Report>),
     /// A stage has failed and cannot continue.
     Failed(Error),
-    /// SIGINT or SIGTERM arrived.
-    Stop,
+    /// A signal asks for the end.
+    Stop(StopSignal),
+    /// SIGHUP asks for a rescan.
+    Rescan,
 }
 
 /// The end of the mailbox that each stage has a clone of.
@@ -42,6 +44,8 @@ pub struct Mailbox {
 struct Waker {
     eventfd: OwnedFd,
     sleeping: AtomicBool,
+    /// A [`Notice::Rescan`] is in the mailbox.
+    rescan_asked: AtomicBool,
 }
 
 impl Sender {
@@ -58,8 +62,15 @@ impl Sender {
     }
 
     /// Asks the source to end.
-    pub fn stop(&self) {
-        self.send(Notice::Stop);
+    pub fn stop(&self, signal: StopSignal) {
+        self.send(Notice::Stop(signal));
+    }
+
+    /// Asks the source to rescan. The mailbox holds one such notice at most, however fast the signals come.
+    pub fn rescan(&self) {
+        if !self.waker.rescan_asked.swap(true, Ordering::SeqCst) {
+            self.send(Notice::Rescan);
+        }
     }
 
     /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the
@@ -97,15 +108,20 @@ impl Mailbox {
     /// [`Error::Internal`] when there is no descriptor for it.
     pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::Internal(format!("eventfd: {errno}")))?;
-        let waker = Arc::new(Waker { eventfd, sleeping: AtomicBool::new(false) });
+            .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
+        let waker = Arc::new(Waker { eventfd, sleeping: AtomicBool::new(false), rescan_asked: AtomicBool::new(false) });
         let (notices, receiver) = sync_channel(bound);
         Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
     }
 
     /// The next notice, if there is one.
     pub fn take(&mut self) -> Option<Notice> {
-        self.first.take().or_else(|| self.notices.try_recv().ok())
+        let notice = self.first.take().or_else(|| self.notices.try_recv().ok())?;
+        if matches!(notice, Notice::Rescan) {
+            // Before the rescan begins: a signal that comes from here on asks for another one.
+            self.waker.rescan_asked.store(false, Ordering::SeqCst);
+        }
+        Some(notice)
     }
 
     /// Sleeps until a notice comes, `also` becomes readable, or `longest` is over.
@@ -132,7 +148,7 @@ impl Mailbox {
         self.waker.sleeping.store(false, Ordering::SeqCst);
         match polled {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::Internal(format!("poll: {errno}"))),
+            Err(errno) => return Err(Error::Internal(format!("poll: {}", os_message(&errno)))),
         }
         let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
         Ok(())
@@ -148,7 +164,7 @@ mod tests {
         let (sender, mut mailbox) = Mailbox::new(4).unwrap();
         let sender = std::thread::spawn(move || {
             for _ in 0..10_000 {
-                sender.stop();
+                sender.stop(StopSignal::Terminate);
             }
         });
         let mut seen = 0;
@@ -159,5 +175,14 @@ mod tests {
             }
         }
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn any_number_of_signals_for_a_rescan_takes_one_place() {
+        let (sender, mut mailbox) = Mailbox::new(2).unwrap();
+        for _ in 0..2 {
+            (0..100).for_each(|_| sender.rescan());
+            assert!(matches!(mailbox.take(), Some(Notice::Rescan)) && mailbox.take().is_none());
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use apollonia_ingestor::cli::{self, Cli, Command};
-use apollonia_ingestor::commands::{doctor, health, listen, process, scan, watch};
+use apollonia_ingestor::commands::{completions, doctor, health, listen, process, scan, watch};
 use apollonia_ingestor::error::Error;
 
 /// mimalloc, because every message is a few short-lived allocations that cross threads.
@@ -12,24 +12,29 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     process::prepare();
-    match run() {
+    let status = match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             process::failure(&error);
             ExitCode::from(error.exit_status())
         }
-    }
+    };
+    process::finish();
+    status
 }
 
 fn run() -> Result<(), Error> {
     let Some(Cli { command, settings }) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };
-    match command.unwrap_or(Command::Watch) {
-        Command::Watch => watch::run(&settings),
+    let command = command.unwrap_or(Command::Watch { dirs: Vec::new() });
+    process::address_advice(&command);
+    match command {
+        Command::Watch { dirs } => watch::run(&settings, &dirs),
         Command::Scan { dirs } => scan::run(&settings, &dirs),
         Command::Listen { count, timeout } => listen::run(&settings, count, timeout),
         Command::Health { ready } => health::run(&settings, ready),
         Command::Doctor { json } => doctor::run(&settings, json),
+        Command::Completions { shell } => completions::run(shell),
     }
 }

@@ -8,12 +8,6 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 
-/// The exchange that messages go to.
-pub const EXCHANGE: &str = "apollonia";
-
-/// The routing key, which a fanout exchange ignores.
-pub const ROUTING_KEY: &str = "file.created";
-
 /// The routing key of a removal.
 pub const REMOVED_ROUTING_KEY: &str = "file.removed";
 
@@ -38,6 +32,18 @@ pub enum EventType {
     /// An existing file was rewritten.
     #[serde(rename = "IN_CLOSE_WRITE")]
     CloseWrite,
+}
+
+impl EventType {
+    /// The value as messages hold it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "IN_CREATE",
+            Self::MovedTo => "IN_MOVED_TO",
+            Self::CloseWrite => "IN_CLOSE_WRITE",
+        }
+    }
 }
 
 /// How a path lost its file: the contract's two values, which are names of inotify events.

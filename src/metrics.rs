@@ -44,6 +44,7 @@ pub struct Metrics {
     pub messages_confirmed: IntCounter,
     pub messages_nacked: IntCounter,
     pub messages_returned: IntCounter,
+    pub reconnects: IntCounter,
     pub pending_files: IntGauge,
     pub oldest_pending_seconds: Gauge,
     pub(crate) in_flight_files: IntGauge,
@@ -60,6 +61,7 @@ pub struct Metrics {
     pub ledger_bytes: IntGauge,
     pub(crate) ledger_waiting_rows: IntGauge,
     pub ledger_failures: IntCounter,
+    pub(crate) log_lines_dropped: IntCounter,
     pub(crate) stage_stalled_seconds: IntGaugeVec,
     pub read_seconds: Histogram,
     pub end_to_end_seconds: Histogram,
@@ -82,17 +84,17 @@ impl Default for Metrics {
             "queue",
             ["kernel", "pending"],
         );
-        let [start, overflow, timer] = make.counters(
+        let [start, overflow, timer, signal] = make.counters(
             "apollonia_rescans_total",
-            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), or the timer.",
+            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), the timer, or SIGHUP.",
             "cause",
-            ["start", "overflow", "timer"],
+            ["start", "overflow", "timer", "signal"],
         );
-        let [gone, leads_out, permission, io] = make.counters(
+        let [gone, leads_out, permission, io, too_large] = make.counters(
             "apollonia_failures_total",
             "Files that got no message, by cause. One that is tried again counts once until it can be read.",
             "cause",
-            ["gone", "leads_out", "permission", "io"],
+            ["gone", "leads_out", "permission", "io", "too_large"],
         );
         Self {
             info: make.add(IntGaugeVec::new(
@@ -106,14 +108,14 @@ impl Default for Metrics {
             ),
             overflows_kernel,
             overflows_pending,
-            rescans: Rescans { start, overflow, timer },
+            rescans: Rescans { start, overflow, timer, signal },
             files_read: make.counter("apollonia_files_read_total", "Files read to their end and hashed."),
             read_bytes: make.counter("apollonia_read_bytes_total", "Bytes of the files that were published."),
             files_unchanged: make.counter(
                 "apollonia_files_unchanged_total",
                 "Files that were read and are what was confirmed last: no message.",
             ),
-            failures: Failures { gone, leads_out, permission, io },
+            failures: Failures { gone, leads_out, permission, io, too_large },
             busy: make
                 .counter("apollonia_busy_total", "Times that a file was still being written when it was to be read; it is tried again."),
             wants: make.counter(
@@ -122,7 +124,7 @@ impl Default for Metrics {
             ),
             messages_published: make.counter(
                 "apollonia_messages_published_total",
-                "Messages handed to the output, those repeated after a rejection included.",
+                "Messages handed to the output, those repeated after a rejection or a lost connection included.",
             ),
             messages_confirmed: make
                 .counter("apollonia_messages_confirmed_total", "Messages that the output has confirmed."),
@@ -130,6 +132,10 @@ impl Default for Metrics {
             messages_returned: make.counter(
                 "apollonia_messages_returned_total",
                 "Messages that the broker has returned because no queue is bound to the exchange; each try is counted.",
+            ),
+            reconnects: make.counter(
+                "apollonia_reconnects_total",
+                "Times that the connection to the broker was lost and made again, see --reconnect-seconds.",
             ),
             pending_files: make.gauge("apollonia_pending_files", "Files between their first event and their confirm."),
             oldest_pending_seconds: make
@@ -162,6 +168,10 @@ impl Default for Metrics {
             ledger_waiting_rows: make.gauge("apollonia_ledger_waiting_rows", "Rows not yet written to the ledger."),
             ledger_failures: make
                 .counter("apollonia_ledger_failures_total", "Times that the ledger could not be written."),
+            log_lines_dropped: make.counter(
+                "apollonia_log_lines_dropped_total",
+                "Log lines that standard error did not take: it is full and not read, or gone.",
+            ),
             stage_stalled_seconds: make.add(IntGaugeVec::new(
                 Opts::new(
                     "apollonia_stage_stalled_seconds",
@@ -205,6 +215,7 @@ impl Metrics {
             Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
             Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
+            Outcome::Unread(Unread::TooLarge { .. }) => self.failures.too_large.inc(),
             Outcome::Unread(Unread::Busy(_)) => self.busy.inc(),
             Outcome::Unread(Unread::Wanting(_)) => self.wants.inc(),
             Outcome::Unread(Unread::NotRegular | Unread::StaleRow | Unread::Large | Unread::Stopped) => {}
@@ -226,7 +237,7 @@ impl Metrics {
             files: self.files_read.get(),
             bytes: self.read_bytes.get(),
             confirmed: self.messages_confirmed.get(),
-            failed: self.failures.permission.get() + self.failures.io.get(),
+            failed: self.failures.permission.get() + self.failures.io.get() + self.failures.too_large.get(),
             gone: self.failures.gone.get(),
             refused: self.failures.leads_out.get(),
         }
@@ -248,6 +259,7 @@ pub struct Rescans {
     pub start: IntCounter,
     pub overflow: IntCounter,
     pub timer: IntCounter,
+    pub signal: IntCounter,
 }
 
 /// Files without a message by their cause.
@@ -257,6 +269,7 @@ pub struct Failures {
     pub leads_out: IntCounter,
     pub permission: IntCounter,
     pub io: IntCounter,
+    pub too_large: IntCounter,
 }
 
 /// The sums so far, for the log.
@@ -268,7 +281,7 @@ pub struct Totals {
     pub bytes: u64,
     /// Messages that the output has confirmed.
     pub confirmed: u64,
-    /// Files that could not be read.
+    /// Files that could not be read, or whose message the broker refused for its size.
     pub failed: u64,
     /// Files that were gone before they could be read.
     pub gone: u64,

@@ -6,12 +6,18 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::error::os_message;
 use crate::health::{Status, assess};
 use crate::metrics::Totals;
-use crate::progress::Progress;
+use crate::progress::{Phase, Progress, StartCounts};
+use crate::shown::line;
 
-/// The interval of the status line where no watchdog asks for a shorter one.
-const STATUS_EVERY: Duration = Duration::from_secs(15);
+/// The interval of the status line where no watchdog asks for a shorter one, and of the lines of a long start.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// The time that the service manager is asked for whenever a start has come further. It is its own default for a whole start
+/// (systemd-system.conf(5), DefaultTimeoutStartSec=), so that a step may take that long.
+const START_STEP: Duration = Duration::from_secs(90);
 
 /// Pings in the time that the watchdog allows: one may be late and the next still counts (sd_watchdog_enabled(3) advises
 /// two).
@@ -45,9 +51,11 @@ pub async fn keep_informed(progress: &Progress, stall: Duration) {
     let mut status_line = StatusLine::default();
     let mut hanging: Vec<&str> = Vec::new();
     let mut minutes = Minutes::begin(progress);
+    let mut start = LongStart::begin();
     loop {
         ticks.tick().await;
         let (status, summary) = assess(progress, stall);
+        start.report(progress);
         status_line.renew(status, summary);
         log_hanging(progress, stall, &mut hanging);
         if watchdog.is_some() && status != Status::Unhealthy {
@@ -68,10 +76,42 @@ impl StatusLine {
             return;
         }
         if status == Status::Unhealthy && !self.0.starts_with("unhealthy") {
-            tracing::error!("{summary}; what it waits for is at fault, or is slower than --stall-seconds");
+            tracing::error!(
+                event = "unhealthy",
+                error = summary,
+                "{summary}; what it waits for is at fault, or is slower than --stall-seconds"
+            );
         }
-        notify(&[NotifyState::Status(&summary)]);
+        // A notification is of lines: a newline in a name must not begin one (sd_notify(3)).
+        notify(&[NotifyState::Status(&line(&summary))]);
         self.0 = summary;
+    }
+}
+
+/// A start over a large tree or a large ledger.
+struct LongStart {
+    before: StartCounts,
+    due: Instant,
+}
+
+impl LongStart {
+    fn begin() -> Self {
+        Self { before: StartCounts::default(), due: Instant::now() + STATUS_EVERY }
+    }
+
+    /// Where the start has come further, asks the service manager for more time, and logs how far it is once that is due.
+    fn report(&mut self, progress: &Progress) {
+        let counts = progress.start.counts();
+        if progress.phase() != Phase::Starting || counts == self.before {
+            return;
+        }
+        self.before = counts;
+        notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(START_STEP.as_micros()).unwrap_or(u32::MAX))]);
+        if Instant::now() >= self.due {
+            self.due = Instant::now() + STATUS_EVERY;
+            let StartCounts { directories, listed, files, rows, compared } = counts;
+            tracing::info!(event = "starting", directories, listed, files, rows, compared, "starting: {counts}");
+        }
     }
 }
 
@@ -96,6 +136,13 @@ impl Minutes {
         if totals != self.before || pending > 0 {
             let Totals { files, bytes, confirmed, failed, gone, .. } = totals - self.before;
             tracing::info!(
+                event = "totals",
+                files,
+                bytes,
+                confirmed,
+                failed,
+                gone,
+                pending,
                 "in the last minute: {files} files read, {confirmed} messages confirmed ({bytes} bytes), {failed} failures, {gone} gone before they could be read; {pending} pending"
             );
         }
@@ -108,12 +155,15 @@ fn log_hanging<'a>(progress: &'a Progress, stall: Duration, logged: &mut Vec<&'a
     let hanging: Vec<&str> = progress.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect();
     for directories in hanging.iter().filter(|directories| !logged.contains(directories)) {
         tracing::warn!(
+            event = "directories_hang",
+            path = directories,
+            seconds = stall.as_secs(),
             "nothing could be read in {directories} for {} s, and its files wait: see to its file system; other file systems' directories go on",
             stall.as_secs()
         );
     }
     for directories in logged.iter().filter(|directories| !hanging.contains(directories)) {
-        tracing::info!("files are read in {directories} again");
+        tracing::info!(event = "directories_answer", path = directories, "files are read in {directories} again");
     }
     *logged = hanging;
 }
@@ -123,6 +173,13 @@ fn notify(state: &[NotifyState<'_>]) {
     match sd_notify::notify(state) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::debug!("the service manager was not notified of {state:?}: {error}"),
+        Err(error) => {
+            let error = os_message(&error);
+            tracing::debug!(
+                event = "not_notified",
+                error,
+                "the service manager was not notified of {state:?}: {error}"
+            );
+        }
     }
 }

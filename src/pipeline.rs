@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::cli::Output;
 use crate::config::PipelineSettings;
 use crate::dispatch::{Dispatcher, NOTICES_BESIDE_REPORTS, Volume};
-use crate::error::Error;
+use crate::error::{Error, named};
 use crate::files::root::Root;
 use crate::mailbox::Mailbox;
 use crate::progress::Progress;
@@ -66,6 +66,6 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
 
 /// The paths of a volume's data directories.
 fn directories(roots: &[Arc<Root>], volume: usize) -> String {
-    let paths = roots.iter().filter(|root| root.volume() == volume).map(|root| format!("{:?}", root.path()));
-    paths.collect::<Vec<_>>().join(", ")
+    let of_volume: Vec<_> = roots.iter().filter(|root| root.volume() == volume).map(|root| root.path()).collect();
+    named(of_volume.into_iter())
 }

@@ -3,6 +3,7 @@
 //! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, except for
 //! one example behind a lock that is held only while the example is copied: so no stage waits for a reader.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -28,10 +29,14 @@ pub struct Progress {
     pub unreadable: Unreadable,
     /// Files that exist and cannot be read now.
     pub unreadable_files: Unreadable,
+    /// How far the start has come.
+    pub start: StartProgress,
     /// The numbers for Prometheus.
     pub metrics: Metrics,
     /// What was settled at start, once it is.
     pub facts: OnceLock<Facts>,
+    /// The name of the exchange that messages go to, once an output publishes to it.
+    pub exchange: OnceLock<String>,
     /// The volumes by their numbers, set before the readers start.
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
@@ -117,9 +122,10 @@ impl Progress {
     #[must_use]
     pub fn stages(&self) -> [Stage; 4] {
         let publish = match self.broker() {
-            // A blocked broker has asked the publisher to wait, so the publisher is not stalled.
-            BrokerState::Blocked => Duration::ZERO,
-            _ => self.publish.stalled(),
+            // A blocked broker has asked the publisher to wait, so the publisher is not stalled. It is not while it connects
+            // again either, for a limited time, because a restart would mend nothing.
+            BrokerState::Blocked | BrokerState::Disconnected => Duration::ZERO,
+            BrokerState::Connected | BrokerState::Unused => self.publish.stalled(),
         };
         let volumes = self.volumes().iter();
         let read = Stage {
@@ -140,7 +146,7 @@ impl Progress {
 /// A file system with data directories on it. Threads of its own read their files, so that it can hang alone.
 #[derive(Debug)]
 pub struct Volume {
-    /// The paths of the data directories, quoted, with commas between.
+    /// The paths of the data directories, quoted, with commas between; the first few where there are many.
     pub directories: String,
     /// Files that were dispatched and are not yet read.
     pub read: StageProgress,
@@ -165,6 +171,81 @@ pub struct Stage {
     pub waiting: usize,
     /// The time since its last progress; zero while nothing waits.
     pub stalled: Duration,
+}
+
+/// What the start has done so far. It counts on where the tree or the ledger is large, and stays as it is after the start.
+#[derive(Debug, Default)]
+pub struct StartProgress {
+    directories: AtomicU64,
+    listed: AtomicU64,
+    files: AtomicU64,
+    rows: AtomicU64,
+    compared: AtomicU64,
+}
+
+impl StartProgress {
+    /// Counts directories that are watched.
+    pub fn watched(&self, directories: usize) {
+        self.directories.fetch_add(directories as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a directory that is listed, with its files.
+    pub fn listed(&self, files: usize) {
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        self.files.fetch_add(files as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a row of the ledger that was loaded.
+    pub fn loaded(&self) {
+        self.rows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a file that was compared.
+    pub fn compared(&self) {
+        self.compared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn counts(&self) -> StartCounts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StartCounts {
+            directories: count(&self.directories),
+            listed: count(&self.listed),
+            files: count(&self.files),
+            rows: count(&self.rows),
+            compared: count(&self.compared),
+        }
+    }
+}
+
+/// The counts of a start at one moment.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct StartCounts {
+    /// Directories that are watched, or were to be.
+    pub directories: u64,
+    /// Those that are listed.
+    pub listed: u64,
+    /// The files in them.
+    pub files: u64,
+    /// Rows of the ledger that were loaded.
+    pub rows: u64,
+    /// Files that were compared.
+    pub compared: u64,
+}
+
+impl fmt::Display for StartCounts {
+    fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { directories, listed, files, rows, compared } = self;
+        write!(line, "{directories} directories watched, {listed} of them listed with {files} files")?;
+        if *rows > 0 {
+            write!(line, ", {rows} rows of the ledger")?;
+        }
+        if *compared > 0 {
+            write!(line, ", {compared} files compared")?;
+        }
+        line.write_str(" so far")
+    }
 }
 
 /// What is settled at start and stays.
@@ -202,7 +283,7 @@ pub enum Phase {
 pub enum BrokerState {
     /// The output is another one.
     Unused,
-    /// There is no connection yet, or no more.
+    /// There is no connection yet, or it was lost.
     Disconnected,
     /// The broker takes messages.
     Connected,
@@ -323,12 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_broker_is_no_stall() {
+    fn a_broker_that_is_blocked_or_away_is_no_stall() {
         let progress = Progress::default();
         progress.publish.add(1);
-        progress.set_broker(BrokerState::Blocked);
-        age(&progress.publish, 60_000);
-        assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()));
+        for state in [BrokerState::Blocked, BrokerState::Disconnected] {
+            progress.set_broker(state);
+            age(&progress.publish, 60_000);
+            assert!(progress.stages().iter().all(|stage| stage.stalled.is_zero()), "{state:?}");
+        }
         progress.set_broker(BrokerState::Connected);
         age(&progress.publish, 60_000);
         assert_eq!(progress.stages().iter().filter(|stage| !stage.stalled.is_zero()).count(), 1);

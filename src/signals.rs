@@ -1,60 +1,152 @@
-//! Signals: SIGINT and SIGTERM ask for the end, SIGXFSZ is ignored.
+//! Signals: SIGINT and SIGTERM ask for the end, SIGHUP asks a service for a rescan, SIGXFSZ is ignored.
 
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+use std::os::raw::c_int;
 use std::sync::{Arc, OnceLock};
-use std::{process, thread};
+use std::{process, ptr, thread};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::Error;
+use crate::error::{Error, StopSignal, os_message};
+use crate::logging;
 use crate::mailbox::Sender;
 
-/// The first SIGINT or SIGTERM asks the source of jobs for an orderly end, the second ends the process at once. So does the
-/// first one before the source has a mailbox (the start still waits for the broker), because nothing is in progress then.
-pub struct StopSignals(Arc<OnceLock<Sender>>);
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// The orderly end.
+    Stop(StopSignal),
+    /// A rescan of the directories.
+    Rescan,
+}
 
-impl StopSignals {
-    /// Catches the signals from now on.
+/// Whose signals they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// `watch`: SIGHUP asks for a rescan, also where it was ignored at start, and an end that is asked for is a clean one.
+    Service,
+    /// A command that ends when its work is done: a signal ends it early. SIGHUP does so, too, unless it was ignored at start
+    /// (nohup(1)).
+    OneShot,
+    /// A command that works until it is ended: a signal is one way to do so. SIGHUP is as in [`Caller::OneShot`].
+    Listener,
+}
+
+type Act = Box<dyn Fn(Request) + Send + Sync>;
+
+/// The first signal that asks for the end is passed on, the second ends the process at once. So does the first one before
+/// somebody is named to be asked (the start still waits for the broker), because nothing is in progress then.
+pub struct CaughtSignals(Arc<OnceLock<Act>>);
+
+impl CaughtSignals {
+    /// Catches the signals from now on. SIGINT and SIGTERM are caught also where they were ignored at start: a shell has its
+    /// background jobs ignore SIGINT, and who sends one to this process means it.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the system refuses handlers or a thread.
-    pub fn listen() -> Result<Self, Error> {
-        let refuse = |error| Error::Internal(format!("cannot listen for signals: {error}"));
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refuse)?;
-        let sender = Arc::new(OnceLock::<Sender>::new());
-        let listening = Self(Arc::clone(&sender));
+    /// [`Error::Internal`] when the system refuses handlers, [`Error::Threads`] when it gives no thread.
+    pub fn listen(caller: Caller) -> Result<Self, Error> {
+        let hang_up = (caller == Caller::Service || !is_ignored(SIGHUP)).then_some(SIGHUP);
+        let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hang_up))
+            .map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
+        let act = Arc::new(OnceLock::<Act>::new());
+        let caught = Self(Arc::clone(&act));
         let listen = move || {
             let mut asked = false;
-            for _ in signals.forever() {
-                let Some(sender) = sender.get() else {
-                    tracing::info!("stopped before it was ready");
-                    process::exit(0);
-                };
-                if asked {
-                    process::exit(1);
+            for number in signals.forever() {
+                match (request(number, caller), act.get()) {
+                    (Request::Stop(signal), _) if asked => end_at_once(signal, caller),
+                    (Request::Stop(signal), None) => end_before_the_start(signal, caller),
+                    (Request::Stop(signal), Some(act)) => {
+                        asked = true;
+                        act(Request::Stop(signal));
+                    }
+                    (Request::Rescan, Some(act)) => act(Request::Rescan),
+                    // The start lists the directories anyway.
+                    (Request::Rescan, None) => {}
                 }
-                asked = true;
-                tracing::info!("stopping: files in progress are finished; a second signal ends at once");
-                sender.stop();
             }
         };
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(listen);
         thread.map_err(|cause| Error::Threads { what: "the signals' thread", cause })?;
-        Ok(listening)
+        Ok(caught)
     }
 
-    /// Names the mailbox that gets the request for an orderly end.
-    pub fn ask(self, sender: Sender) {
-        let set = self.0.set(sender);
+    /// Names who is asked.
+    pub fn ask(self, act: impl Fn(Request) + Send + Sync + 'static) {
+        let set = self.0.set(Box::new(act));
         assert!(set.is_ok(), "this takes the one value of its kind, so it runs once");
+    }
+
+    /// Names the mailbox of the source of jobs that is asked.
+    pub fn ask_source(self, sender: Sender) {
+        self.ask(move |request| match request {
+            Request::Stop(signal) => sender.stop(signal),
+            Request::Rescan => sender.rescan(),
+        });
     }
 }
 
-/// Ignores SIGXFSZ, so that a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) fails with EFBIG, as on a
-/// full disk it fails with ENOSPC (setrlimit(2)).
-pub fn ignore_file_size_signal() {
-    // SAFETY: SIG_IGN installs no handler, so no code of ours can run at a bad moment.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+fn request(number: c_int, caller: Caller) -> Request {
+    match number {
+        SIGINT => Request::Stop(StopSignal::Interrupt),
+        SIGHUP if caller == Caller::Service => Request::Rescan,
+        SIGHUP => Request::Stop(StopSignal::HangUp),
+        _ => Request::Stop(StopSignal::Terminate),
+    }
+}
+
+#[expect(clippy::exit, reason = "the main thread waits for the broker")]
+fn end_before_the_start(signal: StopSignal, caller: Caller) -> ! {
+    let status = match caller {
+        Caller::OneShot => {
+            let early = Error::Interrupted { signal, left: "it had not begun".to_owned() };
+            logging::failure(&early);
+            early.exit_status()
+        }
+        Caller::Service | Caller::Listener => {
+            tracing::info!(event = "stopped", %signal, "{signal}: stopped before it was ready");
+            0
+        }
+    };
+    logging::finish();
+    process::exit(status.into())
+}
+
+#[expect(clippy::exit, reason = "the main thread is not asked")]
+fn end_at_once(signal: StopSignal, caller: Caller) -> ! {
+    logging::finish();
+    process::exit(if caller == Caller::OneShot { signal.exit_status().into() } else { 1 })
+}
+
+/// Prepares what is inherited from the parent. It runs before any thread is made, because threads inherit the mask.
+///
+/// The signals that are handled are unblocked: a parent that blocks them in its own thread, to handle them elsewhere, hands
+/// the mask down through fork(2) and execve(2). SIGXFSZ is ignored, so that a write beyond the limit of a file's size
+/// (`ulimit -f`, `LimitFSIZE=`) fails with EFBIG, as on a full disk it fails with ENOSPC (setrlimit(2)). SIGPIPE is ignored
+/// by the standard library, and a write to a pipe that nobody reads fails with EPIPE.
+pub fn prepare() {
+    let mut handled = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initializes the set that the two other functions read, sigaddset gets signals that exist, and the
+    // former mask is not asked for. SIG_IGN installs no handler, so no code of ours can run at a bad moment.
+    unsafe {
+        libc::sigemptyset(handled.as_mut_ptr());
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            libc::sigaddset(handled.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, handled.as_ptr(), ptr::null_mut());
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// Whether a signal is ignored now.
+fn is_ignored(signal: c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call changes nothing, and it writes the present one to memory of ours.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeros is a valid action, so it is initialized whether or not the call has succeeded.
+    let action = unsafe { action.assume_init() };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -83,7 +83,7 @@ fn authorities_in(path: &Path) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(CA_FILE, path)? {
         roots.add(certificate).map_err(|error| {
-            refuse(CA_FILE, path, &error.to_string(), "name a PEM file of the authority's certificate")
+            refuse(CA_FILE, path, &os_message(&error), "name a PEM file of the authority's certificate")
         })?;
     }
     Ok(roots)
@@ -94,7 +94,7 @@ fn authorities_of_the_system() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+        let cause = found.errors.first().map(|error| format!(" ({})", os_message(error))).unwrap_or_default();
         return Err(Error::usage(
             format!(
                 "AMQP_CONNECTION_STRING (--amqp-url): amqps:// needs an authority to trust, and this system names none{cause}"
@@ -112,7 +112,7 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     match found {
         Ok(found) if found.is_empty() => Err(refuse(setting, path, "it holds no certificate", next)),
         Ok(found) => Ok(found),
-        Err(error) => Err(refuse(setting, path, &error.to_string(), next)),
+        Err(error) => Err(refuse(setting, path, &os_message(&error), next)),
     }
 }
 

@@ -4,9 +4,8 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use apollonia_ingestor::cli::Cli;
-use clap::CommandFactory;
-use clap_complete::{Shell, generate_to};
+use apollonia_ingestor::cli::{Shell, definition};
+use apollonia_ingestor::commands::completions::script;
 use clap_mangen::Man;
 
 /// What the definition does not say, in roff, at the end of the main page.
@@ -27,6 +26,9 @@ A failure is one line on standard error: what, why, and what to do.
 \fI/etc/apollonia\-ingestor.env\fR
 Settings as variables, read by the systemd unit of the package.
 .TP
+\fI/etc/credstore/apollonia\-ingestor.amqp\-password\fR, \fIapollonia\-ingestor.amqp\-url\fR
+The broker's password, or the whole connection string, as credentials of the systemd unit.
+.TP
 \fI/var/lib/apollonia\-ingestor\fR
 The ledger of confirmed file versions, where the systemd unit keeps it.
 .TP
@@ -45,19 +47,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     man_pages(&Path::new(out).join("man"), date)
 }
 
+/// What the command `completions` prints, under the names that the shells look for.
 fn completions(directory: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(directory)?;
-    let name = Cli::command().get_name().to_owned();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut Cli::command(), &name, directory)?;
-    }
+    let name = definition().get_name().to_owned();
+    fs::write(directory.join(format!("{name}.bash")), script(Shell::Bash))?;
+    fs::write(directory.join(format!("_{name}")), script(Shell::Zsh))?;
+    fs::write(directory.join(format!("{name}.fish")), script(Shell::Fish))?;
     Ok(())
 }
 
 /// One page for the program and one for each sub-command.
 fn man_pages(directory: &Path, date: &str) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(directory)?;
-    let mut program = Cli::command();
+    let mut program = definition();
     program.build();
     for command in program.get_subcommands() {
         page(command.clone(), date).generate_to(directory)?;

@@ -3,27 +3,42 @@
 //! What can be secret, a password and an unknown parameter of the query, is private to this module. `Debug` and `Display`
 //! show the masked text alone, so no log line and no error can leak a secret by accident.
 
+mod given;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use given::Given;
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use parts::{NEXT, Parts};
 use rustls::ClientConfig;
 
 use crate::cli::{AmqpSettings, Output};
 use crate::error::Error;
+use crate::routing::SHORT_STRING_MAX;
+use crate::shown::mask;
 use crate::tls;
 
 /// Seconds between heartbeats when no setting names any: a broker that hangs is noticed after two.
 const HEARTBEAT_SECONDS: u16 = 10;
 
+/// The longest frame that is asked for when the connection string names none, in bytes: RabbitMQ's own limit by default.
+const FRAME_BYTES: u32 = 131_072;
+
+/// The longest and the shortest frame that can be asked for, in bytes. Every broker takes the shortest (AMQP 0-9-1, 1.1), and
+/// the client keeps buffers for 64 of the longest.
+const FRAME_BYTES_RANGE: RangeInclusive<u32> = 4096..=1_048_576;
+
+/// The fewest channels that a connection has room for: one for messages, one for the queues that fence off other services.
+const CHANNELS_MIN: u16 = 2;
+
 /// More hosts than a cluster has nodes are a mistake, and each that does not answer delays the start by ten seconds.
 const HOSTS_MAX: usize = 16;
-
-/// The parameters of the query that the client knows. Their values are numbers and words; any other value can be a secret.
-const PLAIN_PARAMETERS: [&str; 5] = ["frame_max", "channel_max", "heartbeat", "connection_timeout", "auth_mechanism"];
 
 /// A value of the connection string that holds secrets, and the text that may be shown of it.
 #[derive(Clone)]
@@ -86,6 +101,11 @@ impl Address {
         }
     }
 
+    /// The longest frame that is asked for, in bytes.
+    pub(crate) fn frame_bytes(&self) -> u32 {
+        self.0.secret.query.frame_max.unwrap_or(FRAME_BYTES)
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         self.0.secret.scheme == AMQPScheme::AMQPS
     }
@@ -103,14 +123,27 @@ impl fmt::Display for Address {
 }
 
 impl Broker {
-    /// Checks the connection string, and reads the files that TLS needs.
+    /// Reads and checks the connection string, and reads the files that TLS needs.
     ///
     /// # Errors
     /// [`Error::Usage`], naming the setting and what is wrong with it.
     pub fn new(settings: &AmqpSettings) -> Result<Self, Error> {
-        let mut broker = Self::parse(settings.url.with_password(), settings.heartbeat)?;
+        let mut broker = Self::read_from(settings, &given::credential)?;
         broker.tls = tls::client_config(settings, broker.addresses().iter().any(Address::is_encrypted))?;
         Ok(broker)
+    }
+
+    /// The hosts and the login, from the settings and the files that hold secrets.
+    fn read_from(settings: &AmqpSettings, credential: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Self, Error> {
+        let understood = |given: &Given| match &given.file {
+            None => Self::parse(given.with_password(), settings.heartbeat),
+            Some(file) => {
+                Self::divide(given.with_password(), settings.heartbeat).map_err(|cause| Given::refusal(file, &cause))
+            }
+        };
+        let given = given::connection_string(settings, credential)?;
+        understood(&given)?;
+        understood(&given::with_password_file(given, settings, credential)?)
     }
 
     /// The connection string, its secrets masked.
@@ -148,31 +181,32 @@ impl Broker {
     }
 
     fn parse(typed: &str, heartbeat: Option<u16>) -> Result<Self, Error> {
-        let shown = mask(typed);
-        let refuse = |cause: &str| {
-            Error::usage(
-                format!("AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}"),
-                "write amqp://USER:PASSWORD@HOST:PORT/VHOST",
-            )
-        };
+        Self::divide(typed, heartbeat).map_err(|cause| {
+            let shown = mask(typed);
+            Error::usage(format!("AMQP_CONNECTION_STRING (--amqp-url): {shown:?} cannot be used: {cause}"), NEXT)
+        })
+    }
+
+    /// A broker of each host, or the reason why the connection string has none.
+    fn divide(typed: &str, heartbeat: Option<u16>) -> Result<Self, String> {
         let parts = Parts::of(typed);
         if parts.rest.contains('@') {
-            return Err(refuse(
-                "an `@` that is no separator is written %40, and `/`, `?` and `#` in a password %2f, %3f and %23",
-            ));
+            return Err(
+                "an `@` that is no separator is written %40, and `/`, `?` and `#` in a password %2f, %3f and %23"
+                    .to_owned(),
+            );
         }
-        if parts.before.trim_end_matches('@').split_once('@').is_some_and(|(_, rest)| rest.contains(',')) {
-            return Err(refuse("user and password stand once, before the first host; an `@` in them is written %40"));
+        if parts.login.is_some_and(|login| login.split_once('@').is_some_and(|(_, rest)| rest.contains(','))) {
+            return Err("user and password stand once, before the first host; an `@` in them is written %40".to_owned());
         }
         if parts.hosts.len() > HOSTS_MAX {
-            return Err(refuse(&format!("it names more than {HOSTS_MAX} hosts")));
+            return Err(format!("it names more than {HOSTS_MAX} hosts"));
         }
         let address = |host: &&str| {
-            let alone = format!("{}{host}{}", parts.before, parts.rest);
-            let uri = uri(&alone, heartbeat).map_err(|cause| refuse(&cause))?;
-            Ok(Address(Masked::new(uri, &alone)))
+            let alone = parts.with_host(host);
+            Ok(Address(Masked::new(uri(&alone, heartbeat)?, &alone)))
         };
-        let addresses = parts.hosts.iter().map(address).collect::<Result<_, Error>>()?;
+        let addresses = parts.hosts.iter().map(address).collect::<Result<_, String>>()?;
         Ok(Self { addresses: Masked::new(addresses, typed), tls: None })
     }
 }
@@ -183,26 +217,12 @@ impl fmt::Display for Broker {
     }
 }
 
-/// A connection string, divided before and after its list of hosts.
-struct Parts<'a> {
-    /// Scheme, user and password.
-    before: &'a str,
-    hosts: Vec<&'a str>,
-    /// Virtual host and query.
-    rest: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn of(typed: &'a str) -> Self {
-        let start = typed.find("://").map_or(0, |at| at + 3);
-        let end = typed[start..].find(['/', '?', '#']).map_or(typed.len(), |at| start + at);
-        let hosts = typed[start..end].rfind('@').map_or(start, |at| start + at + 1);
-        Self { before: &typed[..hosts], hosts: typed[hosts..end].split(',').collect(), rest: &typed[end..] }
-    }
-}
-
 /// The address of a connection string with one host, or the reason why it has none.
 fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
+    // A URL's parser leaves tabs and newlines out without a word.
+    if typed.contains(|each: char| each.is_control()) {
+        return Err("it holds a newline or another control character".to_owned());
+    }
     let url = url::Url::parse(typed).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
         return Err("the scheme must be amqp or amqps".to_owned());
@@ -223,6 +243,19 @@ fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned();
     }
+    if uri.vhost.len() > SHORT_STRING_MAX {
+        return Err(format!("the name of a virtual host has at most {SHORT_STRING_MAX} bytes"));
+    }
+    // 0 is no limit of the client's own.
+    let frame_bytes = uri.query.frame_max.filter(|bytes| *bytes > 0).unwrap_or(FRAME_BYTES);
+    if !FRAME_BYTES_RANGE.contains(&frame_bytes) {
+        let (min, max) = (FRAME_BYTES_RANGE.start(), FRAME_BYTES_RANGE.end());
+        return Err(format!("frame_max is {min} to {max} bytes"));
+    }
+    uri.query.frame_max = Some(frame_bytes);
+    if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS_MIN).contains(&channels)) {
+        return Err(format!("the service needs {CHANNELS_MIN} channels (channel_max)"));
+    }
     let seconds = heartbeat.or(uri.query.heartbeat).unwrap_or(HEARTBEAT_SECONDS);
     if seconds == 0 {
         return Err(
@@ -231,52 +264,4 @@ fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
     }
     uri.query.heartbeat = Some(seconds);
     Ok(uri)
-}
-
-/// The connection string with its secrets replaced, whether or not it parses.
-fn mask(typed: &str) -> String {
-    let (before, after) = match password(typed) {
-        Some((from, to)) => (format!("{}***", &typed[..from]), &typed[to..]),
-        None => (String::new(), typed),
-    };
-    let end = after.find('#').unwrap_or(after.len());
-    match after[..end].split_once('?') {
-        None => before + after,
-        Some((path, query)) => {
-            let query: Vec<_> = query.split('&').map(mask_parameter).collect();
-            format!("{before}{path}?{}{}", query.join("&"), &after[end..])
-        }
-    }
-}
-
-/// Where the password is: between the first `:` of the user information and the last `@`. Where there is no `@` and
-/// something after a `:` is no port, the hosts were forgotten, and everything after the first `:` may be the password.
-fn password(typed: &str) -> Option<(usize, usize)> {
-    let start = typed.find("://").map_or(0, |at| at + 3);
-    let authority = &typed[start..];
-    let (from, to) = match authority.rfind('@') {
-        Some(end) => authority[..end].find(':').map(|colon| (colon + 1, end)),
-        None if Parts::of(typed).hosts.into_iter().all(looks_like_a_host) => None,
-        None => authority.find(':').map(|colon| (colon + 1, authority.len())),
-    }?;
-    Some((start + from, start + to))
-}
-
-fn mask_parameter(parameter: &str) -> String {
-    let is_plain = |value: &str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    match parameter.split_once('=') {
-        Some((name, value)) if PLAIN_PARAMETERS.contains(&name) && is_plain(value) => parameter.to_owned(),
-        Some((name, _)) => format!("{name}=***"),
-        None if parameter.is_empty() || PLAIN_PARAMETERS.contains(&parameter) => parameter.to_owned(),
-        None => "***".to_owned(),
-    }
-}
-
-/// `host`, `host:1`, `[::1]` and `[::1]:1`, whatever the host is.
-fn looks_like_a_host(text: &str) -> bool {
-    let behind = match text.strip_prefix('[').and_then(|inside| inside.split_once(']')) {
-        Some((_, behind)) => behind,
-        None => text.find(':').map_or("", |colon| &text[colon..]),
-    };
-    behind.is_empty() || behind.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }

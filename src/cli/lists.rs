@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 
 use crate::error::Error;
 use crate::filter::patterns_of;
+use crate::shown::mask_stray;
 
 /// A command line: as it was written, and as clap has read it.
 pub(super) struct Given<'a> {
@@ -32,6 +33,7 @@ impl Given<'_> {
     pub(super) fn directories(&self, id: &str, flag: &str, read: &mut Vec<PathBuf>) -> Result<(), Error> {
         match self.matches.value_source(id) {
             Some(ValueSource::EnvVariable) => {
+                read.iter().try_for_each(|list| refuse_connection_string(list.as_os_str()))?;
                 let names = read.iter().flat_map(|list| list.as_os_str().as_bytes().split(|&byte| byte == b':'));
                 *read = names.map(|name| OsStr::from_bytes(name).into()).collect();
             }
@@ -51,5 +53,17 @@ impl Given<'_> {
             return Ok(());
         }
         Err(Error::usage(format!("{flag}: it stands before and behind the command"), "write all of them behind it"))
+    }
+}
+
+/// Refuses a connection string in the place of directories. Taken apart at its colons, a part of its password would be one.
+fn refuse_connection_string(list: &OsStr) -> Result<(), Error> {
+    let list = list.to_string_lossy();
+    match mask_stray(&list).filter(|_| list.contains("://")) {
+        None => Ok(()),
+        Some(shown) => Err(Error::usage(
+            format!("DATA_DIRECTORY (--data-dir): {shown:?} is a connection string"),
+            "set AMQP_CONNECTION_STRING to it, and DATA_DIRECTORY to directories",
+        )),
     }
 }

@@ -1,23 +1,26 @@
 //! `health`: asks the service on this host whether it is healthy, or ready.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 
 use crate::cli::Settings;
-use crate::config::control_socket;
+use crate::config::{SocketPlaces, socket_places};
 use crate::error::{Error, os_message};
-use crate::logging;
+use crate::shown::line;
+use crate::streams::stdout::print;
+use crate::{control, logging};
 
 /// The longest wait for an answer, which the service composes from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest answer, in bytes: that of a service with the longest paths has some thousands.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// The part of the answer that the command needs.
 #[derive(Deserialize)]
@@ -51,21 +54,23 @@ impl Question {
 /// [`Error::NoService`] when nobody answers, [`Error::Unhealthy`] with the service's own line; [`Error::Stdout`].
 pub fn run(settings: &Settings, ready: bool) -> Result<(), Error> {
     logging::start(settings);
-    let line = ask(&control_socket(settings), if ready { Question::Ready } else { Question::Alive })?;
-    writeln!(io::stdout(), "{line}").map_err(Error::Stdout)
+    let places = socket_places(settings);
+    let answer = ask(&places, if ready { Question::Ready } else { Question::Alive })?;
+    print(&(line(answer) + "\n"))
 }
 
-/// The line of a service that is healthy, or ready.
+/// The line of a service that is healthy, or ready. It comes from another process, so it is not fit to be printed yet.
 ///
 /// # Errors
 /// [`Error::NoService`] and [`Error::Unhealthy`].
-pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
+pub fn ask(places: &SocketPlaces, question: Question) -> Result<String, Error> {
+    let (socket, stream) = control::reach(places)?;
     let refuse = |cause: String| Error::NoService { socket: socket.to_owned(), cause };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {error}")))?;
-    let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(socket, question.path())).await };
+        .map_err(|error| Error::Internal(format!("cannot start: {}", os_message(&error))))?;
+    let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(stream, question.path())).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,
         Err(_) => return Err(refuse(format!("it has not answered for {} s", ANSWER_TIMEOUT.as_secs()))),
@@ -76,16 +81,17 @@ pub fn ask(socket: &Path, question: Question) -> Result<String, Error> {
     if status == StatusCode::OK { Ok(summary) } else { Err(Error::Unhealthy(summary)) }
 }
 
-async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| os_message(&error))?;
+async fn get(stream: UnixStream, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(|error| os_message(&error))?;
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| os_message(&error))?;
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let request = request.map_err(|error| os_message(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| os_message(&error))?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+    let body = body.collect().await.map_err(|error| os_message(&*error))?;
     Ok((status, body.to_bytes()))
 }
 

@@ -1,5 +1,6 @@
 //! The commands. Each checks the settings that it uses, starts logging, and puts together what it needs.
 
+pub mod completions;
 pub mod doctor;
 pub mod health;
 pub mod listen;

@@ -1,18 +1,33 @@
 //! What `watch` and `scan` do with the data directories before their first file.
 
+use std::fs;
 use std::sync::Arc;
 
-use crate::error::Error;
-use crate::files::lease;
-use crate::files::root::{Root, raise_lease_capability};
+use xxhash_rust::xxh3::xxh3_128;
 
-/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each.
+use crate::cli::DEFAULT_EXCHANGE;
+use crate::config::Publisher;
+use crate::error::{Error, named};
+use crate::files::lease;
+use crate::files::root::{Protection, Root, raise_lease_capability};
+use crate::routing::Exchange;
+
+/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each way.
 pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
-    let first = roots.first().map(|root| root.protection());
-    if roots.iter().all(|root| Some(root.protection()) == first) {
-        return first.iter().map(ToString::to_string).collect();
+    let mut kinds: Vec<Protection> = Vec::new();
+    for protection in roots.iter().map(|root| root.protection()) {
+        if !kinds.contains(&protection) {
+            kinds.push(protection);
+        }
     }
-    roots.iter().map(|root| format!("{:?}: {}", root.path(), root.protection())).collect()
+    let of_kind = |kind: &Protection| {
+        let paths: Vec<_> = roots.iter().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
+        format!("{}: {kind}", named(paths.into_iter()))
+    };
+    match kinds.as_slice() {
+        [same] => vec![same.to_string()],
+        kinds => kinds.iter().map(of_kind).collect(),
+    }
 }
 
 /// Numbers the volumes of the directories, and prepares the process for taking leases.
@@ -29,7 +44,7 @@ pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
     lease::ignore_break_signal();
     raise_lease_capability();
     for protection in protections(&roots) {
-        tracing::info!("no half-written file is published: {protection}");
+        tracing::info!(event = "protection", "no half-written file is published: {protection}");
     }
     Ok(roots)
 }
@@ -46,9 +61,54 @@ pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
     numbers
 }
 
+/// A name for each directory's publishers on this host: the same name in each container, another name on each host. The
+/// messages of two exchanges have no order between them, so services that share a directory and not an exchange have
+/// different names, and do not wait for each other.
+///
+/// The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
+pub(super) fn publishers(roots: &[Arc<Root>], exchange: &Exchange) -> Vec<Publisher> {
+    let of_another_exchange = match exchange.name.as_str() {
+        DEFAULT_EXCHANGE => String::new(),
+        name => format!("\0{name}"), // no path holds a NUL
+    };
+    let publisher = |root: &Arc<Root>| {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        let directory = root.look(b".").ok()?;
+        let (device, inode) = (directory.st_dev.to_le_bytes(), directory.st_ino.to_le_bytes());
+        let path = root.path().as_os_str().as_encoded_bytes();
+        let identity = [&boot, &device[..], &inode, path, of_another_exchange.as_bytes()].concat();
+        let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
+        Some(Publisher { name, directory: root.path().to_owned() })
+    };
+    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
+    publishers.sort();
+    publishers
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use lapin::ExchangeKind;
+
     use super::*;
+    use crate::files::root::open_roots;
+
+    #[test]
+    fn only_publishers_of_one_directory_to_one_exchange_exclude_each_other() {
+        let roots = open_roots(&["/sys".into(), "/proc".into()]).unwrap().into_iter().map(Arc::new).collect::<Vec<_>>();
+        let names = |exchange: &str, kind| {
+            let exchange = Exchange { name: exchange.into(), kind };
+            publishers(&roots, &exchange).into_iter().map(|publisher| publisher.name).collect::<Vec<_>>()
+        };
+        let of_default = names(DEFAULT_EXCHANGE, ExchangeKind::Fanout);
+        assert_eq!(of_default, names(DEFAULT_EXCHANGE, ExchangeKind::Topic));
+        let all: HashSet<String> = [of_default, names("a", ExchangeKind::Topic), names("b", ExchangeKind::Topic)]
+            .concat()
+            .into_iter()
+            .collect();
+        assert_eq!(all.len(), 6);
+    }
 
     #[test]
     fn directories_of_one_file_system_share_a_volume() {

@@ -11,7 +11,7 @@ use super::roots::prepare;
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
-use crate::error::Error;
+use crate::error::{Error, StopSignal, os_message};
 use crate::files::directory::Directory;
 use crate::files::listing::{Found, list};
 use crate::files::root::Root;
@@ -19,12 +19,12 @@ use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::job::{Job, Outcome, Report};
-use crate::logging::FileLines;
+use crate::logging::{FileLines, failed};
 use crate::mailbox::Notice;
 use crate::message::EventType;
 use crate::metrics::Totals;
 use crate::progress::Progress;
-use crate::signals::StopSignals;
+use crate::signals::{Caller, CaughtSignals};
 use crate::watch::pending::BUSY_PAUSE_MIN;
 use crate::{logging, pipeline};
 
@@ -42,15 +42,17 @@ const BATCH: usize = 256;
 /// Publishes every file that is in the directories now.
 ///
 /// # Errors
-/// [`Error::Incomplete`] when some files could not be read, else the failure that ended it.
+/// [`Error::Incomplete`] when some files could not be read, [`Error::Interrupted`] when a signal has ended it early, else the
+/// failure that ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let config = Config::for_scan(settings, dirs)?;
     logging::start(settings);
+    logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
-    let signals = StopSignals::listen()?;
+    let signals = CaughtSignals::listen(Caller::OneShot)?;
     let progress = Arc::new(Progress::default());
     let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask(dispatcher.sender.clone());
+    signals.ask_source(dispatcher.sender.clone());
     let filter = Arc::new(config.filter);
     let bar = Bar::start(&roots, &filter, settings.recursive);
     let scan = Scan {
@@ -60,6 +62,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
         lines: FileLines::all(),
         unread: 0,
         found: 0,
+        ended: 0,
         unlisted: 0,
         tries: BTreeMap::new(),
         again: BTreeMap::new(),
@@ -78,6 +81,8 @@ struct Scan {
     unread: u64,
     /// The number of files found.
     found: u64,
+    /// The number of those whose last report has come.
+    ended: u64,
     /// The number of directories that could not be listed.
     unlisted: u64,
     /// How often each file that is being written was tried, by its absolute path.
@@ -97,50 +102,98 @@ impl Scan {
         let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
         // Whatever has ended the scan, the reports in the mailbox count.
         let rest = self.read_rest();
-        let left = self.dispatcher.in_flight() + self.again.len();
-        let ended = match worked {
-            Ok(false) => "done",
-            Ok(true) => "stopped before the end",
-            Err(_) => "failed before the end",
+        let how = match &worked {
+            Ok(None) => "done",
+            Err(error) if !error.is_reader_gone() => "failed before the end",
+            Ok(Some(_)) | Err(_) => "stopped before the end",
         };
-        let Totals { files, bytes, confirmed, failed, refused, .. } = self.progress.metrics.totals();
-        let failed = failed + self.unread + self.unlisted;
-        tracing::info!(
-            "{ended}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {}{left} left unpublished, {failed} failures, {refused} links refused",
-            files as f64 / seconds,
-            bytes as f64 / seconds / 1e6,
-            if self.walk.is_through() { "" } else { "at least " },
-        );
-        worked.map(drop).and(finished).and(rest)?;
+        // What has ended it comes before the totals, which are the last line of every run.
+        let ended = worked.and_then(|signal| finished.and(rest).and_then(|()| self.outcome(signal))).map_err(failed);
+        self.log_totals(how, seconds);
         // The process ends here, and freeing the names of a large directory one by one would only delay it.
         mem::forget(self.walk);
-        if failed > 0 { Err(Error::Incomplete { failed, total: self.found + self.unlisted }) } else { Ok(()) }
+        ended
     }
 
-    /// Dispatches and waits until every file has its report. Returns whether a signal ended it before that.
-    fn work(&mut self) -> Result<bool, Error> {
-        while !self.read_notices()? {
+    /// The outcome of a scan that no stage's failure has ended.
+    fn outcome(&self, signal: Option<StopSignal>) -> Result<(), Error> {
+        if let Some(signal) = signal {
+            return Err(Error::Interrupted {
+                signal,
+                left: format!("{} files without a message are left", self.left()),
+            });
+        }
+        match self.failures() {
+            0 => Ok(()),
+            failed => Err(Error::Incomplete { failed, total: self.found + self.unlisted }),
+        }
+    }
+
+    fn log_totals(&self, how: &str, seconds: f64) {
+        let Totals { files, bytes, confirmed, refused, .. } = self.progress.metrics.totals();
+        tracing::info!(
+            event = "scan_finished",
+            outcome = how,
+            files,
+            bytes,
+            seconds,
+            confirmed,
+            left = self.found - self.ended,
+            failed = self.failures(),
+            refused,
+            "{how}: {files} files and {bytes} bytes in {seconds:.3} s ({:.0} files/s, {:.1} MB/s), {confirmed} messages confirmed, {} left unpublished, {} failures, {refused} links refused",
+            files as f64 / seconds,
+            bytes as f64 / seconds / 1e6,
+            self.left(),
+            self.failures(),
+        );
+    }
+
+    /// The number of files without a message so far, in words: not all need have been found.
+    fn left(&self) -> String {
+        let left = self.found - self.ended;
+        if self.walk.is_through() { left.to_string() } else { format!("at least {left}") }
+    }
+
+    fn failures(&self) -> u64 {
+        self.progress.metrics.totals().failed + self.unread + self.unlisted
+    }
+
+    /// Dispatches and waits until every file has its report. Returns the signal that ended it before that.
+    fn work(&mut self) -> Result<Option<StopSignal>, Error> {
+        loop {
+            let stopped = self.read_notices()?;
+            if self.walk.is_through() && !self.dispatcher.busy() && self.again.is_empty() {
+                return Ok(None);
+            }
+            if let Some(signal) = stopped {
+                tracing::info!(
+                    event = "stopping",
+                    %signal,
+                    "{signal}: files in progress are finished; a second signal ends at once"
+                );
+                self.drain()?;
+                return Ok(Some(signal));
+            }
             if self.fill() {
                 continue;
             }
-            if !self.dispatcher.busy() && self.again.is_empty() {
-                return Ok(false);
-            }
             let next = self.again.first_key_value().map(|((at, _), _)| *at);
-            self.dispatcher.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+            if self.dispatcher.busy() || next.is_some() {
+                self.dispatcher.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+            }
         }
-        self.drain()?;
-        Ok(true)
     }
 
-    /// Acts on the notices in the mailbox. Returns whether one of them is a signal's.
-    fn read_notices(&mut self) -> Result<bool, Error> {
-        let mut stopped = false;
+    /// Acts on the notices in the mailbox. Returns the signal, if one of them is a signal's.
+    fn read_notices(&mut self) -> Result<Option<StopSignal>, Error> {
+        let mut stopped = None;
         while let Some(notice) = self.dispatcher.next_notice() {
             match notice {
                 Notice::Reports(reports) => reports.into_iter().for_each(|report| self.finish_job(report)),
                 Notice::Failed(error) => return Err(error),
-                Notice::Stop => stopped = true,
+                Notice::Stop(signal) => stopped = Some(signal),
+                Notice::Rescan => {} // for a service alone
             }
         }
         Ok(stopped)
@@ -211,7 +264,8 @@ impl Scan {
             Outcome::Unread(Unread::Busy(_)) => {}
             // The want passes when other files have been read, so the number of tries has no bound.
             Outcome::Unread(Unread::Wanting(_)) => return self.try_again(report.job, WANT_PAUSE),
-            _ => return,
+            Outcome::Unread(Unread::Stopped) => return,
+            _ => return self.ended += 1,
         }
         let path = report.job.directory.absolute(&report.job.name);
         let tries = self.tries.entry(path.clone()).or_insert(0);
@@ -221,7 +275,13 @@ impl Scan {
             self.try_again(report.job, pause);
         } else {
             self.unread += 1;
-            tracing::warn!("{:?} is being written and was not read; scan again later", String::from_utf8_lossy(&path));
+            self.ended += 1;
+            let path = String::from_utf8_lossy(&path);
+            tracing::warn!(
+                event = "busy",
+                path = &*path,
+                "{path:?} is being written and was not read; scan again later"
+            );
         }
     }
 }
@@ -286,7 +346,9 @@ impl Walk {
                 }
                 Err(errno) => {
                     *unlisted += 1;
-                    tracing::warn!("{:?} cannot be listed: {errno}", String::from_utf8_lossy(&directory.absolute(b"")));
+                    let (path, error) = (directory.absolute(b""), os_message(&errno));
+                    let path = String::from_utf8_lossy(&path);
+                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
                 }
             }
         }

@@ -1,21 +1,24 @@
 //! `watch`: the stages in the order in which they start, and the end.
 
-use std::fs;
-use std::path::Path;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_128;
+use clap::ValueEnum;
 
 use crate::cli::{CatchUp, Output, Settings};
-use crate::commands::roots::{prepare, protections};
-use crate::config::{Config, Publisher};
+use crate::commands::roots::{prepare, protections, publishers};
+use crate::config::{Config, WatchSettings};
 use crate::control::Control;
 use crate::dispatch::Dispatcher;
-use crate::error::Error;
+use crate::error::{Error, named};
 use crate::files::root::Root;
 use crate::ledger::store::Store;
+use crate::mailbox::Sender;
 use crate::progress::{Facts, Phase, Progress};
-use crate::signals::StopSignals;
+use crate::signals::{Caller, CaughtSignals};
+use crate::streams::stdout::Stdout;
 use crate::watch::Watcher;
 use crate::watch::inotify::Watch;
 use crate::{logging, notify, pipeline};
@@ -24,11 +27,12 @@ use crate::{logging, notify, pipeline};
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(settings: &Settings) -> Result<(), Error> {
-    let config = Config::for_watch(settings)?;
-    logging::start(settings);
+pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
+    let config = Config::for_watch(settings, dirs)?;
+    logging::start_for_service(settings);
+    logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
-    let signals = StopSignals::listen()?;
+    let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;
     let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);
@@ -38,21 +42,30 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
     let watch = Watch::new(&paths)?;
     let mut pipeline = config.pipeline;
-    pipeline.publish.publishers = publishers(&roots);
+    pipeline.publish.publishers = publishers(&roots, &pipeline.publish.exchange);
     let dispatcher = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask(dispatcher.sender.clone());
+    signals.ask_source(dispatcher.sender.clone());
+    if pipeline.output == Output::Stdout {
+        end_with_the_reader(dispatcher.sender.clone())?;
+    }
     let facts = facts(&roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
-    let ready = ready_line(&paths, &facts);
-    let _ = progress.facts.set(facts);
+    let facts = progress.facts.get_or_init(|| facts);
     let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
     progress.enter(Phase::Ready);
     notify::ready();
     // The warning comes after the start, because a start that fails is one line.
     if let Some(line) = without_ledger {
-        tracing::warn!("{line}");
+        tracing::warn!(event = "no_ledger", "{line}");
     }
-    tracing::info!("{ready}");
+    log_ready(settings, &config.watch, state_dir.as_deref(), &paths, facts);
     watcher.run()
+}
+
+/// Ends the service when nobody reads standard output any more, also while there is nothing to write.
+fn end_with_the_reader(sender: Sender) -> Result<(), Error> {
+    let gone = move || sender.fail(Error::Stdout(io::ErrorKind::BrokenPipe.into()));
+    Stdout::given()?.when_its_reader_goes(gone);
+    Ok(())
 }
 
 /// The warning for a service that keeps no ledger, where the user relies on one or would miss it.
@@ -69,23 +82,6 @@ fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'st
     }
 }
 
-/// A name for each directory's publishers on this host: the same name in each container, another name on each host.
-///
-/// The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
-fn publishers(roots: &[Arc<Root>]) -> Vec<Publisher> {
-    let publisher = |root: &Arc<Root>| {
-        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-        let directory = root.look(b".").ok()?;
-        let path = root.path().as_os_str().as_encoded_bytes();
-        let identity = [&boot, &directory.st_dev.to_le_bytes()[..], &directory.st_ino.to_le_bytes(), path].concat();
-        let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
-        Some(Publisher { name, directory: root.path().to_owned() })
-    };
-    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
-    publishers.sort();
-    publishers
-}
-
 fn facts(roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
     Facts {
         directories: roots.iter().map(|root| root.path().to_string_lossy().into_owned()).collect(),
@@ -96,9 +92,47 @@ fn facts(roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
     }
 }
 
-/// The log line of a service that has started. The paths are quoted, as in other lines.
-fn ready_line(paths: &[&Path], facts: &Facts) -> String {
-    let quoted: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+/// Logs that the service has started, with what it was started with.
+fn log_ready(settings: &Settings, watch: &WatchSettings, ledger: Option<&Path>, paths: &[&Path], facts: &Facts) {
     let Facts { output, engine, workers, .. } = facts;
-    format!("ready: watching {}, output {output}, {engine} engine, {workers} workers", quoted.join(", "))
+    let (watched, filters) = (named(paths.iter()), filters(settings));
+    let catch_up = watch.catch_up.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
+    let exchange = (settings.output == Output::Amqp).then_some(settings.route.exchange.as_str());
+    let tree = if watch.recursive { "recursive" } else { "not recursive" };
+    let filtered = match (settings.include.is_empty() && settings.exclude.is_empty(), settings.ignore_partial) {
+        (false, _) => "filtered",
+        (true, true) => "partial names left out",
+        (true, false) => "no filters",
+    };
+    let kept = ledger.map_or_else(|| "no ledger".to_owned(), |path| format!("ledger {path:?}"));
+    let to = exchange.map_or_else(String::new, |exchange| format!(", exchange {exchange}"));
+    let path = match paths {
+        [one] => one.to_string_lossy().into_owned(),
+        _ => watched.clone(),
+    };
+    tracing::info!(
+        event = "ready",
+        path,
+        directories = paths.len(),
+        recursive = watch.recursive,
+        filters,
+        ledger = ledger.map(|path| path.to_string_lossy().into_owned()),
+        catch_up,
+        exchange,
+        output,
+        engine,
+        workers,
+        "ready: watching {watched}, output {output}, {engine} engine, {workers} workers, {tree}, {filtered}, {kept}, catch-up {catch_up}{to}"
+    );
+}
+
+/// The filters, by their flags; empty where every file is published.
+fn filters(settings: &Settings) -> String {
+    let globs = |flag: &str, globs: &[OsString]| match globs {
+        [] => None,
+        globs => Some(format!("{flag} {}", named(globs.iter()))),
+    };
+    let partial = settings.ignore_partial.then(|| "--ignore-partial".to_owned());
+    let all = [globs("--include", &settings.include), globs("--exclude", &settings.exclude), partial];
+    all.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }

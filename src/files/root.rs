@@ -329,11 +329,11 @@ pub fn open_root(path: &Path) -> Result<Root, Error> {
             rustix::io::Errno::NOTDIR => {
                 refuse("it is not a directory".into(), "name the directory that the files land in")
             }
-            _ => refuse(os_message(&errno.into()), "give this user the right to read it (r-x), or run as another user"),
+            _ => refuse(os_message(&errno), "give this user the right to read it (r-x), or run as another user"),
         })?;
     // Without x on the directory its names can be listed, but no file in it can be opened.
     statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
-        refuse(os_message(&errno.into()), "give this user the right to search it (r-x), or run as another user")
+        refuse(os_message(&errno), "give this user the right to search it (r-x), or run as another user")
     })?;
     Ok(Root::new(dir, real.as_os_str().as_bytes()))
 }

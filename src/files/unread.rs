@@ -1,5 +1,6 @@
 //! Why a file has no message now.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 use rustix::io::Errno;
@@ -28,6 +29,13 @@ pub enum Unread {
     Stopped,
     /// It is there, and the kernel refused to open, examine or read it.
     Failed(io::Error),
+    /// It was read, and the broker refused its message for its size.
+    TooLarge {
+        /// The size of the message, in bytes.
+        bytes: usize,
+        /// The broker's words.
+        answer: Arc<str>,
+    },
 }
 
 /// Why a file is [`Unread::Busy`].

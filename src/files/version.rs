@@ -1,9 +1,11 @@
 //! The version of a file: its inode, size and times.
 
+use std::hash::{BuildHasher, RandomState};
 use std::mem;
+use std::sync::LazyLock;
 
 use rustix::fs::Stat;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A point in time as file systems store it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,16 +84,16 @@ impl Version {
         bytes
     }
 
-    /// A hash of the version, which saves memory where those of whole directories are kept.
+    /// A hash of the version for this process alone, which saves memory where those of whole directories are kept.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        xxh3_64(&self.to_bytes())
+        fingerprint(&self.to_bytes())
     }
 
     /// A hash of all fields but ctime: a change of metadata alone leaves it as it is.
     #[must_use]
     pub fn fingerprint_without_ctime(&self) -> u64 {
-        xxh3_64(&self.to_bytes()[..VERSION_BYTES - CTIME_BYTES])
+        fingerprint(&self.to_bytes()[..VERSION_BYTES - CTIME_BYTES])
     }
 
     /// Whether a change soon after the file was examined can leave the same ctime (git: a racily clean entry). It can if
@@ -103,6 +105,18 @@ impl Version {
         let age = examined.seconds.saturating_sub(self.changed.seconds);
         self.changed.nanoseconds == 0 && age < COARSEST_SECONDS && !(again && age < 0)
     }
+}
+
+/// Seeds the fingerprints, by the standard library's source of randomness for such uses.
+static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+
+/// A hash that stands for bytes within this process: another process has another hash of them.
+///
+/// Sizes, times and contents are chosen by whoever writes the files. With a hash that they can compute, they could make two
+/// versions that count as one, and the second would not be published.
+#[must_use]
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, *SEED)
 }
 
 /// The version in a stat.
@@ -119,6 +133,17 @@ pub fn version_of(stat: &Stat) -> Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What this program stores is compared with what a later process computes, so no fingerprint may get there.
+    #[test]
+    fn fingerprints_are_seeded_and_the_bytes_are_not() {
+        let stamp = Timestamp { seconds: 1, nanoseconds: 2 };
+        let version = Version { inode: 3, size: 4, modified: stamp, changed: stamp };
+        assert_eq!(version.fingerprint(), version.fingerprint());
+        assert_ne!(version.fingerprint(), xxhash_rust::xxh3::xxh3_64(&version.to_bytes()));
+        assert_ne!(version.fingerprint(), Version { size: 5, ..version }.fingerprint());
+        assert_eq!(version.to_bytes()[..9], [3, 0, 0, 0, 0, 0, 0, 0, 4]);
+    }
 
     #[test]
     fn a_version_is_racy_until_its_whole_seconds_have_passed() {

@@ -37,7 +37,11 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         PRAGMA user_version = 2;",
     )?;
     transaction.commit()?;
-    tracing::info!("the ledger was of an earlier version's form: its {carried} rows are carried over");
+    tracing::info!(
+        event = "ledger_carried_over",
+        rows = carried,
+        "the ledger was of an earlier version's form: its {carried} rows are carried over"
+    );
     Ok(())
 }
 

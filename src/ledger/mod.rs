@@ -146,7 +146,10 @@ impl Drop for Ledger {
         match self.thread.take() {
             // A panic of the thread has been logged.
             Some(thread) if closed => drop(thread.join()),
-            _ => tracing::warn!("the ledger was not written to its end: some files may be published again"),
+            _ => tracing::warn!(
+                event = "ledger_unfinished",
+                "the ledger was not written to its end: some files may be published again"
+            ),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use rusqlite::{ErrorCode, Row};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::error::os_message;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 use crate::job::{Known, Last};
@@ -167,10 +168,10 @@ pub enum StoreError {
     #[error("it was written by a newer version")]
     Newer,
     /// SQLite cannot read or write it.
-    #[error("{0}")]
+    #[error("{}", os_message(.0))]
     Sqlite(rusqlite::Error),
     /// A file beside it cannot be read or written.
-    #[error("{0}")]
+    #[error("{}", os_message(.0))]
     Io(#[from] io::Error),
 }
 
@@ -181,7 +182,7 @@ impl From<rusqlite::Error> for StoreError {
             Some(
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown | ErrorCode::TypeMismatch,
             )
-            | None => Self::Damaged(error.to_string()),
+            | None => Self::Damaged(os_message(&error)),
             Some(_) => Self::Sqlite(error),
         }
     }

@@ -1,8 +1,8 @@
 //! The state directory: its lock, the ledger's files in it, and the two marks beside the database.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::{fs, io};
 
@@ -34,16 +34,24 @@ const GIVE_THE_RIGHT: &str = "give this user the right to write there, or name a
 pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
     let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
     let unusable = |error: io::Error| refuse(os_message(&error), GIVE_THE_RIGHT);
-    fs::create_dir_all(directory).map_err(unusable)?;
+    create(directory).map_err(unusable)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(rustix::fs::CWD, directory, flags, Mode::empty()).map_err(|errno| unusable(errno.into()))?;
     accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
         .map_err(|errno| unusable(errno.into()))?;
     flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
-        _ => refuse(format!("it cannot be locked: {errno}"), "name a directory on a local file system"),
+        _ => refuse(format!("it cannot be locked: {}", os_message(&errno)), "name a directory on a local file system"),
     })?;
     Ok(dir)
+}
+
+/// Creates the directory for this user alone, because it holds the names of all files. One that exists keeps its mode.
+fn create(directory: &Path) -> io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error> {
@@ -53,7 +61,7 @@ pub(super) fn check_access(dir: &OwnedFd, directory: &Path) -> Result<(), Error>
         if let Err(errno @ Errno::ACCESS) = access {
             return Err(Error::StateDirectory {
                 path: directory.join(file),
-                cause: os_message(&errno.into()),
+                cause: os_message(&errno),
                 next: "give it to the user that this runs as, or name another directory",
             });
         }
@@ -110,4 +118,23 @@ pub(super) fn set_aside(directory: &Path) -> io::Result<()> {
 fn identity(directory: &Path) -> io::Result<String> {
     let status = fs::metadata(directory.join(FILE))?;
     Ok(format!("{} {} {}.{:09}\n", status.ino(), status.len(), status.mtime(), status.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_for_this_user_alone_and_an_old_one_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("not/there");
+        let mode = || fs::metadata(&state).unwrap().permissions().mode() & 0o777;
+        drop(lock(&state).unwrap());
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(lock(&state).unwrap());
+        assert_eq!(mode(), 0o750);
+    }
 }

@@ -17,7 +17,7 @@ pub use super::state_directory::FILE;
 use super::state_directory::{self, BEHIND, DAMAGED};
 pub use super::table::Fate;
 use super::table::{self, FORM, Page};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::files::version::Version;
 use crate::job::Last;
 
@@ -78,6 +78,9 @@ impl Store {
             Ok(_) => {}
             Err(StoreError::Newer) => return Err(newer(directory)),
             Err(error) => tracing::warn!(
+                event = "ledger_not_opened",
+                path = &*directory.to_string_lossy(),
+                %error,
                 "the ledger in {directory:?} cannot be opened: {error}; it counts as empty and is tried again later"
             ),
         }
@@ -226,12 +229,25 @@ impl Store {
         let noted = match error {
             StoreError::Damaged(_) => self.set_aside(error),
             _ => {
-                tracing::warn!("the ledger in {:?} cannot be read: {error}; it counts as empty", self.directory);
+                tracing::warn!(
+                    event = "ledger_not_read",
+                    path = &*self.directory.to_string_lossy(),
+                    %error,
+                    "the ledger in {:?} cannot be read: {error}; it counts as empty",
+                    self.directory
+                );
                 Ok(())
             }
         };
         if let Err(error) = noted {
-            tracing::warn!("the damaged ledger in {:?} cannot be set aside: {error}", self.directory);
+            let error = os_message(&error);
+            tracing::warn!(
+                event = "ledger_not_set_aside",
+                path = &*self.directory.to_string_lossy(),
+                error,
+                "the damaged ledger in {:?} cannot be set aside: {error}",
+                self.directory
+            );
         }
     }
 
@@ -240,6 +256,9 @@ impl Store {
         self.rows = 0;
         state_directory::set_aside(&self.directory)?;
         tracing::warn!(
+            event = "ledger_set_aside",
+            path = &*self.directory.to_string_lossy(),
+            %error,
             "the ledger in {:?} cannot be used, {error}; it is set aside as {DAMAGED} and a new one begins: files it held may be published again",
             self.directory
         );

@@ -11,6 +11,8 @@ use super::queue::{Batch, Queue, Shared};
 use super::row::StoreError;
 use super::state_directory::{BEHIND, COMPLETE};
 use super::store::Store;
+use crate::advice;
+use crate::error::os_message;
 
 /// Rows wait this long for others to share their transaction. A kill repeats the messages that were confirmed within it.
 const BATCH_TIME: Duration = Duration::from_millis(25);
@@ -102,13 +104,16 @@ impl Writer {
         self.shared.progress.ledger.done(self.batch.len());
         if !self.batch.is_empty() && std::mem::take(&mut self.failing) {
             self.warned = None;
-            tracing::info!("the ledger is written again");
+            tracing::info!(event = "ledger_written", "the ledger is written again");
         }
         self.batch = Batch::default();
         self.catch_up();
         if dropped > 0 {
             self.warn(|directory| {
                 tracing::warn!(
+                    event = "ledger_slow",
+                    path = &*directory.to_string_lossy(),
+                    files = dropped,
                     "the ledger in {directory:?} is written more slowly than files are confirmed: {dropped} found no room and are published again by the next start; give it a faster disk"
                 );
             });
@@ -126,6 +131,11 @@ impl Writer {
         let waiting = self.batch.rows.len();
         self.warn(|directory| {
             tracing::warn!(
+                event = "ledger_not_written",
+                path = &*directory.to_string_lossy(),
+                %error,
+                files = waiting,
+                dropped,
                 "the ledger in {directory:?} cannot be written: {error}; {waiting} files wait for it and {dropped} found no room: unless it can be written before the next start they are published again then; {}",
                 make_room()
             );
@@ -162,6 +172,9 @@ impl Writer {
             let directory = self.store.directory().to_owned();
             if let Err(error) = self.store.complete(&lagging) {
                 tracing::warn!(
+                    event = "ledger_not_marked",
+                    path = &*directory.to_string_lossy(),
+                    %error,
                     "{COMPLETE} cannot be made in {directory:?}: {error}; files whose metadata alone changes until the next start may be published again"
                 );
             }
@@ -193,14 +206,19 @@ impl Writer {
 fn make_room() -> String {
     match rustix::process::getrlimit(Resource::Fsize).current {
         Some(bytes) => format!(
-            "make room on its disk or in its quota, or raise the limit of {bytes} bytes a file (ulimit -f, LimitFSIZE=)"
+            "make room on its disk or in its quota, or raise the limit of {bytes} bytes a file ({})",
+            advice::limit("LimitFSIZE=", "ulimit -f")
         ),
         None => "make room on its disk, or in its quota".to_owned(),
     }
 }
 
 fn warn_unmarked(directory: &Path, error: &io::Error) {
+    let error = os_message(error);
     tracing::warn!(
+        event = "ledger_not_marked",
+        path = &*directory.to_string_lossy(),
+        error,
         "{BEHIND} cannot be made in {directory:?}: {error}; files wait where a row has to be deleted before they are published"
     );
 }

@@ -1,22 +1,37 @@
 //! Connecting to the broker: one host after the other, by TLS where the connection string says amqps, under a name that the
 //! broker lists.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Once;
+use std::collections::HashSet;
+use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::Instant;
 use std::{io, thread};
 
+use async_compat::Compat;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::runtime::default_runtime;
 use lapin::tcp::RustlsConnector;
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::errors::{answer_or_refusal, failure};
+use super::errors::{ANSWER_TIMEOUT, NODE_CONNECTIONS, failure, silent};
 use crate::address::{Address, Broker};
 use crate::error::{Error, os_message};
 use crate::message::APP_ID;
 use crate::tls;
+
+/// The shortest frame that every broker takes, in bytes (AMQP 0-9-1, 1.1: frame-min-size).
+const FRAME_MIN: u32 = 4096;
+
+/// The shortest frame that the client and RabbitMQ from 4.1 on ask for, in bytes.
+const CLIENT_FRAME_MIN: u32 = 8192;
+
+/// The next step where the connection string asks for shorter frames and the broker hangs up without a reason.
+const TAKES_LONGER_FRAMES: &str = "leave frame_max out of AMQP_CONNECTION_STRING (RabbitMQ takes none below 8192 from 4.1 on), and check that this is its AMQP port";
 
 /// The next step where a broker closes a connection of plain AMQP at its start.
 const SPEAKS_TLS: &str =
@@ -29,35 +44,128 @@ const SPEAKS_TLS: &str =
 /// because that is the same cluster, which would count the failed logins.
 pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
     let several = broker.addresses().len() > 1;
-    let mut causes = Vec::new();
-    let mut next = "name a host";
+    let mut refusals = Refusals::default();
     let mut addresses = broker.addresses().iter();
     while let Some(address) = addresses.next() {
-        let refused = match answer_or_refusal(address.shown(), open(broker, address)).await {
-            Ok(Ok(connection)) => {
+        let refused = match reach(broker, address).await {
+            Ok(connection) => {
                 if several {
-                    tracing::info!("connected to {}", address.host());
+                    tracing::info!(event = "connected", url = address.shown(), "connected to {}", address.host());
                 }
                 return Ok((connection, address.shown().to_owned()));
             }
-            Ok(Err(error)) if is_final(&error) => return Err(explained(broker, address, &error)),
-            Ok(Err(error)) => explained(broker, address, &error),
-            Err(silent) => silent,
+            Err(Refused { error, is_final }) if is_final || !several => return Err(error),
+            Err(Refused { error, .. }) => error,
         };
-        let Error::Broker { cause, next: first_step, .. } = refused else { return Err(refused) };
-        if !several {
-            return Err(Error::Broker { url: broker.shown().to_owned(), cause, next: first_step });
-        }
+        let Error::Broker { cause, next, .. } = refused else { return Err(refused) };
         if addresses.len() > 0 {
-            tracing::warn!("{} cannot be used: {cause}; the next host is tried", address.host());
+            tracing::warn!(
+                event = "host_failed",
+                url = address.shown(),
+                error = cause,
+                "{} cannot be used: {cause}; the next host is tried",
+                address.host()
+            );
         }
-        if causes.is_empty() {
-            next = first_step;
-        }
-        causes.push(format!("{}: {cause}", address.host()));
+        refusals.add(address.host(), cause, next);
     }
-    let cause = format!("no host can be used: {}", causes.join("; "));
-    Err(Error::Broker { url: broker.shown().to_owned(), cause, next })
+    Err(refusals.error(broker.shown(), "no host can be used"))
+}
+
+/// Why a host cannot be used.
+struct Refused {
+    error: Error,
+    /// Every host of the cluster would refuse the same.
+    is_final: bool,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, is_final: false }
+    }
+}
+
+/// What several hosts, or several addresses of one, have answered.
+#[derive(Default)]
+struct Refusals {
+    by: Vec<(String, String)>,
+    next: Option<&'static str>,
+}
+
+impl Refusals {
+    fn add(&mut self, name: String, cause: String, next: &'static str) {
+        self.by.push((name, cause));
+        self.next.get_or_insert(next);
+    }
+
+    fn error(self, at: &str, which: &str) -> Error {
+        let causes: Vec<_> = self.by.iter().map(|(name, cause)| format!("{name}: {cause}")).collect();
+        let cause = format!("{which}: {}", causes.join("; "));
+        Error::Broker { url: at.to_owned(), cause, next: self.next.unwrap_or("name a host") }
+    }
+}
+
+/// Connects to a host: to the first address of its name that can be used. Each gets an equal share of the time that is left.
+async fn reach(broker: &Broker, address: &Address) -> Result<Connection, Refused> {
+    let at = address.shown();
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let AMQPUri { authority, .. } = address.with_password();
+    let resolved = match timeout(ANSWER_TIMEOUT, resolve(authority.host, authority.port)).await {
+        Ok(Ok(resolved)) => resolved,
+        Ok(Err(error)) => return Err(explained(broker, address, &error.into()).into()),
+        Err(_) => return Err(silent(at, ANSWER_TIMEOUT).into()),
+    };
+    let several = resolved.len() > 1;
+    let mut refusals = Refusals::default();
+    for (tried, socket) in resolved.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(resolved.len() - tried).unwrap_or(u32::MAX);
+        let refused = match timeout(share, agree(broker, address, *socket)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => Refused { error: explained(broker, address, &error), is_final: is_final(&error) },
+            Err(_) => silent(at, share).into(),
+        };
+        if refused.is_final || !several {
+            return Err(refused);
+        }
+        let Error::Broker { cause, next, .. } = refused.error else { return Err(refused) };
+        tracing::debug!(event = "address_failed", error = cause, "{} at {socket}: {cause}", address.host());
+        refusals.add(socket.ip().to_string(), cause, next);
+    }
+    Err(match refusals.by.first() {
+        // "localhost" has two addresses, and where nothing listens at either, one cause says all.
+        Some((_, first)) if refusals.by.iter().all(|(_, cause)| cause == first) => {
+            let (cause, next) = (first.clone(), refusals.next.unwrap_or_default());
+            Error::Broker { url: at.to_owned(), cause, next }.into()
+        }
+        _ => refusals.error(at, "no address of the host can be used").into(),
+    })
+}
+
+/// Opens a connection with frames of a size that both sides take.
+///
+/// The client asks for 8192 bytes at least ([`CLIENT_FRAME_MIN`]) unless it is set to less. A broker that allows less hangs up
+/// without a reason, and takes the protocol's own minimum.
+async fn agree(broker: &Broker, address: &Address, socket: SocketAddr) -> lapin::Result<Connection> {
+    let mut uri = address.with_password();
+    let refused = match open(broker, uri.clone(), socket).await {
+        Err(error)
+            if address.frame_bytes() > FRAME_MIN
+                && matches!(error.kind(), ErrorKind::IOError(io) if is_hang_up(io)) =>
+        {
+            error
+        }
+        opened => return opened,
+    };
+    uri.query.frame_max = Some(FRAME_MIN);
+    let connection = open(broker, uri, socket).await.map_err(|_| refused)?;
+    tracing::info!(
+        event = "short_frames",
+        bytes = FRAME_MIN,
+        "the broker allows only short frames (frame_max): {FRAME_MIN} bytes are used with {}",
+        address.host()
+    );
+    Ok(connection)
 }
 
 /// Makes `async-compat` create its fallback runtime now. The client's own thread drops the connection's socket outside of any
@@ -65,26 +173,48 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
 fn create_fallback_runtime() {
     // The thread is in no runtime, so the fallback is used. If it cannot be created, the client has no runtime of its own
     // either, and reports that.
-    let created = thread::Builder::new().spawn(|| drop(async_compat::Compat::new(())));
+    let created = thread::Builder::new().spawn(|| drop(Compat::new(())));
     let _ = created.map(thread::JoinHandle::join);
 }
 
-async fn open(broker: &Broker, address: &Address) -> lapin::Result<Connection> {
+async fn open(broker: &Broker, uri: AMQPUri, socket: SocketAddr) -> lapin::Result<Connection> {
     static FALLBACK_RUNTIME: Once = Once::new();
     FALLBACK_RUNTIME.call_once(create_fallback_runtime);
     let tls = broker.tls().cloned().map(RustlsConnector::from);
-    let runtime = default_runtime()?;
-    let stream_runtime = runtime.clone();
+    let stream = TcpStream::connect(socket).await?;
+    stream.set_nodelay(true)?;
+    let unless_opened = HangUp(Some(stream.as_fd().try_clone_to_owned()?.into()));
+    let stream = Mutex::new(Some(stream));
     let stream = async move |uri: AMQPUri, _| {
-        let host = uri.authority.host;
-        let resolved = resolve(host.clone(), uri.authority.port).await?;
-        let stream = AsyncTcpStream::connect(&stream_runtime, resolved).await?;
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = AsyncTcpStream::Plain(Compat::new(
+            stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?,
+        ));
         match &tls {
             None => Ok(stream),
-            Some(tls) => Ok(stream.into_rustls(tls, &host).await?),
+            Some(tls) => Ok(stream.into_rustls(tls, &uri.authority.host).await?),
         }
     };
-    Connection::connector(address.with_password(), runtime, stream, properties()).await
+    let connection = Connection::connector(uri, default_runtime()?, stream, properties()).await?;
+    unless_opened.keep();
+    Ok(connection)
+}
+
+/// Ends a connection that nobody waits for any more. The client's thread would wait for the broker's answer for as long as
+/// the broker is silent.
+struct HangUp(Option<std::net::TcpStream>);
+
+impl HangUp {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        // A connection that has ended already is what is wanted.
+        let _ = self.0.take().map(|stream| stream.shutdown(Shutdown::Both));
+    }
 }
 
 /// A host's addresses. The look-up has a thread of its own, because the runtime's would panic where the system has no thread
@@ -95,9 +225,17 @@ async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
     let (sender, result) = oneshot::channel();
     // The receiver may have run into its timeout meanwhile.
-    let look_up = move || drop(sender.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect)));
+    let look_up = move || {
+        let resolved = (host.as_str(), port).to_socket_addrs().map(|found| {
+            let mut seen = HashSet::new();
+            found.filter(|address| seen.insert(*address)).collect::<Vec<_>>()
+        });
+        drop(sender.send(resolved));
+    };
     thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?;
-    result.await.unwrap_or_else(|_| Err(io::Error::other("the name's look-up has ended without an answer")))
+    let resolved =
+        result.await.unwrap_or_else(|_| Err(io::Error::other("the name's look-up has ended without an answer")))?;
+    if resolved.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(resolved) }
 }
 
 /// The client properties, which the broker shows in its list of connections.
@@ -114,6 +252,9 @@ fn properties() -> ConnectionProperties {
 /// Whether every host of the cluster would refuse the same.
 fn is_final(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(refusal) = error.kind() else { return false };
+    if refusal.get_message().as_str().contains(NODE_CONNECTIONS) {
+        return false;
+    }
     matches!(
         refusal.kind(),
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
@@ -136,6 +277,9 @@ fn explained(broker: &Broker, address: &Address, error: &lapin::Error) -> Error 
         (ErrorKind::IOError(io), Some(tls)) if is_hang_up(io) => {
             let (cause, next) = tls::hung_up(tls);
             broker_error(format!("{}: {cause}", os_message(io)), next)
+        }
+        (ErrorKind::IOError(io), _) if is_hang_up(io) && address.frame_bytes() < CLIENT_FRAME_MIN => {
+            broker_error(os_message(io), TAKES_LONGER_FRAMES)
         }
         (ErrorKind::IOError(io), None) if is_hang_up(io) => broker_error(os_message(io), SPEAKS_TLS),
         (ErrorKind::ParsingError(_), None) => {

@@ -1,8 +1,6 @@
 //! The output to standard output, without a broker.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
+use std::io::{BufWriter, Write};
 
 use tokio::sync::mpsc::Receiver;
 
@@ -10,6 +8,7 @@ use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::Progress;
+use crate::streams::stdout::Stdout;
 
 /// The most batches that share one write. Their jobs are reported after it.
 const BATCHES_TOGETHER: usize = 16;
@@ -17,56 +16,12 @@ const BATCHES_TOGETHER: usize = 16;
 /// The size of the write buffer, in bytes.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// Standard output as it was given to the process.
-///
-/// The standard library is no help here, because it would let a message count as confirmed that nobody received: its `Stdout`
-/// ignores EBADF (a descriptor that is closed or not open for writing), and its start-up code opens /dev/null in place of a
-/// closed descriptor.
-///
-/// # Errors
-/// [`Error::Stdout`], when the process was started without standard output.
-pub fn stdout() -> Result<File, Error> {
-    if at_start::was_closed() {
-        return Err(Error::Stdout(io::Error::from_raw_os_error(libc::EBADF)));
-    }
-    io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(Error::Stdout)
-}
-
-/// The state of standard output before the standard library's start-up code changes it.
-#[expect(
-    unsafe_code,
-    reason = "an entry in the program's table of functions that run before main, and a bare descriptor"
-)]
-mod at_start {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    static CLOSED: AtomicBool = AtomicBool::new(false);
-
-    // SAFETY: the section holds pointers to functions that the C library calls once each, before main, with three arguments
-    // that a function without parameters ignores; this is one.
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static CHECK: extern "C" fn() = check;
-
-    extern "C" fn check() {
-        // SAFETY: F_GETFD takes no argument, accesses no memory of ours and accepts any number, open or not.
-        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
-        // F_GETFD can fail with EBADF alone.
-        CLOSED.store(flags == -1, Ordering::Relaxed);
-    }
-
-    /// Whether the process was started without standard output.
-    pub fn was_closed() -> bool {
-        CLOSED.load(Ordering::Relaxed)
-    }
-}
-
 /// Writes one JSON object a line. A message counts as confirmed once its line is written.
 ///
 /// # Errors
 /// [`Error::Stdout`], for example when its reader has ended.
 pub fn to_stdout(
-    stdout: File,
+    stdout: Stdout,
     mut messages: Receiver<Vec<Outgoing>>,
     sender: &Sender,
     progress: &Progress,

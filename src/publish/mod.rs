@@ -1,9 +1,16 @@
 //! The output: messages go to the broker, to standard output or nowhere, and a report of each job goes back to its source.
 
+mod backoff;
 mod confirms;
 mod connect;
 pub mod errors;
-pub mod local;
+pub mod exchange;
+pub mod fence;
+mod frame;
+mod local;
+pub mod look;
+mod outage;
+mod refusal;
 mod returned;
 pub mod session;
 mod window;
@@ -20,6 +27,7 @@ use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::{BrokerState, Progress};
+use crate::streams::stdout::Stdout;
 
 /// Starts the output's thread, if there is an output. With AMQP it returns once the exchange is declared.
 ///
@@ -40,13 +48,14 @@ pub fn start(
     let (settings, progress) = (settings.clone(), Arc::clone(progress));
     if output == Output::Amqp {
         progress.set_broker(BrokerState::Disconnected);
+        let _ = progress.exchange.set(settings.exchange.name.to_string());
     }
     let thread = thread::Builder::new()
         .name("publish".to_owned())
         .spawn(move || {
             let _guard = sender.clone().guard_panics();
             let ended = match output {
-                Output::Stdout => match local::stdout() {
+                Output::Stdout => match Stdout::given() {
                     Ok(stdout) => {
                         let _ = ready.send(Ok(()));
                         local::to_stdout(stdout, messages, &sender, &progress)

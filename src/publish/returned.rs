@@ -46,6 +46,11 @@ impl<M> Acknowledged<M> {
         !self.returned.is_empty()
     }
 
+    /// The messages, where nobody can say any more which of them were returned.
+    pub fn into_messages(self) -> impl Iterator<Item = M> {
+        self.messages.into_iter().map(|(_, message)| message)
+    }
+
     pub fn len(&self) -> usize {
         self.messages.len()
     }

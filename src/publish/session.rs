@@ -3,18 +3,21 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection};
 
 use super::connect::connect;
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
+use super::exchange::{declare, log};
+use super::fence::Fence;
 use crate::address::Broker;
 use crate::config::Publisher;
-use crate::error::Error;
-use crate::job::Outgoing;
-use crate::message::{APP_ID, EXCHANGE};
+use crate::error::{Error, os_message};
+use crate::job::{Job, Outgoing, Subject};
+use crate::message::{APP_ID, REMOVED_ROUTING_KEY};
+use crate::routing::{Exchange, Routed, RoutingKey};
 
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
@@ -43,6 +46,8 @@ pub struct Session {
     pub channel: Channel,
     /// The address in use, its secrets masked.
     pub at: String,
+    /// What keeps other publishers of the same directories waiting.
+    pub fence: Fence,
 }
 
 impl Session {
@@ -50,34 +55,33 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Broker`], with the next step for each cause that has one.
-    pub async fn open(broker: &Broker) -> Result<Self, Error> {
+    pub async fn open(broker: &Broker, exchange: &Exchange) -> Result<Self, Error> {
         let (connection, at) = connect(broker).await?;
         let channel = answer(&at, connection.create_channel()).await?;
-        answer(&at, declare(&channel)).await?;
-        Ok(Self { connection, channel, at })
+        let (channel, known) = declare(&connection, channel, &at, exchange).await?;
+        log(exchange, &known);
+        Ok(Self { connection, channel, at, fence: Fence::default() })
     }
 
-    /// Connects and checks whether the exchange exists and is of the right type, and changes nothing. Returns the address and
-    /// whether the exchange exists.
+    /// Makes the channel one to publish on: takes the fence of each publisher, and asks for confirms.
     ///
     /// # Errors
-    /// As [`Session::open`].
-    pub async fn look(broker: &Broker) -> Result<(String, bool), Error> {
-        let (connection, at) = connect(broker).await?;
-        let channel = answer(&at, connection.create_channel()).await?;
-        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(exchange(), ExchangeKind::Fanout, passive, FieldTable::default());
-        let exists = match answer_or_refusal(&at, declared).await? {
-            Ok(()) => true,
-            Err(refused) if soft_error(&refused) == Some(AMQPSoftError::NOTFOUND) => false,
-            Err(refused) => return Err(failure(&at, &refused)),
-        };
-        if exists {
-            // A passive declaration does not compare the type. This one does, and creates nothing because the exchange exists.
-            answer(&at, declare(&channel)).await?;
+    /// [`Error::Broker`], also when another connection still holds a fence after a minute, or at `until`.
+    pub async fn begin_publishing(&mut self, publishers: &[Publisher], until: Option<Instant>) -> Result<(), Error> {
+        for publisher in publishers {
+            self.supersede(publisher, until).await?;
         }
-        Self { connection, channel, at: at.clone() }.close().await;
-        Ok((at, exists))
+        self.fence = Fence::hold(&self.connection, &self.at, publishers).await?;
+        self.confirm_publishes().await
+    }
+
+    /// Opens another channel to publish on, in place of one that the broker has closed. The fences have a channel of their own.
+    ///
+    /// # Errors
+    /// [`Error::Broker`].
+    pub async fn reopen(&mut self) -> Result<(), Error> {
+        self.reopen_channel().await?;
+        self.confirm_publishes().await
     }
 
     /// Fences off this publisher's earlier connections: waits until the broker can receive no more messages from them.
@@ -88,10 +92,11 @@ impl Session {
     /// the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
     ///
     /// # Errors
-    /// [`Error::Broker`], also when the other connection does not end within a minute.
-    pub async fn supersede(&mut self, publisher: &Publisher) -> Result<(), Error> {
+    /// [`Error::Broker`], also when the other connection does not end within a minute, or by `until`.
+    async fn supersede(&mut self, publisher: &Publisher, until: Option<Instant>) -> Result<(), Error> {
         let Publisher { name, directory } = publisher;
-        let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
+        let began = Instant::now();
+        let deadline = until.unwrap_or(began + SUPERSEDE_TIMEOUT).min(began + SUPERSEDE_TIMEOUT);
         let mut warned = false;
         loop {
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -102,16 +107,20 @@ impl Session {
                 Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < deadline => {
                     if !mem::replace(&mut warned, true) {
                         tracing::warn!(
+                            event = "waits_for_other",
+                            path = &*directory.to_string_lossy(),
                             "another connection publishes the files of {directory:?}, or did until it was killed: waiting for its end, so that none of its messages comes after ours"
                         );
                     }
                     self.reopen_channel().await?;
                     tokio::time::sleep(SUPERSEDE_PAUSE).await;
                 }
-                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher)),
+                Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher, began.elapsed())),
                 Some(AMQPSoftError::ACCESSREFUSED) => {
                     tracing::warn!(
-                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia"
+                        event = "no_fence",
+                        queue = name,
+                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia-ingestor-"
                     );
                     return self.reopen_channel().await;
                 }
@@ -125,42 +134,52 @@ impl Session {
         Ok(())
     }
 
-    fn still_held(&self, Publisher { name, directory }: &Publisher) -> Error {
+    fn still_held(&self, Publisher { name, directory }: &Publisher, waited: Duration) -> Error {
         Error::Broker {
             url: self.at.clone(),
             cause: format!(
                 "another connection has published the files of {directory:?} for the last {} s (it holds the queue {name})",
-                SUPERSEDE_TIMEOUT.as_secs()
+                waited.as_secs()
             ),
             next: "stop the other apollonia-ingestor; if there is none, the broker has yet to end the connection of one that was killed: start again",
         }
     }
 
     /// Asks for publisher confirms on this channel.
-    ///
-    /// # Errors
-    /// [`Error::Broker`].
-    pub async fn confirm_publishes(&self) -> Result<(), Error> {
+    async fn confirm_publishes(&self) -> Result<(), Error> {
         answer(&self.at, self.channel.confirm_select(ConfirmSelectOptions::default())).await
     }
 
-    /// Closes the connection, within a timeout. A close that fails costs nothing, because every message that counts is
-    /// confirmed by then.
+    /// Closes the connection, within a timeout.
     pub async fn close(self) {
-        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "done".into())).await;
-        tracing::debug!("connection closed: {closed:?}");
+        close(&self.connection).await;
     }
 }
 
-async fn declare(channel: &Channel) -> lapin::Result<()> {
-    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(exchange(), ExchangeKind::Fanout, durable, FieldTable::default()).await
+/// Closes a connection, within a timeout. A close that fails costs nothing, because every message that counts is confirmed by
+/// then.
+pub(super) async fn close(connection: &Connection) {
+    let closed = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    let error = match closed {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(os_message(&error)),
+        Err(_) => Some("the broker has not answered in time".to_owned()),
+    };
+    tracing::debug!(event = "connection_closed", error, "connection closed");
 }
 
-/// The exchange's name in the type of the protocol.
+/// The routing key of a message: as it is set, and of a removal always the same.
 #[must_use]
-pub fn exchange() -> ShortString {
-    EXCHANGE.into()
+pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
+    if matches!(message.subject, Subject::Removal) {
+        return REMOVED_ROUTING_KEY.into();
+    }
+    if let Some(literal) = key.literal() {
+        return literal.clone();
+    }
+    let Job { directory, name, event, .. } = &message.job;
+    let root = directory.root().path().as_os_str().as_encoded_bytes();
+    key.of(Routed { event: event.name(), path: &directory.below(name), root })
 }
 
 /// The properties that a message is published with.

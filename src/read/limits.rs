@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::buffer::CHUNK_BYTES;
+use crate::advice;
 
 /// The size in bytes up to which a file does not wait for larger ones (contract, 4.7).
 pub const LARGE_BYTES: u64 = 1024 * 1024;
@@ -84,7 +85,8 @@ impl Plan {
 #[must_use]
 pub fn more_memory(workers: usize) -> String {
     format!(
-        "raise RLIMIT_MEMLOCK (LimitMEMLOCK in systemd, ulimit -l) to {} KiB, or lower --workers",
+        "raise RLIMIT_MEMLOCK ({}) to {} KiB, or lower --workers",
+        advice::limit("LimitMEMLOCK", "ulimit -l"),
         locked_bytes(workers, BUFFERS) / 1024
     )
 }
@@ -93,7 +95,8 @@ pub fn more_memory(workers: usize) -> String {
 #[must_use]
 pub fn more_descriptors(workers: usize) -> String {
     format!(
-        "raise RLIMIT_NOFILE (LimitNOFILE in systemd, ulimit -n) to {}, or lower --workers",
+        "raise RLIMIT_NOFILE ({}) to {}, or lower --workers",
+        advice::limit("LimitNOFILE", "ulimit -n"),
         descriptors_wanted(workers)
     )
 }

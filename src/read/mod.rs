@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use readers::Readers;
 
 use crate::cli::ReadEngine;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 
 /// The reading threads that were started.
 pub(crate) struct Started {
@@ -47,7 +47,12 @@ pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -
                 if choice == ReadEngine::IoUring {
                     return Err(Error::Engine { cause, next });
                 }
-                tracing::warn!("io_uring is refused here ({cause}), files are read with the blocking engine; {next}");
+                let error = os_message(&cause);
+                tracing::warn!(
+                    event = "io_uring_refused",
+                    error,
+                    "io_uring is refused here ({error}), files are read with the blocking engine; {next}"
+                );
             }
         }
     }
@@ -62,7 +67,7 @@ pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -
 /// Assigns each volume its share of the rings. Where rings are fewer than volumes, the blocking engine reads the last.
 fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> Result<Started, Error> {
     if let Some((found, cure)) = rings.shortage(wanted) {
-        tracing::warn!("{found}; {cure}");
+        tracing::warn!(event = "limits", error = found, "{found}; {cure}");
     }
     let workers = rings.count().max(volumes.len());
     let files = limits::files_each(workers, limits::descriptors_free());

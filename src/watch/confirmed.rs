@@ -17,8 +17,9 @@
 //! In both the last message says B for good, and the path holds A. So for a path whose confirmed version can reappear, the
 //! row is deleted on disk *before* another version is published:
 //!
-//! - [`can_reappear`] says which paths these are: links, and rows of an earlier run that are not compared yet, because they
-//!   may describe a file of the directory that was there at the time. A regular file that this process has seen in its
+//! - [`can_reappear`] says which paths these are: links, rows of an earlier run that are not compared yet, because they may
+//!   describe a file of the directory that was there at the time, and versions whose time stamps may hide a change
+//!   ([`Version::is_racy`](crate::files::version::Version::is_racy)). A regular file that this process has seen in its
 //!   directory is none of them: to rename or to write it changes its ctime, and ctime is part of the version.
 //! - A job of such a path carries `invalidate_first`. The reader that finds another version than the confirmed one publishes
 //!   nothing and reports a stale row. [`Confirmed::invalidate`] then has the row deleted, and puts [`Known::PUBLISHED`] in
@@ -37,8 +38,10 @@
 
 mod removals;
 
+use std::mem;
 use std::sync::Arc;
 
+use super::departed::Departed;
 use super::pending::{NameLost, Pending};
 use super::tree::{Node, Removed, Tree};
 use crate::error::Error;
@@ -57,6 +60,10 @@ use crate::progress::Progress;
 /// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
 const LAGGING_MAX: usize = 4096;
 
+/// Confirms without a row that are kept for an orderly end, at some 300 bytes each. Those of more are published again by the
+/// next start.
+const WITHHELD_MAX: usize = 4096;
+
 /// The version and the content that a reader found at a path.
 pub(super) struct Read {
     pub(super) version: Version,
@@ -70,6 +77,16 @@ pub(super) struct Read {
 impl Read {
     fn content(&self) -> Content {
         Content { digests: self.digests, size: self.version.size }
+    }
+
+    /// Which message a row of it stands for.
+    fn row_id(&self, node: &Node, name: &Name) -> MessageId {
+        // Metadata alone has changed since the message of an unchanged file, and the id is of the version that it had then.
+        match (self.id, node.last.get(name).and_then(Last::id)) {
+            (Some(_), _) => MessageId::OfVersion,
+            (None, Some(id)) => MessageId::Other(id),
+            (None, None) => MessageId::Unknown,
+        }
     }
 
     pub(super) fn known(&self) -> Known {
@@ -104,6 +121,9 @@ pub(super) struct Confirmed {
     ledger: Option<Ledger>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
     unlisted: Map<Vec<u8>, Map<Name, Loaded>>,
+    /// What was confirmed and got no row, by path: see [`Confirmed::confirm`].
+    withheld: Map<Vec<u8>, Read>,
+    departed: Departed,
     /// What each path's last message was is kept until the path's removal is confirmed: `--removals`.
     removals: bool,
 }
@@ -185,6 +205,9 @@ impl Confirmed {
     /// the paths whose rows may lag.
     pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
         let Some(ledger) = self.ledger.take() else { return };
+        if orderly {
+            self.write_withheld(tree, &ledger);
+        }
         let nodes = tree
             .iter()
             .flat_map(|(_, node)| node.known.iter().map(|(name, known)| (node.directory.prefix(), name, known)));
@@ -198,6 +221,23 @@ impl Confirmed {
         if orderly && lagging.len() <= LAGGING_MAX {
             Self::forget_announced(tree, &ledger);
             ledger.end_exact(lagging);
+        }
+    }
+
+    /// Writes the rows that were withheld because their paths had changed: nothing is published any more, so what was
+    /// confirmed last for these paths stays so.
+    fn write_withheld(&mut self, tree: &Tree, ledger: &Ledger) {
+        if self.withheld.is_empty() {
+            return;
+        }
+        for (_, node) in tree.iter() {
+            for (name, known) in node.known.iter().filter(|(_, known)| known.is_rowless()) {
+                let path = node.directory.absolute(name);
+                if let Some(read) = self.withheld.remove(&path).filter(|read| read.known().rowless() == *known) {
+                    let id = read.row_id(node, name);
+                    ledger.confirm(path, read.version, read.digests, read.racy, id);
+                }
+            }
         }
     }
 
@@ -289,30 +329,38 @@ impl Confirmed {
     }
 
     /// Remembers what was confirmed for a job's path.
-    pub(super) fn confirm(&self, node: &mut Node, job: &Job, read: Read, pending: &Pending) {
+    pub(super) fn confirm(&mut self, node: &mut Node, job: &Job, read: Read, pending: &Pending) {
         debug_assert_eq!(node.directory.prefix(), job.directory.prefix(), "a directory id keeps its path");
         let Job { name, invalidate_first, .. } = job;
-        node.known.insert(Arc::clone(name), read.known());
+        let before = node.known.insert(Arc::clone(name), read.known());
         self.confirm_lost(node, job, &read);
         let Some(ledger) = &self.ledger else { return };
+        let path = node.directory.absolute(name);
         if *invalidate_first && pending.holds(job.directory.id(), name) {
             // The path has changed since, and what was confirmed can reappear after another version.
+            let kept = before.filter(|known| job.known == before && known.is(&read.version, &read.digests));
+            if let Some(known) = kept.filter(|known| !known.is_rowless()) {
+                // The row says so already. The event that waits has left it, or comes to it.
+                node.known.insert(Arc::clone(name), known);
+                return;
+            }
             node.known.insert(Arc::clone(name), read.known().rowless());
-            return self.invalidate_row(ledger, node, name);
+            self.invalidate_row(ledger, node, name);
+            if self.withheld.len() >= WITHHELD_MAX {
+                self.withheld.clear();
+            }
+            self.withheld.insert(path, read);
+        } else {
+            self.withheld.remove(&path);
+            let id = read.row_id(node, name);
+            ledger.confirm(path, read.version, read.digests, read.racy, id);
         }
-        // Metadata alone has changed since the message of an unchanged file, and the id is of the version that it had then.
-        let id = match (read.id, node.last.get(name).and_then(Last::id)) {
-            (Some(_), _) => MessageId::OfVersion,
-            (None, Some(id)) => MessageId::Other(id),
-            (None, None) => MessageId::Unknown,
-        };
-        let Read { version, digests, racy, .. } = read;
-        ledger.confirm(node.directory.absolute(name), version, digests, racy, id);
     }
 
     /// Forgets a name that is gone, or another file's from now on. Call it before the directory's names change, because
     /// [`can_reappear`] asks them whether a regular file had the name.
     pub(super) fn forget(&self, node: &mut Node, name: &Name) {
+        let reappears = can_reappear(node, name);
         if node.known.remove(name).is_none() || node.last.contains_key(name) {
             // The row stays until the removal is confirmed. It is void before anything else is published here, because nothing
             // is known of the path: see `holds_back`.
@@ -320,7 +368,7 @@ impl Confirmed {
         }
         let Some(ledger) = &self.ledger else { return };
         let path = node.directory.absolute(name);
-        if can_reappear(node, name) { ledger.invalidate(&path) } else { ledger.forget(path) }
+        if reappears { ledger.invalidate(&path) } else { ledger.forget(path) }
     }
 
     /// Forgets a name that has come to another file, unless the file's version is the confirmed one: a rescan can have
@@ -343,16 +391,47 @@ impl Confirmed {
         }
     }
 
+    /// Keeps what was confirmed below directories that were removed from their paths: see [`Departed`].
+    pub(super) fn keep_departed(&mut self, removed: &[Removed]) {
+        for Removed { directory, inode, known, .. } in removed {
+            self.departed.keep(*inode, directory.prefix(), known);
+        }
+    }
+
+    /// A directory has entered the tree.
+    pub(super) fn entered(&mut self, node: &mut Node) {
+        if let Some(inode) = node.inode {
+            node.known.extend(self.departed.enter(inode, node.directory.prefix()));
+        }
+    }
+
+    /// A job has ended whose directory has left the tree, so that another version may have been published at its path.
+    pub(super) fn ended_elsewhere(&mut self, job: &Job) {
+        self.departed.forget(job.directory.prefix(), &job.name);
+    }
+
+    /// Whether a directory that left its path is kept for the rescan.
+    pub(super) fn may_come_back(&self, node: &Node) -> bool {
+        node.inode.is_some_and(|inode| self.departed.keeps(inode, node.directory.prefix()))
+    }
+
+    /// The rescan has ended for which departed directories were kept. Returns whether there were any.
+    pub(super) fn forget_departed(&mut self) -> bool {
+        mem::take(&mut self.departed).has_kept()
+    }
+
     /// Has all rows deleted below directories that were removed from their paths, because they can come back. Each directory
     /// comes before those below it.
-    pub(super) fn removed(&self, removed: &[Removed]) {
+    pub(super) fn removed(&self, removed: &[Removed], tree: &Tree) {
         let Some(ledger) = &self.ledger else { return };
         if self.removals {
             // Rows of files that had a message are needed for their removals, and each is void before another is published.
-            let rows = removed
-                .iter()
-                .flat_map(|Removed { directory, known, .. }| known.keys().map(|name| directory.absolute(name)));
-            return rows.for_each(|path| ledger.invalidate(&path));
+            for Removed { id, directory, known, .. } in removed {
+                let last = tree.with_draining(*id).map(|node| &node.last);
+                let rows = known.keys().filter(|name| last.is_none_or(|last| !last.contains_key(*name)));
+                rows.for_each(|name| ledger.invalidate(&directory.absolute(name)));
+            }
+            return;
         }
         let mut tops: Vec<(&Directory, bool)> = Vec::new();
         for Removed { directory, known, .. } in removed {
@@ -370,10 +449,11 @@ impl Confirmed {
     }
 }
 
-/// Whether the version that is known for a name can be replaced and reappear unchanged: it is what a link leads to, or a
-/// loaded row that is not compared yet. A regular file's version, seen in this directory, shows each change by its ctime.
+/// Whether the version that is known for a name can be replaced and reappear unchanged: it is what a link leads to, a loaded
+/// row that is not compared yet, or of this second where time stamps are of whole seconds. Any other version of a regular
+/// file, seen in this directory, shows each change by its ctime.
 fn can_reappear(node: &Node, name: &Name) -> bool {
-    node.loaded || !node.directory.contains(name)
+    node.loaded || !node.directory.contains(name) || node.known.get(name).is_some_and(|known| known.is_racy())
 }
 
 /// Whether a file of this version is the one that is known for a name, although an event says that the name was taken away:

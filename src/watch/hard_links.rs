@@ -52,15 +52,16 @@ struct Published {
 }
 
 impl Published {
-    fn of(version: &Version) -> Self {
-        Self { changed: version.changed, fingerprint: Some(version.fingerprint()) }
+    /// `racy`: the version may hide that two contents were published ([`Version::is_racy`]).
+    fn of(version: &Version, racy: bool) -> Self {
+        Self { changed: version.changed, fingerprint: Some(version.fingerprint()).filter(|_| !racy) }
     }
 
     /// The one that is published after this. A name can be read before a write and published after another name that was
     /// read behind it; its ctime is the older one then, or the same where stamps are coarse.
     /// A clock that was set back costs one more read.
-    fn then(self, version: &Version) -> Self {
-        let next = Self::of(version);
+    fn then(self, version: &Version, racy: bool) -> Self {
+        let next = Self::of(version, racy);
         let time = |stamp: Timestamp| (stamp.seconds, stamp.nanoseconds);
         let overtaken = next.fingerprint != self.fingerprint && time(next.changed) <= time(self.changed);
         Self { fingerprint: if overtaken { None } else { next.fingerprint }, ..next }
@@ -84,20 +85,20 @@ pub(crate) enum Others {
 
 impl HardLinks {
     /// A file with several names was published under this one.
-    pub(crate) fn published(&mut self, version: &Version, id: DirectoryId, name: &Name) -> Others {
+    pub(crate) fn published(&mut self, version: &Version, racy: bool, id: DirectoryId, name: &Name) -> Others {
         let inode = version.inode;
         self.seen(inode, id, name);
         if let Some(file) = self.files.get_mut(&inode) {
-            let fingerprint = file.last.then(version).fingerprint;
-            file.last = Published::of(version);
+            let fingerprint = file.last.then(version, racy).fingerprint;
+            file.last = Published::of(version, racy);
             let to_read = file.names.iter().filter(|(at, it)| fingerprint.is_none() || (*at, it) != (id, name));
             return Others::Known(to_read.map(|(id, name)| (*id, Name::clone(name), fingerprint)).collect());
         }
         if self.wanted.len() >= WANTED_MAX && !self.wanted.contains_key(&inode) {
             return Others::Full;
         }
-        let first = Published::of(version);
-        self.wanted.entry(inode).and_modify(|last| *last = last.then(version)).or_insert(first);
+        let first = Published::of(version, racy);
+        self.wanted.entry(inode).and_modify(|last| *last = last.then(version, racy)).or_insert(first);
         Others::Wanted
     }
 
@@ -108,6 +109,24 @@ impl HardLinks {
             file.names.push((id, Name::clone(name)));
             self.len += 1;
         }
+    }
+
+    /// A file that may have several names lost this one, by which it may have been written since it was published last. Returns
+    /// its other names, as far as they are known; a search that is due finds them.
+    pub(crate) fn lost(&mut self, inode: u64, id: DirectoryId, name: &Name) -> Names {
+        if let Some(last) = self.wanted.get_mut(&inode) {
+            last.fingerprint = None;
+        }
+        let Some(file) = self.files.get_mut(&inode) else { return Names::new() };
+        file.last.fingerprint = None;
+        let before = file.names.len();
+        file.names.retain(|(at, it)| (*at, it) != (id, name));
+        self.len -= before - file.names.len();
+        file.names.iter().map(|(id, name)| (*id, Name::clone(name), None)).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.wanted.is_empty()
     }
 
     /// When the next search is due, if a file waits for one.
@@ -164,23 +183,34 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_may_hide_another_content_is_read_by_all_names() {
+        let (mut links, now) = (HardLinks::default(), Instant::now());
+        let (a, b) = (name("a"), name("b"));
+        assert_eq!(links.published(&version(7, 1), true, HERE, &a), Others::Wanted);
+        let found = links.search([(HERE, &a, 7), (HERE, &b, 7)].into_iter(), now);
+        let both = vec![(HERE, a.clone(), None), (HERE, b.clone(), None)];
+        assert_eq!(found, both);
+        assert_eq!(links.published(&version(7, 1), true, HERE, &b), Others::Known(both));
+    }
+
+    #[test]
     fn names_are_searched_for_once_and_later_ones_join() {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let (a, b, c, other) = (name("a"), name("b"), name("c"), name("other"));
         assert_eq!(links.next_time(now), None);
-        assert_eq!(links.published(&version(7, 1), HERE, &b), Others::Wanted);
+        assert_eq!(links.published(&version(7, 1), false, HERE, &b), Others::Wanted);
         assert_eq!(links.next_time(now), Some(now));
         let known = [(HERE, &a, 7), (HERE, &other, 8), (HERE, &b, 7)];
         let found = links.search(known.into_iter(), now);
         assert_eq!(found, [(HERE, a.clone(), fingerprint(1)), (HERE, b.clone(), fingerprint(1))]);
         assert_eq!(links.next_time(now), None);
         let others = vec![(HERE, a.clone(), fingerprint(2))];
-        assert_eq!(links.published(&version(7, 2), HERE, &b), Others::Known(others));
+        assert_eq!(links.published(&version(7, 2), false, HERE, &b), Others::Known(others));
         let others = vec![(HERE, a.clone(), fingerprint(3)), (HERE, b.clone(), fingerprint(3))];
-        assert_eq!(links.published(&version(7, 3), HERE, &c), Others::Known(others));
+        assert_eq!(links.published(&version(7, 3), false, HERE, &c), Others::Known(others));
         links.seen(8, HERE, &other);
         assert_eq!(
-            links.published(&version(8, 1), HERE, &other),
+            links.published(&version(8, 1), false, HERE, &other),
             Others::Wanted,
             "nothing is kept for a file that was not published"
         );
@@ -191,17 +221,17 @@ mod tests {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let (a, b) = (name("a"), name("b"));
         // Before the search.
-        links.published(&version(7, 2), HERE, &a);
-        links.published(&version(7, 1), HERE, &b);
+        links.published(&version(7, 2), false, HERE, &a);
+        links.published(&version(7, 1), false, HERE, &b);
         let known = [(HERE, &a, 7), (HERE, &b, 7)];
         assert_eq!(links.search(known.into_iter(), now), [(HERE, a.clone(), None), (HERE, b.clone(), None)]);
         // And after it.
         let others = vec![(HERE, b.clone(), fingerprint(4))];
-        assert_eq!(links.published(&version(7, 4), HERE, &a), Others::Known(others));
+        assert_eq!(links.published(&version(7, 4), false, HERE, &a), Others::Known(others));
         let both = vec![(HERE, a.clone(), None), (HERE, b.clone(), None)];
-        assert_eq!(links.published(&version(7, 3), HERE, &b), Others::Known(both));
+        assert_eq!(links.published(&version(7, 3), false, HERE, &b), Others::Known(both));
         let others = vec![(HERE, a, fingerprint(4))];
-        assert_eq!(links.published(&version(7, 4), HERE, &b), Others::Known(others));
+        assert_eq!(links.published(&version(7, 4), false, HERE, &b), Others::Known(others));
     }
 
     #[test]
@@ -209,11 +239,11 @@ mod tests {
         let (mut links, now) = (HardLinks::default(), Instant::now());
         let a = name("a");
         for inode in 0..WANTED_MAX as u64 {
-            assert_eq!(links.published(&version(inode, 1), HERE, &a), Others::Wanted);
+            assert_eq!(links.published(&version(inode, 1), false, HERE, &a), Others::Wanted);
         }
-        assert_eq!(links.published(&version(u64::MAX, 1), HERE, &a), Others::Full);
+        assert_eq!(links.published(&version(u64::MAX, 1), false, HERE, &a), Others::Full);
         links.search(iter::empty(), now);
-        assert_eq!(links.published(&version(u64::MAX, 1), HERE, &a), Others::Wanted);
+        assert_eq!(links.published(&version(u64::MAX, 1), false, HERE, &a), Others::Wanted);
         links.search(iter::empty(), now);
         assert_eq!(links.files.len(), 1, "the others are dropped");
     }

@@ -10,7 +10,7 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::fs::inotify::{WatchFlags, add_watch, remove_watch};
 use rustix::io::Errno;
 
-use crate::error::Error;
+use crate::error::{Error, os_message};
 
 /// Bytes of one read. Two of them empty a full queue of the default length (`fs.inotify.max_queued_events`, 16384) if the
 /// names are short.
@@ -109,7 +109,9 @@ impl Watch {
     /// [`Error::Internal`] when no descriptor is left.
     pub fn watches(&self) -> Result<Watches, Error> {
         let instance = self.inotify.as_fd().try_clone_to_owned();
-        instance.map(Watches).map_err(|error| Error::Internal(format!("a descriptor for watches: {error}")))
+        instance
+            .map(Watches)
+            .map_err(|error| Error::Internal(format!("a descriptor for watches: {}", os_message(&error))))
     }
 
     /// Passes the events of one read to `take`. Returns whether there were any.
@@ -122,7 +124,7 @@ impl Watch {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Ok(false);
             }
-            Err(error) => return Err(Error::Internal(format!("reading inotify events: {error}"))),
+            Err(error) => return Err(Error::Internal(format!("reading inotify events: {}", os_message(&error)))),
         };
         for event in events {
             let watch_id = WatchId(event.wd.get_watch_descriptor_id());

@@ -5,6 +5,7 @@
 //! was being handled: one file when idle, more under load.
 
 mod confirmed;
+mod departed;
 pub mod hard_links;
 pub mod inotify;
 pub mod links;
@@ -31,6 +32,7 @@ use crate::files::root::Root;
 use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::ledger::store::Store;
+use crate::logging::failed;
 use crate::mailbox::Notice;
 use crate::metrics::Totals;
 use crate::notify;
@@ -91,11 +93,13 @@ impl Watcher {
         };
         // Whatever has ended it: what was reported counts.
         let rest = self.read_rest();
+        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
+        // What has ended it comes before the totals, which are the last line of every run.
+        let ended = followed.and(drained).and(rest).map_err(failed);
         self.log_end();
         self.progress.watch.done(1);
-        let orderly = followed.is_ok() && drained.is_ok() && rest.is_ok();
         self.state.end(orderly && !self.dispatcher.may_have_published());
-        followed.and(drained).and(rest)
+        ended
     }
 
     fn follow(&mut self) -> Result<(), Error> {
@@ -162,7 +166,17 @@ impl Watcher {
                     reports.into_iter().for_each(|report| self.state.complete(report, now, time_of_day));
                 }
                 Notice::Failed(error) => return Err(error),
-                Notice::Stop => return Ok(true),
+                // What is not found now is found at the next start.
+                Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
+                Notice::Rescan => self.state.rescan_on_signal(now),
+                Notice::Stop(signal) => {
+                    tracing::info!(
+                        event = "stopping",
+                        %signal,
+                        "{signal}: files in progress are finished; a second signal ends at once"
+                    );
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -197,6 +211,9 @@ impl Watcher {
             }
             if left.is_zero() {
                 tracing::warn!(
+                    event = "left_in_progress",
+                    files = self.dispatcher.in_flight(),
+                    seconds = STOP_TIMEOUT.as_secs(),
                     "{} files were still in progress after {} s and are left unconfirmed",
                     self.dispatcher.in_flight(),
                     STOP_TIMEOUT.as_secs()
@@ -212,9 +229,18 @@ impl Watcher {
     fn log_end(&mut self) {
         self.state.report_held_back();
         let Totals { files, bytes, confirmed, failed, gone, refused } = self.progress.metrics.totals();
-        let left = self.state.left_unpublished();
+        let (left, more) = self.state.left_unpublished();
+        let at_least = if more { "at least " } else { "" };
         tracing::info!(
-            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
+            event = "stopped",
+            files,
+            bytes,
+            confirmed,
+            left,
+            failed,
+            gone,
+            refused,
+            "stopped: {files} files and {bytes} bytes read, {confirmed} messages confirmed, {at_least}{left} left unpublished, {failed} failures, {gone} gone before they could be read, {refused} links refused"
         );
     }
 }

@@ -116,6 +116,11 @@ impl Rescan {
         self.everything
     }
 
+    /// Whether a rescan of the whole tree is to begin or under way.
+    pub(crate) fn is_whole_outstanding(&self) -> bool {
+        self.needed || self.whole
+    }
+
     /// Whether there may be files that nothing has found yet.
     pub(crate) fn is_outstanding(&self) -> bool {
         self.needed || self.whole || self.running()
@@ -139,7 +144,7 @@ impl Rescan {
         }
     }
 
-    /// The timer asks for a rescan of the whole tree.
+    /// The timer or a signal asks for a rescan of the whole tree.
     pub(crate) fn ask_now(&mut self, now: Instant) {
         self.needed = true;
         self.not_before = Some(now);

@@ -22,7 +22,9 @@ fn a_connection_closed_by_the_broker_ends_the_service_in_one_line() {
     let (_root, data, _) = directories();
     let service = Setup::watch(&data, &url).spawn();
     service.wait_ready();
-    broker.disconnect(&url, service).expect_code(1).assert_one_error("");
+    let ended = broker.disconnect(&url, service).expect_code(1);
+    ended.assert_one_error("connection");
+    ended.assert_error_before_totals();
 }
 
 #[test]

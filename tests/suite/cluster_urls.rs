@@ -1,10 +1,15 @@
 //! Several hosts in the connection string are tried in turn, and the broker's own list names the service.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
 
 use crate::support::broker::{self, Broker, vhost_of};
+use crate::support::namespaces::{self, Mounted};
 use crate::support::service::{Service, assert_no_warning};
 use crate::support::setup::Setup;
+use crate::support::skip;
 use crate::support::wait::retry;
 use crate::support::world::{World, directories};
 
@@ -100,6 +105,57 @@ fn when_no_host_can_be_used_one_line_names_them_all() {
             ended.assert_one_line(&[&format!("{host}: ")]);
         }
         assert!(!ended.stderr.contains("hunter2"), "a password: {}", ended.stderr);
+    }
+}
+
+/// A listener that never answers at 127.0.0.1, and another at 127.0.0.2, the same port, which passes one connection on to the
+/// broker's port.
+fn silent_first(to: u16) -> (TcpListener, u16) {
+    let (silent, passing) = (1..100)
+        .find_map(|_| {
+            let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+            let second = TcpListener::bind(("127.0.0.2", silent.local_addr().unwrap().port())).ok()?;
+            Some((silent, second))
+        })
+        .expect("a port that is free at both addresses");
+    thread::spawn(move || {
+        let (client, _) = passing.accept().unwrap();
+        let broker = TcpStream::connect(("127.0.0.1", to)).unwrap();
+        let (mut from, mut back) = (client.try_clone().unwrap(), broker.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut from, &mut &broker));
+        io::copy(&mut back, &mut &client)
+    });
+    let port = silent.local_addr().unwrap().port();
+    silent.set_nonblocking(true).unwrap();
+    (silent, port)
+}
+
+#[test]
+fn every_address_of_a_host_is_tried_and_none_takes_the_time_of_the_others() {
+    if !namespaces::are_allowed() {
+        return skip("no user namespaces here");
+    }
+    let (_root, _, outside) = directories();
+    let hosts = outside.join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.2 localhost\n").unwrap();
+    let broker = broker::shared();
+    let ca = broker.authority.file(&outside);
+    let vhost = broker.vhost();
+    // Both at once, because each waits for half of its ten seconds.
+    let begun = [("amqp", broker.port()), ("amqps", broker.tls_port())].map(|(scheme, to)| {
+        let (silent, port) = silent_first(to);
+        let url = format!("{scheme}://guest:guest@localhost:{port}/{}", vhost_of(&vhost));
+        let setup = Setup::new(&["listen", "--timeout", "1"])
+            .env("AMQP_CONNECTION_STRING", url)
+            .env("LOG_LEVEL", "DEBUG")
+            .env("INGESTOR_AMQP_CA_FILE", if scheme == "amqps" { ca.as_os_str() } else { "".as_ref() });
+        let etc_hosts = Path::new("/etc/hosts");
+        (silent, namespaces::with_mounts(setup, &[(Mounted::Bind(&hosts), etc_hosts)]).spawn())
+    });
+    for (silent, service) in begun {
+        let ended = service.wait_exit().expect_code(0);
+        assert!(silent.accept().is_ok(), "the first address was not asked:\n{}", ended.stderr);
+        assert!(ended.stderr.contains("has not answered for 5 s"), "{}", ended.stderr);
     }
 }
 

@@ -40,6 +40,19 @@ fn every_alert_names_a_metric_that_exists() {
     assert_answered(&queries);
 }
 
+#[test]
+fn a_container_is_there_after_a_boot_and_a_reload_is_a_rescan() {
+    let read = |path| fs::read_to_string(path).expect("a file of the project");
+    let compose = read(deploy("compose.yaml"));
+    let restarts: Vec<&str> = compose.lines().filter(|line| line.trim().starts_with("restart: ")).collect();
+    assert!(restarts.len() >= 2 && restarts.iter().all(|line| line.ends_with(" unless-stopped")), "{restarts:?}");
+    let readme = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let runs = readme.lines().filter(|line| line.contains("docker run -d")).collect::<Vec<_>>();
+    assert!(!runs.is_empty() && runs.iter().all(|line| line.contains("--restart unless-stopped")), "{runs:?}");
+    let unit = read(deploy("apollonia-ingestor.service"));
+    assert!(unit.lines().any(|line| line == "ExecReload=/bin/kill -HUP $MAINPID"), "{unit}");
+}
+
 fn deploy(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }

@@ -87,4 +87,5 @@ fn a_scan_into_a_file_that_may_not_grow_ends_with_one_line() {
     let ended = Setup::of(Path::new("bash"), &["-c", &script]).run().expect_code(1);
     ended.assert_one_error("standard output");
     ended.assert_one_error("ulimit -f");
+    assert!(!ended.stderr.contains("LimitFSIZE"), "a scan has no unit: {}", ended.stderr);
 }

@@ -1,14 +1,13 @@
 //! What was published nowhere is not confirmed, and a service without a ledger warns of what it may lose.
 
 use std::fs;
-use std::io;
-use std::os::fd::IntoRawFd;
 use std::path::Path;
 
 use crate::support::broker;
 use crate::support::control::{get, wait_for_metrics};
 use crate::support::ledger;
 use crate::support::setup::Setup;
+use crate::support::streams::{with, without};
 use crate::support::world::directories;
 
 fn watch(data: &Path, state: &Path, output: &str) -> Setup {
@@ -45,27 +44,13 @@ fn the_output_none_confirms_nothing() {
     assert!(ended.warnings().is_empty(), "{}", ended.stderr);
 }
 
-/// Starts the program without a standard output.
 fn without_stdout(setup: Setup) -> Setup {
-    // SAFETY: close is async-signal-safe, and the descriptor is the new process's own.
-    let close = || match unsafe { libc::close(libc::STDOUT_FILENO) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: as above; nothing is allocated but by an error that ends the test.
-    unsafe { setup.before_exec(close) }
+    without(setup, &[libc::STDOUT_FILENO])
 }
 
 /// Starts the program with a standard output that cannot be written.
 fn with_unwritable_stdout(setup: Setup) -> Setup {
-    let unwritable = fs::File::open("/dev/null").unwrap().into_raw_fd();
-    // SAFETY: dup2 is async-signal-safe, and both descriptors are the new process's own.
-    let replace = move || match unsafe { libc::dup2(unwritable, libc::STDOUT_FILENO) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    };
-    // SAFETY: as above; nothing is allocated but by an error that ends the test.
-    unsafe { setup.before_exec(replace) }
+    with(setup, libc::STDOUT_FILENO, fs::File::open("/dev/null").unwrap())
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! `scan` publishes the files that are there and ends; `listen` prints messages.
 
 use std::fs;
+use std::io::{BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::broker::{self, vhost_of};
-use crate::support::consumer::Consumer;
+use crate::support::consumer::{Consumer, publish};
 use crate::support::files::{chmod, fifo, noise, sha256};
 use crate::support::is_root;
 use crate::support::message::Message;
@@ -109,6 +112,7 @@ fn a_scan_that_cannot_read_a_file_publishes_the_others_and_fails() {
     let setup = if is_root() { setup.by_nobody() } else { setup };
     let ended = setup.run().expect_code(1);
     assert_eq!(paths_below(&messages(&ended), &data), ["readable"]);
+    ended.assert_error_before_totals();
     let path = data.join("unreadable");
     assert!(ended.stderr.contains(path.to_str().unwrap()), "{}", ended.stderr);
 }
@@ -183,8 +187,53 @@ fn listen_prints_no_more_than_its_count() {
 #[test]
 fn listen_ends_after_its_timeout() {
     let url = broker::shared().vhost();
-    let ended = Setup::new(&["listen", "--timeout", "1"]).env("AMQP_CONNECTION_STRING", &url).run().expect_code(0);
-    assert_eq!(ended.stdout, "");
+    let setup = |words: &[&str]| Setup::new(words).env("AMQP_CONNECTION_STRING", &url);
+    // Side by side, because each waits out its time.
+    let counting = setup(&["listen", "--timeout", "1", "--count", "2"]).spawn();
+    let ended = setup(&["listen", "--timeout", "1"]).run().expect_code(0);
+    assert_eq!((ended.stdout.as_str(), ended.errors().len()), ("", 0));
+    let fewer = counting.wait_exit().expect_code(1);
+    fewer.assert_one_error("0 of 2 messages");
+}
+
+#[test]
+fn listen_prints_json_objects_alone() {
+    let url = broker::shared().vhost();
+    let listener = listen(&url, &["--count", "3"]);
+    let others: [&[u8]; 8] =
+        [b"", b"text", b"[1]", b"1", b"\xff", b"{\"a\":1}\n{\"b\":2}", b"{\"a\":\"\n\"}", b"{\"a\":1"];
+    others.iter().for_each(|body| publish(&url, body));
+    for body in ["{\"one\": 1}", "{\"two\":\n {\"a b\": [1,\r\n\t2]}\n}", "{}"] {
+        publish(&url, body.as_bytes());
+    }
+    let ended = listener.wait_exit().expect_code(0);
+    assert_eq!(ended.stdout, "{\"one\": 1}\n{\"two\":{\"a b\":[1,2]}}\n{}\n");
+    assert_eq!(ended.warnings().len(), others.len(), "{}", ended.stderr);
+}
+
+#[test]
+fn listen_hears_a_signal_while_nobody_reads_it_and_ends_silently_with_its_reader() {
+    let url = broker::shared().vhost();
+    let start = |arguments: &[&str]| {
+        let setup = Setup::new(&["listen"]).args(arguments).env("AMQP_CONNECTION_STRING", &url);
+        let (service, stdout) = setup.spawn_held();
+        service.wait_ready();
+        (service, stdout)
+    };
+    let (waiting, mut unread) = start(&["--count", "20"]);
+    let (abandoned, reader) = start(&[]);
+    let (idle, closed) = start(&[]);
+    drop(closed);
+    assert_eq!(idle.wait_exit().expect_code(0).errors().len(), 0);
+    let body = format!("{{\"long\":\"{}\"}}", "x".repeat(60_000));
+    (0..10).for_each(|_| publish(&url, body.as_bytes()));
+    // Each waits for its reader, in the middle of a line.
+    unread.read_exact(&mut [0; 1]).unwrap();
+    BufReader::new(reader).read_exact(&mut [0; 1]).unwrap();
+    let ended = abandoned.wait_exit().expect_code(0);
+    assert_eq!((ended.errors().len(), ended.warnings().len()), (0, 0), "{}", ended.stderr);
+    waiting.signal(Signal::TERM);
+    waiting.wait_exit().expect_code(1).assert_one_error("of 20 messages");
 }
 
 #[test]

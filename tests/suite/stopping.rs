@@ -74,6 +74,7 @@ fn a_signal_while_a_file_is_still_being_written_is_a_clean_end() {
 fn assert_ends_without_its_directory(mut world: World) {
     let ended = world.take_service().wait_exit().expect_code(1);
     ended.assert_one_error(world.data.to_str().unwrap());
+    ended.assert_error_before_totals();
 }
 
 #[test]

@@ -1,46 +1,13 @@
 //! The watchdog is fed only while every stage makes progress, and `health` reports a stage that stalls.
 
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 
 use crate::support::broker::Broker;
 use crate::support::control::{health, health_command, wait_for_health};
+use crate::support::service_manager::{Manager, position};
 use crate::support::setup::Setup;
 use crate::support::wait::TIMEOUT;
 use crate::support::world::directories;
-
-/// The service manager, with the lines that it was notified of so far.
-struct Manager {
-    socket: UnixDatagram,
-    lines: Vec<String>,
-}
-
-impl Manager {
-    fn listen(path: &Path) -> Self {
-        let socket = UnixDatagram::bind(path).expect("a socket for the notifications");
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-        Self { socket, lines: Vec::new() }
-    }
-
-    #[track_caller]
-    fn wait_for(&mut self, what: &str, enough: impl Fn(&[String]) -> bool) {
-        let deadline = Instant::now() + TIMEOUT;
-        let mut datagram = [0; 4096];
-        while !enough(&self.lines) {
-            assert!(Instant::now() < deadline, "{what} did not come; the lines so far: {:#?}", self.lines);
-            if let Ok(length) = self.socket.recv(&mut datagram) {
-                self.lines.extend(String::from_utf8_lossy(&datagram[..length]).lines().map(str::to_owned));
-            }
-        }
-    }
-}
-
-fn position(lines: &[String], wanted: &str) -> Option<usize> {
-    lines.iter().position(|line| line.starts_with(wanted))
-}
 
 #[test]
 fn the_watchdog_is_fed_while_every_stage_makes_progress() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, os_message};
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -46,7 +46,7 @@ impl Check {
             Error::DataDirectory { path, cause, .. } | Error::StateDirectory { path, cause, .. } => {
                 format!("{path:?}: {cause}")
             }
-            Error::Watch { path, cause, .. } => format!("{path:?}: {cause}"),
+            Error::Watch { path, cause, .. } => format!("{path:?}: {}", os_message(cause)),
             Error::Broker { url, cause, .. } => format!("{url}: {cause}"),
             other => other.cause(),
         };

@@ -1,6 +1,7 @@
 //! `doctor`: a check for everything that the service needs on this machine, each with its cure.
 //!
-//! It changes nothing: it declares no exchange, makes no directory, takes no lock. A setting that the service would refuse
+//! It leaves nothing behind: it declares no exchange, makes no directory, takes no lock. A queue that it has to declare to see
+//! whether it may is exclusive, so it goes with the connection. A setting that the service would refuse
 //! is a failed check here, by the same rules ([`crate::config`]).
 
 mod broker;
@@ -11,16 +12,16 @@ mod mounts;
 mod service;
 mod state;
 
-use std::io::{self, Write};
-
 use check::{Check, Status};
 use serde::Serialize;
 
-use crate::cli::Settings;
+use crate::cli::{self, Settings, UnknownVariable};
 use crate::config;
 use crate::error::Error;
 use crate::files::root::raise_lease_capability;
 use crate::filter::Filter;
+use crate::shown::{json_line, line};
+use crate::streams::stdout::print;
 
 #[derive(Serialize)]
 struct Findings {
@@ -45,20 +46,30 @@ pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
     let text = if json {
         let mut object = simd_json::to_string(&Findings { status, version: env!("CARGO_PKG_VERSION"), checks })
             .map_err(|error| Error::Internal(format!("the findings cannot be written: {error}")))?;
+        object = json_line(&object);
         object.push('\n');
         object
     } else {
-        checks.iter().map(|check| format!("{check}\n")).collect()
+        checks.iter().map(|check| line(check) + "\n").collect()
     };
-    io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)?;
+    print(&text)?;
     if failed > 0 { Err(Error::Unfit { failed, total }) } else { Ok(()) }
 }
 
 /// The settings that no other check covers.
 fn sound(settings: &Settings) -> Check {
     let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial);
-    match filter.and_then(|_| config::catch_up(settings)) {
-        Ok(_) => Check::ok("settings", "they can be used"),
-        Err(error) => Check::refused("settings", &error),
+    let unknown = cli::unknown_variables();
+    match (filter.and_then(|_| config::catch_up(settings)), unknown.first()) {
+        (Err(error), _) => Check::refused("settings", &error),
+        (Ok(_), Some(UnknownVariable { name, nearest })) => {
+            let more = match unknown.len() - 1 {
+                0 => String::new(),
+                more => format!(", and neither are {more} more"),
+            };
+            let found = format!("they can be used, but the variable {name} is none{more}");
+            Check::warn("settings", found, format!("write {nearest}, if that is meant, or unset it"))
+        }
+        (Ok(_), None) => Check::ok("settings", "they can be used"),
     }
 }

@@ -1,34 +1,34 @@
 //! A service that runs here already, the control socket, and the address for metrics.
 
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::check::{Check, Status};
 use crate::cli::Settings;
 use crate::commands::health::Question;
+use crate::config::SocketPlaces;
 use crate::error::{Error, os_message};
 use crate::{config, control};
 
 const NAME: &str = "service";
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
-    let socket = config::control_socket(settings);
-    let running = running(&socket);
+    let places = config::socket_places(settings);
+    let running = running(&places);
     let runs = running.is_some();
-    let mut checks = vec![running.unwrap_or_else(|| free_path(&socket, settings))];
+    let mut checks = vec![running.unwrap_or_else(|| free_place(&places))];
     checks.extend(settings.metrics_address.map(|address| metrics_address(address, runs)));
     checks
 }
 
 /// The service that answers at the socket, with its own line; `None` where none answers.
-fn running(socket: &Path) -> Option<Check> {
-    match crate::commands::health::ask(socket, Question::Alive) {
+fn running(places: &SocketPlaces) -> Option<Check> {
+    match crate::commands::health::ask(places, Question::Alive) {
         Ok(line) => Some(Check::ok(NAME, format!("one runs here: {line}"))),
         Err(Error::Unhealthy(line)) => Some(Check::warn(NAME, format!("one runs here: {line}"), "see its log")),
-        Err(Error::NoService { cause, .. }) if UnixStream::connect(socket).is_ok() => {
+        Err(Error::NoService { socket, cause }) if control::is_listened_at(&socket) => {
             let cure =
                 "see the log of what runs there; where that is no apollonia-ingestor, name another --control-socket";
             Some(Check::warn(NAME, format!("somebody listens at {socket:?}: {cause}"), cure))
@@ -39,22 +39,32 @@ fn running(socket: &Path) -> Option<Check> {
 }
 
 /// Checks that the control socket could be made where no service answers.
-fn free_path(socket: &Path, settings: &Settings) -> Check {
-    let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let writable = || accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
-    let free = control::place_is_free(socket)
-        .and_then(|()| writable().map_err(|errno| format!("{parent:?}: {}", os_message(&errno.into()))));
-    match free {
-        Ok(()) => Check::ok(NAME, format!("none answers at {socket:?}")),
-        Err(cause) if settings.control_socket.is_some() => {
-            Check::refused(NAME, &Error::ControlSocket { path: socket.to_owned(), cause })
+fn free_place(places: &SocketPlaces) -> Check {
+    let first = places.made.first().map_or(Path::new(""), PathBuf::as_path);
+    let cause = match could_be_made(first) {
+        Ok(()) => return Check::ok(NAME, format!("none answers at {first:?}")),
+        Err(cause) if places.by_name => {
+            return Check::refused(NAME, &Error::ControlSocket { path: first.to_owned(), cause });
         }
-        Err(cause) => Check::warn(
+        Err(cause) => cause,
+    };
+    let found = format!("none answers at {first:?}, and a service could not make its socket there: {cause}");
+    match places.made.iter().find(|place| could_be_made(place).is_ok()) {
+        Some(other) => Check::warn(
             NAME,
-            format!("none answers at {socket:?}, and a service could not make its socket there: {cause}"),
-            "set --control-socket (INGESTOR_CONTROL_SOCKET)",
+            format!("{found}; it would make it at {other:?}"),
+            "set --control-socket (INGESTOR_CONTROL_SOCKET), which `health` asks too",
         ),
+        None => Check::warn(NAME, found, "set --control-socket (INGESTOR_CONTROL_SOCKET)"),
     }
+}
+
+/// Whether a service could make its socket at this path, or the reason why not.
+fn could_be_made(socket: &Path) -> Result<(), String> {
+    let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    control::place_is_free(socket)?;
+    accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| format!("{parent:?}: {}", os_message(&errno)))
 }
 
 /// Checks the address for metrics. Where a service `runs` here, it may be the one that has bound the address.

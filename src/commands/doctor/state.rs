@@ -42,8 +42,15 @@ fn directory(path: &Path) -> Result<Check, Check> {
         (true, true) => format!("{path:?} is in use by a running service"),
         (true, false) => format!("{path:?} can be used"),
     };
+    let found =
+        if is_open_to_all(&existing, &absolute) { found + "; all users can see the names in it" } else { found };
     ledger(path, &absolute.join(FILE), &found)?;
     Ok(free_space(&existing, found))
+}
+
+/// Whether a state directory that exists can be read by all users: the ledger holds the names of all files.
+fn is_open_to_all(existing: &Path, absolute: &Path) -> bool {
+    existing == absolute && existing.metadata().is_ok_and(|there| there.mode() & 0o005 == 0o005)
 }
 
 /// The deepest directory of the path that exists, once this user may make or use a directory there.
@@ -60,7 +67,7 @@ fn existing(path: &Path, absolute: &Path) -> Result<PathBuf, Check> {
         Ok(()) => Ok(existing.to_owned()),
         Err(errno) => Err(Check::fail(
             NAME,
-            format!("{existing:?} cannot be read and written: {}", os_message(&errno.into())),
+            format!("{existing:?} cannot be read and written: {}", os_message(&errno)),
             "give this user the right to write there, or name another directory",
         )),
     }
@@ -73,7 +80,7 @@ fn ledger(path: &Path, ledger: &Path, found: &str) -> Result<(), Check> {
         Err(errno) => {
             return Err(Check::warn(
                 NAME,
-                format!("{found}, but not {ledger:?}: {}; it would count as empty", os_message(&errno.into())),
+                format!("{found}, but not {ledger:?}: {}; it would count as empty", os_message(&errno)),
                 "give this user the right to read and write it, or move it away",
             ));
         }

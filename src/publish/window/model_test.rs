@@ -1,8 +1,9 @@
-//! The confirm window against a naive model: a broker that takes, rejects or returns messages, a client that attaches each
-//! return to the confirm that it resolves next, and confirms in any order. The model is a list of all messages with their
-//! states, and scans it for each answer that it expects of the window.
+//! The confirm window against a naive model: a broker that takes, rejects or returns messages, closes the channel for a
+//! message that is too large, and goes away; a client that attaches each return to the confirm that it resolves next, and
+//! confirms in any order. The model is a list of all messages with their states, and scans it for each answer that it
+//! expects of the window.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -22,6 +23,10 @@ enum Step {
     Handle(usize, Fate),
     /// The broker confirms some messages that it has handled, in any order, and the loop resolves them together.
     Confirm(Vec<usize>),
+    /// The pipeline has a new message that is larger than the broker takes.
+    AddLarge(usize),
+    /// The broker handles so many messages, some of its confirms arrive, and the connection is lost.
+    Lose(usize, Vec<usize>),
     /// A queue is bound, or none is any more.
     Bind(bool),
     Wait(u64),
@@ -43,14 +48,17 @@ enum State {
     Acked,
     Rejected,
     Confirmed,
-    /// The connection failed before the answer.
-    Lost,
+    /// It is too large.
+    Refused,
 }
 
 struct Message {
     path: usize,
+    large: bool,
     state: State,
     tag: u64,
+    /// A channel was lost before the answer.
+    in_doubt: bool,
 }
 
 #[derive(Default)]
@@ -80,10 +88,16 @@ struct Model {
     nack_pause: Duration,
     probe_at: Option<Instant>,
     probe_pause: Duration,
+    /// The broker says how large a message may be.
+    names_the_limit: bool,
+    /// So many messages go out one at a time.
+    alone: usize,
+    /// A returned message had no readable id, so that others are repeated for it.
+    unnamed: bool,
 }
 
 impl Model {
-    fn new(size: usize) -> Self {
+    fn new(size: usize, names_the_limit: bool) -> Self {
         Self {
             window: Window::new(size),
             size,
@@ -98,12 +112,21 @@ impl Model {
             nack_pause: NACK_PAUSE_MIN,
             probe_at: None,
             probe_pause: UNROUTABLE_PAUSE_MIN,
+            names_the_limit,
+            alone: 0,
+            unnamed: false,
         }
     }
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Add(paths) => self.add(&paths),
+            Step::Add(paths) => self.add(&paths, false),
+            Step::AddLarge(path) => self.add(&[path], true),
+            Step::Lose(handled, picks) => {
+                self.handle(handled, Fate::Route);
+                self.confirm(&picks);
+                self.lose();
+            }
             Step::Handle(count, fate) => self.handle(count, fate),
             Step::Confirm(picks) => self.confirm(&picks),
             Step::Bind(bound) => self.broker.bound = bound,
@@ -118,16 +141,17 @@ impl Model {
         (0..self.messages.len()).filter(|&number| self.messages[number].state == state).collect()
     }
 
-    fn add(&mut self, paths: &[usize]) {
+    fn add(&mut self, paths: &[usize], large: bool) {
         assert_eq!(self.window.wants_more(), self.waiting.is_empty() || self.probe_at.is_some());
         if !self.window.wants_more() {
             return;
         }
         for &path in paths {
-            if self.messages.iter().all(|message| message.path != path || message.state == State::Confirmed) {
+            let ended = |message: &Message| matches!(message.state, State::Confirmed | State::Refused);
+            if self.messages.iter().all(|message| message.path != path || ended(message)) {
                 self.waiting.push(self.messages.len());
                 self.window.add([self.messages.len()]);
-                self.messages.push(Message { path, state: State::Waiting, tag: 0 });
+                self.messages.push(Message { path, large, state: State::Waiting, tag: 0, in_doubt: false });
             }
         }
     }
@@ -138,7 +162,7 @@ impl Model {
         if let Some(at) = self.probe_at {
             return self.waiting.first().copied().filter(|_| sent == 0 && self.now >= at);
         }
-        if !self.returned.is_empty() {
+        if !self.returned.is_empty() || self.alone > 0 && sent > 0 {
             return None;
         }
         match self.of(State::Rejected).into_iter().min_by_key(|&number| self.messages[number].tag) {
@@ -166,9 +190,14 @@ impl Model {
         for _ in 0..count {
             let Some(sent) = self.broker.published.pop_front() else { return };
             let number = *sent.message();
+            if self.messages[number].large {
+                self.broker.published.push_front(sent);
+                return self.refuse(number);
+            }
             let rejected = self.broker.bound && matches!(fate, Fate::Reject);
             if !self.broker.bound {
                 let id = if let Fate::RouteUnnamed(id) = fate { id } else { Some(number as u128) };
+                self.unnamed |= id != Some(number as u128);
                 self.broker.returns.push_back(id);
             } else if !rejected {
                 self.broker.queue.push(number);
@@ -182,16 +211,58 @@ impl Model {
         self.resolve();
     }
 
-    /// As `confirm`, but behind these answers the connection fails, which shows at one of the other messages first.
-    fn fail(&mut self, picks: &[usize]) {
-        self.answer(picks);
-        if let Some(sent) =
-            self.broker.handled.pop().map(|(sent, _)| sent).or_else(|| self.broker.published.pop_front())
-        {
-            self.messages[*sent.message()].state = State::Lost;
-            self.window.failed(sent);
-            self.resolve();
+    /// All published messages without an answer, in the order in which the client's futures happen to fail.
+    fn take_unanswered(&mut self) -> Vec<Sent<Number>> {
+        self.broker.returns.clear();
+        let handled = self.broker.handled.drain(..).map(|(sent, _)| sent).rev();
+        handled.chain(self.broker.published.drain(..)).collect()
+    }
+
+    /// The connection is lost, or the channel.
+    fn lose(&mut self) {
+        let unanswered = self.take_unanswered();
+        let expected = self.put_back();
+        assert_eq!(self.window.lost(unanswered), expected);
+    }
+
+    /// What has no answer waits again, first in the order of the delivery tags. Returns how many these are.
+    fn put_back(&mut self) -> usize {
+        let mut again = self.of(State::Rejected);
+        for state in [State::Sent, State::Acked] {
+            again.extend(self.of(state));
+            self.of(state).iter().for_each(|&number| self.messages[number].in_doubt = true);
         }
+        again.sort_by_key(|&number| self.messages[number].tag);
+        again.iter().for_each(|&number| self.messages[number].state = State::Waiting);
+        let count = again.len();
+        self.waiting.splice(0..0, again);
+        (self.resend_at, self.probe_at) = (None, None);
+        self.acked.clear();
+        self.returned.clear();
+        count
+    }
+
+    /// The broker closes the channel at this message, which is too large.
+    fn refuse(&mut self, number: Number) {
+        let unanswered = self.take_unanswered();
+        let alone = unanswered.len() == 1;
+        let large: HashSet<Number> = self.all_large().collect();
+        let mut refused = self.window.refused(unanswered, |number| self.names_the_limit && large.contains(number));
+        refused.sort_unstable();
+        let expected: Vec<Number> = match (self.names_the_limit, alone) {
+            (true, _) => self.all_large().filter(|&it| self.messages[it].state != State::Refused).collect(),
+            (false, true) => vec![number],
+            (false, false) => Vec::new(),
+        };
+        assert_eq!(refused, expected);
+        expected.iter().for_each(|&it| self.messages[it].state = State::Refused);
+        self.waiting.retain(|it| !expected.contains(it));
+        self.put_back();
+        self.alone = if expected.is_empty() { self.waiting.len() } else { self.alone.saturating_sub(expected.len()) };
+    }
+
+    fn all_large(&self) -> impl Iterator<Item = Number> {
+        (0..self.messages.len()).filter(|&number| self.messages[number].large)
     }
 
     fn answer(&mut self, picks: &[usize]) {
@@ -246,6 +317,7 @@ impl Model {
         assert_eq!(delivered, expected);
         if !delivered.is_empty() {
             self.nack_pause = NACK_PAUSE_MIN;
+            self.alone = self.alone.saturating_sub(delivered.len());
         }
         delivered.iter().for_each(|&number| self.messages[number].state = State::Confirmed);
         let route = if !again.is_empty() {
@@ -270,7 +342,11 @@ impl Model {
         assert!(sent <= self.size, "more than there is room for");
         assert_eq!(self.window.unconfirmed(), sent);
         assert_eq!(self.window.unroutable(), if self.probe_at.is_some() { self.waiting.len() + sent } else { 0 });
-        assert_eq!(self.window.left(), self.messages.len() - self.of(State::Confirmed).len(), "nothing is lost");
+        let ended = self.of(State::Confirmed).len() + self.of(State::Refused).len();
+        assert_eq!(self.window.left(), self.messages.len() - ended, "nothing is lost");
+        let waiting = [State::Waiting, State::Rejected].map(|state| self.of(state)).concat();
+        let in_doubt = waiting.iter().filter(|&&number| self.messages[number].in_doubt).count();
+        assert_eq!(self.window.unanswered(), sent + in_doubt);
         let done = sent == 0 && (self.probe_at.is_some() || self.window.left() == 0);
         assert_eq!(self.window.is_done(), done);
         let rejected = self.resend_at.filter(|_| !self.of(State::Rejected).is_empty());
@@ -289,8 +365,8 @@ impl Model {
             self.step(Step::Confirm(vec![0; self.broker.handled.len()]));
             self.step(Step::Wait(UNROUTABLE_PAUSE_MAX.max(NACK_PAUSE_MAX).as_millis() as u64));
         }
-        // A window smaller than the number of messages takes several rounds.
-        while self.broker.published.len() + self.broker.handled.len() > 0 {
+        // A window smaller than the number of messages takes several rounds, and so does finding one that is too large.
+        for _ in 0..4 * self.messages.len() {
             self.step(Step::Handle(usize::MAX, Fate::Route));
             self.step(Step::Confirm(vec![0; self.broker.handled.len()]));
         }
@@ -307,6 +383,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => prop::collection::vec(0..PATHS, 1..=PATHS).prop_map(Step::Add),
         4 => (1..=PATHS, fate).prop_map(|(count, fate)| Step::Handle(count, fate)),
         4 => picks().prop_map(Step::Confirm),
+        1 => (0..PATHS).prop_map(Step::AddLarge),
+        1 => (0..=PATHS, picks()).prop_map(|(handled, picks)| Step::Lose(handled, picks)),
         1 => any::<bool>().prop_map(Step::Bind),
         2 => prop_oneof![0..120u64, 900..12_000u64].prop_map(Step::Wait),
     ];
@@ -319,37 +397,32 @@ fn picks() -> impl Strategy<Value = Vec<usize>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
-    /// After each step the window is as the model expects. Each message is confirmed once, and each path's messages reach the
-    /// queue in order.
+    /// After each step the window is as the model expects, and what counts as delivered has reached a queue. In the end each
+    /// message is confirmed once, but for those that are too large, and each path's messages have reached the queue in order,
+    /// repeated only where a channel was lost before the answer.
     #[test]
-    fn every_history_ends_with_each_message_confirmed_once(steps in steps(), size in 1..=PATHS) {
-        let mut model = Model::new(size);
+    fn every_history_ends_with_each_message_confirmed_once(
+        steps in steps(),
+        size in 1..=PATHS,
+        names_the_limit in any::<bool>(),
+    ) {
+        let mut model = Model::new(size, names_the_limit);
         for step in steps {
             model.step(step);
         }
         model.come_to_rest();
         prop_assert!(model.window.is_done());
-        prop_assert_eq!(model.of(State::Confirmed).len(), model.messages.len());
+        prop_assert_eq!(model.of(State::Refused), model.all_large().collect::<Vec<_>>());
+        prop_assert_eq!(model.of(State::Confirmed).len() + model.of(State::Refused).len(), model.messages.len());
         for path in 0..PATHS {
             let of_path = |number: &&Number| model.messages[**number].path == path;
             let reached: Vec<_> = model.broker.queue.iter().filter(of_path).collect();
             prop_assert!(reached.is_sorted(), "path {path}: {reached:?}");
         }
-    }
-
-    /// The connection may fail at any answer. What counts as delivered then has reached a queue, as `resolve` asserts.
-    #[test]
-    fn nothing_lost_counts_as_delivered_when_the_connection_fails(
-        steps in steps(),
-        size in 1..=PATHS,
-        handled in 0..=PATHS,
-        picks in picks(),
-    ) {
-        let mut model = Model::new(size);
-        for step in steps {
-            model.step(step);
+        for (number, message) in model.messages.iter().enumerate() {
+            let times = model.broker.queue.iter().filter(|&&reached| reached == number).count();
+            let repeated = message.in_doubt || model.unnamed;
+            prop_assert!(times == usize::from(!message.large) || repeated && times > 1, "{number}: {times} times");
         }
-        model.handle(handled, Fate::Route);
-        model.fail(&picks);
     }
 }

@@ -36,6 +36,13 @@ impl Confirmed {
         }
     }
 
+    /// A message was confirmed of which no row is written: the row says what it said, and that no version counts.
+    pub(in crate::watch) fn void(&self, node: &mut Node, name: &Name) {
+        if let (Some(ledger), true) = (&self.ledger, node.last.contains_key(name)) {
+            self.invalidate_row(ledger, node, name);
+        }
+    }
+
     /// Invalidates a path's row. With `--removals` the row stays as a void one where the path has had a message.
     pub(super) fn invalidate_row(&self, ledger: &Ledger, node: &mut Node, name: &Name) {
         let path = node.directory.absolute(name);

@@ -219,7 +219,7 @@ impl Retries {
         }
     }
 
-    /// The next entry that is due for a try. It stays in the set until it succeeds, see [`Self::had`]. `waits` says whether a
+    /// The next entry that is due for a try. It stays in the set until it succeeds, see [`Self::completed`]. `waits` says whether a
     /// name's last try is still under way.
     pub(crate) fn next_due(
         &mut self,
@@ -247,6 +247,15 @@ impl Retries {
     /// A refused name has succeeded: it was read, entered or listed.
     pub(crate) fn forget(&mut self, id: DirectoryId, name: &Name) {
         self.remove_if(id, name, Retry::is_refused);
+    }
+
+    /// A job of a refused name has ended with its file. Where the name was refused again since its last try, that may have
+    /// been while the job was in flight, about a later file: it is tried once more, at once.
+    pub(crate) fn completed(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+        if !self.get(id, name).is_some_and(|entry| entry.fresh && entry.what.is_refused()) {
+            return self.forget(id, name);
+        }
+        self.hurry(id, name, now);
     }
 
     /// The name is neither a file nor a link any more; it may be a directory.

@@ -67,6 +67,18 @@ fn a_change_of_rights_causes_a_try_at_once_and_short_pauses_again() {
 }
 
 #[test]
+fn a_name_that_was_refused_while_its_job_was_in_flight_is_tried_once_more() {
+    let (mut retries, now) = (Retries::new(10), Instant::now());
+    refuse(&mut retries, HERE, &name("a"), FILE, now);
+    assert!(due(&mut retries, now + PAUSE_MIN).is_some());
+    refuse(&mut retries, HERE, &name("a"), FILE, now + PAUSE_MIN);
+    retries.completed(HERE, &name("a"), now + PAUSE_MIN);
+    assert_eq!(due(&mut retries, now + PAUSE_MIN), Some((HERE, name("a"), FILE)));
+    retries.completed(HERE, &name("a"), now + PAUSE_MIN);
+    assert_eq!((retries.refused(), retries.next_time()), (0, None));
+}
+
+#[test]
 fn beyond_the_bound_a_directory_is_entered_in_place_of_its_names() {
     let (mut retries, now) = (Retries::new(2), Instant::now());
     for text in ["a", "b", "c", "d"] {
@@ -101,7 +113,7 @@ fn a_file_published_early_is_checked_less_and_less_often_until_its_time_is_over(
 proptest! {
     /// After any step the counts and the schedule agree with the entries.
     #[test]
-    fn counts_and_schedule_agree_with_the_entries(steps in prop::collection::vec((0..9u8, 0..4u8, 0..3u64), 0..60)) {
+    fn counts_and_schedule_agree_with_the_entries(steps in prop::collection::vec((0..9u8, 0..4u8, 0..4u64), 0..60)) {
         let (mut retries, mut now) = (Retries::new(3), Instant::now());
         for (step, which, seconds) in steps {
             let (id, name) = (if which % 2 == 0 { HERE } else { HERE.next() }, name(&format!("{which}")));
@@ -113,6 +125,7 @@ proptest! {
                 3 => retries.recheck(id, &name, 1, Duration::from_secs(1), now),
                 4 if seconds == 0 => retries.gone(id, &name),
                 4 if seconds == 1 => retries.closed(id, &name),
+                4 if seconds == 2 => retries.completed(id, &name, now),
                 4 => retries.forget(id, &name),
                 5 => drop(retries.hurry(id, &name, now)),
                 6 => retries.remove_directory(id),

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::{Depth, State, directory_gone};
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
+use crate::progress::Phase;
 use crate::watch::retry::Retry;
 use crate::watch::tree::{Node, Origin, Removed, Resolved};
 
@@ -34,12 +35,22 @@ impl State {
         }
         let mut removed = Vec::new();
         let resolved = self.tree.resolve(parent, name, origin, &mut removed);
-        self.remove_directories(&removed);
+        self.remove_directories(&removed, now);
+        if let Resolved::New(new) = resolved
+            && let Some(node) = self.tree.get_mut(new)
+        {
+            self.confirmed.entered(node);
+        }
         if let Resolved::New(_) | Resolved::Same { .. } = resolved {
             self.retries.forget(parent, name);
         }
         match resolved {
-            Resolved::New(new) => self.list_next(new, depth),
+            Resolved::New(new) => {
+                if self.progress.phase() == Phase::Starting {
+                    self.progress.start.watched(1);
+                }
+                self.list_next(new, depth);
+            }
             Resolved::Same { id, .. } if origin == Origin::MovedTo => {
                 // The event of the name that was taken away came first, and has listed it already.
                 if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {
@@ -73,17 +84,24 @@ impl State {
     }
 
     /// Forgets what was kept for directories that left their paths. Each comes before those below it.
-    fn remove_directories(&mut self, removed: &[Removed]) {
-        for Removed { id, .. } in removed {
+    fn remove_directories(&mut self, removed: &[Removed], now: Instant) {
+        let kept = self.rescan.is_whole_outstanding();
+        for Removed { id, known, .. } in removed {
             self.pending.remove_directory(*id);
             self.retries.remove_directory(*id);
             self.links.remove_directory(*id);
-            if let Some(node) = self.tree.with_draining(*id) {
+            if let Some(node) = self.tree.with_draining(*id).filter(|node| !node.last.is_empty()) {
                 let lost: Vec<Name> = node.last.keys().cloned().collect();
                 self.rescan.compare_later(*id, lost, Origin::Found);
             }
+            if !self.hard_links.is_empty() {
+                known.iter().for_each(|(name, known)| self.follow_lost_name(*id, name, *known, now));
+            }
         }
-        self.confirmed.removed(removed);
+        self.confirmed.removed(removed, &self.tree);
+        if kept {
+            self.confirmed.keep_departed(removed);
+        }
     }
 
     /// Logs once that there are directories without a watch, and has them rescanned as long as there are any.
@@ -91,8 +109,13 @@ impl State {
         let unwatched = self.tree.unwatched().len();
         match (unwatched, self.unwatched_at) {
             (1.., None) => {
-                let cause = self.tree.unwatched_cause().map_or_else(String::new, |errno| format!(" ({errno})"));
+                let error = self.tree.unwatched_cause().map(|errno| os_message(&errno));
+                let cause = error.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
                 tracing::warn!(
+                    event = "watch_limit",
+                    directories = self.tree.watched(),
+                    seconds = self.unwatched_every.as_secs(),
+                    error,
                     "no more than {} directories can be watched{cause}: the others are rescanned every {} s instead; raise the sysctl fs.inotify.max_user_watches",
                     self.tree.watched(),
                     self.unwatched_every.as_secs()
@@ -100,7 +123,12 @@ impl State {
                 self.unwatched_at = Some(now + self.unwatched_every);
             }
             (0, Some(_)) => {
-                tracing::info!("none is without a watch any more: {} directories are watched", self.tree.watched());
+                let directories = self.tree.watched();
+                tracing::info!(
+                    event = "all_watched",
+                    directories,
+                    "none is without a watch any more: {directories} directories are watched"
+                );
                 self.unwatched_at = None;
             }
             _ => {}

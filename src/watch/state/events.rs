@@ -8,6 +8,7 @@ use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
 use crate::files::names::Name;
 use crate::files::version::Timestamp;
+use crate::job::Known;
 use crate::watch::confirmed::is_still;
 use crate::watch::inotify::{Event, WatchId};
 use crate::watch::pending::{Change, Full, NameLost, PENDING_MAX};
@@ -71,6 +72,7 @@ impl State {
         self.progress.metrics.overflows_kernel.inc();
         self.ask_for_rescan(now, || {
             tracing::warn!(
+                event = "queue_overflow",
                 "IN_Q_OVERFLOW: the kernel's event queue was full and events were lost; a rescan follows; if this repeats, raise the sysctl fs.inotify.max_queued_events"
             );
         });
@@ -120,8 +122,12 @@ impl State {
             self.forget(id, name);
             return self.record(id, name, None);
         };
+        let lost = self.known(id, name).filter(|known| known.inode() != version.inode);
         if let Some(node) = self.tree.get_mut(id) {
             self.confirmed.forget_other(node, name, &version);
+        }
+        if let Some(known) = lost {
+            self.follow_lost_name(id, name, known, now);
         }
         self.record(id, name, stat.as_ref());
         let change = match origin {
@@ -165,10 +171,13 @@ impl State {
                 return self.refuse(id, name, Origin::Found, errno, now);
             }
         };
-        let known = self.tree.get(id).and_then(|node| node.known.get(name)).copied();
+        let known = self.known(id, name);
         let is_known = |stat: FileStat| stat.regular && known.is_some_and(|known| is_still(known, how, &stat.version));
         if !stat.is_some_and(is_known) {
             self.forget(id, name);
+            if let Some(known) = known {
+                self.follow_lost_name(id, name, known, now);
+            }
         }
         self.record(id, name, stat.as_ref());
         self.pending.gone(id, name, how, stat.is_some());
@@ -176,6 +185,10 @@ impl State {
         if stat.is_none() {
             self.lose_all(Source::Event, id, name, how, seen_at, now);
         }
+    }
+
+    fn known(&self, id: DirectoryId, name: &Name) -> Option<Known> {
+        self.tree.get(id).and_then(|node| node.known.get(name)).copied()
     }
 
     pub(super) fn forget(&mut self, id: DirectoryId, name: &Name) {
@@ -205,14 +218,18 @@ impl State {
         if self.filter.admits(&node.directory.below(name)) {
             return self.put(Source::Event, id, name, change, seen_at, now);
         }
-        tracing::debug!(path = %String::from_utf8_lossy(&node.directory.absolute(name)), "left out by the filter");
+        tracing::debug!(
+            event = "filtered",
+            path = &*String::from_utf8_lossy(&node.directory.absolute(name)),
+            "left out by the filter"
+        );
         self.follow(Source::Event, id, name, seen_at, now);
         // The file is not read by this name, and may be read by another that it has.
         if let Ok(Some(stat)) = self.look(id, name)
             && stat.regular
             && stat.linked
         {
-            self.follow_names(id, name, &stat.version, now);
+            self.follow_names(id, name, &stat.version, stat.version.is_racy(seen_at, false), now);
         }
     }
 
@@ -253,6 +270,8 @@ impl State {
             self.pending.drop_waiting();
             self.ask_for_rescan(now, || {
                 tracing::warn!(
+                    event = "pending_dropped",
+                    files = PENDING_MAX,
                     "more than {PENDING_MAX} files wait: the list is dropped, and a rescan follows when there is room"
                 );
             });

@@ -104,11 +104,14 @@ impl State {
         match outcome {
             Outcome::Confirmed { id: message_id, version, racy, linked, digests } => {
                 if linked {
-                    self.follow_names(id, name, &version, now);
+                    self.follow_names(id, name, &version, racy, now);
                 } else {
                     self.hard_links.seen(version.inode, id, name);
                 }
                 self.confirm(&job, Read { version, digests, racy, id: Some(message_id) }, now);
+                if linked {
+                    self.look_at_linked(id, name, &version, now);
+                }
             }
             Outcome::Unchanged { version, racy, digests } => {
                 self.hard_links.seen(version.inode, id, name);
@@ -148,7 +151,7 @@ impl State {
         self.progress.metrics.count(report, time_of_day);
         self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
-            self.retries.forget(id, name);
+            self.retries.completed(id, name, now);
         }
     }
 
@@ -158,11 +161,14 @@ impl State {
         // A file that was taken away and put back unchanged before either event was read is still there.
         let taken = self.pending.done(id, name, now);
         let gone = taken.is_some_and(|how| self.is_gone(id, name, how, read.known()));
-        if !gone && let Some(node) = self.tree.get_mut(id) {
-            self.confirmed.confirm(node, job, read, &self.pending);
-        } else {
-            self.confirm_lost(job, &read, taken.unwrap_or(NameLost::Renamed), now);
+        match self.tree.get_mut(id) {
+            Some(node) if !gone => return self.confirmed.confirm(node, job, read, &self.pending),
+            // What is known was published before, and the file that is there by now may look the same.
+            Some(node) if job.known != Some(read.known()) => self.confirmed.forget(node, name),
+            Some(_) => {}
+            None => self.confirmed.ended_elsewhere(job),
         }
+        self.confirm_lost(job, &read, taken.unwrap_or(NameLost::Renamed), now);
     }
 
     pub(super) fn invalidate(&mut self, id: DirectoryId, name: &Name) {

@@ -48,6 +48,8 @@ impl State {
         }
         if !self.links.set(id, name, paths) && !mem::replace(&mut self.links_warned, true) {
             tracing::warn!(
+                event = "links_not_followed",
+                links = LINKS_MAX,
                 "there are more than {LINKS_MAX} symbolic links: of the others a change of what they lead to is seen at a rescan alone (--rescan-seconds)"
             );
         }
@@ -69,13 +71,33 @@ impl State {
     }
 
     /// A file with further names was published by this one: it is to be read by the others too.
-    pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, now: Instant) {
-        match self.hard_links.published(version, id, name) {
+    pub(super) fn follow_names(&mut self, id: DirectoryId, name: &Name, version: &Version, racy: bool, now: Instant) {
+        match self.hard_links.published(version, racy, id, name) {
             Others::Known(names) => self.put_names(names, version.inode, now),
             Others::Wanted => {}
             Others::Full => self.ask_for_rescan(now, || {
-                tracing::warn!("more files with several names were written than can be followed: a rescan follows");
+                tracing::warn!(
+                    event = "hard_links_not_followed",
+                    "more files with several names were written than can be followed: a rescan follows"
+                );
             }),
+        }
+    }
+
+    /// A name is another file's, or no file's. What was written by it last is to be published by the file's other names.
+    pub(super) fn follow_lost_name(&mut self, id: DirectoryId, name: &Name, known: Known, now: Instant) {
+        let names = self.hard_links.lost(known.inode(), id, name);
+        self.put_names(names, known.inode(), now);
+    }
+
+    /// A file with several names was published by this one, which it was read by before. Where the file was written since
+    /// by a name that it has lost, no event says that this name has another version.
+    pub(super) fn look_at_linked(&mut self, id: DirectoryId, name: &Name, read: &Version, now: Instant) {
+        if let Ok(Some(stat)) = self.look(id, name)
+            && stat.version.inode == read.inode
+            && stat.version != *read
+        {
+            self.put_one(Source::Event, id, name, Change::Closed, Timestamp::now(), now);
         }
     }
 
@@ -100,7 +122,8 @@ impl State {
         for (id, name, version) in names {
             let Some(node) = self.tree.get(id) else { continue };
             let has_it = |known: &Known| version.is_some_and(|version| known.is_of_fingerprint(version));
-            let lags = |known: &Known| known.inode() == inode && !has_it(known);
+            // A racy version may hide that the content is another.
+            let lags = |known: &Known| known.inode() == inode && (known.is_racy() || !has_it(known));
             if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
                 self.put_one(Source::Event, id, &name, Change::Closed, seen_at, now);
             }

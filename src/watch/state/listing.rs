@@ -11,6 +11,7 @@ use crate::files::errno::Call;
 use crate::files::listing::{FileStat, list};
 use crate::files::names::{Name, Set};
 use crate::files::version::{Timestamp, Version};
+use crate::progress::Phase;
 use crate::watch::confirmed::{Comparison, Confirmed};
 use crate::watch::pending::{Change, NameLost, PENDING_MAX};
 use crate::watch::rescan::{Finished, Step};
@@ -26,6 +27,13 @@ impl State {
     /// The timer asks for a rescan.
     pub(in crate::watch) fn rescan_on_timer(&mut self, now: Instant) {
         self.progress.metrics.rescans.timer.inc();
+        self.rescan.ask_now(now);
+    }
+
+    /// A signal asks for a rescan.
+    pub(in crate::watch) fn rescan_on_signal(&mut self, now: Instant) {
+        self.progress.metrics.rescans.signal.inc();
+        tracing::info!(event = "rescan_asked", "SIGHUP: the directories are rescanned now");
         self.rescan.ask_now(now);
     }
 
@@ -64,6 +72,9 @@ impl State {
         }
         if let Some(finished) = self.rescan.finish() {
             report(&finished);
+            if !self.rescan.is_whole_outstanding() && self.confirmed.forget_departed() {
+                self.rescan_lost();
+            }
         }
     }
 
@@ -94,6 +105,9 @@ impl State {
         self.retries.forget(id, &Name::from(&b""[..]));
         let Some(node) = self.tree.get_mut(id) else { return Ok(()) };
         node.listed = true;
+        if self.progress.phase() == Phase::Starting {
+            self.progress.start.listed(listing.files.len());
+        }
         let origin = mem::replace(&mut node.origin, Origin::Found);
         let lost = self.confirmed.listed(node, &listing.files);
         node.directory.set_names(listing.neighbors());
@@ -200,11 +214,21 @@ fn report(finished: &Finished) {
             more => format!(", and {more} more if their content is another"),
         };
         let new = found - in_question;
-        tracing::info!("rescan finished: {new} of {compared} files are to be published{content_decides}");
+        tracing::info!(
+            event = "rescan_finished",
+            files = compared,
+            publish = new,
+            "rescan finished: {new} of {compared} files are to be published{content_decides}"
+        );
     } else if found == 0 {
-        tracing::debug!("rescan finished: nothing new");
+        tracing::debug!(event = "rescan_finished", files = compared, publish = 0, "rescan finished: nothing new");
     } else {
-        tracing::info!("rescan finished: {found} files to be read");
+        tracing::info!(
+            event = "rescan_finished",
+            files = compared,
+            publish = found,
+            "rescan finished: {found} files to be read"
+        );
     }
 }
 

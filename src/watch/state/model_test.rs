@@ -527,6 +527,113 @@ fn a_file_in_the_place_of_a_link_is_in_the_ledger() {
     assert_eq!(scene.published, BTreeMap::new());
 }
 
+/// The events are lost by which another directory came to the path, and with it the one below that is still the same.
+#[test]
+fn a_rescan_publishes_nothing_again_where_the_directory_above_is_another() {
+    let mut scene = Scene::with(&["one", "one/sub"]);
+    scene.published.clear();
+    let beside = |name: &str| scene.top.path().join("beside").join(name);
+    fs::create_dir(beside("other")).unwrap();
+    fs::rename(scene.path("one/sub"), beside("other/sub")).unwrap();
+    fs::rename(scene.path("one"), beside("one")).unwrap();
+    fs::rename(beside("other"), scene.path("one")).unwrap();
+    scene.overflow();
+    scene.rest();
+    assert_eq!(scene.published, BTreeMap::new());
+    // The rows of the directory that was replaced are deleted, and that of the file is written again.
+    scene.write_ledger();
+    scene.kill(|_| {});
+    scene.rest();
+    assert_eq!(scene.published, BTreeMap::new());
+}
+
+#[test]
+fn a_rescan_publishes_what_came_back_from_elsewhere_in_the_tree() {
+    let mut scene = Scene::with(&["one"]);
+    fs::rename(scene.path("one"), scene.path("two")).unwrap();
+    scene.rest();
+    scene.published.clear();
+    fs::rename(scene.path("two"), scene.path("one")).unwrap();
+    scene.overflow();
+    scene.rest();
+    scene.assert_published_last("one/file");
+}
+
+/// A rescan asks for a link again while it is in flight, and the process ends in order before that is done.
+#[test]
+fn what_is_in_flight_at_an_orderly_end_while_its_next_event_waits_is_in_the_ledger() {
+    let mut scene = Scene::with_a_link_that_is_read();
+    scene.touch(TARGETS[0]);
+    scene.read_events();
+    scene.restart();
+    scene.published.clear();
+    scene.rest();
+    assert_eq!(scene.published, BTreeMap::new());
+}
+
+/// The same, where the link was confirmed before, and the process is killed.
+#[test]
+fn a_link_found_unchanged_while_its_next_event_waits_stays_in_the_ledger() {
+    let mut scene = Scene::with(&["one"]);
+    scene.link(TARGETS[0], "one/link");
+    scene.rest();
+    scene.touch(TARGETS[0]);
+    scene.catch_up();
+    scene.dispatch(100);
+    scene.touch(TARGETS[0]);
+    scene.catch_up();
+    scene.complete_all();
+    scene.write_ledger();
+    scene.published.clear();
+    scene.kill(|_| {});
+    scene.rest();
+    assert_eq!(scene.published, BTreeMap::new());
+}
+
+/// The file is written by one of its names, which another file takes before it is read: no event names the other.
+#[test]
+fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other() {
+    for in_flight in [false, true] {
+        let mut scene = Scene::with(&["one"]);
+        fs::hard_link(scene.path("one/file"), scene.path("one/other")).unwrap();
+        if in_flight {
+            scene.catch_up();
+            scene.dispatch(100);
+            (0..scene.in_flight.len()).for_each(|at| scene.read(at));
+        } else {
+            scene.rest();
+        }
+        scene.write("one/file");
+        scene.write("new");
+        fs::rename(scene.path("new"), scene.path("one/file")).unwrap();
+        scene.catch_up();
+        scene.complete_all();
+        scene.rest();
+        ["one/file", "one/other"].iter().for_each(|path| scene.assert_published_last(path));
+    }
+}
+
+/// A reader came while another file had the name, and its message went out. The file that is there again is the one that was
+/// published before that.
+#[test]
+fn a_file_that_is_back_is_published_after_the_one_that_was_there_meanwhile() {
+    let mut scene = Scene::with(&["one"]);
+    let kept = scene.top.path().join("beside/kept");
+    fs::hard_link(scene.path("one/file"), &kept).unwrap();
+    scene.touch("one/file");
+    scene.catch_up();
+    scene.dispatch(1);
+    let version = version_of(&rustix::fs::stat(scene.path("targets")).unwrap());
+    let digests = Digests::of(b"another content");
+    scene.in_flight[0].found = Some(Outcome::Confirmed { id: 1, version, racy: false, linked: false, digests });
+    fs::remove_file(scene.path("one/file")).unwrap();
+    fs::hard_link(&kept, scene.path("one/file")).unwrap();
+    scene.catch_up();
+    scene.complete(0);
+    scene.rest();
+    scene.assert_published_last("one/file");
+}
+
 #[test]
 fn a_listing_forgets_what_is_gone_and_only_that() {
     let mut scene = Scene::with(&["one"]);

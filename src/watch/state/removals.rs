@@ -61,6 +61,12 @@ impl State {
 
     /// A rescan has come to a name of a directory that has left the tree.
     pub(super) fn compare_lost(&mut self, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
+        // It may be at its path as before, and enters the tree when the rescan comes to it.
+        if self.rescan.is_whole_outstanding()
+            && self.tree.with_draining(id).is_some_and(|node| self.confirmed.may_come_back(node))
+        {
+            return;
+        }
         // A directory that is deleted has no files left, so these were renamed with it.
         let how = if self.tree.with_draining(id).is_some_and(|node| node.inode.is_some()) {
             NameLost::Renamed
@@ -72,8 +78,9 @@ impl State {
 
     /// Has the removals of directories that have left the tree found by the rescan under way.
     pub(super) fn rescan_lost(&mut self) {
+        let draining = self.tree.draining().filter(|(_, node)| !node.last.is_empty());
         let lost: Vec<(DirectoryId, Vec<Name>)> =
-            self.tree.draining().map(|(id, node)| (id, node.last.keys().cloned().collect())).collect();
+            draining.map(|(id, node)| (id, node.last.keys().cloned().collect())).collect();
         lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
     }
 
@@ -82,6 +89,9 @@ impl State {
         let (id, name) = (job.directory.id(), &job.name);
         if let Some(node) = self.tree.with_draining_mut(id) {
             self.confirmed.confirm_lost(node, job, read);
+            if read.id.is_some() {
+                self.confirmed.void(node, name);
+            }
         }
         // What has happened to the path since is dispatched next, and finds out.
         if !self.pending.holds(id, name) {

@@ -30,11 +30,10 @@ impl State {
         self.lines.report_all_held_back();
     }
 
-    /// How many files are known to have no message yet, in words: those that are pending, and those that cannot be read
-    /// now. There may be more, where a rescan is needed or under way.
-    pub(in crate::watch) fn left_unpublished(&self) -> String {
-        let rescans = self.rescan.is_outstanding();
-        let more = if rescans || self.retries.directories() > 0 { "at least " } else { "" };
-        format!("{more}{}", self.pending.len() + self.retries.refused())
+    /// How many files are known to have no message yet: those that are pending, and those that cannot be read now; and
+    /// whether there may be more, because a rescan is needed or under way.
+    pub(in crate::watch) fn left_unpublished(&self) -> (usize, bool) {
+        let more = self.rescan.is_outstanding() || self.retries.directories() > 0;
+        (self.pending.len() + self.retries.refused(), more)
     }
 }

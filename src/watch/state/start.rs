@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{Depth, State};
 use crate::cli::CatchUp;
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::files::directory::{Directory, DirectoryId};
 use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{FileStat, look, target_of};
@@ -73,6 +73,7 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// Loads one row. `path` is absolute.
     fn load(&mut self, path: &[u8], row: &Row) -> Fate {
+        self.state.progress.start.loaded();
         let last = if self.state.confirmed.keeps_last() { row.last(path) } else { None };
         let loaded = Loaded { known: row.known(), last };
         let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
@@ -155,7 +156,12 @@ impl Entries<'_> {
         if let Some(store) = &mut self.store
             && let Err(trouble) = store.enter(entries)
         {
-            tracing::warn!("what is there cannot be entered in the ledger: {trouble}; the ledger begins empty");
+            let error = os_message(&trouble);
+            tracing::warn!(
+                event = "baseline_failed",
+                %error,
+                "what is there cannot be entered in the ledger: {error}; the ledger begins empty"
+            );
             (self.store, self.whole) = (None, false);
         }
     }
@@ -174,6 +180,7 @@ impl State {
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
     pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+        self.progress.start.watched(self.tree.roots().len());
         self.rescan.begin(self.tree.roots(), now);
         while let Some((id, deep)) = self.rescan.next_to_list() {
             match (self.list(id, Depth::of(deep), now), self.tree.root(id)) {
@@ -224,7 +231,7 @@ impl State {
             loaded = 0;
             self.confirmed.unload(&mut self.tree);
         }
-        tracing::info!("the ledger holds {loaded} of {files} files");
+        tracing::info!(event = "ledger_loaded", rows = loaded, files, "the ledger holds {loaded} of {files} files");
         Ok(whole)
     }
 
@@ -252,6 +259,7 @@ impl State {
                     continue;
                 };
                 files += 1;
+                self.progress.start.compared();
                 let before = Confirmed::take_as_confirmed(node, &name, regular, seen);
                 if before == Before::Other || before == Before::Nothing && catch_up == CatchUp::Baseline {
                     let entry = match (seen, node.last.get_mut(&name)) {
@@ -276,7 +284,12 @@ impl State {
         lost.retain(|(_, names)| !names.is_empty());
         lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
         entries.write();
-        tracing::info!("rescan finished: 0 of {files} files are to be published (--catch-up)");
+        tracing::info!(
+            event = "rescan_finished",
+            files,
+            publish = 0,
+            "rescan finished: 0 of {files} files are to be published (--catch-up)"
+        );
         entries.whole
     }
 }
@@ -297,5 +310,9 @@ fn not_listed(root: &Root, errno: Errno) -> Error {
         // A profile can answer EPERM where systemd's answers ENOSYS.
         _ => "give this user the right to read it; where it has it, allow openat2 in the seccomp filter",
     };
-    Error::DataDirectory { path: root.path().to_owned(), cause: format!("it cannot be listed: {errno}"), next }
+    Error::DataDirectory {
+        path: root.path().to_owned(),
+        cause: format!("it cannot be listed: {}", os_message(&errno)),
+        next,
+    }
 }

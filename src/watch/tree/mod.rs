@@ -47,7 +47,8 @@ use crate::job::Known;
 pub(crate) struct Removed {
     pub(crate) id: DirectoryId,
     pub(crate) directory: Arc<Directory>,
-    /// See [`Node::known`]; without the names in [`Node::last`], which stay there.
+    pub(crate) inode: u64,
+    /// See [`Node::known`]. The names in [`Node::last`] stay there.
     pub(crate) known: Map<Name, Known>,
 }
 
@@ -280,11 +281,11 @@ impl Tree {
             }
             self.watches.forget(id);
             let Some(node) = self.nodes.get_mut(&id) else { unreachable!("a child is not in the tree") };
+            let Some(inode) = node.inode else { unreachable!("a root is below another directory") };
             assert!(!node.draining, "a directory is removed twice");
             ids.extend(node.children.drain().map(|(_, child)| child));
-            let mut known = mem::take(&mut node.known);
-            known.retain(|name, _| !node.last.contains_key(name));
-            removed.push(Removed { id, directory: Arc::clone(&node.directory), known });
+            let known = mem::take(&mut node.known);
+            removed.push(Removed { id, directory: Arc::clone(&node.directory), inode, known });
             if node.in_flight == 0 && node.last.is_empty() {
                 self.nodes.remove(&id);
             } else {

@@ -8,12 +8,15 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use super::repeats::Excuses;
+use super::repeats::{Excuses, LOST};
 use crate::support::service::{Ended, Service, is_ready_line};
 use crate::support::setup::{NOBODY, Setup};
+use crate::support::wait::retry;
 
 /// A line that it waits for the end of the connection of its earlier life.
 const WAITING: &str = "waiting for its end";
+/// A line that it has the broker again.
+const AGAIN: &str = "INFO connected again";
 
 pub struct Settings {
     pub data: PathBuf,
@@ -26,6 +29,8 @@ pub struct Settings {
     pub by_nobody: Option<PathBuf>,
     /// Whether that user has read leases on others' files.
     pub leases: bool,
+    /// For so many seconds it tries to connect again. Otherwise it ends when the broker is lost.
+    pub reconnect: Option<String>,
 }
 
 pub struct Life {
@@ -37,15 +42,14 @@ pub struct Life {
     /// The logs of its earlier lives.
     log: String,
     pub starts: usize,
+    /// How often this life has lost the broker, as far as that was awaited.
+    losses: usize,
 }
 
 impl Life {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, service: None, excuses: Excuses::default(), descriptors: None, log: String::new(), starts: 0 }
-    }
-
-    pub fn is_up(&self) -> bool {
-        self.service.is_some()
+        let (excuses, log) = (Excuses::default(), String::new());
+        Self { settings, service: None, excuses, descriptors: None, log, starts: 0, losses: 0 }
     }
 
     /// Returns when it is ready, or when it waits for the end of its earlier life's connection: the messages of that
@@ -66,8 +70,10 @@ impl Life {
         let setup = Setup::watch(&self.settings.data, &url)
             .env("STATE_DIRECTORY", &self.settings.state)
             .env("LOG_LEVEL", "DEBUG")
-            .args(&self.settings.arguments);
+            .args(&self.settings.arguments)
+            .env("INGESTOR_RECONNECT_SECONDS", self.settings.reconnect.as_deref().unwrap_or_default());
         self.starts += 1;
+        self.losses = 0;
         self.log.push_str(&format!("start {}\n", self.starts));
         let setup = match &self.settings.by_nobody {
             Some(copy) => setup.by_nobody_from(copy, self.settings.leases),
@@ -83,9 +89,14 @@ impl Life {
         }
     }
 
+    /// Afterwards it runs, and has the broker if it had it before.
     pub fn start_if_down(&mut self) {
-        if !self.is_up() {
-            self.start();
+        match &self.service {
+            None => self.start(),
+            Some(service) => retry("another connection", || {
+                let [lost, again] = [LOST, AGAIN].map(|wanted| service.count_log(wanted));
+                if again >= lost { Ok(()) } else { Err(service.stderr()) }
+            }),
         }
     }
 
@@ -124,8 +135,16 @@ impl Life {
         }
     }
 
-    /// The broker is lost: the service ends with one error line and status 1.
+    /// The broker is lost: the service ends with one error line and status 1, or says that it connects again.
     pub fn expect_lost(&mut self) {
+        if self.settings.reconnect.is_some() {
+            let Some(service) = &self.service else { return };
+            self.losses = retry("a line that the broker is lost", || match service.count_log(LOST) {
+                count if count > self.losses => Ok(count),
+                _ => Err(service.stderr()),
+            });
+            return;
+        }
         let Some(service) = self.service.take() else { return };
         self.lost(service);
     }
@@ -205,7 +224,7 @@ pub fn about(log: &str, data: &Path, names: &HashSet<String>) -> String {
     let paths: Vec<String> = names.iter().map(|name| format!("{}\"", data.join(name).display())).collect();
     let wanted = |line: &&str| {
         paths.iter().any(|path| line.contains(path))
-            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "rescan finished"]
+            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "rescan finished", LOST, AGAIN]
                 .iter()
                 .any(|it| line.contains(it))
     };

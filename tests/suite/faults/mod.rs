@@ -1,6 +1,8 @@
 //! Nothing is lost, wrong, or repeated but after a crash, whatever fails: a seeded workload and a seeded fault schedule
 //! run beside each other, and an oracle judges the messages at the end. `scripts/soak` runs many seeds of it.
 //!
+//! With `INGESTOR_FAULT_RECONNECT` the service connects again where it otherwise ends when the broker is lost.
+//!
 //! Where the tests run as root, the service is another user, as it is where it is installed, and files and directories
 //! are closed to it and opened again. Without root these faults are left out, which is printed.
 
@@ -42,7 +44,7 @@ use oracle::{Finals, Known, Last, Verdict, judge};
 use pace::Ending;
 use queue::FLOOD;
 use record::Reader;
-use repeats::{Confirms, Micros};
+use repeats::{Confirms, Losses, Micros};
 use schedule::{Costly, Finale, Stage};
 use tree::Tree;
 use workload::Workload;
@@ -53,6 +55,8 @@ const SHORT_FORM: [u64; 4] = [11, 14, 16, 19];
 const SEEDS_VARIABLE: &str = "INGESTOR_FAULT_SEEDS";
 /// The name of a kind, whose seeds alone run.
 const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
+/// So many seconds the service tries to connect again when the broker is lost, instead of ending.
+const RECONNECT_VARIABLE: &str = "INGESTOR_FAULT_RECONNECT";
 /// A directory for the service's log in a seed that failed.
 const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
 /// The service runs with `--removals`.
@@ -115,8 +119,18 @@ fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
             }
         }
     }
-    let again: String = failed.iter().map(|seed| format!("\n  scripts/soak --seed {seed}")).collect();
+    let again: String = failed.iter().map(|seed| format!("\n  {}", command_of(*seed))).collect();
     assert!(failed.is_empty(), "{} seeds failed; to run them again:{again}", failed.len());
+}
+
+/// The command that runs a seed again.
+fn command_of(seed: u64) -> String {
+    let reconnect = if reconnect().is_some() { "--reconnect " } else { "" };
+    format!("scripts/soak {reconnect}--seed {seed}")
+}
+
+fn reconnect() -> Option<String> {
+    std::env::var(RECONNECT_VARIABLE).ok()
 }
 
 fn parse(range: &str) -> Option<std::ops::RangeInclusive<u64>> {
@@ -165,6 +179,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         journal: &workload.tree.journal,
         excuses: &stage.life.excuses,
         confirms: Confirms::of(&log, &stage.data),
+        losses: Losses::of(&log),
         leases: stage.life.settings.leases,
         tick: if volume.is_some() { COARSE_TICK } else { TICK },
         removals: removals(),
@@ -190,7 +205,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         std::fs::create_dir_all(&directory).expect("a directory for the logs");
         std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
     }
-    eprintln!("{details}{line} FAILED\nto run it again: scripts/soak --seed {seed}");
+    eprintln!("{details}{line} FAILED\nto run it again: {}", command_of(seed));
     false
 }
 
@@ -255,7 +270,16 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     let state_directory = state.path().to_owned();
     let short_heartbeat = costly == Costly::Heartbeat;
     let leases = leases || !rights;
-    let life = Life::new(Settings { data, state: state_directory, url, arguments, short_heartbeat, by_nobody, leases });
+    let life = Life::new(Settings {
+        data,
+        state: state_directory,
+        url,
+        arguments,
+        short_heartbeat,
+        by_nobody,
+        leases,
+        reconnect: reconnect(),
+    });
     Prepared { stage: Stage::new(node, vhost, life, state, random, costly), workload, volume, root }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::journal::{Journal, Turn};
 use super::record::Entry;
-use super::repeats::{Confirms, Excuses, Micros, parse};
+use super::repeats::{Confirms, Excuses, Losses, Micros, parse};
 use crate::support::files::utc;
 use crate::support::message::FIELDS;
 
@@ -139,6 +139,7 @@ pub struct Known<'a> {
     pub journal: &'a Journal,
     pub excuses: &'a Excuses,
     pub confirms: Confirms,
+    pub losses: Losses,
     /// Whether the service has leases, without which half a file may be published before the whole.
     pub leases: bool,
     /// How long the file system's clock stands still.
@@ -193,7 +194,11 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
             && !known.may_repeat(&messages[at].1, &message)
         {
             let how = if earlier.is_some() { "repeats" } else { "has nothing new but metadata after" };
-            let what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
+            let mut what = format!("message {number} {how} message {}, and nothing excuses it", messages[at].0);
+            for turn in known.journal.turns(&message.name) {
+                let with = if turn.with_directory { ", with its directory" } else { "" };
+                let _ = write!(what, "\n  another file or none from {} to {}{with}", time(turn.begun), time(turn.over));
+            }
             verdict.repeated.push((message.name.clone(), what));
         }
         let Parsed { name, hash, size, times, id, .. } = &message;
@@ -282,7 +287,10 @@ impl Known<'_> {
         // After a crash a row may be stale, so the service does not trust it for a file that differs in ctime alone:
         // that file could have been moved away, and another published in its place.
         let row_since = confirmed.filter(|_| first.id == second.id);
-        came_back || self.excuses.allow([first.read, second.read], row_since)
+        // The very message is published again where its confirm did not come.
+        let same = first.id == second.id && first.read == second.read;
+        let lost = || self.losses.repeat(&first.name, first.size, first.read, &self.confirms);
+        came_back || same && lost() || self.excuses.allow([first.read, second.read], row_since)
     }
 }
 
@@ -298,13 +306,17 @@ pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
             && message.name == name
         {
             let Parsed { hash, size, times: [modified, changed], id, read, .. } = message;
-            let read = utc(read.div_euclid(1_000_000), read.rem_euclid(1_000_000) * 1_000);
             let _ = writeln!(
                 lines,
-                "  {number}: {}, {size} bytes, event {read}, mtime {modified}, ctime {changed}, id {id}",
-                &hash[..12]
+                "  {number}: {}, {size} bytes, event {}, mtime {modified}, ctime {changed}, id {id}",
+                &hash[..12],
+                time(read)
             );
         }
     }
     lines
+}
+
+fn time(micros: Micros) -> String {
+    utc(micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000) * 1_000)
 }

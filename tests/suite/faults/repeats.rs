@@ -16,6 +16,8 @@ const SECOND: Micros = 1_000_000;
 const ROW_WRITTEN: Micros = SECOND / 2;
 /// A refused message is published again with growing pauses, long after its file was read.
 const REFUSED_FOR: Micros = 20 * SECOND;
+/// A line of the service that it has lost the broker, and tries to connect again.
+pub const LOST: &str = "WARN the connection is lost";
 /// The ledger writes some time after the confirm.
 const FULL_FOR: Micros = 5 * SECOND;
 
@@ -101,6 +103,25 @@ impl Excuses {
                 let held_up = self.spans(Lasting::HeldUp).any(|(from, to)| from <= *crash && first <= to);
                 held_up || confirmed.is_none_or(|confirmed| confirmed + ROW_WRITTEN > *crash)
             })
+    }
+}
+
+/// The times at which the service has logged that its connection is lost, where it makes another.
+pub struct Losses(Vec<Micros>);
+
+impl Losses {
+    pub fn of(log: &str) -> Self {
+        let lost = log.lines().filter(|line| line.contains(LOST));
+        Self(lost.filter_map(|line| line.split(' ').next().and_then(parse)).collect())
+    }
+
+    /// Whether a connection was lost behind the event of a message and before its confirm, as far as the log tells the
+    /// confirms of versions of one size apart.
+    pub fn repeat(&self, name: &str, bytes: u64, read: Micros, confirms: &Confirms) -> bool {
+        let next_confirm = |time| confirms.after(name, bytes, time);
+        let before_confirm =
+            |lost| next_confirm(lost).is_some() || next_confirm(read).is_none_or(|first| lost <= first);
+        self.0.iter().any(|&lost| read <= lost && before_confirm(lost))
     }
 }
 

@@ -25,6 +25,8 @@ use super::world::directories;
 
 /// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
 const VHOSTS: usize = 300;
+/// The largest message that a node takes, in bytes: a message that is larger has long paths of control characters.
+pub const MESSAGE_MAX: usize = 65_536;
 /// A cold start on two busy cores takes about 10 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// An order takes milliseconds, stopping and starting RabbitMQ a second.
@@ -202,6 +204,18 @@ impl Broker {
         self.environment.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
+    /// Makes a user with these permissions on a virtual host: configure, write, read. Returns its URL there.
+    pub fn user(&self, name: &str, vhost: &str, permissions: [&str; 3]) -> String {
+        let [configure, write, read] = permissions.map(|pattern| format!("<<\"{pattern}\">>"));
+        // Each command costs a second, so it is one.
+        let made = format!(
+            "rabbit_auth_backend_internal:add_user(<<\"{name}\">>, <<\"hunter2\">>, <<\"test\">>), \
+             rabbit_auth_backend_internal:set_permissions(<<\"{name}\">>, <<\"{vhost}\">>, {configure}, {write}, {read}, <<\"test\">>)."
+        );
+        self.rabbitmqctl(&["eval", &made]);
+        self.url(&format!("{name}:hunter2"), vhost)
+    }
+
     /// Closes the connections of a service from the broker's side until it has ended.
     #[track_caller]
     pub fn disconnect(&self, url: &str, mut service: Service) -> Ended {
@@ -292,7 +306,7 @@ fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<Stri
         home.join("rabbitmq.conf"),
         format!(
             "load_definitions = {}\nloopback_users = none\nlog.console = false\n\
-             disk_free_limit.absolute = 1MB\n{tls}",
+             disk_free_limit.absolute = 1MB\nmax_message_size = {MESSAGE_MAX}\n{tls}",
             definitions_file.display()
         ),
     )?;

@@ -67,6 +67,15 @@ impl Ended {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
+    /// The line of its error comes before that of the totals, which is the last.
+    #[track_caller]
+    pub fn assert_error_before_totals(&self) {
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let error = lines.iter().position(|line| line.contains("ERROR"));
+        let last = lines.last().is_some_and(|line| line.contains("INFO") && line.contains("left unpublished"));
+        assert!(error.is_some() && last, "{}", self.stderr);
+    }
+
     /// Each line of standard output as a message.
     pub fn messages(&self) -> Vec<Message> {
         self.stdout.lines().map(|line| Message::parse(line.as_bytes())).collect()
@@ -136,6 +145,11 @@ impl Service {
 
     pub fn stderr(&self) -> String {
         self.output.text.lock().expect("output").stderr.join("\n")
+    }
+
+    /// How many lines on standard error contain this.
+    pub fn count_log(&self, wanted: &str) -> usize {
+        self.output.text.lock().expect("output").stderr.iter().filter(|line| line.contains(wanted)).count()
     }
 
     /// Returns when the directory is watched and the broker is connected.

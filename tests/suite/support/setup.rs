@@ -11,6 +11,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 use super::service::{Ended, Service};
+use super::terminal::{Shown, Terminal};
 
 /// In a directory of each service's own.
 pub const CONTROL_SOCKET: &str = "control.sock";
@@ -160,6 +161,20 @@ impl Setup {
     pub fn spawn_held(self) -> (Service, ChildStdout) {
         let (service, stdout) = self.start(false);
         (service, stdout.expect("its standard output"))
+    }
+
+    /// Runs at a terminal so many columns wide. Its standard output is left to the test where it is `held`, and is the
+    /// terminal, too, where it is not.
+    pub fn at_terminal(mut self, columns: u16, held: bool) -> Shown {
+        let terminal = Terminal::new(columns);
+        self.command.stderr(terminal.stdio());
+        if !held {
+            self.command.stdout(terminal.stdio());
+        }
+        let child = self.command.spawn().expect("the binary starts");
+        // The command holds copies of the terminal's end, which have to be closed before it can be read to its end.
+        drop(self.command);
+        Shown::new(child, terminal, self.private)
     }
 
     fn start(mut self, reading: bool) -> (Service, Option<ChildStdout>) {

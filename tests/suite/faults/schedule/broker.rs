@@ -68,7 +68,7 @@ impl Stage<'_> {
         self.node.thaw();
         self.life.excuses.end(Lasting::HeldUp);
         self.count("freeze-long");
-        self.life.start();
+        self.life.start_if_down();
     }
 
     pub(super) fn close_connections(&mut self) {

@@ -3,15 +3,14 @@
 //! One thread serves both and keeps the service manager informed (see [`crate::notify`]). It only reads what the stages
 //! write, so it answers also while a stage hangs.
 
+mod socket;
+
 use std::convert::Infallible;
-use std::fs::Permissions;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -21,14 +20,17 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, TextEncoder};
+use socket::OwnSocket;
+pub use socket::{is_listened_at, place_is_free, reach};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
-use crate::config::ControlSettings;
+use crate::config::{ControlSettings, SocketPlaces};
 use crate::error::{Error, os_message};
 use crate::health::{Health, Readiness, Status};
 use crate::progress::{BrokerState, Progress};
+use crate::streams::stderr;
 use crate::{metrics, notify};
 
 /// The largest number of connections at a time; the next waits to be accepted. A probe and some scrapers need three.
@@ -56,27 +58,52 @@ impl Control {
     /// # Errors
     /// [`Error::ControlSocket`] when the path was set and cannot be bound; [`Error::MetricsAddress`] when the address cannot.
     pub fn start(settings: ControlSettings, progress: Arc<Progress>) -> Result<Self, Error> {
-        let ControlSettings { socket, socket_by_name, metrics_address, stall } = settings;
-        let unix = match OwnSocket::bind(&socket) {
-            Ok(bound) => Some(bound),
-            Err(cause) if socket_by_name => return Err(Error::ControlSocket { path: socket, cause }),
-            Err(cause) => {
-                tracing::warn!(
-                    "no control socket at {socket:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
-                );
-                None
-            }
-        };
+        let ControlSettings { places, metrics_address, stall } = settings;
+        let unix = bind_unix(places)?;
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
         let source = Arc::new(Source { progress, stall, began: Instant::now() });
-        let refuse = |error: io::Error| Error::Internal(format!("cannot start the control socket's runtime: {error}"));
+        let refuse = |error: io::Error| {
+            Error::Internal(format!("cannot start the control socket's runtime: {}", os_message(&error)))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(run(source, unix, tcp)))
             .map_err(|cause| Error::Threads { what: "the control thread", cause })?;
         Ok(Self { _socket: socket })
+    }
+}
+
+/// Makes the control socket; `None` where it can be made at no default place.
+fn bind_unix(places: SocketPlaces) -> Result<Option<(OwnSocket, UnixListener)>, Error> {
+    let first = places.made.first().cloned().unwrap_or_default();
+    match OwnSocket::bind_first(&places.made) {
+        Ok((own, listener, taken)) => {
+            if let Some(cause) = taken.first() {
+                let path = own.path();
+                tracing::warn!(
+                    event = "other_control_socket",
+                    path = &*path.to_string_lossy(),
+                    error = cause,
+                    "the control socket is at {path:?}, because it cannot be at {first:?}: {cause}; name it to `health` by --control-socket"
+                );
+            }
+            Ok(Some((own, listener)))
+        }
+        Err(causes) => {
+            let cause = causes.into_iter().next().unwrap_or_default();
+            if places.by_name {
+                return Err(Error::ControlSocket { path: first, cause });
+            }
+            tracing::warn!(
+                event = "no_control_socket",
+                path = &*first.to_string_lossy(),
+                error = cause,
+                "no control socket at {first:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
+            );
+            Ok(None)
+        }
     }
 }
 
@@ -104,57 +131,6 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
             socket.bind(address)
         })
         .map_err(|error| refuse_address(address, &error))
-}
-
-/// Checks that the control socket may be made at this path.
-///
-/// # Errors
-/// What is at that path, in words.
-pub fn place_is_free(path: &Path) -> Result<(), String> {
-    match fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => Err("there is a file of that name".to_owned()),
-        Ok(_) if UnixStream::connect(path).is_ok() => Err("another process answers there".to_owned()),
-        _ => Ok(()),
-    }
-}
-
-/// A socket in the file system that this process has made: its path, with its device and inode.
-struct OwnSocket {
-    path: PathBuf,
-    file: (u64, u64),
-}
-
-impl OwnSocket {
-    /// Binds under another name and renames. So the path never has the rights of the umask, and it always leads to a socket
-    /// where it repermits that of a killed process.
-    fn bind(path: &Path) -> Result<(Self, UnixListener), String> {
-        place_is_free(path)?;
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}", std::process::id()));
-        let beside = PathBuf::from(beside);
-        let bound = (|| {
-            let _ = fs::remove_file(&beside); // left by a killed process that had the same id
-            let listener = UnixListener::bind(&beside)?;
-            fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
-            listener.set_nonblocking(true)?;
-            let there = fs::symlink_metadata(&beside)?;
-            fs::rename(&beside, path)?;
-            Ok((Self { path: path.to_owned(), file: (there.dev(), there.ino()) }, listener))
-        })();
-        bound.map_err(|error: io::Error| {
-            let _ = fs::remove_file(&beside);
-            os_message(&error)
-        })
-    }
-}
-
-impl Drop for OwnSocket {
-    fn drop(&mut self) {
-        // A socket that a successor has put in its place stays.
-        if fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {
@@ -270,9 +246,11 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     let reading: usize = progress.volumes().iter().map(|volume| volume.read.waiting()).sum();
     metrics.in_flight_files.set(whole(reading + progress.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(progress.ledger.waiting()));
+    let dropped = &metrics.log_lines_dropped;
+    dropped.inc_by(stderr::dropped().saturating_sub(dropped.get()));
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text) {
-        tracing::warn!("the metrics cannot be written: {error}");
+        tracing::warn!(event = "metrics_failed", error = os_message(&error), "the metrics cannot be written: {error}");
     }
     text
 }
@@ -282,21 +260,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_socket_of_a_killed_process_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.sock");
-        drop(UnixListener::bind(&path).unwrap());
-        let (own, listener) = OwnSocket::bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("another process")));
-        drop((own, listener));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it removes its socket");
-        fs::write(&path, "a file").unwrap();
-        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("a file")));
-        assert_eq!(fs::read(&path).unwrap(), b"a file");
-    }
-
-    #[test]
     fn an_address_is_free_until_somebody_listens_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -304,17 +267,6 @@ mod tests {
         drop(listener);
         address_is_free(address).unwrap();
         TcpListener::bind(address).unwrap();
-    }
-
-    #[test]
-    fn a_successors_socket_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.sock");
-        let (own, listener) = OwnSocket::bind(&path).unwrap();
-        drop(listener);
-        let _next = OwnSocket::bind(&path).unwrap();
-        drop(own);
-        assert!(path.exists());
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! The queue by which a service keeps others from its directory stays, whatever policies and people do to queues that seem
+//! unused.
+
+use std::path::Path;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use rustix::process::Signal;
+
+use crate::support::broker::{self, vhost_of};
+use crate::support::queue::Queue;
+use crate::support::service::Service;
+use crate::support::setup::Setup;
+use crate::support::wait::retry;
+use crate::support::world::directories;
+
+/// The names of all queues.
+fn queues(url: &str) -> Vec<String> {
+    let list = broker::shared().rabbitmqctl(&["-q", "list_queues", "-p", vhost_of(url), "name"]);
+    list.lines().map(str::to_owned).filter(|name| name != "name").collect()
+}
+
+fn fences(url: &str) -> Vec<String> {
+    queues(url).into_iter().filter(|name| name.starts_with("apollonia-ingestor-")).collect()
+}
+
+fn declare(url: &str, name: &str) {
+    Queue::declared(url, name).with(async |channel| {
+        let options = QueueDeclareOptions::default();
+        channel.queue_declare(name.into(), options, FieldTable::default()).await.expect("a queue");
+    });
+}
+
+#[track_caller]
+fn assert_held(data: &Path, url: &str) {
+    let doctor = Setup::new(&["doctor"]).env("DATA_DIRECTORY", data).env("AMQP_CONNECTION_STRING", url);
+    let ended = doctor.run().expect_code(0);
+    assert!(ended.stdout.contains("a service publishes these directories now"), "{}", ended.stdout);
+}
+
+fn watch(data: &Path, url: &str) -> Service {
+    let service = Setup::watch(data, url).spawn();
+    service.wait_ready();
+    service
+}
+
+#[test]
+fn a_policy_that_lets_unused_queues_expire_leaves_them() {
+    let broker = broker::shared();
+    let url = broker.vhost();
+    let (_root, data, other) = directories();
+    // May not read, so its queue cannot have a consumer.
+    let writer = broker.user("reads-nothing", vhost_of(&url), [".*", ".*", "^$"]);
+    let services = [watch(&data, &url), watch(&other, &writer)];
+    let before = fences(&url);
+    assert_eq!(before.len(), 2);
+    declare(&url, "unused");
+    broker.rabbitmqctl(&["set_policy", "-p", vhost_of(&url), "expire", ".*", r#"{"expires": 5000}"#]);
+    retry("the expiry of a queue that nobody uses", || {
+        let left = queues(&url);
+        if left.contains(&"unused".to_owned()) { Err(format!("{left:?}")) } else { Ok(()) }
+    });
+    assert_eq!(fences(&url), before);
+    assert_held(&data, &url);
+    assert_held(&other, &url);
+    for service in services {
+        let log = service.stop().stderr;
+        assert!(!log.contains("taken again"), "{log}");
+    }
+}
+
+#[test]
+fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
+    let broker = broker::shared();
+    let url = broker.vhost();
+    let (_root, data, _) = directories();
+    // While it is stopped below, the broker is not to miss its heartbeats.
+    let service = watch(&data, &format!("{url}?heartbeat=600"));
+    let name = fences(&url).pop().expect("a fence");
+    let delete = || broker.rabbitmqctl(&["delete_queue", "-p", vhost_of(&url), &name]);
+    delete();
+    service.wait_log("that it is taken again", |line| line.contains("WARN") && line.contains("taken again"));
+    retry("the fence", || if fences(&url).is_empty() { Err("no fence".to_owned()) } else { Ok(()) });
+    assert_held(&data, &url);
+
+    // It cannot answer while the queue goes to another.
+    service.signal(Signal::STOP);
+    delete();
+    let ended = Queue::declared(&url, &name).with(async |channel| {
+        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await.expect("the fence");
+        service.signal(Signal::CONT);
+        service.wait_exit().expect_code(1)
+    });
+    ended.assert_one_error("another connection has taken it");
+}
