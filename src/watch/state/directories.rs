@@ -85,7 +85,6 @@ impl State {
 
     /// Forgets what was kept for directories that left their paths. Each comes before those below it.
     fn remove_directories(&mut self, removed: &[Removed], now: Instant) {
-        let kept = self.rescan.is_whole_outstanding();
         for Removed { id, known, .. } in removed {
             self.pending.remove_directory(*id);
             self.retries.remove_directory(*id);
@@ -99,7 +98,7 @@ impl State {
             }
         }
         self.confirmed.removed(removed, &self.tree);
-        if kept {
+        if self.rescan.is_whole_outstanding() {
             self.confirmed.keep_departed(removed);
         }
     }

@@ -547,6 +547,77 @@ fn a_rescan_publishes_nothing_again_where_the_directory_above_is_another() {
     assert_eq!(scene.published, BTreeMap::new());
 }
 
+/// The same with `--removals`: the directory that is still there has nothing taken back, also where readers come while the
+/// rescan has not come to it, and one that is gone has.
+#[test]
+fn a_rescan_takes_back_what_is_gone_with_the_directory_above_and_only_that() {
+    for stays in [true, false] {
+        let mut scene = Scene::with_removals(&["one", "one/sub"]);
+        scene.published.clear();
+        let beside = |name: &str| scene.top.path().join("beside").join(name);
+        fs::create_dir(beside("other")).unwrap();
+        if stays {
+            fs::rename(scene.path("one/sub"), beside("other/sub")).unwrap();
+        }
+        fs::rename(scene.path("one"), beside("one")).unwrap();
+        fs::rename(beside("other"), scene.path("one")).unwrap();
+        scene.overflow();
+        let sub = scene.path("one/sub/file");
+        scene.published.insert(sub.clone(), Digests::of(b"before"));
+        scene.published.insert(scene.path("one/file"), Digests::of(b"before"));
+        scene.rest();
+        let left = stays.then(|| (sub, Digests::of(b"before")));
+        assert_eq!(scene.published, left.into_iter().collect());
+        assert_eq!(scene.state.tree.draining().count(), 0);
+        scene.write_ledger();
+        scene.kill(|_| {});
+        scene.rest();
+        assert_eq!(scene.published.len(), usize::from(stays));
+    }
+}
+
+/// A directory that left its path for another one in the tree while events were lost has its removals.
+#[test]
+fn a_rescan_takes_back_what_was_at_the_former_path_of_a_directory() {
+    let mut scene = Scene::with_removals(&["one", "one/sub", "two"]);
+    let beside = scene.top.path().join("beside/one");
+    fs::rename(scene.path("one/sub"), scene.path("two/sub")).unwrap();
+    fs::rename(scene.path("one"), beside).unwrap();
+    fs::create_dir(scene.path("one")).unwrap();
+    scene.overflow();
+    scene.rest();
+    assert_eq!(scene.left(), ["two/file", "two/sub/file"]);
+    assert_eq!(scene.state.tree.draining().count(), 0);
+}
+
+/// What was published last is what the next process takes back, after an orderly end too.
+#[test]
+fn a_message_confirmed_after_its_file_went_is_the_one_that_is_taken_back() {
+    let mut scene = Scene::with_removals(&["one"]);
+    scene.write("one/file");
+    scene.catch_up();
+    while scene.in_flight.is_empty() {
+        scene.now += Duration::from_secs(60);
+        scene.dispatch(1);
+    }
+    scene.read(0);
+    fs::remove_file(scene.path("one/file")).unwrap();
+    scene.catch_up();
+    let last = scene.published.clone();
+    scene.restart();
+    assert_ne!(scene.published, last);
+    scene.now += Duration::from_secs(60);
+    scene.catch_up();
+    while scene.in_flight.is_empty() {
+        scene.now += Duration::from_secs(60);
+        scene.dispatch(1);
+    }
+    let removal = scene.in_flight[0].job.removal.clone().unwrap();
+    assert_eq!(removal.last.unwrap().digests, scene.published[&scene.path("one/file")]);
+    scene.rest();
+    assert!(scene.left().is_empty());
+}
+
 #[test]
 fn a_rescan_publishes_what_came_back_from_elsewhere_in_the_tree() {
     let mut scene = Scene::with(&["one"]);
