@@ -182,13 +182,16 @@ fn words_behind<'a>(text: &'a str, before: &'a str, end: char) -> impl Iterator<
     text.split(before).skip(1).filter_map(move |rest| rest.split(end).next())
 }
 
+/// The text of each source file, without its tests.
 fn sources(directory: &Path, to: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, to);
         } else {
-            to.push(fs::read_to_string(&path).unwrap());
+            let text = fs::read_to_string(&path).unwrap();
+            let (program, _tests) = text.split_once("\n#[cfg(test)]\nmod tests {").unwrap_or((&text, ""));
+            to.push(program.to_owned());
         }
     }
 }

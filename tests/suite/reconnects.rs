@@ -1,9 +1,12 @@
 //! `--reconnect-seconds`: the broker goes away and comes back, and the service goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::types::FieldTable;
 use tempfile::TempDir;
 
 use crate::support::broker::{self, Broker, vhost_of};
@@ -183,6 +186,52 @@ fn a_signal_ends_it_while_the_broker_is_away() {
     let service = linked.watch(60);
     linked.wait_until("the repeats", &service, |messages| messages.len() == 4);
     service.stop();
+}
+
+/// Messages that wait for a queue by their keys go on waiting on the next connection, and all others are confirmed there.
+#[test]
+fn what_no_queue_takes_by_its_key_outlives_the_connection_and_holds_up_no_other() {
+    let linked = Linked::new();
+    let queue = Queue::declare(&linked.direct, "kept");
+    let bind = |key: &'static str| {
+        queue.with(async |channel| {
+            let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+            let declared =
+                channel.exchange_declare("files".into(), ExchangeKind::Topic, durable, FieldTable::default());
+            declared.await.expect("an exchange");
+            let options = QueueBindOptions::default();
+            let bound = channel.queue_bind("kept".into(), "files".into(), key.into(), options, FieldTable::default());
+            bound.await.expect("the queue is bound");
+        });
+    };
+    bind("flac");
+    let route = ["--exchange", "files", "--exchange-type", "topic", "--routing-key", "{ext}"];
+    let service = linked.setup(60).args(&route).spawn();
+    service.wait_ready();
+    let socket = service.control_socket();
+    let wait = |confirmed: f64, unroutable: f64| {
+        wait_for_metrics(&socket, "what is asked for, and no more", |seen| {
+            seen["apollonia_messages_confirmed_total"] == confirmed
+                && seen["apollonia_unroutable_messages"] == unroutable
+        });
+    };
+    (0..20).for_each(|number| linked.write(&format!("{number}.txt"), "content"));
+    linked.write("before.flac", "content");
+    wait(1.0, 20.0);
+    linked.link.cut();
+    linked.write("meanwhile.flac", "content");
+    linked.write("meanwhile.txt", "content");
+    service.wait_log("that the connection is lost", |line| line.contains("WARN") && line.contains("lost"));
+    linked.link.mend();
+    wait(2.0, 21.0);
+    ready_command(&socket).expect_code(1);
+    bind("txt");
+    wait(23.0, 0.0);
+    ready_command(&socket).expect_code(0);
+    let ended = service.stop();
+    assert!(ended.stderr.contains(", 0 left unpublished"), "{}", ended.stderr);
+    let names: HashSet<String> = queue.take().iter().map(|message| message.name().to_owned()).collect();
+    assert_eq!(names.len(), 23, "{names:?}");
 }
 
 #[test]
