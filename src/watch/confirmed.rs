@@ -36,9 +36,11 @@
 //! the next start takes the version of each row as a whole. Paths whose rows may lag even so are named with the mark
 //! ([`Known::is_exact`], [`Confirmed::end`]).
 
+mod departures;
+mod ending;
 mod removals;
 
-use std::mem;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::departed::Departed;
@@ -55,10 +57,6 @@ use crate::ledger::store::Store;
 use crate::ledger::{ALL, Ledger, MessageId};
 use crate::message::Content;
 use crate::progress::Progress;
-
-/// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
-/// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
-const LAGGING_MAX: usize = 4096;
 
 /// Confirms without a row that are kept for an orderly end, at some 300 bytes each. Those of more are published again by the
 /// next start.
@@ -120,7 +118,7 @@ pub(super) struct Confirmed {
     /// `None` without a state directory, and until the start has loaded it.
     ledger: Option<Ledger>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
-    unlisted: Map<Vec<u8>, Map<Name, Loaded>>,
+    unlisted: BTreeMap<Vec<u8>, Map<Name, Loaded>>,
     /// What was confirmed and got no row, by path: see [`Confirmed::confirm`].
     withheld: Map<Vec<u8>, Read>,
     departed: Departed,
@@ -199,46 +197,6 @@ impl Confirmed {
         }
         self.ledger = Some(ledger);
         Ok(())
-    }
-
-    /// Ends the ledger. Where the end was `orderly`, nothing is in flight any more, and the ledger is marked complete but for
-    /// the paths whose rows may lag.
-    pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
-        let Some(ledger) = self.ledger.take() else { return };
-        if orderly {
-            self.write_withheld(tree, &ledger);
-        }
-        let nodes = tree
-            .iter()
-            .flat_map(|(_, node)| node.known.iter().map(|(name, known)| (node.directory.prefix(), name, known)));
-        let unlisted = self
-            .unlisted
-            .iter()
-            .flat_map(|(directory, rows)| rows.iter().map(|(name, row)| (&directory[..], name, &row.known)));
-        let lagging = nodes.chain(unlisted).filter(|(_, _, known)| !known.is_exact());
-        let path = |(directory, name, _): (&[u8], &Name, _)| [directory, name].concat().into();
-        let lagging: Vec<Box<[u8]>> = lagging.map(path).take(LAGGING_MAX + 1).collect();
-        if orderly && lagging.len() <= LAGGING_MAX {
-            Self::forget_announced(tree, &ledger);
-            ledger.end_exact(lagging);
-        }
-    }
-
-    /// Writes the rows that were withheld because their paths had changed: nothing is published any more, so what was
-    /// confirmed last for these paths stays so.
-    fn write_withheld(&mut self, tree: &Tree, ledger: &Ledger) {
-        if self.withheld.is_empty() {
-            return;
-        }
-        for (_, node) in tree.iter() {
-            for (name, known) in node.known.iter().filter(|(_, known)| known.is_rowless()) {
-                let path = node.directory.absolute(name);
-                if let Some(read) = self.withheld.remove(&path).filter(|read| read.known().rowless() == *known) {
-                    let id = read.row_id(node, name);
-                    ledger.confirm(path, read.version, read.digests, read.racy, id);
-                }
-            }
-        }
     }
 
     /// A directory has been listed: its rows that waited for that are compared next, and names that it lists no more are
@@ -389,35 +347,6 @@ impl Confirmed {
             *known = Known::PUBLISHED;
             self.invalidate_row(ledger, node, name);
         }
-    }
-
-    /// Keeps what was confirmed below directories that were removed from their paths: see [`Departed`].
-    pub(super) fn keep_departed(&mut self, removed: &[Removed]) {
-        for Removed { directory, inode, known, .. } in removed {
-            self.departed.keep(*inode, directory.prefix(), known);
-        }
-    }
-
-    /// A directory has entered the tree.
-    pub(super) fn entered(&mut self, node: &mut Node) {
-        if let Some(inode) = node.inode {
-            node.known.extend(self.departed.enter(inode, node.directory.prefix()));
-        }
-    }
-
-    /// A job has ended whose directory has left the tree, so that another version may have been published at its path.
-    pub(super) fn ended_elsewhere(&mut self, job: &Job) {
-        self.departed.forget(job.directory.prefix(), &job.name);
-    }
-
-    /// Whether a directory that left its path is kept for the rescan.
-    pub(super) fn may_come_back(&self, node: &Node) -> bool {
-        node.inode.is_some_and(|inode| self.departed.keeps(inode, node.directory.prefix()))
-    }
-
-    /// The rescan has ended for which departed directories were kept. Returns whether there were any.
-    pub(super) fn forget_departed(&mut self) -> bool {
-        mem::take(&mut self.departed).has_kept()
     }
 
     /// Has all rows deleted below directories that were removed from their paths, because they can come back. Each directory

@@ -10,6 +10,9 @@ use crate::message::RemovalType;
 use crate::watch::pending::NameLost;
 use crate::watch::tree::{Node, Tree};
 
+/// A directory's absolute path, and what the last messages of its files said.
+pub(in crate::watch) type LostRows = (Vec<u8>, Vec<(Name, Last)>);
+
 impl Confirmed {
     /// What takes a path's last message back, where it had one.
     pub(in crate::watch) fn removal(node: &Node, name: &Name, how: NameLost) -> Option<Box<Removal>> {
@@ -26,6 +29,26 @@ impl Confirmed {
         node.known.remove(name);
         node.last.remove(name);
         self.ledger.iter().for_each(|ledger| ledger.forget(node.directory.absolute(name)));
+    }
+
+    /// Takes the rows of files that have had a message, below a directory that could not be entered and is gone: what each
+    /// last message said, by directory. `itself`: also in the directory. `below` is its absolute path, which ends in `/`.
+    pub(in crate::watch) fn take_unlisted(&mut self, below: &[u8], itself: bool) -> Vec<LostRows> {
+        let within = self.unlisted.range(below.to_vec()..).map(|(path, _)| path);
+        let within =
+            within.take_while(|path| path.starts_with(below)).filter(|path| itself || path.len() > below.len());
+        let paths: Vec<Vec<u8>> = within.filter(|_| self.removals).cloned().collect();
+        let mut taken = Vec::new();
+        for path in paths {
+            let Some(mut rows) = self.unlisted.remove(&path) else { continue };
+            let lost = rows.iter().filter_map(|(name, row)| Some((Arc::clone(name), row.last?))).collect();
+            rows.retain(|_, row| row.last.is_none());
+            if !rows.is_empty() {
+                self.unlisted.insert(path.clone(), rows);
+            }
+            taken.push((path, lost));
+        }
+        taken
     }
 
     /// A message was confirmed for a path that has no file any more.

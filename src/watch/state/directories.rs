@@ -41,6 +41,11 @@ impl State {
         {
             self.confirmed.entered(node);
         }
+        match resolved {
+            Resolved::Nothing => self.lose_unlisted(parent, name, true),
+            Resolved::New(_) if !removed.is_empty() => self.lose_unlisted(parent, name, false),
+            _ => {}
+        }
         if let Resolved::New(_) | Resolved::Same { .. } = resolved {
             self.retries.forget(parent, name);
         }

@@ -28,9 +28,11 @@ use crate::files::unread::{Unread, Why};
 use crate::files::version::{Timestamp, version_of};
 use crate::filter::Filter;
 use crate::hash::Digests;
-use crate::job::{Job, Outcome, Report};
+use crate::job::{Job, Known, Last, Outcome, Report};
 use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::{crash, wait_until_gone};
+use crate::message::Content;
+use crate::watch::confirmed::Loaded;
 use crate::watch::inotify::{Event, Watch};
 use crate::watch::tree::Tree;
 
@@ -574,6 +576,25 @@ fn a_rescan_takes_back_what_is_gone_with_the_directory_above_and_only_that() {
         scene.rest();
         assert_eq!(scene.published.len(), usize::from(stays));
     }
+}
+
+/// A directory that could not be entered at the start goes before it can be.
+#[test]
+fn what_had_a_message_in_a_directory_that_was_never_entered_is_taken_back_when_that_goes() {
+    let mut scene = Scene::with_removals(&["one"]);
+    let last = Last::new(&Content { digests: Digests::of(b"before"), size: 6 }, Some(7));
+    for below in ["one/shut/", "one/shut/deep/"] {
+        let directory = scene.path(below);
+        let prefix = directory.as_os_str().as_encoded_bytes();
+        let loaded = Loaded { known: Known::PUBLISHED, last: Some(last) };
+        scene.state.confirmed.load_unlisted(prefix, b"file", loaded);
+        scene.published.insert(directory.join("file"), Digests::of(b"before"));
+    }
+    fs::create_dir(scene.path("one/shut")).unwrap();
+    fs::remove_dir(scene.path("one/shut")).unwrap();
+    scene.rest();
+    assert_eq!(scene.left(), ["one/file"]);
+    assert_eq!(scene.state.tree.draining().count(), 0);
 }
 
 /// A directory that left its path for another one in the tree while events were lost has its removals.

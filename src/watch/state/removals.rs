@@ -6,6 +6,7 @@
 //! ([`Node::last`](crate::watch::tree::Node)) until the removal is confirmed, also of a directory that has left the tree. So
 //! a removal that found no room in the pending set is found again by a rescan.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Source, State};
@@ -74,6 +75,26 @@ impl State {
             NameLost::Deleted
         };
         self.lose_all(Source::Rescan, id, name, how, seen_at, now);
+    }
+
+    /// A name has no directory any more, or another one, so the removals are due of what had a message below one that could not
+    /// be entered. `itself`: there is none, so they are due in it as well.
+    pub(super) fn lose_unlisted(&mut self, parent: DirectoryId, name: &Name, itself: bool) {
+        if !self.confirmed.keeps_last() || itself && self.tree.child(parent, name).is_some() {
+            return;
+        }
+        let Some(above) = self.tree.get(parent).map(|node| Arc::clone(&node.directory)) else { return };
+        let path = [&above.absolute(name)[..], b"/"].concat();
+        let Some(root) = self.tree.roots().iter().find(|root| path.starts_with(root.prefix())).cloned() else { return };
+        for (directory, last) in self.confirmed.take_unlisted(&path, itself) {
+            let id = self.tree.vanished(&root, &directory[root.prefix().len()..]);
+            let names = last.iter().map(|(name, _)| Arc::clone(name)).collect();
+            if let Some(node) = self.tree.with_draining_mut(id) {
+                node.last.extend(last);
+            }
+            self.rescan.compare_later(id, names, Origin::Found);
+            self.tree.end_drained(id);
+        }
     }
 
     /// Has the removals of directories that have left the tree found by the rescan under way.
