@@ -71,6 +71,7 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
+    use tracing::{error, info, warn};
     use tracing_subscriber::fmt::layer;
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -98,10 +99,10 @@ mod tests {
     const NAME: &str = "a\nforged\u{1b}[31m\u{7}\u{85}\u{9b}\u{2028}\u{202e}b";
 
     fn log_in_every_way() {
-        tracing::info!("plain {NAME}");
-        tracing::warn!(path = NAME, "quoted");
-        tracing::error!(path = %NAME, other = ?NAME, "shown");
-        tracing::info!("amqp://user:s3cret@host");
+        info!("plain {NAME}");
+        warn!(path = NAME, "quoted");
+        error!(path = %NAME, other = ?NAME, "shown");
+        info!("amqp://user:s3cret@host");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use crate::support::control::{get, health, metrics, wait_for_metrics};
 use crate::support::files::{chmod, give_name, nameless};
 use crate::support::ledger::{kill, rows, with_ledger, world_of_nobody};
@@ -62,6 +64,21 @@ fn trees_copied_with_closed_rights_are_published_once_open() {
         wait_for_metrics(&socket, "no directory refused", |seen| seen["apollonia_unwatched_directories"] == 0.0);
         world.finish();
     }
+}
+
+/// The file is written by a name outside, which raises no event, and the rescan cannot enter its directory.
+#[test]
+fn a_directory_that_was_shut_during_a_rescan_is_rescanned_once_it_is_open() {
+    let Some(mut world) = start(|setup| setup.recursive()) else { return };
+    shell(&world, "mkdir -p $data/shut/below; echo before > $data/shut/below/file; ln $data/shut/below/file $outside/");
+    world.wait_for_content("shut/below/file", b"before\n");
+    shell(&world, "chmod 0 $data/shut; echo written meanwhile > $outside/file");
+    world.service().signal(Signal::HUP);
+    let named = format!("{:?} cannot be entered", world.path("shut"));
+    world.service().wait_log("the refusal", |line| line.contains(&named));
+    chmod(&world.path("shut"), 0o755);
+    world.wait_for_content("shut/below/file", b"written meanwhile\n");
+    world.finish();
 }
 
 #[test]

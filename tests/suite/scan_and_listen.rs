@@ -179,6 +179,7 @@ fn listen_prints_no_more_than_its_count() {
     }
     let url = broker::shared().vhost();
     let listener = listen(&url, &["--count", "2"]);
+    let _rest = Consumer::bind(&url); // the listener's queue goes with it, and `scan` waits for one
     scan_to(&url, &data);
     let ended = listener.wait_exit().expect_code(0);
     assert_eq!(ended.stdout.lines().count(), 2, "{}", ended.stdout);

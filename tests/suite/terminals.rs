@@ -16,10 +16,10 @@ fn the_bar_of_a_scan_fits_the_width_of_the_terminal() {
         fs::write(data.join(format!("file-{number}")), "content").unwrap();
     }
     for (columns, parts) in [
-        (100, &["█", "░", " files  ", " kB  ", "/s  ", " left"][..]),
+        (100, &["░", " files  ", " kB  ", "/s  ", " left"][..]),
         (60, &[" files  ", " kB  ", "/s  ", " left"]),
         (40, &[" files  ", " kB"]),
-        (12, &[" files"]),
+        (10, &[" files"]),
     ] {
         let scan = Setup::new(&["scan", "--output", "stdout", "--log-level", "error"]).arg(&data).env("TERM", "xterm");
         let shown = scan.at_terminal(columns, true);

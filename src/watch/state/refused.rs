@@ -129,8 +129,9 @@ impl State {
             };
             match what {
                 Retry::Listing { .. } => self.list_again(id, Depth::All),
-                Retry::Name { origin, .. } => {
-                    self.resolve(id, &name, origin, Depth::New, now);
+                Retry::Name { origin, directory } => {
+                    // A rescan may have been kept from the directory, and from all below it.
+                    self.resolve(id, &name, origin, if directory { Depth::All } else { Depth::New }, now);
                     self.compare(id, &name, origin, seen_at, now);
                 }
                 Retry::Recheck { version } => match self.look(id, &name) {

@@ -255,7 +255,10 @@ impl Tree {
 
     pub fn remove(&mut self, name: &Name) {
         self.begin();
-        fs::remove_file(self.path(name)).expect("unlink");
+        if let Err(error) = fs::remove_file(self.path(name)) {
+            let history = self.journal.history_of(&[name.to_string()].into());
+            panic!("unlink of {name}: {error}\n{history}");
+        }
         self.leave(name);
         self.journal.log(format!("{name} removed"));
         self.follow_links();
