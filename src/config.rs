@@ -96,6 +96,8 @@ pub struct WatchSettings {
     pub catch_up: CatchUp,
     /// The interval of rescans that no event asks for.
     pub rescan: Option<Duration>,
+    /// Whether a path that has had a message and has no file any more gets one that says so.
+    pub removals: bool,
 }
 
 impl WatchSettings {
@@ -106,6 +108,7 @@ impl WatchSettings {
             quiet: Duration::from_millis(settings.quiet_ms),
             catch_up: catch_up(settings)?,
             rescan: (settings.rescan_seconds > 0).then(|| Duration::from_secs(settings.rescan_seconds.into())),
+            removals: settings.removals,
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::files::names::Name;
 use crate::files::unread::Unread;
 use crate::files::version::{Timestamp, Version, fingerprint};
 use crate::hash::Digests;
-use crate::message::EventType;
+use crate::message::{Content, EventType, REMOVED_TYPE, RemovalType, TYPE};
 
 /// A file to be read and published.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ pub struct Job {
     /// The ledger's row may be of a file that can come back to this path unchanged, so the row has to be invalidated
     /// before another version is published.
     pub invalidate_first: bool,
+    /// The absolute path that the file was renamed from, where that is known.
+    pub moved_from: Option<Arc<[u8]>>,
+    /// What the path's consumers are sent if there is no file any more; `None` where they have not been sent one, and
+    /// without `--removals`.
+    pub removal: Option<Box<Removal>>,
     /// The job is in the queue for large files. The dispatcher sets this, and the source does not.
     pub large: bool,
 }
@@ -53,6 +58,69 @@ impl Job {
             Some(known) if self.invalidate_first && known.content.is_some() => Err(Unread::StaleRow),
             _ => Ok(false),
         }
+    }
+}
+
+/// What takes a path's last message back, once a reader finds no file there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// How the file went.
+    pub event: RemovalType,
+    /// What the last message said; `None` where only a process that crashed can have known it.
+    pub last: Option<Content>,
+    /// The id of the last message, if it is known.
+    pub id: Option<u128>,
+}
+
+/// What a path's consumers were sent last, kept with `--removals` alone: in 80 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Last {
+    sha256: [u8; 32],
+    xxh128: u128,
+    /// 0 where it is not known.
+    id: u128,
+    size: u64,
+    /// Digests and size are known.
+    read: bool,
+    /// The path has had a message, or may have had one of a process that crashed.
+    pub published: bool,
+    /// The ledger's row says that no version of the file counts as published any more.
+    pub void: bool,
+}
+
+const _: () = assert!(size_of::<Last>() == 80);
+
+impl Last {
+    /// What a message said that was confirmed. `id` is `None` where it is not known.
+    #[must_use]
+    pub fn new(content: &Content, id: Option<u128>) -> Self {
+        let Content { digests: Digests { sha256, xxh128 }, size } = *content;
+        Self { sha256, xxh128, id: id.unwrap_or(0), size, read: true, published: true, void: false }
+    }
+
+    /// A message that may have been published by a process that crashed before it could write what it said.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { published: true, void: true, ..Self::default() }
+    }
+
+    /// No message yet, and a row that says that there may be one.
+    #[must_use]
+    pub fn announced() -> Self {
+        Self { published: false, ..Self::unknown() }
+    }
+
+    /// What the message said, if that is known.
+    #[must_use]
+    pub fn content(&self) -> Option<Content> {
+        let digests = Digests { sha256: self.sha256, xxh128: self.xxh128 };
+        self.read.then_some(Content { digests, size: self.size })
+    }
+
+    /// The message id, if it is known.
+    #[must_use]
+    pub fn id(&self) -> Option<u128> {
+        (self.id != 0).then_some(self.id)
     }
 }
 
@@ -190,24 +258,60 @@ pub struct Outgoing {
     pub id: u128,
     /// The path's bytes, where it is not UTF-8.
     pub raw_path: Option<Vec<u8>>,
-    /// The version that was read.
-    pub version: Version,
-    /// See [`Version::is_racy`].
-    pub racy: bool,
-    /// The file has further names.
-    pub linked: bool,
-    /// The digests of its content.
-    pub digests: Digests,
+    /// What it is about.
+    pub subject: Subject,
     /// The job that this message came from.
     pub job: Job,
 }
 
+/// What a message is about.
+#[derive(Debug)]
+pub enum Subject {
+    /// A version of a file.
+    File {
+        /// The version that was read.
+        version: Version,
+        /// See [`Version::is_racy`].
+        racy: bool,
+        /// The file has further names.
+        linked: bool,
+        /// The digests of its content.
+        digests: Digests,
+    },
+    /// The path has no file any more.
+    Removal,
+}
+
+impl Subject {
+    /// The AMQP type of its messages.
+    #[must_use]
+    pub fn message_type(&self) -> &'static str {
+        match self {
+            Self::File { .. } => TYPE,
+            Self::Removal => REMOVED_TYPE,
+        }
+    }
+}
+
 impl Outgoing {
+    /// The absolute path that the file was renamed from, where the message says that it was renamed.
+    #[must_use]
+    pub fn moved_from(&self) -> Option<&[u8]> {
+        let renamed = matches!(self.subject, Subject::File { .. }) && self.job.event == EventType::MovedTo;
+        self.job.moved_from.as_deref().filter(|_| renamed)
+    }
+
     /// The job's report, once the output has confirmed the message.
     #[must_use]
     pub fn confirmed(self) -> Report {
-        let Self { job, version, racy, linked, digests, .. } = self;
-        Report { job, outcome: Outcome::Confirmed { version, racy, linked, digests } }
+        let Self { job, id, subject, .. } = self;
+        let outcome = match subject {
+            Subject::File { version, racy, linked, digests } => {
+                Outcome::Confirmed { id, version, racy, linked, digests }
+            }
+            Subject::Removal => Outcome::Removed,
+        };
+        Report { job, outcome }
     }
 
     /// The job's report, once the broker has refused the message for its size, in these words.
@@ -232,6 +336,8 @@ pub struct Report {
 pub enum Outcome {
     /// The output has confirmed the message.
     Confirmed {
+        /// The message id.
+        id: u128,
         /// The version that was read.
         version: Version,
         /// See [`Version::is_racy`].
@@ -250,6 +356,8 @@ pub enum Outcome {
         /// The digests of its content.
         digests: Digests,
     },
+    /// The output has confirmed the path's removal.
+    Removed,
     /// The file has no message now, for this reason.
     Unread(Unread),
 }
@@ -273,6 +381,8 @@ pub(crate) mod tests {
             known: None,
             within: None,
             invalidate_first: false,
+            moved_from: None,
+            removal: None,
             large: false,
         };
         (0..count).map(job).collect()

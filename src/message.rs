@@ -8,6 +8,15 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
 
+/// The routing key of a removal.
+pub const REMOVED_ROUTING_KEY: &str = "file.removed";
+
+/// The AMQP type of every message about a file: the kind of the body, and the number of its schema.
+pub const TYPE: &str = "apollonia.file.v1";
+
+/// The AMQP type of every removal.
+pub const REMOVED_TYPE: &str = "apollonia.file-removed.v1";
+
 /// The service's name in every message and in the broker's list of connections.
 pub const APP_ID: &str = "apollonia-ingestor";
 
@@ -35,6 +44,26 @@ impl EventType {
             Self::CloseWrite => "IN_CLOSE_WRITE",
         }
     }
+}
+
+/// How a path lost its file: the contract's two values, which are names of inotify events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum RemovalType {
+    /// The file was deleted, or nobody saw how it went.
+    #[serde(rename = "IN_DELETE")]
+    Delete,
+    /// The file was renamed, or a directory above it.
+    #[serde(rename = "IN_MOVED_FROM")]
+    MovedFrom,
+}
+
+/// What the last message of a path said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// The digests of its content.
+    pub digests: Digests,
+    /// The number of its bytes.
+    pub size: u64,
 }
 
 /// The absolute paths of a message, all in one directory: the file's own, then those of its neighbors. U+FFFD replaces
@@ -73,6 +102,12 @@ impl Paths {
     #[must_use]
     pub fn is_utf8(&self) -> bool {
         self.utf8
+    }
+
+    /// The first path: the file's own. Empty where there is none yet.
+    #[must_use]
+    pub fn first(&self) -> &str {
+        self.iter().next().unwrap_or_default()
     }
 
     fn append(&mut self, part: &[u8]) {
@@ -135,7 +170,7 @@ impl<'a> Message<'a> {
     ) -> Self {
         debug_assert!(paths.ends.len() >= 2, "the file's own path is there");
         Self {
-            file_path: paths.iter().next().unwrap_or_default(),
+            file_path: paths.first(),
             event_type,
             sha256_hash: digests.sha256,
             xxh128_hash: digests.xxh128.to_be_bytes(),
@@ -157,6 +192,76 @@ impl<'a> Message<'a> {
         simd_json::serde::to_writer(&mut *scratch, self)?;
         Ok(scratch.as_slice().into())
     }
+}
+
+/// The fields of a removal, in the order in which they are encoded.
+#[derive(Debug, Serialize)]
+pub struct Removal<'a> {
+    /// The absolute path.
+    pub file_path: &'a str,
+    /// How the file went.
+    pub event_type: RemovalType,
+    /// The SHA-256 that the path's last message had; `None` where only a process that crashed can have known it.
+    #[serde(serialize_with = "hex_or_null")]
+    pub sha256_hash: Option<[u8; 32]>,
+    /// The XXH3-128 that the path's last message had, as `sha256_hash`.
+    #[serde(serialize_with = "hex_or_null")]
+    pub xxh128_hash: Option<[u8; 16]>,
+    /// The bytes that the path's last message had, as `sha256_hash`.
+    pub size: Option<u64>,
+    /// The id of the path's last message, as `sha256_hash`.
+    #[serde(serialize_with = "hex_or_null")]
+    pub message_id: Option<[u8; 16]>,
+    /// When it was seen that the path has no file.
+    #[serde(serialize_with = "time")]
+    pub timestamp: Timestamp,
+}
+
+impl<'a> Removal<'a> {
+    /// Composes a removal of its parts. `last` and `id` are those of the path's last message.
+    #[must_use]
+    pub fn new(
+        file_path: &'a str,
+        event_type: RemovalType,
+        last: Option<Content>,
+        id: Option<u128>,
+        timestamp: Timestamp,
+    ) -> Self {
+        Self {
+            file_path,
+            event_type,
+            sha256_hash: last.map(|last| last.digests.sha256),
+            xxh128_hash: last.map(|last| last.digests.xxh128.to_be_bytes()),
+            size: last.map(|last| last.size),
+            message_id: id.map(u128::to_be_bytes),
+            timestamp,
+        }
+    }
+
+    /// Encodes the removal's body. `scratch` is a buffer that is used again for the next message.
+    ///
+    /// # Errors
+    /// As [`Message::encode`].
+    pub fn encode(&self, scratch: &mut Vec<u8>) -> Result<Box<[u8]>, simd_json::Error> {
+        scratch.clear();
+        simd_json::serde::to_writer(&mut *scratch, self)?;
+        Ok(scratch.as_slice().into())
+    }
+}
+
+/// The message id of a removal: XXH3-128 over the path, the id of the path's last message and its SHA-256, so that it is
+/// the same each time the same message is taken back. The path may come in pieces.
+#[must_use]
+pub fn removal_id(path: &[&[u8]], last: Option<&Content>, id: Option<u128>) -> u128 {
+    let mut hasher = Xxh3::new();
+    path.iter().for_each(|piece| hasher.update(piece));
+    hasher.update(&[0]); // as in `message_id`
+    hasher.update(REMOVED_TYPE.as_bytes());
+    hasher.update(&id.unwrap_or(0).to_be_bytes());
+    if let Some(Content { digests, .. }) = last {
+        hasher.update(&digests.sha256);
+    }
+    hasher.digest128()
 }
 
 /// The message id: XXH3-128 over path, version and SHA-256, as a number of 32 hex digits. The path may come in pieces.
@@ -182,6 +287,14 @@ fn hex<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
     ascii(&text[..2 * N], serializer)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn hex_or_null<S: Serializer, const N: usize>(bytes: &Option<[u8; N]>, serializer: S) -> Result<S::Ok, S::Error> {
+    match bytes {
+        Some(bytes) => hex(bytes, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn all_but_first<S: Serializer>(paths: &Paths, serializer: S) -> Result<S::Ok, S::Error> {

@@ -204,6 +204,10 @@ impl Metrics {
                 self.messages_confirmed.inc();
                 self.end_to_end_seconds.observe(now.seconds_since(report.job.seen_at));
             }
+            Outcome::Removed => {
+                self.messages_confirmed.inc();
+                self.end_to_end_seconds.observe(now.seconds_since(report.job.seen_at));
+            }
             Outcome::Unchanged { .. } => {
                 self.files_read.inc();
                 self.files_unchanged.inc();

@@ -56,6 +56,8 @@ impl Passes {
             known: None,
             within: None,
             invalidate_first: false,
+            moved_from: None,
+            removal: None,
             large: false,
         };
         let mut batches = files.chunks(BATCH).peekable();

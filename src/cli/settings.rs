@@ -79,6 +79,14 @@ pub struct Settings {
     /// Rescan the directories this often, for network file systems and changes that raise no event; 0 is never
     #[arg(help_heading = WATCHING, long, env = "INGESTOR_RESCAN_SECONDS", global = true, value_name = "SECONDS", default_value_t = 0)]
     pub rescan_seconds: u32,
+    /// Publish a message for what went away too, of a kind of its own (routing key `file.removed`): for each path that has
+    /// had a message and has no file any more, because it was deleted, renamed, moved out, or a directory above it was; with
+    /// a ledger also where that happened while the service was down
+    #[arg(
+        help_heading = WATCHING, long, env = "INGESTOR_REMOVALS", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false"
+    )]
+    pub removals: bool,
     /// How long a file that was created but not closed must stay unchanged before it counts as complete
     #[arg(
         help_heading = WATCHING, long, env = "INGESTOR_SETTLE_MS", global = true, value_name = "MILLISECONDS", default_value_t = 1000,

@@ -327,6 +327,8 @@ impl Walk {
                     known: None,
                     within: None,
                     invalidate_first: false,
+                    moved_from: None,
+                    removal: None,
                     large: false,
                 });
             }

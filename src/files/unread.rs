@@ -66,6 +66,13 @@ impl fmt::Display for Why {
 }
 
 impl Unread {
+    /// Whether it says that no file of the data directory is at the path. Where the path leads to another directory by now,
+    /// that one's files are found when it is listed.
+    #[must_use]
+    pub fn says_no_file(&self) -> bool {
+        matches!(self, Self::Gone | Self::NotRegular | Self::LeadsOut | Self::Busy(Why::DirectoryMoved))
+    }
+
     /// What it means for the file that the kernel refused a call on it.
     #[must_use]
     pub fn of(call: Call, errno: Errno) -> Self {

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, Row, Statement, Transaction, TransactionBehavior, params};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::row::{CHECKSUM, Confirmed, FLAGS, PATH, StoreError, blob, decode_file, not_as_written};
+use super::row::{CHECKSUM, Confirmed, FLAGS, MessageId, PATH, StoreError, blob, decode_file, not_as_written};
 use crate::files::version::Version;
 use crate::hash::Digests;
 
@@ -83,7 +83,7 @@ fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, StoreError> {
         {
             // This form did not record when a file was examined, so each ctime of whole seconds counts as racy.
             let racy = version.changed.nanoseconds == 0;
-            Ok(Confirmed { version, digests: Some(digests), racy, by_version_only: false })
+            Ok(Confirmed::new(version, digests, racy, MessageId::OfVersion))
         }
         _ => Err(not_as_written(path)),
     }

@@ -39,12 +39,14 @@ use std::time::Duration;
 pub use queue::ALL;
 use queue::{HIGH_WATER, QUEUED_MAX, Queue, Shared};
 use row::Confirmed;
+pub use row::MessageId;
 use store::Store;
 use writer::Writer;
 
 use crate::error::Error;
 use crate::files::version::Version;
 use crate::hash::Digests;
+use crate::job::Last;
 use crate::progress::Progress;
 
 /// How long the end waits for the last rows to be written.
@@ -72,8 +74,8 @@ impl Ledger {
     }
 
     /// Queues the row of what was confirmed for an absolute path. `racy`: see [`Version::is_racy`].
-    pub fn confirm(&self, path: Vec<u8>, version: Version, digests: Digests, racy: bool) {
-        self.put(path, Some(Confirmed { version, digests: Some(digests), racy, by_version_only: false }));
+    pub fn confirm(&self, path: Vec<u8>, version: Version, digests: Digests, racy: bool, id: MessageId) {
+        self.put(path, Some(Confirmed::new(version, digests, racy, id)));
     }
 
     /// Writes what is queued and ends. To be called when all that was published has been confirmed here and all that was
@@ -95,7 +97,12 @@ impl Ledger {
 
     /// Invalidates the row of a path where another file can be published and the same file can come back.
     pub fn invalidate(&self, path: &[u8]) {
-        self.add(|queue| queue.invalidate(path));
+        self.add(|queue| queue.invalidate(path, None));
+    }
+
+    /// As [`Ledger::invalidate`], but a void row stays, which says what the path's last message was.
+    pub fn void(&self, path: &[u8], last: &Last) {
+        self.add(|queue| queue.invalidate(path, Some(Confirmed::void(last))));
     }
 
     /// Whether an invalidation of this path is pending: nothing may be published there until it is written. `directory`

@@ -93,10 +93,10 @@ impl Queue {
         false
     }
 
-    /// Makes the deletion of a path's row a pending invalidation. Returns as `put` does.
-    pub(super) fn invalidate(&mut self, path: &[u8]) -> bool {
+    /// Makes the deletion of a path's row, or its change to a void one, a pending invalidation. Returns as `put` does.
+    pub(super) fn invalidate(&mut self, path: &[u8], void: Option<Confirmed>) -> bool {
         let before = self.len();
-        self.put(path.into(), None, INVALIDATED_MAX);
+        self.put(path.into(), void, INVALIDATED_MAX);
         if self.rows.contains_key(path) {
             self.add_pending(path);
             return self.len() > before;

@@ -9,11 +9,12 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::os_message;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
-use crate::job::Known;
+use crate::job::{Known, Last};
+use crate::message::{Content, message_id};
 
 /// The table's columns, in the order in which each statement names them. The positions below count in it.
 pub(super) const COLUMNS: &str = "path, flags, inode, size, modified_seconds, modified_nanoseconds, changed_seconds, \
-                                  changed_nanoseconds, sha256, xxh128, checksum";
+                                  changed_nanoseconds, sha256, xxh128, checksum, message_id";
 
 pub(super) const PATH: usize = 0;
 pub(super) const FLAGS: usize = 1;
@@ -26,6 +27,7 @@ const CHANGED_NANOSECONDS: usize = 7;
 const SHA256: usize = 8;
 const XXH128: usize = 9;
 pub(super) const CHECKSUM: usize = 10;
+const MESSAGE_ID: usize = 11;
 
 /// In a row's `flags`: see [`Version::is_racy`].
 const RACY: u8 = 1;
@@ -33,21 +35,84 @@ const RACY: u8 = 1;
 /// In a row's `flags`: see [`Confirmed::by_version_only`].
 const BY_VERSION_ONLY: u8 = 2;
 
+/// In a row's `flags`: see [`Confirmed::void`].
+const VOID: u8 = 4;
+
+/// What `message_id` holds where nobody knows it.
+const UNKNOWN_ID: &[u8] = &[0];
+
+/// The id of the message that a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageId {
+    /// It follows from the row's version and digests.
+    OfVersion,
+    /// Metadata alone has changed since the message, or the row is void.
+    Other(u128),
+    /// As `Other`, and nobody remembers it.
+    Unknown,
+}
+
 /// What the broker confirmed last for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Confirmed {
-    pub version: Version,
+pub struct Confirmed {
+    pub(super) version: Version,
     /// `None` for a file that was there before the service: it was entered without being read.
-    pub digests: Option<Digests>,
+    pub(super) digests: Option<Digests>,
     /// See [`Version::is_racy`].
-    pub racy: bool,
+    pub(super) racy: bool,
     /// The row may lag: its file was not compared with it since the ledger was not
     /// [`COMPLETE`](super::state_directory::COMPLETE).
-    pub by_version_only: bool,
+    pub(super) by_version_only: bool,
+    /// The path has had a message, or may have had one, and no version of its file counts as published: of the version, the
+    /// size alone is kept. Without digests, not even that is known. Written with `--removals` alone.
+    pub(super) void: bool,
+    pub(super) id: MessageId,
 }
 
 impl Confirmed {
-    pub(super) fn known(&self) -> Known {
+    /// A row for what was read of a version.
+    pub(super) fn new(version: Version, digests: Digests, racy: bool, id: MessageId) -> Self {
+        Self { version, digests: Some(digests), racy, by_version_only: false, void: false, id }
+    }
+
+    /// A row for a file that was there before the service.
+    pub(super) fn seen(version: Version, racy: bool) -> Self {
+        let id = MessageId::OfVersion;
+        Self { version, digests: None, racy, by_version_only: false, void: false, id }
+    }
+
+    /// A row that says what a path's last message was, and that no version of its file counts as published.
+    pub(super) fn void(last: &Last) -> Self {
+        let never = Timestamp { seconds: 0, nanoseconds: 0 };
+        let size = last.content().map_or(0, |content| content.size);
+        Self {
+            version: Version { inode: 0, size, modified: never, changed: never },
+            digests: last.content().map(|content| content.digests),
+            racy: false,
+            by_version_only: false,
+            void: true,
+            id: last.id().map_or(MessageId::Unknown, MessageId::Other),
+        }
+    }
+
+    /// What the path's last message was; `None` where it had none.
+    pub fn last(&self, path: &[u8]) -> Option<Last> {
+        let Some(digests) = self.digests else { return self.void.then(Last::unknown) };
+        let id = match self.id {
+            MessageId::OfVersion => Some(message_id(&[path], &self.version, &digests.sha256)),
+            MessageId::Other(id) => Some(id),
+            MessageId::Unknown => None,
+        };
+        let mut last = Last::new(&Content { digests, size: self.version.size }, id);
+        last.void = self.void;
+        Some(last)
+    }
+
+    /// What counts as published.
+    pub fn known(&self) -> Known {
+        if self.void {
+            return Known::PUBLISHED;
+        }
         let known = match &self.digests {
             Some(digests) => Known::new(&self.version, digests, self.racy),
             None => Known::seen(&self.version, self.racy),
@@ -57,7 +122,8 @@ impl Confirmed {
 
     pub(super) fn flags(&self) -> u8 {
         let racy = if self.racy { RACY } else { 0 };
-        if self.by_version_only { racy | BY_VERSION_ONLY } else { racy }
+        let by_version_only = if self.by_version_only { BY_VERSION_ONLY } else { 0 };
+        racy | by_version_only | if self.void { VOID } else { 0 }
     }
 
     /// Covers all that a row holds, because SQLite does not notice every damage by itself.
@@ -70,7 +136,19 @@ impl Confirmed {
             hasher.update(sha256);
             hasher.update(&xxh128.to_be_bytes());
         }
+        hasher.update(&self.id_bytes());
         hasher.digest128()
+    }
+}
+
+impl Confirmed {
+    /// The column `message_id`, which is empty in most rows.
+    pub(super) fn id_bytes(&self) -> Vec<u8> {
+        match self.id {
+            MessageId::OfVersion => Vec::new(),
+            MessageId::Other(id) => id.to_be_bytes().to_vec(),
+            MessageId::Unknown => UNKNOWN_ID.to_vec(),
+        }
     }
 }
 
@@ -136,8 +214,13 @@ pub(super) fn decode_file(row: &Row<'_>) -> Result<(Version, Option<Digests>), S
 pub(super) fn decode(path: &[u8], row: &Row<'_>) -> Result<Confirmed, StoreError> {
     let (version, digests) = decode_file(row)?;
     let flags: u8 = row.get(FLAGS)?;
-    let (racy, by_version_only) = (flags & RACY != 0, flags & BY_VERSION_ONLY != 0);
-    let confirmed = Confirmed { version, digests, racy, by_version_only };
+    let id = match blob(row, MESSAGE_ID)? {
+        [] => MessageId::OfVersion,
+        UNKNOWN_ID => MessageId::Unknown,
+        id => MessageId::Other(u128::from_be_bytes(id.try_into().map_err(|_| not_as_written(path))?)),
+    };
+    let [racy, by_version_only, void] = [RACY, BY_VERSION_ONLY, VOID].map(|flag| flags & flag != 0);
+    let confirmed = Confirmed { version, digests, racy, by_version_only, void, id };
     let checksum: [u8; 16] = row.get(CHECKSUM)?;
     let intact = flags == confirmed.flags() && checksum == confirmed.checksum(path).to_be_bytes();
     if intact { Ok(confirmed) } else { Err(not_as_written(path)) }

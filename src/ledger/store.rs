@@ -11,6 +11,7 @@ use std::{io, mem};
 
 use rusqlite::Connection;
 
+pub use super::row::Confirmed as Row;
 use super::row::{Confirmed, Rows, StoreError};
 pub use super::state_directory::FILE;
 use super::state_directory::{self, BEHIND, DAMAGED};
@@ -18,7 +19,7 @@ pub use super::table::Fate;
 use super::table::{self, FORM, Page};
 use crate::error::{Error, os_message};
 use crate::files::version::Version;
-use crate::job::Known;
+use crate::job::Last;
 
 /// How every database begins (sqlite.org/fileformat2.html, 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -26,9 +27,19 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// The offset of `user_version` in a database's header, big-endian.
 const FORM_AT: usize = 60;
 
-/// An absolute path, and the version of the file that was there before the service, with whether it is racy. `None`
-/// where the row is only to be deleted.
-pub type Seen = (Vec<u8>, Option<(Version, bool)>);
+/// An absolute path, and what becomes of its row at a start that takes what is there for confirmed.
+pub type Entered = (Vec<u8>, Entry);
+
+/// See [`Entered`].
+#[derive(Debug, Clone, Copy)]
+pub enum Entry {
+    /// The version of the file that was there before the service, and whether it is racy.
+    Seen(Version, bool),
+    /// The path's last message is known, and no version of its file counts as published.
+    Void(Last),
+    /// There is to be no row.
+    None,
+}
 
 /// The database, locked for this process.
 pub struct Store {
@@ -84,7 +95,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::StateDirectory`] when the mark that says that it is complete cannot be removed.
-    pub fn load(&mut self, take: impl FnMut(&[u8], Known) -> Fate) -> Result<bool, Error> {
+    pub fn load(&mut self, take: impl FnMut(&[u8], &Confirmed) -> Fate) -> Result<bool, Error> {
         let complete = state_directory::unmark_complete(&self.lock, &self.directory)? && self.complete;
         let read = self.set_aside_if_behind().and_then(|()| self.read_all(complete, take));
         if let Err(error) = &read {
@@ -96,7 +107,7 @@ impl Store {
 
     /// The second half of [`Store::load`]. It reads by the page, so that a million changed rows need no memory for all of
     /// them.
-    fn read_all(&mut self, complete: bool, mut take: impl FnMut(&[u8], Known) -> Fate) -> Result<(), StoreError> {
+    fn read_all(&mut self, complete: bool, mut take: impl FnMut(&[u8], &Confirmed) -> Fate) -> Result<(), StoreError> {
         self.rows = 0;
         let mut last = Box::default();
         loop {
@@ -120,14 +131,18 @@ impl Store {
         }
     }
 
-    /// Enters files that were there before the service, without digests, and deletes the rows of those that are not there
-    /// any more, in one transaction.
+    /// Enters files that were there before the service, without digests, and deletes or voids the rows of others, in one
+    /// transaction.
     ///
     /// # Errors
     /// Why it could not be written: nothing of it was.
-    pub fn enter(&mut self, seen: impl IntoIterator<Item = Seen>) -> Result<(), StoreError> {
-        let row = |(version, racy)| Confirmed { version, digests: None, racy, by_version_only: false };
-        let rows: Rows = seen.into_iter().map(|(path, seen)| (path.into(), seen.map(row))).collect();
+    pub fn enter(&mut self, entries: impl IntoIterator<Item = Entered>) -> Result<(), StoreError> {
+        let row = |entry| match entry {
+            Entry::Seen(version, racy) => Some(Confirmed::seen(version, racy)),
+            Entry::Void(last) => Some(Confirmed::void(&last)),
+            Entry::None => None,
+        };
+        let rows: Rows = entries.into_iter().map(|(path, entry)| (path.into(), row(entry))).collect();
         self.write(&[], &rows)
     }
 

@@ -6,10 +6,12 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::form1;
 use super::row::{COLUMNS, Confirmed, PATH, Rows, StoreError, blob, decode};
-use crate::job::Known;
 
 /// The table's form, in `user_version`.
-pub(super) const FORM: i64 = 2;
+pub(super) const FORM: i64 = 3;
+
+/// The form before that, which has no column `message_id`: each row's id follows from the row.
+const FORM_WITHOUT_ID: i64 = 2;
 
 /// Rows in a [`Page`]; some 400 bytes each where all of them change.
 const PAGE_ROWS: i64 = 1 << 14;
@@ -37,7 +39,11 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     check(&connection)?;
     match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
         FORM => {}
-        form1::FORM => form1::migrate(&mut connection)?,
+        form1::FORM => {
+            form1::migrate(&mut connection)?;
+            add_message_id(&connection)?;
+        }
+        FORM_WITHOUT_ID => add_message_id(&connection)?,
         0 => create(&connection)?,
         form if form > FORM => return Err(StoreError::Newer),
         form => return Err(StoreError::Damaged(format!("it is of the form {form}"))),
@@ -55,6 +61,16 @@ fn check(connection: &Connection) -> Result<(), StoreError> {
     if found == "ok" { Ok(()) } else { Err(StoreError::Damaged(found.replace('\n', " "))) }
 }
 
+/// Brings the table from form 2 to form 3, without a look at its rows.
+fn add_message_id(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "BEGIN IMMEDIATE;
+        ALTER TABLE confirmed ADD COLUMN message_id BLOB NOT NULL DEFAULT x'';
+        PRAGMA user_version = 3;
+        COMMIT;",
+    )
+}
+
 fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "BEGIN IMMEDIATE;
@@ -69,9 +85,10 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
             changed_nanoseconds INTEGER NOT NULL,
             sha256 BLOB NOT NULL,
             xxh128 BLOB NOT NULL,
-            checksum BLOB NOT NULL
+            checksum BLOB NOT NULL,
+            message_id BLOB NOT NULL DEFAULT x''
         ) STRICT, WITHOUT ROWID;
-        PRAGMA user_version = 2;
+        PRAGMA user_version = 3;
         COMMIT;",
     )
 }
@@ -96,7 +113,7 @@ pub(super) fn read_page(
     connection: &Connection,
     after: &[u8],
     complete: bool,
-    take: &mut impl FnMut(&[u8], Known) -> Fate,
+    take: &mut impl FnMut(&[u8], &Confirmed) -> Fate,
 ) -> Result<Page, StoreError> {
     let mut page = Page { end: None, rows: 0, changes: Rows::new() };
     let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2");
@@ -107,7 +124,7 @@ pub(super) fn read_page(
         let confirmed = decode(path, row)?;
         let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
         page.rows += 1;
-        match take(path, lags.known()) {
+        match take(path, &lags) {
             Fate::LeftOut if lags != confirmed => drop(page.changes.insert(path.into(), Some(lags))),
             Fate::Gone => drop(page.changes.insert(path.into(), None)),
             Fate::Known | Fate::LeftOut => {}
@@ -148,7 +165,7 @@ fn delete_below(transaction: &Transaction<'_>, directories: &[Box<[u8]>]) -> rus
 }
 
 fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<i64> {
-    let into = format!("INTO confirmed ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+    let into = format!("INTO confirmed ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)");
     // Two statements, because the first one shows whether the row is new.
     let mut add = transaction.prepare_cached(&format!("INSERT OR IGNORE {into}"))?;
     let mut replace = transaction.prepare_cached(&format!("REPLACE {into}"))?;
@@ -172,6 +189,7 @@ fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<i6
             digests.as_ref().map_or(&[][..], |digests| &digests.sha256),
             xxh128.as_ref().map_or(&[][..], |xxh128| xxh128),
             confirmed.checksum(path).to_be_bytes(),
+            confirmed.id_bytes(),
         ];
         if add.execute(values)? == 1 {
             added += 1;

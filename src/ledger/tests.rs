@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use super::queue::{Batch, INVALIDATED_MAX};
 use super::state_directory::{COMPLETE, DAMAGED};
-use super::store::{FILE, Fate, looks_sound};
+use super::store::{Entry, FILE, Fate, looks_sound};
 use super::table::FORM;
 use super::*;
 use crate::files::version::Timestamp;
 use crate::job::Known;
+use crate::message::{Content, message_id};
 
 const DIRECTORY: &[u8] = b"/data/";
 
@@ -22,7 +23,7 @@ pub(super) fn confirmed(number: u64) -> Confirmed {
     let stamp = Timestamp { seconds: -1, nanoseconds: 999_999_999 };
     let version = Version { inode: number, size: number, modified: stamp, changed: stamp };
     let digests = Digests::of(&number.to_le_bytes());
-    Confirmed { version, digests: Some(digests), racy: number % 2 == 1, by_version_only: false }
+    Confirmed::new(version, digests, number % 2 == 1, MessageId::OfVersion)
 }
 
 /// As it is loaded from a ledger that is not complete.
@@ -37,7 +38,7 @@ pub(super) fn exactly_known(number: u64) -> Known {
 
 pub(super) fn confirm(ledger: &Ledger, path: Vec<u8>, number: u64) {
     let Confirmed { version, digests, racy, .. } = confirmed(number);
-    ledger.confirm(path, version, digests.unwrap(), racy);
+    ledger.confirm(path, version, digests.unwrap(), racy, MessageId::OfVersion);
 }
 
 pub(super) fn path(name: &[u8]) -> Vec<u8> {
@@ -52,7 +53,8 @@ pub(super) fn put(store: &mut Store, rows: &[(Vec<u8>, Option<u64>)]) {
 pub(super) fn loaded(store: &mut Store, names: impl IntoIterator<Item = Vec<u8>>) -> State {
     let present: Vec<Vec<u8>> = names.into_iter().collect();
     let mut rows = State::new();
-    let whole = store.load(|path, known| {
+    let whole = store.load(|path, row| {
+        let known = row.known();
         let Some(name) = path.strip_prefix(DIRECTORY) else { return Fate::LeftOut };
         let there = present.iter().any(|present| present == name);
         if there {
@@ -120,7 +122,8 @@ fn a_ledger_of_the_first_form_is_loaded_row_by_row() {
         assert!(looks_sound(dir.path()).unwrap());
         let mut store = Store::open(dir.path()).unwrap();
         let mut paths = Vec::new();
-        let whole = store.load(|path, known| {
+        let whole = store.load(|path, row| {
+            let known = row.known();
             assert!(known.is_read() && !known.is_exact() && !known.is_racy());
             paths.push(path.to_vec());
             Fate::Known
@@ -154,13 +157,77 @@ fn a_changed_row_of_the_first_form_is_damage() {
     assert_eq!(loaded(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
 }
 
+/// What the rows of these names say of the last message.
+fn last(store: &mut Store) -> BTreeMap<Vec<u8>, Option<Last>> {
+    let mut rows = BTreeMap::new();
+    let whole = store.load(|path, row| {
+        rows.insert(path.strip_prefix(DIRECTORY).unwrap().to_vec(), row.last(path));
+        Fate::Known
+    });
+    assert!(whole.unwrap());
+    rows
+}
+
+#[test]
+fn a_ledger_of_the_second_form_gets_its_column_and_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    drop(store);
+    let connection = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute_batch("ALTER TABLE confirmed DROP COLUMN message_id; PRAGMA user_version = 2").unwrap();
+    drop(connection);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
+    let Confirmed { version, digests, .. } = confirmed(1);
+    let id = message_id(&[&path(b"a")], &version, &digests.unwrap().sha256);
+    let content = Content { digests: digests.unwrap(), size: version.size };
+    assert_eq!(last(&mut store), BTreeMap::from([(b"a".to_vec(), Some(Last::new(&content, Some(id))))]));
+    assert!(!dir.path().join(DAMAGED).exists());
+}
+
+#[test]
+fn a_void_row_says_what_the_last_message_was_and_describes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::start(Store::open(dir.path()).unwrap(), Arc::default()).unwrap();
+    let Confirmed { version, digests, .. } = confirmed(1);
+    let content = Content { digests: digests.unwrap(), size: version.size };
+    let (known, unknown) = (Last::new(&content, Some(7)), Last::new(&content, None));
+    confirm(&ledger, path(b"a"), 1);
+    ledger.void(&path(b"a"), &known);
+    ledger.void(&path(b"b"), &unknown);
+    ledger.void(&path(b"c"), &Last::announced());
+    ledger.confirm(path(b"d"), version, digests.unwrap(), false, MessageId::Other(8));
+    ledger.confirm(path(b"e"), version, digests.unwrap(), false, MessageId::Unknown);
+    drop(ledger);
+    let mut store = Store::open(dir.path()).unwrap();
+    let void = |mut last: Last| {
+        last.void = true;
+        Some(last)
+    };
+    let expected = [
+        (&b"a"[..], void(known)),
+        (b"b", void(unknown)),
+        (b"c", Some(Last::unknown())),
+        (b"d", Some(Last::new(&content, Some(8)))),
+        (b"e", Some(unknown)),
+    ];
+    assert_eq!(last(&mut store), expected.map(|(name, last)| (name.to_vec(), last)).into());
+    let names = [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec);
+    assert!(loaded(&mut store, names).values().all(|known| *known == Known::PUBLISHED));
+}
+
 #[test]
 fn files_from_before_the_start_are_entered_without_content() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
     put(&mut store, &[(b"a".to_vec(), Some(1)), (b"b".to_vec(), Some(2))]);
     let version = confirmed(3).version;
-    let seen = [(path(b"a"), Some((version, true))), (path(b"b"), None), (path(b"c"), Some((version, false)))];
+    let seen = [
+        (path(b"a"), Entry::Seen(version, true)),
+        (path(b"b"), Entry::None),
+        (path(b"c"), Entry::Seen(version, false)),
+    ];
     store.enter(seen).unwrap();
     let expected = [(b"a".to_vec(), Known::seen(&version, true)), (b"c".to_vec(), Known::seen(&version, false))];
     assert_eq!(loaded(&mut store, [&b"a"[..], b"b", b"c"].map(<[u8]>::to_vec)), State::from(expected));

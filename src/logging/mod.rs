@@ -170,6 +170,7 @@ impl FileLines {
             Outcome::Confirmed { version, .. } => {
                 tracing::debug!(event = "confirmed", path = path(), bytes = version.size, "confirmed");
             }
+            Outcome::Removed => tracing::debug!(event = "removal_confirmed", path = path(), "removal confirmed"),
             Outcome::Unchanged { .. } => {
                 tracing::debug!(event = "unchanged", path = path(), "unchanged since its last message");
             }

@@ -15,12 +15,15 @@ use super::fence::Fence;
 use crate::address::Broker;
 use crate::config::Publisher;
 use crate::error::{Error, os_message};
-use crate::job::{Job, Outgoing};
-use crate::message::APP_ID;
+use crate::job::{Job, Outgoing, Subject};
+use crate::message::{APP_ID, REMOVED_ROUTING_KEY};
 use crate::routing::{Exchange, Routed, RoutingKey};
 
 /// The header that carries a path which is not UTF-8.
 const RAW_PATH_HEADER: &str = "x-file-path-bytes";
+
+/// The header that carries the former path of a file that was renamed inside the data directories.
+const MOVED_FROM_HEADER: &str = "x-moved-from";
 
 /// Delivery mode of a message that survives the broker's restart (AMQP 0-9-1, basic class).
 const PERSISTENT: u8 = 2;
@@ -165,9 +168,12 @@ pub(super) async fn close(connection: &Connection) {
     tracing::debug!(event = "connection_closed", error, "connection closed");
 }
 
-/// The routing key of a message.
+/// The routing key of a message: as it is set, and of a removal always the same.
 #[must_use]
 pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
+    if matches!(message.subject, Subject::Removal) {
+        return REMOVED_ROUTING_KEY.into();
+    }
     if let Some(literal) = key.literal() {
         return literal.clone();
     }
@@ -183,15 +189,29 @@ pub fn properties(message: &Outgoing) -> BasicProperties {
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_content_type("application/json".into())
+        .with_type(message.subject.message_type().into())
         .with_app_id(APP_ID.into())
         .with_timestamp(seconds)
         .with_message_id(format!("{:032x}", message.id).into());
-    match &message.raw_path {
-        None => properties,
-        Some(path) => {
-            let mut headers = FieldTable::default();
-            headers.insert(RAW_PATH_HEADER.into(), AMQPValue::ByteArray(ByteArray::from(path.as_slice())));
-            properties.with_headers(headers)
-        }
+    let mut headers = FieldTable::default();
+    if let Some(path) = &message.raw_path {
+        headers.insert(RAW_PATH_HEADER.into(), bytes(path));
+    }
+    if let Some(path) = message.moved_from() {
+        headers.insert(MOVED_FROM_HEADER.into(), text_or_bytes(path));
+    }
+    if headers.inner().is_empty() { properties } else { properties.with_headers(headers) }
+}
+
+fn bytes(path: &[u8]) -> AMQPValue {
+    AMQPValue::ByteArray(ByteArray::from(path))
+}
+
+/// A path as consumers expect text, and as bytes only where it is none: clients hand a long string over as their own kind
+/// of text, and many of them fail on one that is not UTF-8.
+fn text_or_bytes(path: &[u8]) -> AMQPValue {
+    match str::from_utf8(path) {
+        Ok(text) => AMQPValue::LongString(text.into()),
+        Err(_) => bytes(path),
     }
 }

@@ -16,9 +16,9 @@ use super::verify::Before;
 use crate::files::root::Root;
 use crate::files::unread::Unread;
 use crate::hash::Digests;
-use crate::job::{Job, Outcome, Outgoing, Report};
+use crate::job::{Job, Outcome, Outgoing, Report, Subject};
 use crate::mailbox::Sender;
-use crate::message::{Message, Paths, message_id};
+use crate::message::{Message, Paths, Removal, message_id, removal_id};
 use crate::progress::{Progress, Volume};
 use crate::queue::{Deadline, Queue};
 
@@ -118,7 +118,11 @@ impl Outbox {
         let outcome = match judged {
             // After the deadline the ring has canceled the read.
             Err(Unread::Wanting(_)) if self.readers.deadline.is_over() => Outcome::Unread(Unread::Stopped),
-            Err(unread) => Outcome::Unread(unread),
+            Err(unread) => match self.removal(&job, &unread) {
+                Some(Ok(body)) => return self.add_removal(body, job),
+                Some(Err(error)) => Outcome::Unread(Unread::Failed(io::Error::other(error))),
+                None => Outcome::Unread(unread),
+            },
             Ok((true, before, digests)) => {
                 Outcome::Unchanged { version: before.version, racy: is_racy(&job, &before), digests }
             }
@@ -138,15 +142,33 @@ impl Outbox {
             .encode(&mut self.body)
     }
 
+    /// The body of the path's removal, if that is due and there is no file.
+    fn removal(&mut self, job: &Job, unread: &Unread) -> Option<Result<Box<[u8]>, simd_json::Error>> {
+        let removal = job.removal.as_ref().filter(|_| unread.says_no_file())?;
+        self.paths.begin(job.directory.prefix());
+        self.paths.push(&job.name);
+        let path = self.paths.first();
+        Some(Removal::new(path, removal.event, removal.last, removal.id, job.seen_at).encode(&mut self.body))
+    }
+
+    fn add_removal(&mut self, body: Box<[u8]>, job: Job) {
+        let path = [job.directory.prefix(), &job.name];
+        let id = job.removal.as_ref().map_or(0, |removal| removal_id(&path, removal.last.as_ref(), removal.id));
+        let raw_path = self.raw_path(&job);
+        self.messages.push(Outgoing { body, id, raw_path, subject: Subject::Removal, job });
+    }
+
     fn add_message(&mut self, body: Box<[u8]>, job: Job, before: &Before, digests: Digests) {
         self.messages.push(Outgoing {
             body,
             id: message_id(&[job.directory.prefix(), &job.name], &before.version, &digests.sha256),
             raw_path: self.raw_path(&job),
-            version: before.version,
-            racy: is_racy(&job, before),
-            linked: before.linked,
-            digests,
+            subject: Subject::File {
+                version: before.version,
+                racy: is_racy(&job, before),
+                linked: before.linked,
+                digests,
+            },
             job,
         });
     }
@@ -238,6 +260,8 @@ mod tests {
             seen_at: Timestamp::now(),
             known: None,
             invalidate_first: false,
+            moved_from: None,
+            removal: None,
             large: false,
             within: Some(fs::metadata(&one).unwrap().ino()),
         };

@@ -36,6 +36,11 @@
 //! the next start takes the version of each row as a whole. Paths whose rows may lag even so are named with the mark
 //! ([`Known::is_exact`], [`Confirmed::end`]).
 
+mod departures;
+mod ending;
+mod removals;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::departed::Departed;
@@ -47,14 +52,11 @@ use crate::files::listing::{FileStat, Found, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::version::Version;
 use crate::hash::Digests;
-use crate::job::{Job, Known};
+use crate::job::{Job, Known, Last};
 use crate::ledger::store::Store;
-use crate::ledger::{ALL, Ledger};
+use crate::ledger::{ALL, Ledger, MessageId};
+use crate::message::Content;
 use crate::progress::Progress;
-
-/// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
-/// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
-const LAGGING_MAX: usize = 4096;
 
 /// Confirms without a row that are kept for an orderly end, at some 300 bytes each. Those of more are published again by the
 /// next start.
@@ -66,9 +68,25 @@ pub(super) struct Read {
     pub(super) digests: Digests,
     /// See [`Version::is_racy`].
     pub(super) racy: bool,
+    /// The id of the message that was published for it; `None` where it is unchanged since an earlier one.
+    pub(super) id: Option<u128>,
 }
 
 impl Read {
+    fn content(&self) -> Content {
+        Content { digests: self.digests, size: self.version.size }
+    }
+
+    /// Which message a row of it stands for.
+    fn row_id(&self, node: &Node, name: &Name) -> MessageId {
+        // Metadata alone has changed since the message of an unchanged file, and the id is of the version that it had then.
+        match (self.id, node.last.get(name).and_then(Last::id)) {
+            (Some(_), _) => MessageId::OfVersion,
+            (None, Some(id)) => MessageId::Other(id),
+            (None, None) => MessageId::Unknown,
+        }
+    }
+
     pub(super) fn known(&self) -> Known {
         Known::new(&self.version, &self.digests, self.racy)
     }
@@ -100,28 +118,51 @@ pub(super) struct Confirmed {
     /// `None` without a state directory, and until the start has loaded it.
     ledger: Option<Ledger>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
-    unlisted: Map<Vec<u8>, Map<Name, Known>>,
+    unlisted: BTreeMap<Vec<u8>, Map<Name, Loaded>>,
     /// What was confirmed and got no row, by path: see [`Confirmed::confirm`].
     withheld: Map<Vec<u8>, Read>,
     departed: Departed,
+    /// What each path's last message was is kept until the path's removal is confirmed: `--removals`.
+    removals: bool,
+}
+
+/// What was loaded for a path.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loaded {
+    pub(super) known: Known,
+    /// With `--removals` alone.
+    pub(super) last: Option<Last>,
 }
 
 impl Confirmed {
+    pub(super) fn new(removals: bool) -> Self {
+        Self { removals, ..Self::default() }
+    }
+
+    pub(super) fn keeps_last(&self) -> bool {
+        self.removals
+    }
+
     /// Keeps a loaded row of a listed directory, which is to be compared yet.
-    pub(super) fn load(node: &mut Node, name: &Name, known: Known) {
-        node.known.insert(Arc::clone(name), known);
+    pub(super) fn load(node: &mut Node, name: &Name, loaded: Loaded) {
+        node.known.insert(Arc::clone(name), loaded.known);
         node.loaded = true;
+        node.last.extend(loaded.last.map(|last| (Arc::clone(name), last)));
     }
 
     /// Keeps a loaded row of a directory that could not be listed, until it can be.
-    pub(super) fn load_unlisted(&mut self, directory: &[u8], name: &[u8], known: Known) {
-        self.unlisted.entry(directory.into()).or_default().insert(name.into(), known);
+    pub(super) fn load_unlisted(&mut self, directory: &[u8], name: &[u8], loaded: Loaded) {
+        self.unlisted.entry(directory.into()).or_default().insert(name.into(), loaded);
     }
 
     /// Drops all loaded rows, because the ledger could not be read to its end.
     pub(super) fn unload(&mut self, tree: &mut Tree) {
         self.unlisted.clear();
-        tree.iter_mut().for_each(|node| node.known.clear());
+        tree.forget_vanished();
+        tree.iter_mut().for_each(|node| {
+            node.known.clear();
+            node.last.clear();
+        });
     }
 
     /// Takes a file that was there before this process for confirmed. `seen`: its version, and whether that is racy; `None`
@@ -158,60 +199,25 @@ impl Confirmed {
         Ok(())
     }
 
-    /// Ends the ledger. Where the end was `orderly`, nothing is in flight any more, and the ledger is marked complete but for
-    /// the paths whose rows may lag.
-    pub(super) fn end(&mut self, tree: &Tree, orderly: bool) {
-        let Some(ledger) = self.ledger.take() else { return };
-        if orderly {
-            self.write_withheld(tree, &ledger);
-        }
-        let below = |directory: &[u8], known: &Map<Name, Known>| -> Vec<Box<[u8]>> {
-            let lagging = known.iter().filter(|(_, known)| !known.is_exact());
-            lagging.map(|(name, _)| [directory, name].concat().into()).collect()
-        };
-        let nodes = tree.iter().map(|(_, node)| (node.directory.prefix(), &node.known));
-        let all = nodes.chain(self.unlisted.iter().map(|(directory, known)| (&directory[..], known)));
-        let lagging: Vec<_> =
-            all.flat_map(|(directory, known)| below(directory, known)).take(LAGGING_MAX + 1).collect();
-        if orderly && lagging.len() <= LAGGING_MAX {
-            ledger.end_exact(lagging);
-        }
-    }
-
-    /// Writes the rows that were withheld because their paths had changed: nothing is published any more, so what was
-    /// confirmed last for these paths stays so.
-    fn write_withheld(&mut self, tree: &Tree, ledger: &Ledger) {
-        if self.withheld.is_empty() {
-            return;
-        }
-        for (_, node) in tree.iter() {
-            for (name, known) in node.known.iter().filter(|(_, known)| known.is_rowless()) {
-                let path = node.directory.absolute(name);
-                if let Some(Read { version, digests, racy }) =
-                    self.withheld.remove(&path).filter(|read| read.known().rowless() == *known)
-                {
-                    ledger.confirm(path, version, digests, racy);
-                }
-            }
-        }
-    }
-
     /// A directory has been listed: its rows that waited for that are compared next, and names that it lists no more are
-    /// forgotten. Call it before the directory's names are set: see [`Confirmed::forget`].
-    pub(super) fn listed(&mut self, node: &mut Node, files: &[Found]) {
-        if let Some(rows) = self.unlisted.remove(node.directory.prefix()) {
-            node.known.extend(rows);
-            node.loaded = true;
+    /// forgotten. Call it before the directory's names are set: see [`Confirmed::forget`]. Returns the names of which a
+    /// removal is due.
+    pub(super) fn listed(&mut self, node: &mut Node, files: &[Found]) -> Vec<Name> {
+        for (name, loaded) in self.unlisted.remove(node.directory.prefix()).into_iter().flatten() {
+            Self::load(node, &name, loaded);
         }
         node.known.shrink_to_fit();
         // Usually every known name is listed, and to count is cheaper than to build a set. A name that readdir(3) returns
         // twice, because it was renamed meanwhile, can hide one removed name until the next listing.
         let known = files.iter().filter(|found| node.known.contains_key(&found.name)).count();
-        if known < node.known.len() {
-            let listed: Set<&Name> = files.iter().map(|found| &found.name).collect();
-            let gone: Vec<Name> = node.known.keys().filter(|name| !listed.contains(name)).cloned().collect();
-            gone.iter().for_each(|name| self.forget(node, name));
+        let last = files.iter().filter(|found| node.last.contains_key(&found.name)).count();
+        if known == node.known.len() && last == node.last.len() {
+            return Vec::new();
         }
+        let listed: Set<&Name> = files.iter().map(|found| &found.name).collect();
+        let gone: Vec<Name> = node.known.keys().filter(|name| !listed.contains(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(node, name));
+        node.last.keys().filter(|name| !listed.contains(name)).cloned().collect()
     }
 
     /// Compares a file that a rescan finds with what was confirmed. `everything`: files that were confirmed are published
@@ -248,10 +254,24 @@ impl Confirmed {
     }
 
     /// Whether a path's job has to wait: a row that has to go first may still be on disk, or so many rows have to go that the
-    /// readers are to find no further ones.
-    pub(super) fn holds_back(&self, node: &Node, name: &Name) -> bool {
+    /// readers are to find no further ones. `removal`: the path may have no file any more, and its removal is due.
+    pub(super) fn holds_back(&self, node: &mut Node, name: &Name, removal: bool) -> bool {
         let Some(ledger) = &self.ledger else { return false };
-        ledger.still_holds(node.directory.prefix(), name) || can_reappear(node, name) && ledger.is_pressed()
+        if ledger.still_holds(node.directory.prefix(), name) || can_reappear(node, name) && ledger.is_pressed() {
+            return true;
+        }
+        let stale = |last: &Last| !last.void && (removal || !node.known.contains_key(name));
+        if !self.removals || node.last.get(name).is_some_and(|last| !stale(last)) {
+            return false;
+        }
+        if !ledger.is_pressed() {
+            let last = node.last.entry(Arc::clone(name)).or_insert_with(Last::announced);
+            last.void = true;
+            ledger.void(&node.directory.absolute(name), last);
+            // The file may be there all the same, and be the known one: then it gets its row back.
+            node.known.entry(Arc::clone(name)).and_modify(|known| *known = known.rowless());
+        }
+        true
     }
 
     /// Whether so many rows have to go first that rescans are to find no further ones.
@@ -271,6 +291,7 @@ impl Confirmed {
         debug_assert_eq!(node.directory.prefix(), job.directory.prefix(), "a directory id keeps its path");
         let Job { name, invalidate_first, .. } = job;
         let before = node.known.insert(Arc::clone(name), read.known());
+        self.confirm_lost(node, job, &read);
         let Some(ledger) = &self.ledger else { return };
         let path = node.directory.absolute(name);
         if *invalidate_first && pending.holds(job.directory.id(), name) {
@@ -282,15 +303,15 @@ impl Confirmed {
                 return;
             }
             node.known.insert(Arc::clone(name), read.known().rowless());
-            ledger.invalidate(&path);
+            self.invalidate_row(ledger, node, name);
             if self.withheld.len() >= WITHHELD_MAX {
                 self.withheld.clear();
             }
             self.withheld.insert(path, read);
         } else {
             self.withheld.remove(&path);
-            let Read { version, digests, racy } = read;
-            ledger.confirm(path, version, digests, racy);
+            let id = read.row_id(node, name);
+            ledger.confirm(path, read.version, read.digests, read.racy, id);
         }
     }
 
@@ -298,7 +319,9 @@ impl Confirmed {
     /// [`can_reappear`] asks them whether a regular file had the name.
     pub(super) fn forget(&self, node: &mut Node, name: &Name) {
         let reappears = can_reappear(node, name);
-        if node.known.remove(name).is_none() {
+        if node.known.remove(name).is_none() || node.last.contains_key(name) {
+            // The row stays until the removal is confirmed. It is void before anything else is published here, because nothing
+            // is known of the path: see `holds_back`.
             return;
         }
         let Some(ledger) = &self.ledger else { return };
@@ -322,38 +345,23 @@ impl Confirmed {
         }
         if let Some(known) = node.known.get_mut(name).filter(|known| **known != Known::PUBLISHED) {
             *known = Known::PUBLISHED;
-            ledger.invalidate(&node.directory.absolute(name));
+            self.invalidate_row(ledger, node, name);
         }
-    }
-
-    /// Keeps what was confirmed below directories that were removed from their paths: see [`Departed`].
-    pub(super) fn keep_departed(&mut self, removed: &[Removed]) {
-        for Removed { directory, inode, known, .. } in removed {
-            self.departed.keep(*inode, directory.prefix(), known);
-        }
-    }
-
-    /// A directory has entered the tree.
-    pub(super) fn entered(&mut self, node: &mut Node) {
-        if let Some(inode) = node.inode {
-            node.known.extend(self.departed.enter(inode, node.directory.prefix()));
-        }
-    }
-
-    /// A job has ended whose directory has left the tree, so that another version may have been published at its path.
-    pub(super) fn ended_elsewhere(&mut self, job: &Job) {
-        self.departed.forget(job.directory.prefix(), &job.name);
-    }
-
-    /// The rescan has ended for which departed directories were kept.
-    pub(super) fn forget_departed(&mut self) {
-        self.departed = Departed::default();
     }
 
     /// Has all rows deleted below directories that were removed from their paths, because they can come back. Each directory
     /// comes before those below it.
-    pub(super) fn removed(&self, removed: &[Removed]) {
+    pub(super) fn removed(&self, removed: &[Removed], tree: &Tree) {
         let Some(ledger) = &self.ledger else { return };
+        if self.removals {
+            // Rows of files that had a message are needed for their removals, and each is void before another is published.
+            for Removed { id, directory, known, .. } in removed {
+                let last = tree.with_draining(*id).map(|node| &node.last);
+                let rows = known.keys().filter(|name| last.is_none_or(|last| !last.contains_key(*name)));
+                rows.for_each(|name| ledger.invalidate(&directory.absolute(name)));
+            }
+            return;
+        }
         let mut tops: Vec<(&Directory, bool)> = Vec::new();
         for Removed { directory, known, .. } in removed {
             match tops.last_mut() {

@@ -19,6 +19,8 @@ pub(super) struct Departed {
     directories: Map<u64, (Vec<u8>, Map<Name, Known>)>,
     inodes: Map<Vec<u8>, u64>,
     names: usize,
+    /// A directory was kept.
+    any: bool,
 }
 
 impl Departed {
@@ -29,6 +31,7 @@ impl Departed {
             return;
         }
         self.names += known.len();
+        self.any = true;
         let known = known.iter().map(|(name, known)| (Name::clone(name), known.rowless())).collect();
         self.directories.insert(inode, (path.to_vec(), known));
         self.inodes.insert(path.to_vec(), inode);
@@ -41,6 +44,16 @@ impl Departed {
         let known = before.map(|before| self.remove(before)).filter(|_| before == Some(inode));
         self.remove(inode);
         known.unwrap_or_default()
+    }
+
+    /// Whether this directory, which left this path, is kept.
+    pub(super) fn keeps(&self, inode: u64, path: &[u8]) -> bool {
+        self.inodes.get(path) == Some(&inode)
+    }
+
+    /// Whether any directory was kept.
+    pub(super) fn has_kept(&self) -> bool {
+        self.any
     }
 
     fn remove(&mut self, inode: u64) -> Map<Name, Known> {

@@ -38,14 +38,14 @@ pub struct WatchId(i32);
 pub enum Event<'a> {
     /// A name is new: the file was created or linked there.
     Created(&'a [u8]),
-    /// A file was renamed to this name.
-    MovedTo(&'a [u8]),
+    /// A file was renamed to this name. The number is that of the [`Event::MovedFrom`] of the same rename, which comes first.
+    MovedTo(&'a [u8], u32),
     /// A writer has closed the file.
     Closed(&'a [u8]),
     /// The name was deleted.
     Deleted(&'a [u8]),
     /// The file was renamed to another name.
-    MovedFrom(&'a [u8]),
+    MovedFrom(&'a [u8], u32),
     /// The kernel's queue was full, so events are lost.
     Overflow,
     /// A directory was created.
@@ -128,7 +128,7 @@ impl Watch {
         };
         for event in events {
             let watch_id = WatchId(event.wd.get_watch_descriptor_id());
-            if let Some(event) = typed(event.mask, event.name) {
+            if let Some(event) = typed(event.mask, event.cookie, event.name) {
                 take(watch_id, event);
             }
         }
@@ -177,7 +177,7 @@ impl Watches {
 }
 
 /// What an event means. An overflow has neither a watch nor a name, so its bit is checked first.
-fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
+fn typed<'a>(mask: EventMask, cookie: u32, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     if mask.contains(EventMask::Q_OVERFLOW) {
         return Some(Event::Overflow);
     }
@@ -194,7 +194,7 @@ fn typed<'a>(mask: EventMask, name: Option<&'a OsStr>) -> Option<Event<'a>> {
     let Some(name) = name.map(OsStrExt::as_bytes) else {
         return mask.contains(EventMask::ATTRIB).then_some(Event::OwnAttributes);
     };
-    if mask.contains(EventMask::ISDIR) { of_directory(mask, name) } else { of_file(mask, name) }
+    if mask.contains(EventMask::ISDIR) { of_directory(mask, name) } else { of_file(mask, cookie, name) }
 }
 
 /// What happened to a sub-directory.
@@ -213,17 +213,17 @@ fn of_directory(mask: EventMask, name: &[u8]) -> Option<Event<'_>> {
 }
 
 /// What happened to a name that is no directory.
-fn of_file(mask: EventMask, name: &[u8]) -> Option<Event<'_>> {
+fn of_file(mask: EventMask, cookie: u32, name: &[u8]) -> Option<Event<'_>> {
     if mask.contains(EventMask::CREATE) {
         Some(Event::Created(name))
     } else if mask.contains(EventMask::MOVED_TO) {
-        Some(Event::MovedTo(name))
+        Some(Event::MovedTo(name, cookie))
     } else if mask.contains(EventMask::CLOSE_WRITE) {
         Some(Event::Closed(name))
     } else if mask.contains(EventMask::DELETE) {
         Some(Event::Deleted(name))
     } else if mask.contains(EventMask::MOVED_FROM) {
-        Some(Event::MovedFrom(name))
+        Some(Event::MovedFrom(name, cookie))
     } else if mask.contains(EventMask::ATTRIB) {
         Some(Event::Attributes(name))
     } else {
@@ -316,6 +316,9 @@ mod tests {
             // A directory has no writers.
             let is_reported = |kind| !(has(libc::IN_ISDIR) && kind == "Closed");
             let (_, kind) = about_a_name.iter().find(|(bits, kind)| has(*bits) && is_reported(*kind))?;
+            if let ("MovedFrom" | "MovedTo", false) = (*kind, has(libc::IN_ISDIR)) {
+                return Some(format!("{kind}({:?}, {})", self.name, self.cookie));
+            }
             let (directory, kind) = match (has(libc::IN_ISDIR), *kind) {
                 (true, "Deleted" | "MovedFrom") => ("Directory", "Removed"),
                 (true, kind) => ("Directory", kind),

@@ -10,6 +10,7 @@ pub mod hard_links;
 pub mod inotify;
 pub mod links;
 pub mod pending;
+mod renames;
 pub mod rescan;
 pub mod retry;
 mod schedule;

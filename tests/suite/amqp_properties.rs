@@ -1,11 +1,14 @@
 //! The properties and headers that only AMQP carries, and the exchange.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 
 use crate::support::broker;
 use crate::support::consumer::{EXCHANGE, block_on, connect, declare_exchange};
@@ -68,6 +71,7 @@ fn every_amqp_property_is_as_written() {
     let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(|it| it.to_string());
     assert_eq!(*properties.delivery_mode(), Some(2));
     assert_eq!(text(properties.content_type()).as_deref(), Some("application/json"));
+    assert_eq!(text(properties.kind()).as_deref(), Some("apollonia.file.v1"));
     assert_eq!(text(properties.app_id()).as_deref(), Some("apollonia-ingestor"));
     let timestamp = properties.timestamp().expect("a timestamp");
     assert!((before..=now()).contains(&timestamp), "timestamp {timestamp}, test began {before}");
@@ -75,6 +79,45 @@ fn every_amqp_property_is_as_written() {
     assert_eq!(text(properties.content_encoding()), None, "JSON is no encoding");
     assert_eq!(text(properties.expiration()), None, "no message expires");
     assert_eq!(message.path_bytes_header(), None, "the name is UTF-8");
+    assert_eq!(message.moved_from_header(), None, "it was not renamed");
+}
+
+/// The body is as ever: the header alone says where a file was renamed from.
+#[test]
+fn a_rename_inside_the_data_directories_carries_the_former_path() {
+    let mut world = World::without_service();
+    fs::create_dir(world.path("sub")).unwrap();
+    let (_root, other, _) = directories();
+    let both = [world.data.as_os_str(), other.as_os_str()].map(OsStr::as_bytes).join(&b':');
+    world.launch(|setup| setup.recursive().env("DATA_DIRECTORY", OsStr::from_bytes(&both)));
+    let text = |path: &Path| AMQPValue::LongString(path.to_str().unwrap().into());
+    world.write("file.part", "left out by its name");
+    for (from, to) in [
+        (world.path("file.part"), world.path("file")),
+        (world.path("file"), world.path("sub/file")),
+        (world.path("sub/file"), other.join("moved")),
+        (other.join("moved"), world.path("back")),
+    ] {
+        fs::rename(&from, &to).unwrap();
+        let name =
+            format!("{}/{}", to.parent().unwrap().file_name().unwrap().display(), to.file_name().unwrap().display());
+        let message = world.wait_for_one(&name);
+        assert_eq!((message.event(), message.moved_from_header()), ("IN_MOVED_TO", Some(&text(&from))));
+    }
+    // Not UTF-8: bytes, as clients of most languages make text of a long string.
+    let odd = world.data.join(OsStr::from_bytes(b"odd\xff"));
+    fs::write(&odd, "odd").unwrap();
+    world.pass_sentinel();
+    fs::rename(&odd, world.path("even")).unwrap();
+    let bytes = AMQPValue::ByteArray(odd.as_os_str().as_bytes().into());
+    assert_eq!(world.wait_for_one("even").moved_from_header(), Some(&bytes));
+    // Moved in from outside, and written: neither was renamed inside.
+    fs::write(world.outside.join("in"), "in").unwrap();
+    fs::rename(world.outside.join("in"), world.path("in")).unwrap();
+    assert_eq!(world.wait_for_one("in").moved_from_header(), None);
+    world.write("even", "written");
+    assert_eq!(world.wait_for("even", 2)[1].moved_from_header(), None);
+    world.finish();
 }
 
 #[test]

@@ -53,6 +53,7 @@ mod process_limits; // few descriptors, threads, or locked memory
 mod read_engines; // io_uring and blocking reads give equal results
 mod reconnects; // the broker goes away and comes back
 mod recursive; // `--recursive`: files in old and new directories
+mod removals; // `--removals`: what went away has a message too
 mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
 mod routing; // the exchange, its type, and the routing key of each file

@@ -1,4 +1,4 @@
-//! The JSON Schema in `deploy/`: every message fits it, and nothing else does.
+//! The JSON Schemas in `deploy/`: every message fits its own, and nothing else does.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,15 +9,18 @@ use serde_json::{Value, json};
 
 use crate::support::world::World;
 
-fn schema() -> Validator {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/message.schema.json");
+const MESSAGE: &str = "message.schema.json";
+
+pub fn schema(file: &str) -> Validator {
+    let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).expect("the schema")).expect("JSON");
+    assert!(schema["$id"].as_str().is_some_and(|id| id.starts_with("urn:")), "a name of its own");
     jsonschema::draft202012::meta::validate(&schema).expect("it is a schema of its draft");
     jsonschema::draft202012::new(&schema).expect("it can be used")
 }
 
 #[track_caller]
-fn assert_fits(schema: &Validator, message: &Value) {
+pub fn assert_fits(schema: &Validator, message: &Value) {
     let flaws: Vec<String> =
         schema.iter_errors(message).map(|flaw| format!("{flaw} at {}", flaw.instance_path())).collect();
     assert!(flaws.is_empty(), "{flaws:?}: {message:#}");
@@ -36,7 +39,7 @@ fn every_message_fits_the_schema() {
     world.wait_for("album.txt", 1);
     fs::write(world.data.join(OsStr::from_bytes(b"album.\xff")), "not UTF-8").unwrap();
     let messages = world.finish();
-    let schema = schema();
+    let schema = schema(MESSAGE);
     for message in &messages {
         assert_fits(&schema, &Value::Object(message.fields.clone()));
     }
@@ -49,7 +52,7 @@ fn every_message_fits_the_schema() {
 
 #[test]
 fn what_is_no_message_does_not_fit_the_schema() {
-    let schema = schema();
+    let schema = schema(MESSAGE);
     let time = "2026-11-23T16:05:09.123456+00:00";
     let message = json!({
         "file_path": "/data/album.flac",
@@ -92,5 +95,41 @@ fn what_is_no_message_does_not_fit_the_schema() {
         let mut changed = message.clone();
         changed[field] = value.clone();
         assert!(!schema.is_valid(&changed), "{field}: {value}");
+    }
+}
+
+#[test]
+fn what_is_no_removal_does_not_fit_its_schema() {
+    let schema = schema("message-removed.schema.json");
+    let removal = json!({
+        "file_path": "/data/album.flac",
+        "event_type": "IN_DELETE",
+        "sha256_hash": "0".repeat(64),
+        "xxh128_hash": "0".repeat(32),
+        "size": 0,
+        "message_id": "0".repeat(32),
+        "timestamp": "2026-11-23T16:05:09.123456+00:00",
+    });
+    assert_fits(&schema, &removal);
+    let fields: Vec<&String> = removal.as_object().unwrap().keys().collect();
+    for field in fields {
+        let mut without = removal.clone();
+        without.as_object_mut().unwrap().remove(field);
+        assert!(!schema.is_valid(&without), "without {field}");
+    }
+    for (field, value, fits) in [
+        ("event_type", json!("IN_MOVED_FROM"), true),
+        ("sha256_hash", json!(null), true),
+        ("message_id", json!(null), true),
+        ("size", json!(null), true),
+        ("file_path", json!("album.flac"), false),
+        ("event_type", json!("IN_CREATE"), false),
+        ("size", json!(-1), false),
+        ("timestamp", json!(null), false),
+        ("neighbors", json!([]), false),
+    ] {
+        let mut changed = removal.clone();
+        changed[field] = value.clone();
+        assert_eq!(schema.is_valid(&changed), fits, "{field}: {value}");
     }
 }

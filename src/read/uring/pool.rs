@@ -252,6 +252,8 @@ mod tests {
             known: None,
             within: None,
             invalidate_first: false,
+            moved_from: None,
+            removal: None,
             large: false,
         };
         (pool, mailbox, job)

@@ -1,5 +1,6 @@
 //! One path of the pending set, and how its changes coalesce.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::queues::Position;
@@ -33,6 +34,21 @@ pub enum Change {
     /// A rescan found the file new or changed, and it counts as complete: it was last changed long enough ago, or the read
     /// lease will reveal a writer.
     Complete,
+    /// The path has no file any more, and consumers have been sent one for it.
+    Removed {
+        /// How the file lost its name.
+        how: NameLost,
+    },
+}
+
+impl Change {
+    /// How the name was lost, if that is the change.
+    pub(super) fn lost(self) -> Option<NameLost> {
+        match self {
+            Self::Removed { how } => Some(how),
+            _ => None,
+        }
+    }
 }
 
 /// How a file lost its name.
@@ -66,6 +82,12 @@ pub(super) struct DueTimes {
 pub(super) struct Entry {
     pub(super) event: EventType,
     pub(super) seen_at: Timestamp,
+    /// The path has no file any more, as far as is known, and its removal is due: how the file lost its name.
+    pub(super) lost: Option<NameLost>,
+    /// The absolute path that the file was renamed from, if its event is a rename and that is known.
+    pub(super) former: Option<Arc<[u8]>>,
+    /// As `former`, of the last rename since the dispatch.
+    pub(super) former_since: Option<Option<Arc<[u8]>>>,
     /// Since when the path waits: its first event, or the end of its previous job.
     pub(super) since: Instant,
     /// A rescan has found the path, and no event has named it since.
@@ -76,7 +98,7 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(Incoming { change, published, seen_at, now, backlog }: Incoming, times: &DueTimes) -> Self {
         let (event, state) = (event_type(None, change, published), EntryState::after(change, times));
-        Self { event, seen_at, since: now, backlog, state }
+        Self { event, seen_at, lost: change.lost(), former: None, former_since: None, since: now, backlog, state }
     }
 
     pub(super) fn coalesce(
@@ -91,12 +113,27 @@ impl Entry {
             return;
         }
         self.event = event_type(Some(self.event), change, published);
+        // An event knows how the name was lost, and a rescan does not.
+        self.lost = if backlog && change.lost().is_some() { self.lost.or(change.lost()) } else { change.lost() };
         self.seen_at = seen_at;
         self.backlog &= backlog;
         // A due path keeps its due time, because a path that changes all the time would never be dispatched otherwise.
         if !matches!(self.state, EntryState::Ready { due, .. } if due.is_over(now)) {
             self.state = EntryState::after(change, times);
         }
+    }
+
+    /// Whether the last that is known of the path is that it has no file any more.
+    pub(super) fn awaits_removal(&self) -> bool {
+        match self.state {
+            EntryState::InFlight { again, .. } => again.is_some_and(|(change, _)| change.lost().is_some()),
+            _ => self.lost.is_some(),
+        }
+    }
+
+    /// Whether the file in flight was deleted, so that the end of its directory does not rename it.
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(self.state, EntryState::InFlight { again: None, taken: Some(NameLost::Deleted), .. })
     }
 
     /// Where the path stands in the queues; nothing for a path in flight.
@@ -124,7 +161,9 @@ impl EntryState {
     pub(super) fn after(change: Change, times: &DueTimes) -> Self {
         match change {
             Change::Created { version } | Change::Changed { version } => Self::Settling { due: times.settled, version },
-            Change::MovedTo | Change::Closed => Self::Ready { due: times.quiet, pause: BUSY_PAUSE_MIN },
+            Change::MovedTo | Change::Closed | Change::Removed { .. } => {
+                Self::Ready { due: times.quiet, pause: BUSY_PAUSE_MIN }
+            }
             Change::Complete => Self::Ready { due: times.now, pause: BUSY_PAUSE_MIN },
         }
     }
@@ -135,7 +174,8 @@ impl EntryState {
 pub(super) fn event_type(before: Option<EventType>, change: Change, published: bool) -> EventType {
     match (change, before) {
         (Change::MovedTo, _) => EventType::MovedTo,
-        (Change::Created { .. }, _) => EventType::Create,
+        // A file that comes to a path after its removal is new there.
+        (Change::Created { .. } | Change::Removed { .. }, _) => EventType::Create,
         (Change::Closed | Change::Changed { .. } | Change::Complete, Some(before)) => before,
         (Change::Closed | Change::Changed { .. } | Change::Complete, None) if published => EventType::CloseWrite,
         (Change::Closed | Change::Changed { .. } | Change::Complete, None) => EventType::Create,

@@ -45,6 +45,10 @@ pub enum Due {
         event: EventType,
         /// When the last event was read.
         seen_at: Timestamp,
+        /// The path has no file any more, as far as is known, and its removal is due.
+        lost: Option<NameLost>,
+        /// The absolute path that the file was renamed from, if that is known.
+        former: Option<Arc<[u8]>>,
     },
     /// The settle time of a file that was not closed is over. The caller compares its version and calls
     /// [`Pending::settled`] before anything else.
@@ -184,14 +188,25 @@ impl Pending {
         }
     }
 
+    /// The path's last event was a rename from this absolute path, if that is known.
+    pub(crate) fn renamed(&mut self, id: DirectoryId, name: &Name, former: Option<Arc<[u8]>>) {
+        match entry(&mut self.entries, id, name) {
+            None => {}
+            Some(entry) if matches!(entry.state, EntryState::InFlight { .. }) => entry.former_since = Some(former),
+            Some(entry) => entry.former = former,
+        }
+    }
+
     /// Whether a path is in the set, waiting or in flight.
     pub(crate) fn holds(&self, id: DirectoryId, name: &Name) -> bool {
         self.entries.get(&id).is_some_and(|names| names.contains_key(name))
     }
 
-    /// A directory was removed from the tree, with all names in it.
+    /// A directory was removed from the tree, with all names in it. Removals that are due stay due.
     pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
-        let names = self.entries.get(&id).map(|names| names.keys().cloned().collect::<Vec<_>>());
+        let exists =
+            |(name, entry): (&Name, &Entry)| (!entry.awaits_removal() && !entry.is_deleted()).then(|| Arc::clone(name));
+        let names = self.entries.get(&id).map(|names| names.iter().filter_map(exists).collect::<Vec<_>>());
         names.into_iter().flatten().for_each(|name| self.gone(id, &name, NameLost::Renamed, false));
     }
 
@@ -223,7 +238,14 @@ impl Pending {
             EntryState::Settling { version, .. } => Some(Due::Settled { id, name, version }),
             EntryState::Ready { pause, .. } => {
                 entry.state = EntryState::InFlight { again: None, taken: None, pause };
-                Some(Due::Ready { id, name, event: entry.event, seen_at: entry.seen_at })
+                Some(Due::Ready {
+                    id,
+                    name,
+                    event: entry.event,
+                    seen_at: entry.seen_at,
+                    lost: entry.lost,
+                    former: entry.former.clone(),
+                })
             }
             EntryState::InFlight { .. } => unreachable!("a path in flight stands in a queue"),
         }
@@ -279,7 +301,9 @@ impl Pending {
                 let before = (!published && taken.is_none()).then_some(entry.event);
                 let event = event_type(before, change, published && taken.is_none());
                 let state = EntryState::after(change, &times);
-                *entry = Entry { event, seen_at, since: now, backlog: false, state };
+                let former = entry.former_since.take().unwrap_or_else(|| entry.former.take());
+                let lost = change.lost();
+                *entry = Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, state };
                 let position = entry.position();
                 self.enqueue(id, name, position);
             }

@@ -84,6 +84,10 @@ struct Path {
     in_flight: Option<InFlight>,
     /// It could not be read: nothing is owed until its next event.
     failed: bool,
+    /// The last message said that there is a file.
+    promised: bool,
+    /// The last change was that the path has no file any more, and its removal is due.
+    lost: bool,
 }
 
 /// A job of the path.
@@ -94,6 +98,8 @@ struct InFlight {
     undecided: bool,
     /// The file has lost its name since the dispatch.
     taken_away: bool,
+    /// The reader found no file, and the path's removal was due.
+    removal: bool,
 }
 
 const NOTHING: Path = Path {
@@ -108,6 +114,8 @@ const NOTHING: Path = Path {
     seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
     in_flight: None,
     failed: false,
+    promised: false,
+    lost: false,
 };
 
 /// [`Pending::event`] or [`Pending::found`].
@@ -122,13 +130,15 @@ struct Model {
     /// The waiting paths were dropped: a rescan is due.
     dropped: bool,
     bound: usize,
+    /// `--removals`.
+    removals: bool,
 }
 
 impl Model {
-    fn new(bound: usize) -> Self {
+    fn new(bound: usize, removals: bool) -> Self {
         let names = [0, 1, 2].map(|number| Name::from(&[b'a' + number][..]));
         let (pending, now) = (Pending::new(SETTLE, Duration::ZERO, bound), Instant::now());
-        Self { pending, names, paths: [NOTHING; PATHS], now, events: 0, dropped: false, bound }
+        Self { pending, names, paths: [NOTHING; PATHS], now, events: 0, dropped: false, bound, removals }
     }
 
     fn act(&mut self, number: usize, operation: Operation) {
@@ -158,6 +168,9 @@ impl Model {
                 self.taken_away(number, File::Unannounced);
             }
             (Operation::Rescan { rests }, File::Announced) => self.rescan(number, rests),
+            (Operation::Rescan { .. }, File::None) if self.removals && path.promised => {
+                self.change_as(number, Change::Removed { how: NameLost::Deleted }, Pending::found);
+            }
             _ => {}
         }
     }
@@ -179,6 +192,9 @@ impl Model {
             (path.owed, path.origin, path.rests_from) = (false, None, None);
         }
         self.pending.gone(HERE, &self.names[number], NameLost::Deleted, file == File::Unannounced);
+        if self.removals && file == File::None && self.paths[number].promised {
+            self.change(number, Change::Removed { how: NameLost::Renamed });
+        }
     }
 
     fn rescan(&mut self, number: usize, rests: bool) {
@@ -194,7 +210,7 @@ impl Model {
             let changed = Change::Changed { version: self.paths[number].version };
             self.change_as(number, if rests { Change::Complete } else { changed }, Pending::found);
         } else if !path.owed {
-            (path.owed, path.seen_at, path.rests_from) = (true, seen_at, None);
+            (path.owed, path.seen_at, path.rests_from, path.lost) = (true, seen_at, None, false);
         }
     }
 
@@ -217,6 +233,7 @@ impl Model {
             _ => None,
         };
         (path.owed, path.seen_at) = (true, seen_at);
+        path.lost = matches!(change, Change::Removed { .. });
     }
 
     /// There was no room, so the waiting paths are dropped until a rescan finds them again.
@@ -242,14 +259,27 @@ impl Model {
                     path.rests_from = (version_now != Some(version)).then_some(self.now);
                     self.pending.settled(HERE, &name, version, version_now, self.now);
                 }
-                Some(Due::Ready { name, event, seen_at, .. }) => {
+                Some(Due::Ready { name, event, seen_at, lost, .. }) => {
                     let number = usize::from(name[0] - b'a');
                     self.check(number, event, seen_at);
                     let path = &mut self.paths[number];
+                    assert_eq!(lost.is_some(), path.lost, "path {number}: whether its removal is due");
+                    if path.lost && !path.promised {
+                        // The watch does the same: the removal was confirmed meanwhile.
+                        self.pending.failed(HERE, &name, self.now);
+                        (path.owed, path.rests_from) = (false, None);
+                        continue;
+                    }
+                    let removal = path.lost && path.file == File::None;
                     let (version, origin, unannounced) =
                         (path.version, path.origin.take(), path.file == File::Unannounced);
-                    path.in_flight =
-                        Some(InFlight { version, origin, undecided: path.undecided || unannounced, taken_away: false });
+                    path.in_flight = Some(InFlight {
+                        version,
+                        origin,
+                        undecided: path.undecided || unannounced,
+                        taken_away: false,
+                        removal,
+                    });
                     (path.owed, path.rests_from, path.undecided) = (false, None, unannounced);
                 }
             }
@@ -277,12 +307,19 @@ impl Model {
         let Some(job) = path.in_flight.take() else { return };
         let name = &self.names[number];
         match answer {
+            Answer::Confirmed if job.removal => {
+                self.pending.failed(HERE, name, self.now);
+                path.promised = false;
+            }
             Answer::Confirmed => {
+                path.promised = true;
                 let taken_away = self.pending.done(HERE, name, self.now).is_some();
                 assert_eq!(taken_away, job.taken_away, "path {number}");
                 // The watch does the same: the message of a file that has lost its name says nothing about the next file.
                 if !taken_away {
                     path.known = Some(job.version);
+                } else if self.removals && !self.pending.holds(HERE, name) {
+                    self.change(number, Change::Removed { how: NameLost::Deleted });
                 }
             }
             Answer::Busy | Answer::Failed => {
@@ -353,8 +390,8 @@ proptest! {
     /// Any history of a few paths, with room for all of them or not: each dispatch is what the model says, and in the end
     /// the last message of every path is about its last version.
     #[test]
-    fn every_history_ends_with_a_message_for_the_last_version(steps in steps(), bound in 1..=PATHS) {
-        let mut model = Model::new(bound);
+    fn every_history_ends_with_a_message_for_the_last_version(steps in steps(), bound in 1..=PATHS, removals: bool) {
+        let mut model = Model::new(bound, removals);
         for step in steps {
             match step {
                 Step::Operate(path, operation) => model.act(path, operation),
@@ -367,6 +404,9 @@ proptest! {
         model.come_to_rest();
         for (number, path) in model.paths.iter().enumerate() {
             prop_assert!(!path.owed && path.in_flight.is_none(), "path {number} is still owed a message: {path:?}");
+            if removals && path.file == File::None && !path.failed {
+                prop_assert!(!path.promised, "path {number} is gone, and its last message says otherwise: {path:?}");
+            }
             if path.file == File::Announced && !path.failed {
                 prop_assert_eq!(path.known, Some(path.version), "path {}: its last message: {:?}", number, path);
             }

@@ -41,6 +41,11 @@ impl State {
         {
             self.confirmed.entered(node);
         }
+        match resolved {
+            Resolved::Nothing => self.lose_unlisted(parent, name, true),
+            Resolved::New(_) if !removed.is_empty() => self.lose_unlisted(parent, name, false),
+            _ => {}
+        }
         if let Resolved::New(_) | Resolved::Same { .. } = resolved {
             self.retries.forget(parent, name);
         }
@@ -89,11 +94,15 @@ impl State {
             self.pending.remove_directory(*id);
             self.retries.remove_directory(*id);
             self.links.remove_directory(*id);
+            if let Some(node) = self.tree.with_draining(*id).filter(|node| !node.last.is_empty()) {
+                let lost: Vec<Name> = node.last.keys().cloned().collect();
+                self.rescan.compare_later(*id, lost, Origin::Found);
+            }
             if !self.hard_links.is_empty() {
                 known.iter().for_each(|(name, known)| self.follow_lost_name(*id, name, *known, now));
             }
         }
-        self.confirmed.removed(removed);
+        self.confirmed.removed(removed, &self.tree);
         if self.rescan.is_whole_outstanding() {
             self.confirmed.keep_departed(removed);
         }

@@ -40,10 +40,10 @@ impl State {
         self.count(event);
         match event {
             Event::Created(name) => self.appeared(id, &name.into(), Origin::Found, seen_at, now),
-            Event::MovedTo(name) => self.appeared(id, &name.into(), Origin::MovedTo, seen_at, now),
+            Event::MovedTo(name, cookie) => self.moved_to(id, &name.into(), cookie, seen_at, now),
             Event::Closed(name) => self.closed(id, &name.into(), seen_at, now),
-            Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, now),
-            Event::MovedFrom(name) => self.removed(id, &name.into(), NameLost::Renamed, now),
+            Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, seen_at, now),
+            Event::MovedFrom(name, cookie) => self.moved_from(id, &name.into(), cookie, seen_at, now),
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
                 self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
             }
@@ -61,9 +61,9 @@ impl State {
         let events = &self.progress.metrics.events;
         match event {
             Event::Created(_) => events.created.inc(),
-            Event::MovedTo(_) => events.moved_to.inc(),
+            Event::MovedTo(..) => events.moved_to.inc(),
             Event::Closed(_) => events.closed.inc(),
-            Event::Deleted(_) | Event::MovedFrom(_) => events.removed.inc(),
+            Event::Deleted(_) | Event::MovedFrom(..) => events.removed.inc(),
             _ => {}
         }
     }
@@ -94,6 +94,21 @@ impl State {
             return Ok(());
         }
         self.tree.root(id).map_or(Ok(()), |root| Err(directory_gone(root, cause)))
+    }
+
+    /// A file was renamed to another name, which the next event with this number says, if that is in the tree.
+    fn moved_from(&mut self, id: DirectoryId, name: &Name, cookie: u32, seen_at: Timestamp, now: Instant) {
+        if let Some(node) = self.tree.get(id) {
+            self.renames.begin(cookie, node.directory.absolute(name));
+        }
+        self.removed(id, name, NameLost::Renamed, seen_at, now);
+    }
+
+    /// A file was renamed to this name.
+    fn moved_to(&mut self, id: DirectoryId, name: &Name, cookie: u32, seen_at: Timestamp, now: Instant) {
+        let former = self.renames.end(cookie);
+        self.appeared(id, name, Origin::MovedTo, seen_at, now);
+        self.pending.renamed(id, name, former);
     }
 
     /// A name is new, or another file's.
@@ -147,7 +162,7 @@ impl State {
     }
 
     /// A name was taken away from a file. By now there may be another at it, or the same again.
-    fn removed(&mut self, id: DirectoryId, name: &Name, how: NameLost, now: Instant) {
+    fn removed(&mut self, id: DirectoryId, name: &Name, how: NameLost, seen_at: Timestamp, now: Instant) {
         let stat = match self.look(id, name) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -167,6 +182,9 @@ impl State {
         self.record(id, name, stat.as_ref());
         self.pending.gone(id, name, how, stat.is_some());
         self.retries.gone(id, name);
+        if stat.is_none() {
+            self.lose_all(Source::Event, id, name, how, seen_at, now);
+        }
     }
 
     fn known(&self, id: DirectoryId, name: &Name) -> Option<Known> {

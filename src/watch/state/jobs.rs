@@ -14,19 +14,21 @@ use crate::message::EventType;
 use crate::watch::confirmed::{Confirmed, Read, is_still};
 use crate::watch::pending::{Due, NameLost};
 use crate::watch::retry::Retry;
-use crate::watch::tree::Origin;
+use crate::watch::tree::{Node, Origin};
 
 impl State {
     /// A batch of at most [`BATCH_MAX`] jobs, and of at most as many of each volume as it has room for.
     pub(in crate::watch) fn batch(&mut self, mut rooms: Vec<usize>, now: Instant) -> Vec<Job> {
         let mut batch = Vec::new();
+        let mut taken = 0;
         rooms.iter().enumerate().for_each(|(volume, room)| self.pending.unpark(volume, *room));
-        while batch.len() < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+        while taken < BATCH_MAX && rooms.iter().any(|room| *room > 0) {
+            taken += 1; // those that have to wait are counted too, so that events have their turn
             match self.pending.next_due(now, |volume| rooms.get(volume).is_some_and(|room| *room > 0)) {
                 None => break,
                 Some(Due::Settled { id, name, version }) => self.settled(id, &name, version, now),
-                Some(Due::Ready { id, name, event, seen_at }) => {
-                    let Some(job) = self.job(id, name, event, seen_at, now) else { continue };
+                Some(due @ Due::Ready { id, .. }) => {
+                    let Some(job) = self.job(due, now) else { continue };
                     if let Some(room) = rooms.get_mut(id.volume()) {
                         *room -= 1;
                     }
@@ -39,15 +41,18 @@ impl State {
     }
 
     /// The job of a path that is due, unless it has to wait.
-    fn job(&mut self, id: DirectoryId, name: Name, event: EventType, seen_at: Timestamp, now: Instant) -> Option<Job> {
+    fn job(&mut self, due: Due, now: Instant) -> Option<Job> {
+        let Due::Ready { id, name, event, seen_at, lost, former } = due else { return None };
         if self.tree.get(id).is_some_and(|node| !node.listed) && !self.retries.is_shut(id) {
             self.list_or_refuse(id, Depth::New, now); // its neighbors are to be complete
         }
-        let Some(node) = self.tree.get(id) else {
+        // A removal that was confirmed meanwhile is not due any more.
+        let is_due = |node: &Node| lost.map_or(!node.is_draining(), |_| node.last.contains_key(&name));
+        let Some(node) = self.tree.with_draining_mut(id).filter(|node| is_due(node)) else {
             self.pending.failed(id, &name, now);
             return None;
         };
-        if self.confirmed.holds_back(node, &name) {
+        if self.confirmed.holds_back(node, &name, lost.is_some()) {
             // For a moment only, and nothing wakes this loop at its end.
             self.pending.busy(id, &name, now);
             return None;
@@ -59,6 +64,8 @@ impl State {
             known: node.known.get(&name).copied(),
             within: node.inode,
             invalidate_first: self.confirmed.invalidates_first(node, &name),
+            moved_from: former,
+            removal: lost.and_then(|how| Confirmed::removal(node, &name, how)),
             large: false,
             name,
         })
@@ -91,25 +98,24 @@ impl State {
 
     /// Takes a job's report in.
     pub(in crate::watch) fn complete(&mut self, report: Report, now: Instant, time_of_day: Timestamp) {
-        self.tree.completed(report.job.directory.id());
         self.count_report(&report, now, time_of_day);
         let Report { job, outcome } = report;
         let (id, name) = (job.directory.id(), &job.name);
         match outcome {
-            Outcome::Confirmed { version, racy, linked, digests } => {
+            Outcome::Confirmed { id: message_id, version, racy, linked, digests } => {
                 if linked {
                     self.follow_names(id, name, &version, racy, now);
                 } else {
                     self.hard_links.seen(version.inode, id, name);
                 }
-                self.confirm(&job, Read { version, digests, racy }, now);
+                self.confirm(&job, Read { version, digests, racy, id: Some(message_id) }, now);
                 if linked {
                     self.look_at_linked(id, name, &version, now);
                 }
             }
             Outcome::Unchanged { version, racy, digests } => {
                 self.hard_links.seen(version.inode, id, name);
-                let read = Read { version, digests, racy };
+                let read = Read { version, digests, racy, id: None };
                 if Confirmed::is_kept(&job, &read) {
                     self.pending.done(id, name, now);
                 } else {
@@ -121,8 +127,17 @@ impl State {
                 self.invalidate(id, name);
                 self.pending.busy(id, name, now);
             }
+            Outcome::Removed => self.confirm_removal(id, name, now),
+            // Nothing else brings back a removal of a directory that has left the tree.
+            Outcome::Unread(Unread::Failed(_)) if job.removal.is_some() && self.tree.get(id).is_none() => {
+                self.pending.busy(id, name, now);
+            }
             Outcome::Unread(_) => drop(self.pending.failed(id, name, now)),
         }
+        if let Outcome::Unread(unread) = outcome {
+            self.end_unread(&job, &unread, now);
+        }
+        self.tree.completed(id);
     }
 
     /// Counts and logs a report, and keeps what could not be read to be tried again.
@@ -147,12 +162,13 @@ impl State {
         let taken = self.pending.done(id, name, now);
         let gone = taken.is_some_and(|how| self.is_gone(id, name, how, read.known()));
         match self.tree.get_mut(id) {
-            Some(node) if !gone => self.confirmed.confirm(node, job, read, &self.pending),
+            Some(node) if !gone => return self.confirmed.confirm(node, job, read, &self.pending),
             // What is known was published before, and the file that is there by now may look the same.
             Some(node) if job.known != Some(read.known()) => self.confirmed.forget(node, name),
             Some(_) => {}
             None => self.confirmed.ended_elsewhere(job),
         }
+        self.confirm_lost(job, &read, taken.unwrap_or(NameLost::Renamed), now);
     }
 
     pub(super) fn invalidate(&mut self, id: DirectoryId, name: &Name) {

@@ -13,7 +13,7 @@ use crate::files::names::{Name, Set};
 use crate::files::version::{Timestamp, Version};
 use crate::progress::Phase;
 use crate::watch::confirmed::{Comparison, Confirmed};
-use crate::watch::pending::{Change, PENDING_MAX};
+use crate::watch::pending::{Change, NameLost, PENDING_MAX};
 use crate::watch::rescan::{Finished, Step};
 use crate::watch::tree::{Origin, nothing_to_enter};
 
@@ -50,6 +50,7 @@ impl State {
         }
         if self.rescan.is_due(now) {
             self.rescan.begin(self.tree.roots(), now);
+            self.rescan_lost();
         }
         let seen_at = Timestamp::now();
         let mut files = FILES_IN_A_ROW;
@@ -71,8 +72,8 @@ impl State {
         }
         if let Some(finished) = self.rescan.finish() {
             report(&finished);
-            if !self.rescan.is_whole_outstanding() {
-                self.confirmed.forget_departed();
+            if !self.rescan.is_whole_outstanding() && self.confirmed.forget_departed() {
+                self.rescan_lost();
             }
         }
     }
@@ -108,9 +109,10 @@ impl State {
             self.progress.start.listed(listing.files.len());
         }
         let origin = mem::replace(&mut node.origin, Origin::Found);
-        self.confirmed.listed(node, &listing.files);
+        let lost = self.confirmed.listed(node, &listing.files);
         node.directory.set_names(listing.neighbors());
-        self.rescan.compare_later(id, listing.files.into_iter().map(|found| found.name).collect(), origin);
+        let names = listing.files.into_iter().map(|found| found.name).chain(lost).collect();
+        self.rescan.compare_later(id, names, origin);
         self.list_children(id, &listing.directories, origin, depth, now);
         Ok(())
     }
@@ -135,7 +137,7 @@ impl State {
 
     /// Compares a file with what was confirmed for its path, and puts it into the pending set where it has to be read.
     pub(super) fn compare(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Timestamp, now: Instant) {
-        let Some(node) = self.tree.get(id) else { return };
+        let Some(node) = self.tree.get(id) else { return self.compare_lost(id, name, seen_at, now) };
         if !self.filter.admits(&node.directory.below(name)) {
             return;
         }
@@ -145,7 +147,8 @@ impl State {
                 // The name was taken away; its event has been read, or is still queued.
                 self.forget(id, name);
                 self.record(id, name, None);
-                return self.retries.no_file(id, name);
+                self.retries.no_file(id, name);
+                return self.lose_all(Source::Rescan, id, name, NameLost::Deleted, seen_at, now);
             }
             Err(errno) => return self.refuse(id, name, origin, errno, now),
         };

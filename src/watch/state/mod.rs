@@ -9,6 +9,7 @@ mod jobs;
 mod links;
 mod listing;
 mod refused;
+mod removals;
 mod report;
 mod start;
 
@@ -21,6 +22,7 @@ use super::confirmed::Confirmed;
 use super::hard_links::HardLinks;
 use super::links::Links;
 use super::pending::{PENDING_MAX, Pending};
+use super::renames::Renames;
 use super::rescan::Rescan;
 use super::retry::{NAMES_MAX, Retries};
 use super::tree::Tree;
@@ -75,6 +77,7 @@ pub(super) struct State {
     /// It was logged that there are too many links.
     links_warned: bool,
     hard_links: HardLinks,
+    renames: Renames,
     filter: Filter,
     recursive: bool,
     settle: Duration,
@@ -92,12 +95,13 @@ impl State {
         Self {
             tree,
             pending: Pending::new(settings.settle, settings.quiet, PENDING_MAX),
-            confirmed: Confirmed::default(),
+            confirmed: Confirmed::new(settings.removals),
             retries: Retries::new(NAMES_MAX),
             rescan: Rescan::new(),
             links: Links::default(),
             links_warned: false,
             hard_links: HardLinks::default(),
+            renames: Renames::default(),
             filter,
             recursive: settings.recursive,
             settle: settings.settle,

@@ -16,10 +16,10 @@ use crate::files::names::{Map, Name, Set};
 use crate::files::root::Root;
 use crate::files::version::{Timestamp, Version};
 use crate::filter::Filter;
-use crate::job::Known;
-use crate::ledger::store::{Fate, Seen, Store};
-use crate::watch::confirmed::{Before, Confirmed};
-use crate::watch::tree::{Node, nothing_to_enter};
+use crate::job::Last;
+use crate::ledger::store::{Entered, Entry, Fate, Row, Store};
+use crate::watch::confirmed::{Before, Confirmed, Loaded};
+use crate::watch::tree::{Node, Origin, nothing_to_enter};
 
 /// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
 const ENTRIES_TOGETHER: usize = 1 << 16;
@@ -27,8 +27,8 @@ const ENTRIES_TOGETHER: usize = 1 << 16;
 /// What becomes of the ledger's rows below a directory that is not listed at the start.
 #[derive(Clone, Copy)]
 enum Unlisted<'a> {
-    /// There is no directory to enter.
-    Gone,
+    /// There is no directory to enter, below this data directory.
+    Gone(&'a Directory),
     /// The directory is there, or may be, and could not be listed: nobody can say what is in it.
     Refused(&'a Directory),
     /// This process does not follow the directory: it is excluded, a sub-directory without `--recursive`, or below another
@@ -45,7 +45,7 @@ impl<'a> Unlisted<'a> {
         let below = &directory[root.prefix().len()..];
         let below = below.strip_suffix(b"/").unwrap_or(below);
         match root.root().open_directory(below) {
-            Err(errno) if nothing_to_enter(Call::Open, errno) => Self::Gone,
+            Err(errno) if nothing_to_enter(Call::Open, errno) => Self::Gone(root),
             _ if !filter.enters(below) => Self::LeftOut,
             _ => Self::Refused(root),
         }
@@ -65,32 +65,56 @@ struct Loader<'a> {
     /// By path.
     listed: Map<Vec<u8>, Listed>,
     unlisted: Map<Vec<u8>, Unlisted<'a>>,
+    /// Names that have had a message and are gone.
+    lost: Map<DirectoryId, Vec<Name>>,
     loaded: usize,
 }
 
 impl<'a> Loader<'a> {
     /// Loads one row. `path` is absolute.
-    fn load(&mut self, path: &[u8], known: Known) -> Fate {
+    fn load(&mut self, path: &[u8], row: &Row) -> Fate {
         self.state.progress.start.loaded();
+        let last = if self.state.confirmed.keeps_last() { row.last(path) } else { None };
+        let loaded = Loaded { known: row.known(), last };
         let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
         match self.listed.get(directory) {
             Some(Listed { id, names }) => {
                 let node = self.state.tree.get_mut(*id);
-                let (Some(name), Some(node)) = (names.get(name), node) else { return Fate::Gone };
+                let Some(node) = node else { return Fate::Gone };
+                let Some(name) = names.get(name) else {
+                    return self.load_lost(*id, name, last);
+                };
                 if !self.state.filter.admits(&node.directory.below(name)) {
                     return Fate::LeftOut;
                 }
-                Confirmed::load(node, name, known);
+                Confirmed::load(node, name, loaded);
             }
             None => match self.unlisted(directory) {
-                Unlisted::Gone => return Fate::Gone,
-                Unlisted::Refused(root) if self.admits(root, directory, name) => {
-                    self.state.confirmed.load_unlisted(directory, name, known);
+                Unlisted::Gone(_) if last.is_none() => return Fate::Gone,
+                Unlisted::Gone(root) | Unlisted::Refused(root) if !self.admits(root, directory, name) => {
+                    return Fate::LeftOut;
                 }
-                Unlisted::Refused(_) | Unlisted::LeftOut => return Fate::LeftOut,
+                Unlisted::Gone(root) => {
+                    let id = self.state.tree.vanished(root, &directory[root.prefix().len()..]);
+                    return self.load_lost(id, name, last);
+                }
+                Unlisted::Refused(_) => self.state.confirmed.load_unlisted(directory, name, loaded),
+                Unlisted::LeftOut => return Fate::LeftOut,
             },
         }
         self.loaded += 1;
+        Fate::Known
+    }
+
+    /// Keeps the row of a path that has had a message and has no file any more. Its removal is due.
+    fn load_lost(&mut self, id: DirectoryId, name: &[u8], last: Option<Last>) -> Fate {
+        let (Some(last), Some(node)) = (last, self.state.tree.with_draining_mut(id)) else { return Fate::Gone };
+        if !self.state.filter.admits(&node.directory.below(name)) {
+            return Fate::LeftOut;
+        }
+        let name = Name::from(name);
+        node.last.insert(Arc::clone(&name), last);
+        self.lost.entry(id).or_default().push(name);
         Fate::Known
     }
 
@@ -114,14 +138,14 @@ impl<'a> Loader<'a> {
 struct Entries<'a> {
     /// `None` without a ledger, or when it could not be written.
     store: Option<&'a mut Store>,
-    waiting: Vec<Seen>,
+    waiting: Vec<Entered>,
     /// All could be written.
     whole: bool,
 }
 
 impl Entries<'_> {
-    fn push(&mut self, seen: Seen) {
-        self.waiting.push(seen);
+    fn push(&mut self, entered: Entered) {
+        self.waiting.push(entered);
         if self.waiting.len() >= ENTRIES_TOGETHER {
             self.write();
         }
@@ -197,10 +221,13 @@ impl State {
             listed.insert(node.directory.prefix().to_vec(), Listed { id, names });
         }
         let roots = self.tree.roots().to_vec();
-        let mut loader = Loader { state: self, roots: &roots, listed, unlisted: Map::default(), loaded: 0 };
-        let whole = store.load(|path, known| loader.load(path, known))?;
-        let mut loaded = loader.loaded;
-        if !whole {
+        let (unlisted, lost) = (Map::default(), Map::default());
+        let mut loader = Loader { state: self, roots: &roots, listed, unlisted, lost, loaded: 0 };
+        let whole = store.load(|path, row| loader.load(path, row))?;
+        let Loader { mut loaded, lost, .. } = loader;
+        if whole {
+            lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
+        } else {
             loaded = 0;
             self.confirmed.unload(&mut self.tree);
         }
@@ -214,29 +241,48 @@ impl State {
     fn take_as_confirmed(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
         let mut entries = Entries { store, waiting: Vec::new(), whole: true };
         let mut files = 0;
+        let mut lost = Vec::new();
         for (id, names) in self.rescan.finish_uncompared() {
-            let Some(node) = self.tree.get_mut(id) else { continue };
+            let Some(node) = self.tree.get_mut(id) else {
+                lost.push((id, names));
+                continue;
+            };
             Confirmed::compared(node);
-            let mut links = Vec::new();
+            let (mut links, mut gone) = (Vec::new(), Vec::new());
             for name in names {
                 if !self.filter.admits(&node.directory.below(&name)) {
                     continue;
                 }
                 // A file that cannot be looked at is new once it can be, because nothing else is known of it.
-                let Some(Present { regular, seen }) = present(node, &name) else { continue };
+                let Some(Present { regular, seen }) = present(node, &name) else {
+                    gone.push(name);
+                    continue;
+                };
                 files += 1;
                 self.progress.start.compared();
                 let before = Confirmed::take_as_confirmed(node, &name, regular, seen);
                 if before == Before::Other || before == Before::Nothing && catch_up == CatchUp::Baseline {
-                    let entered = seen.filter(|_| catch_up == CatchUp::Baseline);
-                    entries.push((node.directory.absolute(&name), entered));
+                    let entry = match (seen, node.last.get_mut(&name)) {
+                        (Some((version, racy)), _) if catch_up == CatchUp::Baseline => Entry::Seen(version, racy),
+                        (_, Some(last)) => {
+                            last.void = true;
+                            Entry::Void(*last)
+                        }
+                        _ => Entry::None,
+                    };
+                    entries.push((node.directory.absolute(&name), entry));
                 }
                 if !regular {
                     links.push(name);
                 }
             }
+            gone.retain(|name| node.last.contains_key(name));
+            lost.push((id, gone));
             links.iter().for_each(|name| self.record_link(id, name));
         }
+        // A removal is due whatever `--catch-up` says of files that are there.
+        lost.retain(|(_, names)| !names.is_empty());
+        lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
         entries.write();
         tracing::info!(
             event = "rescan_finished",

@@ -19,10 +19,11 @@
 //! already: a renamed tree needs no new watches. Orphaned watches are removed a few at a time, because the kernel queues an
 //! IN_IGNORED for each, and many at once would fill its queue.
 //!
-//! A removed directory that has jobs in flight drains: its node is kept until they have completed, and no lookup returns
-//! it. A directory that is created at the same path meanwhile takes over the node and its id. The pending set, which knows
+//! A removed directory that has jobs in flight drains: its node is kept until they have completed, and no lookup but
+//! [`Tree::with_draining`] returns it. With `--removals` it also drains until the removal of each of its files is confirmed. A directory that is created at the same path meanwhile takes over the node and its id. The pending set, which knows
 //! paths by directory id, therefore still knows that they are in flight, and the messages of one path stay in order.
 
+mod draining;
 mod node;
 mod watches;
 
@@ -47,7 +48,7 @@ pub(crate) struct Removed {
     pub(crate) id: DirectoryId,
     pub(crate) directory: Arc<Directory>,
     pub(crate) inode: u64,
-    /// See [`Node::known`].
+    /// See [`Node::known`]. The names in [`Node::last`] stay there.
     pub(crate) known: Map<Name, Known>,
 }
 
@@ -183,11 +184,7 @@ impl Tree {
         let node = self.nodes.get_mut(&id).filter(|node| node.in_flight > 0);
         let node = node.expect("a directory is kept while jobs of it are in flight, and each job completes once");
         node.in_flight -= 1;
-        if node.draining && node.in_flight == 0 {
-            let drained = self.draining.remove(node.directory.prefix());
-            assert_eq!(drained, Some(id), "another directory drains at this path");
-            self.nodes.remove(&id);
-        }
+        self.end_drained(id);
     }
 
     /// Compares a name with the directory that is there now, see the module. The directory is watched from then on.
@@ -289,7 +286,7 @@ impl Tree {
             ids.extend(node.children.drain().map(|(_, child)| child));
             let known = mem::take(&mut node.known);
             removed.push(Removed { id, directory: Arc::clone(&node.directory), inode, known });
-            if node.in_flight == 0 {
+            if node.in_flight == 0 && node.last.is_empty() {
                 self.nodes.remove(&id);
             } else {
                 node.draining = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::files::directory::{Directory, DirectoryId};
 use crate::files::names::{Map, Name};
-use crate::job::Known;
+use crate::job::{Known, Last};
 use crate::watch::inotify::WatchId;
 
 /// How a directory or a file came to its path. Files that a listing finds in a directory have the directory's origin.
@@ -20,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) directory: Arc<Directory>,
     /// By name, the versions that were confirmed last or were there before the service started.
     pub(crate) known: Map<Name, Known>,
+    /// By name, what consumers were sent last: with `--removals` alone, and until the path's removal is confirmed.
+    pub(crate) last: Map<Name, Last>,
     /// `known` comes from the ledger and has not been compared yet, so it may describe the files of another directory.
     pub(crate) loaded: bool,
     /// Whether the names in `directory` are complete.
@@ -34,7 +36,7 @@ pub(crate) struct Node {
     pub(super) children: Map<Name, DirectoryId>,
     /// Jobs in flight.
     pub(super) in_flight: usize,
-    /// Removed from the tree, and kept only until its jobs have completed.
+    /// Removed from the tree, and kept only until its jobs have completed and the removal of each of its files is confirmed.
     pub(super) draining: bool,
 }
 
@@ -43,6 +45,7 @@ impl Node {
         Self {
             directory: Arc::new(directory),
             known: Map::default(),
+            last: Map::default(),
             loaded: false,
             listed: false,
             origin: Origin::Found,
@@ -53,6 +56,11 @@ impl Node {
             in_flight: 0,
             draining: false,
         }
+    }
+
+    /// Whether it was removed from the tree and is kept only until its jobs and removals are done.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Whether this is the directory with that watch. The inode decides for a directory that had no watch.

@@ -59,6 +59,8 @@ const KIND_VARIABLE: &str = "INGESTOR_FAULT_KIND";
 const RECONNECT_VARIABLE: &str = "INGESTOR_FAULT_RECONNECT";
 /// A directory for the service's log in a seed that failed.
 const LOGS_VARIABLE: &str = "INGESTOR_FAULT_LOGS";
+/// The service runs with `--removals`.
+const REMOVALS_VARIABLE: &str = "INGESTOR_FAULT_REMOVALS";
 /// Rounds in one seed: each ends without a fault and with every file published.
 const ROUNDS: usize = 3;
 /// For the last message of every file after the faults.
@@ -180,6 +182,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         losses: Losses::of(&log),
         leases: stage.life.settings.leases,
         tick: if volume.is_some() { COARSE_TICK } else { TICK },
+        removals: removals(),
     };
     let verdict = judge(&entries, &stage.data, &finals, &known);
     let line = report(seed, &workload, finals.len(), &stage.counts, &verdict, begun.elapsed());
@@ -235,6 +238,9 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     if kind == Kind::Recursive {
         arguments.push("--recursive".to_owned());
     }
+    if removals() {
+        arguments.push("--removals".to_owned());
+    }
     if random.below(8) == 0 {
         arguments.extend(["--rescan-seconds", "1"].map(str::to_owned));
     }
@@ -277,6 +283,10 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
     Prepared { stage: Stage::new(node, vhost, life, state, random, costly), workload, volume, root }
 }
 
+fn removals() -> bool {
+    std::env::var_os(REMOVALS_VARIABLE).is_some_and(|value| value == "1")
+}
+
 /// Makes a directory for every user.
 fn directory(path: &Path) -> PathBuf {
     if !path.exists() {
@@ -309,7 +319,9 @@ fn all_come(finals: &Finals, reader: &mut Reader, stage: &mut Stage) -> bool {
     let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         last.take(reader.read(Duration::from_millis(200)), &stage.data);
-        if last.missing(finals).is_empty() {
+        let taken_back =
+            !removals() || last.not_taken_back(finals, &stage.data).is_empty() || stage.life.excuses.may_forget();
+        if last.missing(finals).is_empty() && taken_back {
             return true;
         }
         stage.life.check();
@@ -328,13 +340,14 @@ fn report(
 ) -> String {
     let faults: String = counts.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
     format!(
-        "seed {seed}: {} operations={} on-directories={} huge={} files={files} messages={} repeats={} without-crash={} \
+        "seed {seed}: {} operations={} on-directories={} huge={} files={files} messages={} removals={} repeats={} without-crash={} \
          unfinished={} losses={} wrong={} broken={} seconds={:.1}{faults}",
         Kind::of(seed).name(),
         workload.tree.journal.operation,
         workload.on_directories,
         workload.huge_so_far,
         verdict.messages,
+        verdict.removals,
         verdict.repeats,
         verdict.repeated.len(),
         verdict.unfinished,

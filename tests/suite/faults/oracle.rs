@@ -25,7 +25,9 @@ pub struct Last {
 impl Last {
     pub fn take(&mut self, entries: &[Entry], data: &Path) {
         for entry in &entries[self.seen..] {
-            if let Ok(message) = Parsed::of(entry, data) {
+            if let Some(removal) = Removal::of(entry, data) {
+                drop(removal.map(|removal| self.by_name.remove(&removal.name)));
+            } else if let Ok(message) = Parsed::of(entry, data) {
                 self.by_name.insert(message.name, (message.hash, message.size));
             }
         }
@@ -36,6 +38,37 @@ impl Last {
     pub fn missing(&self, finals: &Finals) -> Vec<String> {
         let lost = finals.iter().filter(|(name, truth)| self.by_name.get(*name) != Some(truth));
         lost.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Last {
+    /// The names whose last message is one of a file, although they have none: with removals there are none of these.
+    pub fn not_taken_back(&self, finals: &Finals, data: &Path) -> Vec<String> {
+        let is_gone = |name: &&String| !finals.contains_key(*name) && data.join(name).metadata().is_err();
+        self.by_name.keys().filter(is_gone).cloned().collect()
+    }
+}
+
+/// A message that takes the last one of its path back.
+struct Removal {
+    name: String,
+    id: String,
+    /// The id of the last message, where it is known.
+    of: Option<String>,
+    read: Micros,
+}
+
+impl Removal {
+    /// Nothing where it is a message of another kind.
+    fn of(entry: &Entry, data: &Path) -> Option<Result<Self, String>> {
+        let read = || {
+            let fields: Map<String, Value> = serde_json::from_slice(&entry.body).ok()?;
+            let name = Path::new(fields["file_path"].as_str()?).strip_prefix(data).ok()?.to_str()?.to_owned();
+            let of = fields["message_id"].as_str().map(str::to_owned);
+            Some(Self { name, id: entry.id.clone()?, of, read: parse(fields["timestamp"].as_str()?)? })
+        };
+        let whole = || format!("a strange removal: {}", String::from_utf8_lossy(&entry.body));
+        (entry.kind.as_deref() == Some("apollonia.file-removed.v1")).then(|| read().ok_or_else(whole))
     }
 }
 
@@ -79,6 +112,7 @@ impl Parsed {
 #[derive(Default)]
 pub struct Verdict {
     pub messages: usize,
+    pub removals: usize,
     /// Messages whose id was there before.
     pub repeats: usize,
     /// Messages of half a file that others followed, in seeds without leases.
@@ -110,6 +144,8 @@ pub struct Known<'a> {
     pub leases: bool,
     /// How long the file system's clock stands still.
     pub tick: Micros,
+    /// The service runs with `--removals`.
+    pub removals: bool,
 }
 
 pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> Verdict {
@@ -120,12 +156,24 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
         let (found, truth) = (last.by_name.get(&name), &finals[&name]);
         verdict.losses.push((name, format!("the last message says {found:?}, the disk {truth:?}")));
     }
+    if known.removals {
+        for name in last.not_taken_back(finals, data) {
+            if !known.excuses.may_forget() {
+                verdict.losses.push((name, "the last message says that there is a file".to_owned()));
+            }
+        }
+    }
     let mut version_of_id = HashMap::new();
     let mut id_of_version = HashMap::new();
     let mut messages: Vec<(usize, Parsed)> = Vec::new();
     let mut by_id: HashMap<String, usize> = HashMap::new();
     let mut by_name: HashMap<String, usize> = HashMap::new();
+    let mut removed: HashMap<String, (usize, Removal)> = HashMap::new();
     for (number, entry) in entries.iter().enumerate() {
+        if let Some(removal) = Removal::of(entry, data) {
+            known.judge_removal(number, removal, &mut by_name, &mut removed, &by_id, &mut verdict);
+            continue;
+        }
         let message = match Parsed::of(entry, data) {
             Ok(message) => message,
             Err(why) => {
@@ -135,6 +183,9 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
         };
         let at = messages.len();
         let earlier = by_id.insert(message.id.clone(), at);
+        // What was taken back meanwhile is new when it comes back.
+        let since = removed.get(&message.name).map_or(0, |(number, _)| *number);
+        let earlier = earlier.filter(|at| messages[*at].0 >= since);
         verdict.repeats += usize::from(earlier.is_some());
         let before = by_name.insert(message.name.clone(), at);
         let same = |at: &usize| known.is_metadata_alone(&messages[*at].1, &message);
@@ -175,6 +226,43 @@ pub fn judge(entries: &[Entry], data: &Path, finals: &Finals, known: &Known) -> 
 }
 
 impl Known<'_> {
+    /// Judges one removal by the messages before it.
+    fn judge_removal(
+        &self,
+        number: usize,
+        removal: Result<Removal, String>,
+        by_name: &mut HashMap<String, usize>,
+        removed: &mut HashMap<String, (usize, Removal)>,
+        by_id: &HashMap<String, usize>,
+        verdict: &mut Verdict,
+    ) {
+        verdict.removals += 1;
+        let removal = match removal {
+            Ok(removal) if self.removals => removal,
+            Ok(removal) => return verdict.broken.push((removal.name, format!("message {number} is a removal"))),
+            Err(why) => return verdict.broken.push((String::new(), why)),
+        };
+        let name = removal.name.clone();
+        if removal.of.as_ref().is_some_and(|of| !by_id.contains_key(of)) {
+            verdict
+                .broken
+                .push((name.clone(), format!("message {number} takes back {:?}, which never came", removal.of)));
+        }
+        // What a killed process was about to publish may never have been published, and is taken back all the same.
+        let unsure = removal.of.is_none() && self.excuses.any_crash();
+        let before = removed.get(&name).filter(|(_, before)| before.of == removal.of).map(|(_, before)| before);
+        let repeats = |before: &Removal| self.excuses.allow([before.read, removal.read], None);
+        if by_name.remove(&name).is_none() && !unsure {
+            if before.is_none_or(|before| !repeats(before)) {
+                let what = format!("message {number} takes back what is taken back already");
+                verdict.repeated.push((name.clone(), what));
+            } else if before.is_some_and(|before| before.id != removal.id) {
+                verdict.broken.push((name.clone(), format!("message {number} repeats a removal by another id")));
+            }
+        }
+        removed.insert(name, (number, removal));
+    }
+
     /// Whether nothing but ctime is new in a message, compared with the one before it.
     fn is_metadata_alone(&self, before: &Parsed, message: &Parsed) -> bool {
         let is = |of: &Parsed| (of.hash.clone(), of.size, of.times[0].clone());
@@ -210,7 +298,11 @@ impl Known<'_> {
 pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
     let mut lines = String::new();
     for (number, entry) in entries.iter().enumerate() {
-        if let Ok(message) = Parsed::of(entry, data)
+        if let Some(Ok(removal)) = Removal::of(entry, data) {
+            if removal.name == name {
+                let _ = writeln!(lines, "  {number}: taken back {:?}, id {}", removal.of, removal.id);
+            }
+        } else if let Ok(message) = Parsed::of(entry, data)
             && message.name == name
         {
             let Parsed { hash, size, times: [modified, changed], id, read, .. } = message;

@@ -21,6 +21,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub struct Entry {
     pub body: Vec<u8>,
     pub id: Option<String>,
+    /// The kind of the body.
+    pub kind: Option<String>,
 }
 
 /// Reads the queue further with each call; nothing is acknowledged.
@@ -86,7 +88,8 @@ impl Reader {
             self.ended = true;
         } else {
             let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-            self.entries.push(Entry { body: delivery.data, id });
+            let kind = delivery.properties.kind().as_ref().map(ToString::to_string);
+            self.entries.push(Entry { body: delivery.data, id, kind });
         }
         &self.entries
     }

@@ -72,6 +72,20 @@ impl Excuses {
         }
     }
 
+    pub fn any_crash(&self) -> bool {
+        !self.crashes.is_empty()
+    }
+
+    /// Whether the ledger may have lost what was published: rows that it had, or those of a full disk at a crash. What has
+    /// vanished until the next start then has no removal.
+    pub fn may_forget(&self) -> bool {
+        let full = |crash: &Micros| {
+            let mut spans = self.spans(Lasting::Full);
+            spans.any(|(from, to)| from <= *crash && *crash <= to.saturating_add(FULL_FOR))
+        };
+        !self.forgotten.is_empty() || self.crashes.iter().any(full)
+    }
+
     fn spans(&self, what: Lasting) -> impl Iterator<Item = Span> {
         let open = self.since.get(&what).map(|since| (*since, Micros::MAX));
         self.over.iter().filter(move |(it, _)| *it == what).map(|(_, span)| *span).chain(open)

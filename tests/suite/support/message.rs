@@ -90,6 +90,20 @@ impl Message {
         id.expect("a message id").as_str()
     }
 
+    /// The kind of the body, and the number of its schema.
+    pub fn message_type(&self) -> &str {
+        let kind = self.envelope().properties.kind().as_ref();
+        kind.expect("a type").as_str()
+    }
+
+    pub fn is_removal(&self) -> bool {
+        self.message_type() == "apollonia.file-removed.v1"
+    }
+
+    pub fn moved_from_header(&self) -> Option<&AMQPValue> {
+        self.envelope().properties.headers().as_ref()?.inner().get("x-moved-from")
+    }
+
     pub fn path_bytes_header(&self) -> Option<Vec<u8>> {
         let headers = self.envelope().properties.headers().as_ref()?;
         match headers.inner().get("x-file-path-bytes")? {
