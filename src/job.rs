@@ -38,6 +38,23 @@ pub struct Job {
 }
 
 impl Job {
+    /// The job of a file of which nothing was published before. The time is that at which it was found.
+    #[must_use]
+    pub fn new(directory: Arc<Directory>, name: Name, event: EventType, seen_at: Timestamp) -> Self {
+        Self {
+            directory,
+            name,
+            event,
+            seen_at,
+            known: None,
+            within: None,
+            invalidate_first: false,
+            moved_from: None,
+            removal: None,
+            large: false,
+        }
+    }
+
     /// Checks before reading that this version may be published.
     ///
     /// # Errors
@@ -373,17 +390,13 @@ pub(crate) mod tests {
     pub(crate) fn jobs(count: usize) -> Vec<Job> {
         let root = Arc::new(Root::new(File::open("/").unwrap().into(), b"/"));
         let directory = Arc::new(Directory::new(&root, b""));
-        let job = |number: usize| Job {
-            directory: Arc::clone(&directory),
-            name: number.to_string().into_bytes().into(),
-            event: EventType::Create,
-            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
-            known: None,
-            within: None,
-            invalidate_first: false,
-            moved_from: None,
-            removal: None,
-            large: false,
+        let job = |number: usize| {
+            Job::new(
+                Arc::clone(&directory),
+                number.to_string().into_bytes().into(),
+                EventType::Create,
+                Timestamp { seconds: 0, nanoseconds: 0 },
+            )
         };
         (0..count).map(job).collect()
     }

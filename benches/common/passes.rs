@@ -48,17 +48,13 @@ impl Passes {
     /// Reads and hashes every file, and waits until its message is confirmed.
     pub fn pass(&mut self) {
         let Self { pipeline, directory, files } = self;
-        let job = |found: &Found| Job {
-            directory: Arc::clone(directory),
-            name: Arc::clone(&found.name),
-            event: EventType::Create,
-            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
-            known: None,
-            within: None,
-            invalidate_first: false,
-            moved_from: None,
-            removal: None,
-            large: false,
+        let job = |found: &Found| {
+            Job::new(
+                Arc::clone(directory),
+                Arc::clone(&found.name),
+                EventType::Create,
+                Timestamp { seconds: 0, nanoseconds: 0 },
+            )
         };
         let mut batches = files.chunks(BATCH).peekable();
         loop {

@@ -319,18 +319,7 @@ impl Walk {
             if let Some(Current { directory, files, seen_at }) = &mut self.current
                 && let Some(found) = files.find(|found| self.filter.admits(&directory.below(&found.name)))
             {
-                return Some(Job {
-                    directory: Arc::clone(directory),
-                    name: found.name,
-                    event: EventType::Create,
-                    seen_at: *seen_at,
-                    known: None,
-                    within: None,
-                    invalidate_first: false,
-                    moved_from: None,
-                    removal: None,
-                    large: false,
-                });
+                return Some(Job::new(Arc::clone(directory), found.name, EventType::Create, *seen_at));
             }
             let directory = self.ahead.pop()?;
             match list(directory.root(), &directory.below(b"")) {

@@ -253,18 +253,9 @@ mod tests {
         }
         let root =
             Arc::new(Root::new(File::open(top.path()).unwrap().into(), top.path().as_os_str().as_encoded_bytes()));
-        let job = Job {
-            directory: Arc::new(Directory::new(&root, b"one")),
-            name: Arc::from(&b"file"[..]),
-            event: EventType::Create,
-            seen_at: Timestamp::now(),
-            known: None,
-            invalidate_first: false,
-            moved_from: None,
-            removal: None,
-            large: false,
-            within: Some(fs::metadata(&one).unwrap().ino()),
-        };
+        let directory = Arc::new(Directory::new(&root, b"one"));
+        let file = Job::new(directory, Arc::from(&b"file"[..]), EventType::Create, Timestamp::now());
+        let job = Job { within: Some(fs::metadata(&one).unwrap().ino()), ..file };
         let examined = || examine(&job, File::open(one.join("file")).unwrap().as_fd());
         assert!(examined().is_ok());
         renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();

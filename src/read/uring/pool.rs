@@ -244,18 +244,12 @@ mod tests {
         let buffers = Buffers::new(FixedBufPool::new([]), BUFFERS_MIN);
         let pool = Rc::new(Pool::new(Worker::new(readers, buffers)));
         pool.small.begin();
-        let job = Job {
-            directory: Arc::new(Directory::new(&root, b"")),
-            name: Arc::from(&b"file"[..]),
-            event: EventType::Create,
-            seen_at: Timestamp { seconds: 0, nanoseconds: 0 },
-            known: None,
-            within: None,
-            invalidate_first: false,
-            moved_from: None,
-            removal: None,
-            large: false,
-        };
+        let job = Job::new(
+            Arc::new(Directory::new(&root, b"")),
+            Arc::from(&b"file"[..]),
+            EventType::Create,
+            Timestamp { seconds: 0, nanoseconds: 0 },
+        );
         (pool, mailbox, job)
     }
 

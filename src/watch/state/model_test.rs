@@ -275,6 +275,16 @@ impl Scene {
         wait_until_gone(ledger, b"/", b"nothing");
     }
 
+    /// A kill publishes nothing again.
+    #[track_caller]
+    fn assert_in_ledger(&mut self) {
+        self.write_ledger();
+        self.published.clear();
+        self.kill(|_| {});
+        self.rest();
+        assert_eq!(self.published, BTreeMap::new());
+    }
+
     #[track_caller]
     fn assert_published_last(&self, below: &str) {
         let path = self.path(below);
@@ -522,11 +532,7 @@ fn a_file_in_the_place_of_a_link_is_in_the_ledger() {
     scene.read_events();
     scene.complete(0);
     scene.rest();
-    scene.write_ledger();
-    scene.published.clear();
-    scene.kill(|_| {});
-    scene.rest();
-    assert_eq!(scene.published, BTreeMap::new());
+    scene.assert_in_ledger();
 }
 
 /// The events are lost by which another directory came to the path, and with it the one below that is still the same.
@@ -543,10 +549,7 @@ fn a_rescan_publishes_nothing_again_where_the_directory_above_is_another() {
     scene.rest();
     assert_eq!(scene.published, BTreeMap::new());
     // The rows of the directory that was replaced are deleted, and that of the file is written again.
-    scene.write_ledger();
-    scene.kill(|_| {});
-    scene.rest();
-    assert_eq!(scene.published, BTreeMap::new());
+    scene.assert_in_ledger();
 }
 
 /// The same with `--removals`: the directory that is still there has nothing taken back, also where readers come while the
@@ -675,11 +678,7 @@ fn a_link_found_unchanged_while_its_next_event_waits_stays_in_the_ledger() {
     scene.touch(TARGETS[0]);
     scene.catch_up();
     scene.complete_all();
-    scene.write_ledger();
-    scene.published.clear();
-    scene.kill(|_| {});
-    scene.rest();
-    assert_eq!(scene.published, BTreeMap::new());
+    scene.assert_in_ledger();
 }
 
 /// The file is written by one of its names, which another file takes before it is read: no event names the other.
@@ -758,10 +757,7 @@ fn metadata_alone_is_silent_and_the_ledger_follows_it() {
         assert_eq!(scene.published, BTreeMap::new());
     }
     // The row has the new ctime: nothing is published where the version alone counts either.
-    scene.write_ledger();
-    scene.kill(|_| {});
-    scene.rest();
-    assert_eq!(scene.published, BTreeMap::new());
+    scene.assert_in_ledger();
 }
 
 /// After a kill nobody can say what the link's row is worth; but each other row can be compared.
