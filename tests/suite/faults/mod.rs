@@ -175,10 +175,12 @@ fn run(seed: u64, node: &mut Node) -> bool {
     let entries = reader.drain(&stage.url);
     record::end(&stage.url);
     let log = stage.life.log();
+    let confirms = Confirms::of(&log, &stage.data);
+    assert!(!confirms.is_empty() || entries.is_empty(), "no line of a confirm could be read in the service's log");
     let known = Known {
         journal: &workload.tree.journal,
         excuses: &stage.life.excuses,
-        confirms: Confirms::of(&log, &stage.data),
+        confirms,
         losses: Losses::of(&log),
         leases: stage.life.settings.leases,
         tick: if volume.is_some() { COARSE_TICK } else { TICK },

@@ -131,7 +131,7 @@ pub struct Confirms(HashMap<(String, u64), Vec<Micros>>);
 impl Confirms {
     pub fn of(log: &str, data: &Path) -> Self {
         let mut all: HashMap<_, Vec<Micros>> = HashMap::new();
-        let start = format!("confirmed path=\"{}/", data.display());
+        let start = format!("event=\"confirmed\" path=\"{}/", data.display());
         for line in log.lines() {
             if let Some((before, after)) = line.split_once(&start)
                 && let Some((name, bytes)) = after.split_once("\" bytes=")
@@ -142,6 +142,11 @@ impl Confirms {
             }
         }
         Self(all)
+    }
+
+    /// Whether the log names no confirm at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The first one of so many bytes after that time.
