@@ -118,7 +118,11 @@ impl State {
             // What is known of the name stays until it can be compared.
             Err(errno) => return self.refuse(id, name, origin, errno, now),
         };
+        if origin == Origin::MovedTo {
+            self.lost_unseen(id, name, now);
+        }
         let Some(FileStat { version, regular, .. }) = stat else {
+            self.unseen.made(id, name, now);
             self.forget(id, name);
             return self.record(id, name, None);
         };
@@ -139,8 +143,17 @@ impl State {
         self.changed(id, name, change, seen_at, now);
     }
 
+    /// A name is deleted, or another file's from now on.
+    fn lost_unseen(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+        self.unseen.lost(id, name, self.pending.is_settling(id, name), now);
+    }
+
     fn closed(&mut self, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
         self.retries.closed(id, name);
+        if self.unseen.closed(id, name, now) && !self.rescan.is_needed() {
+            self.progress.metrics.rescans.unseen_writer.inc();
+            self.rescan.ask(now);
+        }
         let listed = self.tree.get(id).is_some_and(|node| node.directory.contains(name));
         if listed || self.exists(id, name, now) {
             self.changed(id, name, Change::Closed, seen_at, now);
@@ -171,6 +184,9 @@ impl State {
                 return self.refuse(id, name, Origin::Found, errno, now);
             }
         };
+        if how == NameLost::Deleted {
+            self.lost_unseen(id, name, now);
+        }
         let known = self.known(id, name);
         let is_known = |stat: FileStat| stat.regular && known.is_some_and(|known| is_still(known, how, &stat.version));
         if !stat.is_some_and(is_known) {

@@ -26,6 +26,7 @@ use super::renames::Renames;
 use super::rescan::Rescan;
 use super::retry::{NAMES_MAX, Retries};
 use super::tree::Tree;
+use super::unseen::Unseen;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::files::directory::DirectoryId;
@@ -99,6 +100,7 @@ pub(super) struct State {
     links_warned: bool,
     hard_links: HardLinks,
     renames: Renames,
+    unseen: Unseen,
     filter: Filter,
     recursive: bool,
     settle: Duration,
@@ -123,6 +125,7 @@ impl State {
             links_warned: false,
             hard_links: HardLinks::default(),
             renames: Renames::default(),
+            unseen: Unseen::default(),
             filter,
             recursive: settings.recursive,
             settle: settings.settle,
