@@ -218,12 +218,19 @@ impl Pending {
 
     /// A rescan found a path with another version than the last confirmed one. Returns whether the path is in the set. A
     /// waiting path will be read anyway; a path in flight is read once more, because its reader may have come before the
-    /// change. `renamed`: the file came to the path by a rename.
+    /// change. A removal that waits is none any more. `renamed`: the file came to the path by a rename.
     pub(crate) fn read_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Timestamp) -> bool {
         let Some(entry) = entry(&mut self.entries, id, name) else { return false };
         if let EntryState::InFlight { again, .. } = &mut entry.state {
             let change = if renamed { Change::MovedTo } else { Change::Closed };
-            again.get_or_insert((change, seen_at));
+            if again.is_none_or(|(change, _)| change.lost().is_some()) {
+                *again = Some((change, seen_at));
+            }
+        } else if entry.lost.take().is_some() {
+            entry.seen_at = seen_at;
+            if renamed {
+                entry.event = EventType::MovedTo;
+            }
         }
         true
     }
