@@ -321,7 +321,13 @@ impl Pending {
                 self.enqueue(id, name, position);
             }
         }
-        taken
+        match again {
+            // The file that is there did not come by a rename, so its metadata alone is worth no message.
+            Some((change, _)) if taken.is_some() && change != Change::MovedTo && change.lost().is_none() => {
+                Some(NameLost::Deleted)
+            }
+            _ => taken,
+        }
     }
 
     /// Drops every waiting path, because a rescan finds it again. Paths in flight stay.
