@@ -3,13 +3,14 @@
 //! Names follow Prometheus' rules: `apollonia_`, base units, `_total` for what only grows. A test holds the alert rules and
 //! the dashboard in `deploy/` to the names that are here.
 
+mod maker;
 mod process;
 
 use std::io;
 
+use maker::Maker;
 use process::Process;
-use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
@@ -315,35 +316,5 @@ impl std::ops::Sub for Totals {
             gone: self.gone - before.gone,
             refused: self.refused - before.refused,
         }
-    }
-}
-
-/// Makes metrics and registers them. All names are constants of this file, so a name that is taken or not allowed is a
-/// programming error, which every test that makes metrics hits.
-struct Maker(Registry);
-
-impl Maker {
-    fn add<T: Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
-        let made = made.expect("names and labels are constants of this file");
-        let added = self.0.register(Box::new(made.clone()));
-        assert!(added.is_ok(), "{added:?}");
-        made
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [IntCounter; N] {
-        let family = self.add(IntCounterVec::new(Opts::new(name, help), &[label]));
-        values.map(|value| family.with_label_values(&[value]))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
     }
 }

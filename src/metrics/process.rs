@@ -7,7 +7,7 @@ use prometheus::{Counter, Gauge};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Maker;
+use super::maker::Maker;
 
 /// The numbers of this process, which [`Process::look`] reads from the kernel. What the kernel does not give away is NaN,
 /// which no comparison of an alert takes for a small number.
