@@ -72,8 +72,8 @@ fn a_container_is_there_after_a_boot_and_a_reload_is_a_rescan() {
     let compose = read(deploy("compose.yaml"));
     let restarts: Vec<&str> = compose.lines().filter(|line| line.trim().starts_with("restart: ")).collect();
     assert!(restarts.len() >= 2 && restarts.iter().all(|line| line.ends_with(" unless-stopped")), "{restarts:?}");
-    let readme = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    let runs = readme.lines().filter(|line| line.contains("docker run -d")).collect::<Vec<_>>();
+    let operations = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"));
+    let runs = operations.lines().filter(|line| line.contains("docker run -d")).collect::<Vec<_>>();
     assert!(!runs.is_empty() && runs.iter().all(|line| line.contains("--restart unless-stopped")), "{runs:?}");
     let unit = read(deploy("apollonia-ingestor.service"));
     assert!(unit.lines().any(|line| line == "ExecReload=/bin/kill -HUP $MAINPID"), "{unit}");
