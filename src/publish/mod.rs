@@ -13,6 +13,7 @@ mod outage;
 mod refusal;
 mod returned;
 pub mod session;
+mod transport;
 mod window;
 
 use std::sync::Arc;
