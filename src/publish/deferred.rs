@@ -58,6 +58,13 @@ impl WakeUps {
         self.until
     }
 
+    /// Defers nothing any more if that time has come.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| now >= until) {
+            self.defer_nothing();
+        }
+    }
+
     /// What was deferred is done, and from now on every wake-up at once.
     pub(super) fn defer_nothing(&mut self) {
         self.deferred.set(None);
@@ -248,8 +255,9 @@ mod tests {
         assert_eq!(wake_ups.until(), Some(now + LEAVE));
         let mut tasks = [Until::Written, Until::Written].map(|until| Task::new(wake_ups.deferred(), until));
         tasks[0].answer();
+        wake_ups.on_time(now);
         assert!(!tasks[0].is_woken());
-        wake_ups.defer_nothing();
+        wake_ups.on_time(now + LEAVE);
         assert!(tasks[0].is_woken() && wake_ups.until().is_none());
         tasks[1].answer();
         assert!(tasks[1].is_woken());

@@ -17,18 +17,17 @@ use std::time::{Duration, Instant};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
-use lapin::options::BasicPublishOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Confirmation, Event, ExchangeKind};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
-use super::deferred::{Deferred, Until, WakeUps};
+use super::deferred::WakeUps;
 use super::errors::{failure, soft_error};
 use super::frame::FrameLimit;
 use super::outage::Outage;
 use super::refusal::Refusal;
-use super::session::{Session, properties, routing_key};
+use super::session::{Session, publish};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
@@ -198,12 +197,9 @@ impl<'a> PublishLoop<'a> {
                 unconfirmed.push(publish(channel, self.settings, &frame, &deferred, message));
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
-            let published = unconfirmed.len() - before;
-            self.progress.metrics.messages_published.inc_by(published as u64);
-            self.wake_ups.published(published, now);
+            self.report_published(unconfirmed.len() - before, now);
             let deferred_until = self.wake_ups.until().filter(|_| !unconfirmed.is_empty());
-            self.report_unconfirmed();
-            let next_at = self.window.next_at();
+            let next_at = self.window.next_at().into_iter().chain(deferred_until).min();
             let handled = tokio::select! {
                 count = self.messages.recv_many(&mut self.batches, BATCHES_TOGETHER),
                     if !self.ended && self.window.wants_more() =>
@@ -212,9 +208,8 @@ impl<'a> PublishLoop<'a> {
                     Ok(())
                 }
                 Some(answer) = unconfirmed.next() => self.on_answers(answer, &mut unconfirmed),
-                () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => Ok(()),
-                () = sleep_until(deferred_until.unwrap_or(now).into()), if deferred_until.is_some() => {
-                    self.wake_ups.defer_nothing();
+                () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => {
+                    self.wake_ups.on_time(Instant::now());
                     Ok(())
                 }
                 // The connection's own events: it is blocked, or lost even while no message is on its way.
@@ -311,6 +306,12 @@ impl<'a> PublishLoop<'a> {
         Ok(())
     }
 
+    fn report_published(&mut self, messages: usize, now: Instant) {
+        self.progress.metrics.messages_published.inc_by(messages as u64);
+        self.wake_ups.published(messages, now);
+        self.report_unconfirmed();
+    }
+
     /// Reports how many messages have no answer, and how many wait for a queue.
     fn report_unconfirmed(&self) {
         self.progress.set_unroutable(self.window.unroutable());
@@ -378,24 +379,5 @@ impl<'a> PublishLoop<'a> {
             _ => {}
         }
         Ok(())
-    }
-}
-
-async fn publish(
-    channel: &Channel,
-    settings: &PublishSettings,
-    frame: &FrameLimit,
-    deferred: &Arc<Deferred>,
-    sent: Sent<Outgoing>,
-) -> Answer {
-    // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let message = sent.message();
-    let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
-    let properties = frame.fit(properties(message), || message.job.directory.absolute(&message.job.name));
-    let published = channel.basic_publish(exchange, key, options, &message.body, properties);
-    match deferred.wait(Until::Written, published).await {
-        Ok(confirm) => (sent, deferred.wait(Until::Answered, confirm).await),
-        Err(error) => (sent, Err(error)),
     }
 }
