@@ -55,6 +55,7 @@ mod tls;
 mod job;
 mod mailbox;
 mod message;
+mod pace;
 mod queue;
 
 // Reports: numbers, progress, log lines, the verdict, the service manager.
@@ -93,7 +94,7 @@ pub mod bench {
     pub use crate::filter::Filter;
     pub use crate::hash::{Digests, Hasher, Xxh128Stream, lanes, scheduler};
     pub use crate::job::{Job, Outcome};
-    pub use crate::mailbox::Notice;
+    pub use crate::mailbox::{Notice, Reports};
     pub use crate::message::{EventType, Message, Paths};
     pub use crate::pipeline::start as start_pipeline;
     pub use crate::read::buffer::CHUNK_BYTES;

@@ -20,7 +20,7 @@ use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::job::{Job, Outcome, Report};
 use crate::logging::{FileLines, failed};
-use crate::mailbox::Notice;
+use crate::mailbox::{Notice, Reports};
 use crate::message::EventType;
 use crate::metrics::Totals;
 use crate::progress::Progress;
@@ -180,7 +180,8 @@ impl Scan {
             }
             let next = self.again.first_key_value().map(|((at, _), _)| *at);
             if self.dispatcher.busy() || next.is_some() {
-                self.dispatcher.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+                let longest = next.map(|at| at.saturating_duration_since(Instant::now()));
+                self.dispatcher.mailbox.sleep(None, longest, Reports::Wake)?;
             }
         }
     }
@@ -217,7 +218,7 @@ impl Scan {
             if reading.take_if(|until| Instant::now() >= *until).is_some() {
                 self.dispatcher.read_no_more();
             }
-            self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS))?;
+            self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS), Reports::Wake)?;
             self.read_notices()?;
         }
         Ok(())

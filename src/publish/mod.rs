@@ -3,6 +3,7 @@
 mod backoff;
 mod confirms;
 mod connect;
+mod deferred;
 pub mod errors;
 pub mod exchange;
 pub mod fence;
