@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::files::unread::Unread;
 use crate::job::{Job, Outcome, Report};
 use crate::mailbox::{Mailbox, Notice, Sender};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Engine, Progress};
 use crate::queue::{Deadline, Queue};
 
 /// How long the end waits for files in progress and for their confirms. The contract allows 10 s; a container engine
@@ -38,6 +38,8 @@ pub struct Dispatcher {
     pub sender: Sender,
     /// The name of the read engine.
     pub engine: &'static str,
+    /// How each volume's files are read.
+    pub engines: Vec<Engine>,
     /// The number of hashing threads.
     pub workers: usize,
     pub(crate) volumes: Vec<Volume>,
