@@ -11,7 +11,7 @@ use crate::files::unread::Unread;
 use crate::hash::lanes::LANES_MAX;
 use crate::job::{Job, Outcome, Report};
 use crate::mailbox::{Mailbox, Notice, Reports, Sender};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Engine, Progress};
 use crate::queue::{Deadline, Queue};
 
 /// How long the end waits for files in progress and for their confirms. The contract allows 10 s; a container engine
@@ -46,6 +46,8 @@ pub struct Dispatcher {
     pub sender: Sender,
     /// The name of the read engine.
     pub engine: &'static str,
+    /// How each volume's files are read.
+    pub engines: Vec<Engine>,
     /// The number of hashing threads.
     pub workers: usize,
     pub(crate) volumes: Vec<Volume>,

@@ -43,6 +43,8 @@ pub struct Readers {
     pub workers: usize,
     /// How many files a thread with a ring has open.
     pub files: limits::Files,
+    /// A thread with a ring reads by plain calls, because the ring cannot read these files inline.
+    pub plain_reads: bool,
     /// The time after which no read is begun.
     pub deadline: Arc<Deadline>,
     /// Where batches of messages go; `None` where there is no output.

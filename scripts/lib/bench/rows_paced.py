@@ -39,7 +39,7 @@ class PacedRows(WatchRows):
             raise Skip(f"{MEMORY} is no file system in memory")
         return tempfile.TemporaryDirectory(prefix="ingestor-bench-watched-", dir=MEMORY)
 
-    def row_12(self):
+    def row_14(self):
         lines = []
         for rate, bound, bar in PACES:
             runs = [self.paced(rate, bound) for _ in range(self.bench.long_rounds)]
@@ -48,10 +48,10 @@ class PacedRows(WatchRows):
             for what, unit, its_bar in (("switches", "switches", bar), ("cpu", "µs", None)):
                 each = [one[what] for one in runs]
                 name = "context switches" if what == "switches" else "processor time"
-                lines.append(Value(12, f"{work}: {name} a message", statistics.median(each), unit, its_bar, each))
+                lines.append(Value(14, f"{work}: {name} a message", statistics.median(each), unit, its_bar, each))
         seen, _ = self.latencies(50 if self.bench.quick else 200)
         latency = 1e3 * statistics.median(seen)
-        return [*lines, Value(12, "idle: from close(2) to the message at a consumer, median", latency, "ms")]
+        return [*lines, Value(14, "idle: from close(2) to the message at a consumer, median", latency, "ms")]
 
     def paced(self, rate, bound):
         """Switches and microseconds a message, from the first file to the last confirm."""

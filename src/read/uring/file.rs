@@ -1,7 +1,11 @@
 //! The way of one file through the ring: open, examine, read and hash, examine again, close.
 
 use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use rustix::io::{pread, retry_on_intr};
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
@@ -14,6 +18,45 @@ use crate::hash::scheduler::Request;
 use crate::job::Job;
 use crate::read::readers::examine;
 use crate::read::verify::Before;
+
+/// An open file, and the way in which it is read.
+pub(super) enum Opened {
+    /// Through the ring.
+    InRing(File),
+    /// By plain calls.
+    Plain(OwnedFd),
+}
+
+impl Opened {
+    /// One read into a buffer.
+    pub(super) async fn read(&self, worker: &Worker, mut buffer: FixedBuf, at: u64) -> (io::Result<usize>, FixedBuf) {
+        let file = match self {
+            Self::InRing(file) => return file.read_fixed_at(buffer, at).await,
+            Self::Plain(file) => file,
+        };
+        let began = Instant::now();
+        let read = retry_on_intr(|| pread(file, &mut buffer[..], at));
+        worker.plain_reads.observe(began.elapsed());
+        (read.map_err(io::Error::from), buffer)
+    }
+
+    /// Closes the file, if through the ring, then together with other operations. An error of close(2) changes nothing for
+    /// a file that was read.
+    async fn close(self) {
+        if let Self::InRing(file) = self {
+            let _ = file.close().await;
+        }
+    }
+}
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::InRing(file) => borrow(file),
+            Self::Plain(file) => file.as_fd(),
+        }
+    }
+}
 
 /// Boxes that a task uses again for each file. Each is `None` while an operation or the scheduler owns it.
 #[derive(Default)]
@@ -28,16 +71,22 @@ pub(super) async fn read(worker: &Worker, scratch: &mut Scratch, job: &Job) -> R
     request.path.set(job);
     request.path.as_c_str()?;
     let root = job.directory.root();
+    // A large file goes through the ring anyway: its kernel threads read ahead of the hashing.
+    if !job.large && worker.plain_reads.are_quick() {
+        let request = scratch.open.insert(request);
+        let file = Opened::Plain(root.open_file(request.path.as_c_str()?)?);
+        return read_open(worker, job, request.path.as_c_str()?, &mut scratch.hash, &file).await;
+    }
     let (opened, request) = open(root, request).await;
     let request = scratch.open.insert(request);
     let file = match opened {
-        Ok(file) => File::from_std(file.into()),
+        Ok(file) => file,
         // A link is opened by the slower way, with plain calls.
-        Err(errno) => File::from_std(root.open_otherwise(request.path.as_c_str()?, errno)?.into()),
+        Err(errno) => root.open_otherwise(request.path.as_c_str()?, errno)?,
     };
+    let file = Opened::InRing(File::from_std(file.into()));
     let read = read_open(worker, job, request.path.as_c_str()?, &mut scratch.hash, &file).await;
-    // Closed through the ring, together with other operations. An error of close(2) changes nothing for a read file.
-    let _ = file.close().await;
+    file.close().await;
     read
 }
 
@@ -46,13 +95,13 @@ async fn read_open(
     job: &Job,
     path: &CStr,
     request: &mut Option<Box<Request<FixedBuf>>>,
-    file: &File,
+    file: &Opened,
 ) -> Result<(Before, Digests), Unread> {
-    let before = examine(job, borrow(file))?;
+    let before = examine(job, file.as_fd())?;
     let digests = content::hash(worker, request, file, &before, job.large).await?;
     if before.hides_changes() && content::hash(worker, request, file, &before, job.large).await? != digests {
         return Err(Unread::Busy(Why::Changed));
     }
-    before.confirm_all(job.directory.root(), path, borrow(file), job.within.is_some())?;
+    before.confirm_all(job.directory.root(), path, file.as_fd(), job.within.is_some())?;
     Ok((before, digests))
 }

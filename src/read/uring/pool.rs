@@ -237,6 +237,7 @@ mod tests {
             progress: Arc::new(Progress::default()),
             workers: 1,
             files: limits::files_each(1, None),
+            plain_reads: false,
             deadline: Arc::new(Deadline::default()),
             messages: None,
             sender,
