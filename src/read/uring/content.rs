@@ -9,7 +9,7 @@ use rustix::fs::{Advice, fadvise};
 use tokio_uring::buf::fixed::FixedBuf;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::file::Opened;
+use super::opened::Opened;
 use super::worker::Worker;
 use crate::files::errno::Call;
 use crate::files::unread::{Unread, Why};

@@ -1,16 +1,14 @@
 //! The way of one file through the ring: open, examine, read and hash, examine again, close.
 
 use std::ffi::CStr;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::AsFd;
 
-use rustix::io::{pread, retry_on_intr};
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::content;
-use super::operations::{OpenRequest, borrow, open};
+use super::opened::Opened;
+use super::operations::{OpenRequest, open};
 use super::worker::Worker;
 use crate::files::unread::{Unread, Why};
 use crate::hash::Digests;
@@ -18,45 +16,6 @@ use crate::hash::scheduler::Request;
 use crate::job::Job;
 use crate::read::readers::examine;
 use crate::read::verify::Before;
-
-/// An open file, and the way in which it is read.
-pub(super) enum Opened {
-    /// Through the ring.
-    InRing(File),
-    /// By plain calls.
-    Plain(OwnedFd),
-}
-
-impl Opened {
-    /// One read into a buffer.
-    pub(super) async fn read(&self, worker: &Worker, mut buffer: FixedBuf, at: u64) -> (io::Result<usize>, FixedBuf) {
-        let file = match self {
-            Self::InRing(file) => return file.read_fixed_at(buffer, at).await,
-            Self::Plain(file) => file,
-        };
-        let began = Instant::now();
-        let read = retry_on_intr(|| pread(file, &mut buffer[..], at));
-        worker.plain_reads.observe(began.elapsed());
-        (read.map_err(io::Error::from), buffer)
-    }
-
-    /// Closes the file, if through the ring, then together with other operations. An error of close(2) changes nothing for
-    /// a file that was read.
-    async fn close(self) {
-        if let Self::InRing(file) = self {
-            let _ = file.close().await;
-        }
-    }
-}
-
-impl AsFd for Opened {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::InRing(file) => borrow(file),
-            Self::Plain(file) => file.as_fd(),
-        }
-    }
-}
 
 /// Boxes that a task uses again for each file. Each is `None` while an operation or the scheduler owns it.
 #[derive(Default)]
