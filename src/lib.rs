@@ -33,9 +33,10 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: what may be shown of a text, advice, errors, the standard streams.
+// Ground: what may be shown of a text, advice, errors, memory, the standard streams.
 mod advice;
 pub mod error;
+mod memory;
 mod shown;
 mod streams;
 

@@ -78,7 +78,7 @@ impl Watcher {
     ) -> Result<Self, Error> {
         let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
         let mut state = State::new(tree, filter, &settings, Arc::clone(&progress));
-        state.list_all(Instant::now())?;
+        state.list_all(store.is_some(), Instant::now())?;
         state.begin(store, settings.catch_up)?;
         Ok(Self { watch, state, dispatcher, rescan: settings.rescan, pace: Pace::default(), progress })
     }

@@ -132,7 +132,9 @@ mod tests {
         const SLOW: Duration = Duration::from_millis(1);
         let plain = PlainReads::new(true);
         let by_ring = || (0..2 * RING_FILES).filter(|_| !plain.are_quick()).count();
-        [SLOW, QUICK, SLOW].map(|elapsed| plain.observe(elapsed));
+        for elapsed in [SLOW, QUICK, SLOW] {
+            plain.observe(elapsed);
+        }
         assert_eq!(by_ring(), 0, "no two in a row");
         plain.observe(SLOW);
         assert_eq!(by_ring(), RING_FILES);

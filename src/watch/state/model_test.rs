@@ -323,7 +323,7 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool) -> (Wat
         removals,
     };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
-    state.list_all(Instant::now()).unwrap();
+    state.list_all(false, Instant::now()).unwrap();
     state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
     (watch, state)
 }
