@@ -27,8 +27,8 @@ pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 /// How long the end waits for the threads after that: closing the connection is one round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan.
-pub(crate) const NOTICES_BESIDE_REPORTS: usize = 8;
+/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan, a question.
+pub(crate) const NOTICES_BESIDE_REPORTS: usize = 9;
 
 /// The running stages behind a source, and the jobs in flight.
 pub struct Dispatcher {

@@ -8,3 +8,4 @@ pub mod names;
 pub mod root;
 pub mod unread;
 pub mod version;
+pub mod writers;

@@ -70,6 +70,7 @@ impl Writer {
                     RETRY_PAUSE
                 }
             };
+            self.answer();
             if closing {
                 return self.close();
             }
@@ -80,7 +81,9 @@ impl Writer {
     /// found no room.
     fn gather(&mut self, pause: Duration) -> (bool, u64) {
         let changed = &self.shared.changed;
-        let idle = |queue: &mut Queue| queue.is_empty() && self.batch.is_empty() && !queue.closing;
+        let idle = |queue: &mut Queue| {
+            queue.is_empty() && self.batch.is_empty() && queue.questions.is_empty() && !queue.closing
+        };
         let queue = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let may_grow = |queue: &mut Queue| !(queue.closing || queue.urgent && !self.failing);
         let waited = changed.wait_timeout_while(queue, pause, may_grow);
@@ -98,6 +101,22 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), StoreError> {
         if self.batch.is_empty() { Ok(()) } else { self.store.write(&self.batch.below, &self.batch.rows) }
+    }
+
+    /// Answers which rows there are, those included that could not be written yet.
+    fn answer(&mut self) {
+        let questions = std::mem::take(&mut self.shared.lock().questions);
+        for (path, reply) in questions {
+            let row = match self.batch.rows.get(&path) {
+                Some(row) => Ok(*row),
+                None => self.store.row(&path),
+            };
+            // A row that cannot be read is left unanswered: the next write meets the same failure, and logs it.
+            if let Ok(row) = row {
+                // Who asked may have gone away.
+                let _ = reply.send(row.map(|row| row.shown(&path)));
+            }
+        }
     }
 
     fn written(&mut self, dropped: u64) {

@@ -166,7 +166,7 @@ fn metrics_are_served_by_tcp_only_where_it_is_set() {
     assert_eq!(ask(connect(), "GET /ready").0, 200);
     assert_eq!(ask(connect(), "POST /ready").0, 405);
     assert!(ask(connect(), "GET /metrics").2.contains("apollonia_files_read_total 0"));
-    assert_eq!(ask(connect(), "GET /").0, 404);
+    assert_eq!(ask(connect(), "GET /nothing").0, 404);
     assert_eq!(ask(connect(), "POST /metrics").0, 405);
     assert_eq!(ask(connect(), "GET /metrics?name=value").0, 200);
     // Silent connections do not block others.

@@ -49,8 +49,8 @@ async fn read_open(
     file: &File,
 ) -> Result<(Before, Digests), Unread> {
     let before = examine(job, borrow(file))?;
-    let digests = content::hash(worker, request, file, &before, job.large).await?;
-    if before.hides_changes() && content::hash(worker, request, file, &before, job.large).await? != digests {
+    let digests = content::hash(worker, request, file, &before, job).await?;
+    if before.hides_changes() && content::hash(worker, request, file, &before, job).await? != digests {
         return Err(Unread::Busy(Why::Changed));
     }
     before.confirm_all(job.directory.root(), path, borrow(file), job.within.is_some())?;

@@ -3,6 +3,7 @@
 //! It uses no thread and no channel, and takes the time as an argument. It does look at names (lstat), open and list
 //! directories, and add watches.
 
+mod answers;
 mod directories;
 mod events;
 mod jobs;
@@ -33,6 +34,7 @@ use crate::files::listing::{FileStat, look};
 use crate::files::names::Name;
 use crate::files::root::Root;
 use crate::filter::Filter;
+use crate::inquiry::recent::Recent;
 use crate::logging::FileLines;
 use crate::progress::Progress;
 
@@ -88,6 +90,7 @@ pub(super) struct State {
     unwatched_at: Option<Instant>,
     progress: Arc<Progress>,
     lines: FileLines,
+    recent: Recent,
 }
 
 impl State {
@@ -110,6 +113,7 @@ impl State {
             unwatched_at: None,
             progress,
             lines: FileLines::limited(),
+            recent: Recent::default(),
         }
     }
 
