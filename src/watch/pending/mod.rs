@@ -204,6 +204,12 @@ impl Pending {
         self.entries.get(&id).is_some_and(|names| names.contains_key(name))
     }
 
+    /// Whether a path waits for the file's close, or for the end of its settle time.
+    pub(crate) fn is_settling(&self, id: DirectoryId, name: &Name) -> bool {
+        let entry = self.entries.get(&id).and_then(|names| names.get(name));
+        entry.is_some_and(|entry| matches!(entry.state, EntryState::Settling { .. }))
+    }
+
     /// A directory was removed from the tree, with all names in it. Removals that are due stay due.
     pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
         let exists =
@@ -214,12 +220,19 @@ impl Pending {
 
     /// A rescan found a path with another version than the last confirmed one. Returns whether the path is in the set. A
     /// waiting path will be read anyway; a path in flight is read once more, because its reader may have come before the
-    /// change. `renamed`: the file came to the path by a rename.
+    /// change. A removal that waits is none any more. `renamed`: the file came to the path by a rename.
     pub(crate) fn read_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Timestamp) -> bool {
         let Some(entry) = entry(&mut self.entries, id, name) else { return false };
         if let EntryState::InFlight { again, .. } = &mut entry.state {
             let change = if renamed { Change::MovedTo } else { Change::Closed };
-            again.get_or_insert((change, seen_at));
+            if again.is_none_or(|(change, _)| change.lost().is_some()) {
+                *again = Some((change, seen_at));
+            }
+        } else if entry.lost.take().is_some() {
+            entry.seen_at = seen_at;
+            if renamed {
+                entry.event = EventType::MovedTo;
+            }
         }
         true
     }
