@@ -35,8 +35,8 @@ const SMALL_AT_ONCE: usize = LANES_MAX;
 /// The same of large files, each of which takes longer than any wake-up.
 const LARGE_AT_ONCE: usize = 1;
 
-/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan.
-pub(crate) const NOTICES_BESIDE_REPORTS: usize = 8;
+/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan, a question.
+pub(crate) const NOTICES_BESIDE_REPORTS: usize = 9;
 
 /// The running stages behind a source, and the jobs in flight.
 pub struct Dispatcher {

@@ -52,7 +52,8 @@ pub mod cli;
 mod config;
 mod tls;
 
-// What travels: a job with its outcome, a message, and the channels between the stages.
+// What travels: a job with its outcome, a message, a question, and the channels between the stages.
+mod inquiry;
 mod job;
 mod mailbox;
 mod message;
@@ -65,6 +66,7 @@ mod logging;
 mod metrics;
 mod notify;
 mod progress;
+mod status;
 
 // The service around the stages: bounds of what is in flight, signals, the control socket.
 mod control;

@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::error::{Error, StopSignal, os_message};
+use crate::inquiry::Question;
 use crate::job::Report;
 
 /// A notice in the mailbox of a source.
@@ -26,10 +27,12 @@ pub enum Notice {
     Stop(StopSignal),
     /// SIGHUP asks for a rescan.
     Rescan,
+    /// Somebody asks what became of files. Who does not answer drops it.
+    Asked(Box<Question>),
 }
 
 /// The end of the mailbox that each stage has a clone of.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Sender {
     notices: SyncSender<Notice>,
     waker: Arc<Waker>,
@@ -44,12 +47,15 @@ pub struct Mailbox {
 }
 
 /// Wakes the source. It is used only when the source sleeps, so that a busy pipeline makes no system calls for it.
+#[derive(Debug)]
 struct Waker {
     eventfd: OwnedFd,
     /// One of [`AWAKE`], [`ASLEEP`] and [`LEAVES_REPORTS`]. Only the source leaves [`AWAKE`], and whoever wakes it goes back.
     state: AtomicU8,
     /// A [`Notice::Rescan`] is in the mailbox.
     rescan_asked: AtomicBool,
+    /// A [`Notice::Asked`] is in the mailbox.
+    question: AtomicBool,
 }
 
 /// The source reads the mailbox before it sleeps again.
@@ -111,6 +117,16 @@ impl Sender {
         }
     }
 
+    /// Asks the source a question. The mailbox holds one at most: returns whether there was room for it.
+    #[must_use]
+    pub fn ask(&self, question: Box<Question>) -> bool {
+        let room = !self.waker.question.swap(true, Ordering::SeqCst);
+        if room {
+            self.send(Notice::Asked(question));
+        }
+        room
+    }
+
     /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the
     /// reports of that thread or task without end.
     #[must_use]
@@ -145,7 +161,13 @@ impl Mailbox {
     pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
-        let waker = Arc::new(Waker { eventfd, state: AtomicU8::new(AWAKE), rescan_asked: AtomicBool::new(false) });
+        let waker = Waker {
+            eventfd,
+            state: AtomicU8::new(AWAKE),
+            rescan_asked: AtomicBool::new(false),
+            question: AtomicBool::new(false),
+        };
+        let waker = Arc::new(waker);
         let (notices, receiver) = sync_channel(bound);
         Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
     }
@@ -156,6 +178,9 @@ impl Mailbox {
         if matches!(notice, Notice::Rescan) {
             // Before the rescan begins: a signal that comes from here on asks for another one.
             self.waker.rescan_asked.store(false, Ordering::SeqCst);
+        }
+        if matches!(notice, Notice::Asked(_)) {
+            self.waker.question.store(false, Ordering::SeqCst);
         }
         Some(notice)
     }

@@ -27,7 +27,7 @@ fn uses(command: &str, setting: &Arg) -> bool {
         "watch" | "doctor" => true,
         "scan" => [FILES, READING, BROKER, PUBLISHING, LOG].contains(&group),
         "listen" => [BROKER, LOG].contains(&group),
-        "health" => group == LOG || setting.get_id() == "control_socket",
+        "health" | "status" => group == LOG || setting.get_id() == "control_socket",
         _ => false,
     }
 }

@@ -73,6 +73,16 @@ pub enum Command {
         #[arg(long)]
         ready: bool,
     },
+    /// Ask the running service on this host what waits and why, what failed, and how fast it is; with PATH, what became of
+    /// that file
+    Status {
+        /// The file
+        #[arg(value_name = "PATH")]
+        path: Option<PathBuf>,
+        /// One JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Check all that the service needs here, and print what is wrong and how to mend it; changes nothing
     Doctor {
         /// One JSON object instead of lines

@@ -6,6 +6,8 @@ pub mod health;
 pub mod listen;
 pub mod process;
 mod progress_bar;
+mod request;
 pub(crate) mod roots;
 pub mod scan;
+pub mod status;
 pub mod watch;

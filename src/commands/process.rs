@@ -19,6 +19,8 @@ pub fn address_advice(command: &Command) {
     advice::address_to(match command {
         Command::Watch { .. } | Command::Doctor { .. } => Reader::Operator,
         Command::Scan { .. } => Reader::Publisher,
-        Command::Listen { .. } | Command::Health { .. } | Command::Completions { .. } => Reader::Listener,
+        Command::Listen { .. } | Command::Health { .. } | Command::Status { .. } | Command::Completions { .. } => {
+            Reader::Listener
+        }
     });
 }

@@ -194,7 +194,7 @@ impl Scan {
                 Notice::Reports(reports) => reports.into_iter().for_each(|report| self.finish_job(report)),
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop(signal) => stopped = Some(signal),
-                Notice::Rescan => {} // for a service alone
+                Notice::Rescan | Notice::Asked(_) => {} // for a service alone
             }
         }
         Ok(stopped)

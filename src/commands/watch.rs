@@ -48,7 +48,8 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     if pipeline.output == Output::Stdout {
         end_with_the_reader(dispatcher.sender.clone())?;
     }
-    let facts = facts(&roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
+    drop(progress.source.set(dispatcher.sender.clone()));
+    let facts = facts(settings, &roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
     let facts = progress.facts.get_or_init(|| facts);
     let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
     progress.enter(Phase::Ready);
@@ -82,10 +83,12 @@ fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'st
     }
 }
 
-fn facts(roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
+fn facts(settings: &Settings, roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
     let shown = |root: &Arc<Root>| root.path().to_string_lossy().into_owned();
     Facts {
         directories: roots.iter().map(shown).collect(),
+        recursive: settings.recursive,
+        filters: filters(settings),
         output: output.to_owned(),
         engine: dispatcher.engine,
         engines: roots.iter().map(|root| (shown(root), dispatcher.engines[root.volume()])).collect(),

@@ -1,20 +1,25 @@
-//! The control socket: `GET /health`, `GET /ready` and `GET /metrics` over HTTP, on a Unix socket and, where asked for, over TCP.
+//! The control socket: `GET /health`, `/ready`, `/metrics`, `/status` and the page `/` over HTTP, on a Unix socket and, where asked for,
+//! over TCP.
 //!
 //! One thread serves both and keeps the service manager informed (see [`crate::notify`]). It only reads what the stages
-//! write, so it answers also while a stage hangs.
+//! write, so it answers also while a stage hangs; what `/status` says of single files is asked of the watch (`files`).
 
+mod files;
 mod socket;
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,6 +35,8 @@ use crate::config::{ControlSettings, SocketPlaces};
 use crate::error::{Error, os_message};
 use crate::health::{Health, Readiness, Status};
 use crate::progress::{BrokerState, Progress};
+use crate::status::history::{self, History, Sample};
+use crate::status::page::POLICY;
 use crate::streams::stderr;
 use crate::{metrics, notify};
 
@@ -47,6 +54,10 @@ const _: () = assert!(HEADER_TIMEOUT.as_millis() < CONNECTION_TIMEOUT.as_millis(
 /// The pause after the system refused to accept a connection, for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// The running server. It removes its socket when it is dropped.
 pub struct Control {
     _socket: Option<OwnSocket>,
@@ -62,7 +73,7 @@ impl Control {
         let unix = bind_unix(places)?;
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
-        let source = Arc::new(Source { progress, stall, began: Instant::now() });
+        let source = Arc::new(Source { progress, stall, began: Instant::now(), history: Mutex::default() });
         let refuse = |error: io::Error| {
             Error::Internal(format!("cannot start the control socket's runtime: {}", os_message(&error)))
         };
@@ -143,7 +154,18 @@ async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpLis
         let source = Arc::clone(&source);
         tokio::spawn(accept(source, permits, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
+    tokio::spawn(sample(Arc::clone(&source)));
     notify::keep_informed(&source.progress, source.stall).await;
+}
+
+/// Samples the numbers of the last minutes for as long as the service runs.
+async fn sample(source: Arc<Source>) {
+    let mut ticks = tokio::time::interval(history::EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        source.history().add(Sample::of(&source.progress.metrics, Instant::now()));
+    }
 }
 
 async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -166,10 +188,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(source: &Source, stream: S) {
-    let answer = service_fn(|request| {
-        let answer = source.answer(&request);
-        async { Ok::<_, Infallible>(answer) }
-    });
+    let answer = service_fn(async |request| Ok::<_, Infallible>(source.answer(&request).await));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -184,11 +203,16 @@ struct Source {
     progress: Arc<Progress>,
     stall: Duration,
     began: Instant,
+    /// Only the control thread uses it.
+    history: Mutex<History>,
 }
 
 impl Source {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         // The server itself leaves the body of an answer to HEAD away.
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         let (status, content_type, body) = match (method, request.uri().path()) {
@@ -199,30 +223,46 @@ impl Source {
                     Status::Starting | Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 let body = simd_json::to_vec(&health).unwrap_or_default();
-                (status, HeaderValue::from_static("application/json"), body)
+                (status, JSON, body)
             }
+            (&Method::GET, "/status") => self.status_answer(request).await,
+            (&Method::GET, "/") => (StatusCode::OK, HTML, self.page().await.into_bytes()),
             (&Method::GET, "/ready") => {
                 let readiness = Readiness::of(&self.progress, self.stall);
                 let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 let body = simd_json::to_vec(&readiness).unwrap_or_default();
-                (status, HeaderValue::from_static("application/json"), body)
+                (status, JSON, body)
             }
             (&Method::GET, "/metrics") => {
                 let body = encode(&self.progress, Readiness::of(&self.progress, self.stall).ready);
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
-            (_, "/health" | "/ready" | "/metrics") => {
+            (_, "/" | "/health" | "/ready" | "/metrics" | "/status") => {
                 (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD\n".to_vec())
             }
-            _ => (StatusCode::NOT_FOUND, TEXT, b"/health, /ready or /metrics\n".to_vec()),
+            _ => (StatusCode::NOT_FOUND, TEXT, b"/, /status, /health, /ready or /metrics\n".to_vec()),
         };
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
+        if content_type == HTML {
+            add_page_headers(response.headers_mut());
+        }
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
+    }
+}
+
+/// What a browser may do with the page: nothing but show it and ask for it again.
+fn add_page_headers(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Hashes and words are all that it is made of.
+    if let Ok(policy) = HeaderValue::from_str(&POLICY) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
 }
 

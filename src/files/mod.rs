@@ -9,3 +9,4 @@ pub mod names;
 pub mod root;
 pub mod unread;
 pub mod version;
+pub mod writers;

@@ -57,6 +57,10 @@ pub struct Filter {
     exclude: GlobSet,
     /// Directories in which no file is admitted.
     closed: GlobSet,
+    /// The patterns that exclude, as they were typed, in the order of `exclude`; those of `--ignore-partial` come last.
+    excluding: Vec<String>,
+    /// How many of them were typed.
+    typed: usize,
 }
 
 impl Filter {
@@ -67,10 +71,13 @@ impl Filter {
     pub fn new(include: &[OsString], exclude: &[OsString], ignore_partial: bool) -> Result<Self, Error> {
         let named = |pattern, setting| Pattern::parse(pattern).map_err(|cause| refused(setting, pattern, &cause));
         let include = include.iter().map(|pattern| named(pattern, INCLUDE)).collect::<Result<Vec<_>, _>>()?;
+        let mut excluding: Vec<String> = exclude.iter().map(|pattern| pattern.to_string_lossy().into_owned()).collect();
+        let typed = excluding.len();
         let mut exclude = exclude.iter().map(|pattern| named(pattern, EXCLUDE)).collect::<Result<Vec<_>, _>>()?;
         if ignore_partial {
             let partial = PARTIAL.iter().map(|(pattern, _)| named(OsStr::new(*pattern), EXCLUDE));
             exclude.extend(partial.collect::<Result<Vec<_>, _>>()?);
+            excluding.extend(PARTIAL.iter().map(|(pattern, _)| shown(pattern)));
         }
         let include = match &include[..] {
             [] => None,
@@ -80,6 +87,8 @@ impl Filter {
             include,
             closed: set(exclude.iter().flat_map(|pattern| &pattern.directories), EXCLUDE)?,
             exclude: set(exclude.iter().map(|pattern| &pattern.files), EXCLUDE)?,
+            excluding,
+            typed,
         })
     }
 
@@ -92,6 +101,20 @@ impl Filter {
         let path = Candidate::from_bytes(below);
         !self.exclude.is_match_candidate(&path)
             && self.include.as_ref().is_none_or(|include| include.is_match_candidate(&path))
+    }
+
+    /// Why the file at this path below the data directory is not published, in words, if it is the filter that leaves it
+    /// out: which glob does, by its flag.
+    #[must_use]
+    pub fn leaves_out(&self, below: &[u8]) -> Option<String> {
+        let path = Candidate::from_bytes(below);
+        if let Some(&first) = self.exclude.matches_candidate(&path).first() {
+            let pattern = self.excluding.get(first).map_or("", String::as_str);
+            let flag = if first < self.typed { "--exclude" } else { "--ignore-partial" };
+            return Some(format!("{flag} leaves it out by the glob {pattern:?}"));
+        }
+        let included = self.include.as_ref().is_none_or(|include| include.is_match_candidate(&path));
+        (!included).then(|| "none of the globs of --include matches it".to_owned())
     }
 
     /// Whether the directory at this path below the data directory can hold admitted files, judged by the patterns that

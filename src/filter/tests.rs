@@ -307,3 +307,19 @@ proptest! {
         prop_assert_eq!(patterns_of(OsStr::new(&patterns.join(","))), expected);
     }
 }
+
+#[test]
+fn it_names_the_glob_that_leaves_a_file_out() {
+    let patterns = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let filter = Filter::new(&patterns(&["*.flac", "*.part"]), &patterns(&["*.tmp", "cache/"]), true).unwrap();
+    for (path, named) in [
+        ("a/b.tmp", Some("--exclude leaves it out by the glob \"*.tmp\"")),
+        ("cache/deep/b.flac", Some("--exclude leaves it out by the glob \"cache/\"")),
+        ("b.part", Some("--ignore-partial leaves it out by the glob \"*.part\"")),
+        ("b.mp3", Some("none of the globs of --include matches it")),
+        ("a/b.flac", None),
+    ] {
+        assert_eq!(filter.leaves_out(path.as_bytes()).as_deref(), named, "{path}");
+        assert_eq!(filter.admits(path.as_bytes()), named.is_none(), "{path}");
+    }
+}

@@ -36,8 +36,10 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 pub use queue::ALL;
-use queue::{HIGH_WATER, QUEUED_MAX, Queue, Shared};
+use queue::{HIGH_WATER, QUESTIONS_MAX, QUEUED_MAX, Queue, Shared};
 use row::Confirmed;
 pub use row::MessageId;
 use store::Store;
@@ -46,6 +48,7 @@ use writer::Writer;
 use crate::error::Error;
 use crate::files::version::Version;
 use crate::hash::Digests;
+use crate::inquiry;
 use crate::job::Last;
 use crate::progress::Progress;
 
@@ -116,6 +119,19 @@ impl Ledger {
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         self.shared.lock().pending_invalidations.len() >= HIGH_WATER
+    }
+
+    /// Asks for the row of an absolute path. The thread answers once it has written what is queued. The channel closes without
+    /// an answer where too many are asked for at once, or the row cannot be read.
+    #[must_use]
+    pub fn look_up(&self, path: &[u8]) -> oneshot::Receiver<Option<inquiry::Row>> {
+        let (reply, row) = oneshot::channel();
+        let mut queue = self.shared.lock();
+        if queue.questions.len() < QUESTIONS_MAX {
+            queue.questions.push((path.into(), reply));
+            self.shared.changed.notify_all();
+        }
+        row
     }
 
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {

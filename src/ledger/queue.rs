@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
+
 use super::row::{Confirmed, Rows};
+use crate::inquiry::Row;
 use crate::progress::Progress;
 
 /// The most queued confirms while the disk takes no more; at some 250 bytes a path this is 16 MB, twice. Those beyond it
@@ -18,6 +21,9 @@ pub(super) const INVALIDATED_MAX: usize = QUEUED_MAX + 2 * HIGH_WATER;
 /// The high-water mark of pending invalidations. Above it rescans and files with a stale row wait; events of links and
 /// jobs in flight may still add some.
 pub(super) const HIGH_WATER: usize = QUEUED_MAX / 4;
+
+/// The most rows that are asked for at once: people ask, one after the other.
+pub(super) const QUESTIONS_MAX: usize = 8;
 
 /// The directory above all paths.
 pub const ALL: &[u8] = b"/";
@@ -40,6 +46,9 @@ impl Shared {
     }
 }
 
+/// The path of a row that is asked for, and the way of the answer.
+pub(super) type Question = (Box<[u8]>, oneshot::Sender<Option<Row>>);
+
 #[derive(Default)]
 pub(super) struct Queue {
     /// Directories whose rows are all deleted, each path with a `/` at its end.
@@ -57,6 +66,8 @@ pub(super) struct Queue {
     pub dropped: u64,
     /// Set at the end, if the ledger is complete but for the rows of these paths, which may lag.
     pub exact_but_for: Option<Vec<Box<[u8]>>>,
+    /// The paths of rows that are asked for, [`QUESTIONS_MAX`] at most, each with the way of its answer.
+    pub questions: Vec<Question>,
     pub closing: bool,
     pub closed: bool,
 }

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::os_message;
 use crate::files::version::{Timestamp, Version};
 use crate::hash::Digests;
+use crate::inquiry;
 use crate::job::{Known, Last};
 use crate::message::{Content, message_id};
 
@@ -106,6 +107,12 @@ impl Confirmed {
         let mut last = Last::new(&Content { digests, size: self.version.size }, id);
         last.void = self.void;
         Some(last)
+    }
+
+    /// The row as people are shown it.
+    pub fn shown(&self, path: &[u8]) -> inquiry::Row {
+        let id = self.last(path).and_then(|last| last.id());
+        inquiry::Row { version: self.version, digests: self.digests, id, void: self.void }
     }
 
     /// What counts as published.

@@ -180,6 +180,11 @@ impl Store {
         &self.directory
     }
 
+    /// The row of an absolute path.
+    pub(super) fn row(&mut self, path: &[u8]) -> Result<Option<Confirmed>, StoreError> {
+        table::read_row(self.connect()?, path)
+    }
+
     pub(super) fn rows(&self) -> i64 {
         self.rows
     }

@@ -84,6 +84,7 @@ impl Writer {
                     RETRY_PAUSE
                 }
             };
+            self.answer();
             if closing {
                 return self.close();
             }
@@ -113,7 +114,7 @@ impl Writer {
     /// Waits for the first row. Meanwhile room that deleted rows have left is returned to the disk, piece by piece.
     fn wait<'a>(&mut self, shared: &'a Shared) -> MutexGuard<'a, Queue> {
         let waits = self.batch.is_empty();
-        let idle = |queue: &mut Queue| waits && queue.is_empty() && !queue.closing;
+        let idle = |queue: &mut Queue| waits && queue.is_empty() && queue.questions.is_empty() && !queue.closing;
         while self.shrinks {
             let waited = shared.changed.wait_timeout_while(shared.lock(), SHRINK_PAUSE, idle);
             let (queue, waited) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -147,6 +148,22 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), StoreError> {
         if self.batch.is_empty() { Ok(()) } else { self.store.write(&self.batch.below, &self.batch.rows) }
+    }
+
+    /// Answers which rows there are, those included that could not be written yet.
+    fn answer(&mut self) {
+        let questions = std::mem::take(&mut self.shared.lock().questions);
+        for (path, reply) in questions {
+            let row = match self.batch.rows.get(&path) {
+                Some(row) => Ok(*row),
+                None => self.store.row(&path),
+            };
+            // A row that cannot be read is left unanswered: the next write meets the same failure, and logs it.
+            if let Ok(row) = row {
+                // Who asked may have gone away.
+                let _ = reply.send(row.map(|row| row.shown(&path)));
+            }
+        }
     }
 
     fn written(&mut self, dropped: u64) {

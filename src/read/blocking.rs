@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::io::retry_on_intr;
 
 use super::buffer::CHUNK_BYTES;
-use super::readers::{CHUNKS_BETWEEN_CHECKS, CPath, Outbox, Readers, examine};
+use super::readers::{CHUNKS_BETWEEN_CHECKS, CPath, Outbox, Readers, examine, show_long};
 use super::verify::Before;
 use crate::error::Error;
 use crate::files::errno::Call;
@@ -71,8 +71,8 @@ impl Reader {
         if before.version.size > CHUNK_BYTES as u64 || outbox.messages.len() >= FILES_TOGETHER {
             outbox.flush();
         }
-        let digests = hash(&file, &before, &mut self.buffer, outbox)?;
-        if before.hides_changes() && hash(&file, &before, &mut self.buffer, outbox)? != digests {
+        let digests = hash(&file, &before, &mut self.buffer, outbox, job)?;
+        if before.hides_changes() && hash(&file, &before, &mut self.buffer, outbox, job)? != digests {
             return Err(Unread::Busy(Why::Changed));
         }
         before.confirm_all(root, path, file.as_fd(), job.within.is_some())?;
@@ -80,10 +80,10 @@ impl Reader {
     }
 }
 
-fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> Result<Digests, Unread> {
+fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox, job: &Job) -> Result<Digests, Unread> {
     let size = before.version.size;
     let mut at = 0;
-    let mut chunks = 0;
+    let (mut chunks, mut shown) = (0, None);
     let mut hasher: Option<Hasher> = None; // a single chunk needs none
     // An empty file is read too, because some file systems show size 0 for files with content.
     loop {
@@ -100,6 +100,7 @@ fn hash(file: &OwnedFd, before: &Before, buffer: &mut [u8], outbox: &Outbox) -> 
         }
         hasher.get_or_insert_default().update(chunk);
         outbox.readers.volume.read.touch();
+        show_long(&outbox.readers.volume, &mut shown, job, at, size);
         if at == size {
             return Ok(hasher.unwrap_or_default().finish());
         }

@@ -19,11 +19,14 @@ use crate::hash::Digests;
 use crate::job::{Job, Outcome, Outgoing, Report, Subject};
 use crate::mailbox::Sender;
 use crate::message::{Message, Paths, Removal, message_id, removal_id};
-use crate::progress::{Progress, Volume};
+use crate::progress::{Progress, Shown, Volume};
 use crate::queue::{Deadline, Queue};
 
 /// Chunks between two checks whether a file has changed (16 MiB), so that it is not read to its end in vain then.
 pub(super) const CHUNKS_BETWEEN_CHECKS: u64 = 256;
+
+/// Bytes after which the reading of a file is shown as one that takes long: 16 MiB, a hundredth of a second.
+const LONG_BYTES: u64 = 16 << 20;
 
 /// What the threads of one volume read, and where its messages and reports go. Each reading thread has a clone.
 #[derive(Clone)]
@@ -77,6 +80,13 @@ pub(super) fn examine(job: &Job, file: BorrowedFd<'_>) -> Result<Before, Unread>
         return Err(Unread::Large);
     }
     Ok(before)
+}
+
+/// Shows how far the reading of a job's file has come, once it takes long: `shown` is kept until the file is read.
+pub(super) fn show_long<'a>(volume: &'a Volume, shown: &mut Option<Shown<'a>>, job: &Job, at: u64, size: u64) {
+    if at >= LONG_BYTES {
+        shown.get_or_insert_with(|| volume.long.begin(job.directory.absolute(&job.name), size)).advance(at);
+    }
 }
 
 /// See [`Version::is_racy`](crate::files::version::Version::is_racy).

@@ -36,6 +36,7 @@
 //! the next start takes the version of each row as a whole. Paths whose rows may lag even so are named with the mark
 //! ([`Known::is_exact`], [`Confirmed::end`]).
 
+mod answers;
 mod departures;
 mod ending;
 mod removals;

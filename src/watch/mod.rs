@@ -187,6 +187,7 @@ impl Watcher {
                 // What is not found now is found at the next start.
                 Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
                 Notice::Rescan => self.state.rescan_on_signal(now),
+                Notice::Asked(question) => self.state.answer(*question, now),
                 Notice::Stop(signal) => {
                     tracing::info!(
                         event = "stopping",

@@ -149,7 +149,8 @@ fn what_is_not_a_command_or_a_flag_is_refused() {
 
 #[test]
 fn help_and_version_work_on_every_command() {
-    for command in [&["watch"][..], &["scan"], &["listen"], &["health"], &["doctor"], &["completions"], &[]] {
+    let commands = ["watch", "scan", "listen", "health", "status", "doctor", "completions"];
+    for command in commands.iter().map(std::slice::from_ref).chain([&[][..]]) {
         let help = Setup::new(command).arg("--help").run().expect_code(0);
         assert!(help.stdout.contains("--help"), "{command:?}:\n{}", help.stdout);
         assert_eq!(help.stderr, "", "{command:?}");

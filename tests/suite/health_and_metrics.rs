@@ -195,7 +195,7 @@ fn metrics_are_served_by_tcp_only_where_it_is_set() {
         assert!(head.contains("content-type: ") && !head.contains("content-length: 0"), "{path}: {head}");
     }
     assert!(ask(connect(), "GET /metrics").2.contains("apollonia_files_read_total 0"));
-    assert_eq!(ask(connect(), "GET /").0, 404);
+    assert_eq!(ask(connect(), "GET /nothing").0, 404);
     assert_eq!(ask(connect(), "POST /metrics").0, 405);
     assert_eq!(ask(connect(), "GET /metrics?name=value").0, 200);
     // Silent connections do not block others.

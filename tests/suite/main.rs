@@ -64,6 +64,7 @@ mod several_directories; // several data directories in one service
 mod signals; // SIGHUP, inherited masks, a scan that is ended early
 mod special_files; // FIFOs, devices and loops of links are ignored
 mod state_directory; // a state directory that is refused, a damaged ledger
+mod status; // what became of a file, and what waits
 mod stopping; // signals, and the loss of the data directory
 mod streams; // standard output and error: slow, gone, closed, full, not to be waited for
 mod terminals; // colors, and the width of the progress bar

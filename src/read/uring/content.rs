@@ -15,8 +15,9 @@ use crate::files::errno::Call;
 use crate::files::unread::{Unread, Why};
 use crate::hash::scheduler::{CHUNKS_MAX, Request};
 use crate::hash::{Digests, Xxh128Stream};
+use crate::job::Job;
 use crate::read::buffer::CHUNK_BYTES;
-use crate::read::readers::CHUNKS_BETWEEN_CHECKS;
+use crate::read::readers::{CHUNKS_BETWEEN_CHECKS, show_long};
 use crate::read::verify::Before;
 
 /// Content of up to so many bytes is hashed at once, without the lanes: the way into them and back costs 230 ns, and
@@ -34,20 +35,20 @@ const _: () = assert!(CHUNKS_MAX == 4, "read_chunks joins four reads");
 
 type Slot = Option<Box<Request<FixedBuf>>>;
 
-/// The digests of a file that was examined, if it still is of that size. `used`: the request of the task's last file.
+/// The digests of a job's file that was examined, if it still is of that size. `used`: the request of the task's last file.
 pub(super) async fn hash(
     worker: &Worker,
     used: &mut Slot,
     file: &Opened,
     before: &Before,
-    large: bool,
+    job: &Job,
 ) -> Result<Digests, Unread> {
     if before.version.size <= CHUNK_BYTES as u64 {
-        let _permit = worker.buffers.acquire(1, large).await?;
+        let _permit = worker.buffers.acquire(1, job.large).await?;
         return hash_chunk(worker, used, file, before, worker.buffers.next().await).await;
     }
     // Boxed, so that the tasks of small files do not carry the room for this.
-    Box::pin(hash_chunks(worker, used, file, before, large)).await
+    Box::pin(hash_chunks(worker, used, file, before, job)).await
 }
 
 /// The used request, or a new one, ready for another content.
@@ -89,19 +90,21 @@ async fn hash_chunks(
     used: &mut Slot,
     file: &Opened,
     before: &Before,
-    large: bool,
+    job: &Job,
 ) -> Result<Digests, Unread> {
     let size = before.version.size;
     let mut ahead = ReadAhead { asked: 0, size };
     let mut content = Content { file, before, request: request(used), xxh128: Xxh128Stream::new(), at: 0, chunks: 0 };
+    let mut shown = None;
     while content.at < size {
         worker.outbox.borrow().check_deadline()?;
         ahead.ask(file, content.at);
-        let permit = worker.buffers.acquire(chunks_left(size - content.at), large).await?;
+        let permit = worker.buffers.acquire(chunks_left(size - content.at), job.large).await?;
         content.add(read_chunks(worker, file, content.at, size, permit.count()).await)?;
         content.request = worker.scheduler.hash(content.request).await;
         worker.readers.volume.read.touch();
         content.request.buffers().for_each(drop);
+        show_long(&worker.readers.volume, &mut shown, job, content.at, size);
     }
     Ok(Digests { sha256: used.insert(content.request).digest(), xxh128: content.xxh128.finish_128() })
 }

@@ -57,8 +57,8 @@ async fn read_open(
     file: &Opened,
 ) -> Result<(Before, Digests), Unread> {
     let before = examine(job, file.as_fd())?;
-    let digests = content::hash(worker, request, file, &before, job.large).await?;
-    if before.hides_changes() && content::hash(worker, request, file, &before, job.large).await? != digests {
+    let digests = content::hash(worker, request, file, &before, job).await?;
+    if before.hides_changes() && content::hash(worker, request, file, &before, job).await? != digests {
         return Err(Unread::Busy(Why::Changed));
     }
     before.confirm_all(job.directory.root(), path, file.as_fd(), job.within.is_some())?;

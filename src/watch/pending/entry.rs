@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::queues::Position;
 use crate::files::version::Timestamp;
+use crate::inquiry::Held;
 use crate::message::EventType;
 use crate::watch::schedule::DueTime;
 
@@ -92,13 +93,25 @@ pub(super) struct Entry {
     pub(super) since: Instant,
     /// A rescan has found the path, and no event has named it since.
     pub(super) backlog: bool,
+    /// Why the last job ended without a message, if it is to be tried again.
+    pub(super) held: Held,
     pub(super) state: EntryState,
 }
 
 impl Entry {
     pub(super) fn new(Incoming { change, published, seen_at, now, backlog }: Incoming, times: &DueTimes) -> Self {
         let (event, state) = (event_type(None, change, published), EntryState::after(change, times));
-        Self { event, seen_at, lost: change.lost(), former: None, former_since: None, since: now, backlog, state }
+        Self {
+            event,
+            seen_at,
+            lost: change.lost(),
+            former: None,
+            former_since: None,
+            since: now,
+            backlog,
+            held: Held::Changing,
+            state,
+        }
     }
 
     pub(super) fn coalesce(
@@ -134,6 +147,18 @@ impl Entry {
     /// Whether the file in flight was deleted, so that the end of its directory does not rename it.
     pub(super) fn is_deleted(&self) -> bool {
         matches!(self.state, EntryState::InFlight { again: None, taken: Some(NameLost::Deleted), .. })
+    }
+
+    /// What the path waits for.
+    pub(super) fn held(&self, now: Instant) -> Held {
+        match self.state {
+            EntryState::Settling { .. } => Held::Settling,
+            // Only a job that is to be tried again makes the pause longer.
+            EntryState::Ready { pause, .. } | EntryState::InFlight { pause, .. } if pause > BUSY_PAUSE_MIN => self.held,
+            EntryState::Ready { due, .. } if due.is_over(now) => Held::Room,
+            EntryState::Ready { .. } => Held::Quiet,
+            EntryState::InFlight { .. } => Held::InFlight,
+        }
     }
 
     /// Where the path stands in the queues; nothing for a path in flight.

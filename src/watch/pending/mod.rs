@@ -7,6 +7,7 @@
 //! [`entry`] has the rules for one path. [`queues`] holds the paths that wait, and says which is next.
 
 mod entry;
+mod oldest;
 mod queues;
 
 use std::collections::hash_map::Entry as MapEntry;
@@ -23,6 +24,7 @@ use super::schedule::DueTime;
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
 use crate::files::version::Timestamp;
+use crate::inquiry::Held;
 use crate::message::EventType;
 
 /// Paths that may be in the set. When there is no room, the waiting paths are dropped and the directories are rescanned
@@ -290,8 +292,8 @@ impl Pending {
         self.complete(id, name, false, now)
     }
 
-    /// The file has a writer: it is dispatched again after a pause, or with its next event.
-    pub(crate) fn busy(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+    /// The file cannot be published now, for this reason: it is dispatched again after a pause, or with its next event.
+    pub(crate) fn busy(&mut self, id: DirectoryId, name: &Name, held: Held, now: Instant) {
         let number = self.next_number();
         let entry = in_flight(&mut self.entries, id, name);
         let EntryState::InFlight { again: None, taken: None, pause } = entry.state else {
@@ -300,6 +302,7 @@ impl Pending {
         };
         let due = DueTime::new(now + pause, number);
         entry.state = EntryState::Ready { due, pause: (pause * 2).min(BUSY_PAUSE_MAX) };
+        entry.held = held;
         let position = entry.position();
         self.enqueue(id, name, position);
     }
@@ -316,7 +319,9 @@ impl Pending {
                 let state = EntryState::after(change, &times);
                 let former = entry.former_since.take().unwrap_or_else(|| entry.former.take());
                 let lost = change.lost();
-                *entry = Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, state };
+                let held = entry.held;
+                *entry =
+                    Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, held, state };
                 let position = entry.position();
                 self.enqueue(id, name, position);
             }

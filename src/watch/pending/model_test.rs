@@ -11,6 +11,7 @@ use super::{BUSY_PAUSE_MAX, Change, Due, Full, NameLost, Pending};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::files::version::Timestamp;
+use crate::inquiry::Held;
 use crate::message::EventType;
 
 const HERE: DirectoryId = DirectoryId::FIRST;
@@ -327,7 +328,7 @@ impl Model {
             Answer::Busy | Answer::Failed => {
                 let again = path.owed;
                 if matches!(answer, Answer::Busy) {
-                    self.pending.busy(HERE, name, self.now);
+                    self.pending.busy(HERE, name, Held::Writer, self.now);
                     path.owed |= !job.taken_away;
                 } else {
                     self.pending.failed(HERE, name, self.now);

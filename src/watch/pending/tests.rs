@@ -86,13 +86,13 @@ fn a_busy_file_is_due_again_after_growing_pauses_or_with_its_next_event() {
     let mut pause = BUSY_PAUSE_MIN;
     for _ in 0..12 {
         assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
-        pending.busy(HERE, &a, now);
+        pending.busy(HERE, &a, Held::Writer, now);
         assert_eq!(pending.next_time(), Some(now + pause));
         now += pause;
         pause = (pause * 2).min(BUSY_PAUSE_MAX);
     }
     assert_eq!(ready(&mut pending, now), Some((a.clone(), EventType::Create)));
-    pending.busy(HERE, &a, now);
+    pending.busy(HERE, &a, Held::Writer, now);
     pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
     assert_eq!(ready(&mut pending, now), Some((a, EventType::Create)));
 }
@@ -276,7 +276,7 @@ impl Paths {
             Answer::Done => drop(pending.done(HERE, name, now)),
             Answer::Failed => drop(pending.failed(HERE, name, now)),
             Answer::Busy => {
-                pending.busy(HERE, name, now);
+                pending.busy(HERE, name, Held::Writer, now);
                 self.owed[path] |= pending.holds(HERE, name);
             }
         }

@@ -7,6 +7,8 @@
 //! The bound is on names. When there is no room for one more, its directory is entered instead, which is listed again as a
 //! whole. There are no more such entries than watched directories.
 
+mod refusals;
+
 use std::collections::hash_map::Entry as MapEntry;
 use std::io;
 use std::sync::Arc;

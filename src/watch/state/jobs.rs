@@ -7,8 +7,9 @@ use super::{BATCH_MAX, Depth, Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::listing::{FileStat, target_of};
 use crate::files::names::Name;
-use crate::files::unread::Unread;
+use crate::files::unread::{Unread, Why};
 use crate::files::version::Timestamp;
+use crate::inquiry::Held;
 use crate::job::{Job, Known, Outcome, Report};
 use crate::message::EventType;
 use crate::watch::confirmed::{Confirmed, Read, is_still};
@@ -54,7 +55,7 @@ impl State {
         };
         if self.confirmed.holds_back(node, &name, lost.is_some()) {
             // For a moment only, and nothing wakes this loop at its end.
-            self.pending.busy(id, &name, now);
+            self.pending.busy(id, &name, Held::Row, now);
             return None;
         }
         Some(Job {
@@ -114,15 +115,17 @@ impl State {
                     self.confirm(&job, read, now);
                 }
             }
-            Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_)) => self.pending.busy(id, name, now),
+            Outcome::Unread(Unread::Busy(Why::WriterPresent)) => self.pending.busy(id, name, Held::Writer, now),
+            Outcome::Unread(Unread::Busy(_)) => self.pending.busy(id, name, Held::Changing, now),
+            Outcome::Unread(Unread::Wanting(_)) => self.pending.busy(id, name, Held::Wanting, now),
             Outcome::Unread(Unread::StaleRow) => {
                 self.invalidate(id, name);
-                self.pending.busy(id, name, now);
+                self.pending.busy(id, name, Held::Row, now);
             }
             Outcome::Removed => self.confirm_removal(id, name, now),
             // Nothing else brings back a removal of a directory that has left the tree.
             Outcome::Unread(Unread::Failed(_)) if job.removal.is_some() && self.tree.get(id).is_none() => {
-                self.pending.busy(id, name, now);
+                self.pending.busy(id, name, Held::Changing, now);
             }
             Outcome::Unread(_) => drop(self.pending.failed(id, name, now)),
         }
@@ -155,6 +158,7 @@ impl State {
             return self.refuse_because(id, name, Retry::Name { directory: false, origin }, cause, now);
         }
         self.progress.metrics.count(report, time_of_day);
+        self.recent.note(report, time_of_day);
         self.lines.log(report, now);
         if !matches!(report.outcome, Outcome::Unread(Unread::Busy(_) | Unread::Wanting(_) | Unread::StaleRow)) {
             self.retries.completed(id, name, now);

@@ -3,6 +3,7 @@
 //! It uses no thread and no channel, and takes the time as an argument. It does look at names (lstat), open and list
 //! directories, and add watches.
 
+mod answers;
 mod directories;
 mod events;
 mod jobs;
@@ -35,6 +36,7 @@ use crate::files::names::Name;
 use crate::files::root::Root;
 use crate::files::version::Timestamp;
 use crate::filter::Filter;
+use crate::inquiry::recent::Recent;
 use crate::logging::FileLines;
 use crate::memory::Budget;
 use crate::progress::Progress;
@@ -114,6 +116,7 @@ pub(super) struct State {
     /// What the names that a start finds may take.
     memory: Budget,
     lines: FileLines,
+    recent: Recent,
 }
 
 impl State {
@@ -138,6 +141,7 @@ impl State {
             progress,
             memory: Budget::default(),
             lines: FileLines::limited(),
+            recent: Recent::default(),
         }
     }
 

@@ -50,6 +50,7 @@ impl State {
             self.progress.metrics.count_refusal(cause);
         }
         self.lines.refused(&path, what.is_directory(), cause, now);
+        self.recent.refused(&path, cause, Timestamp::now());
         // Where there are more, both are done once a second, because each looks at all refused names.
         if self.retries.refused() <= REFUSED_FEW {
             self.attend();

@@ -3,16 +3,20 @@
 //! The stages write here and hardly read; the control socket, the watchdog and the log read. All of it is atomics, except for
 //! one example behind a lock that is held only while the example is copied: so no stage waits for a reader.
 
+mod long_reads;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+pub use long_reads::{LongRead, LongReads, Shown};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::error::named;
+use crate::mailbox::Sender;
 use crate::metrics::Metrics;
 
 /// The longest path that is shown, in characters: the kernel's longest (PATH_MAX, 4096 bytes) has no more.
@@ -39,6 +43,8 @@ pub struct Progress {
     pub facts: OnceLock<Facts>,
     /// The name of the exchange that messages go to, once an output publishes to it.
     pub exchange: OnceLock<String>,
+    /// The way to the source of jobs, for questions, once there is one.
+    pub source: OnceLock<Sender>,
     /// The volumes by their numbers, set before the readers start.
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
@@ -154,13 +160,15 @@ pub struct Volume {
     pub read: StageProgress,
     /// The large ones among them.
     pub large: AtomicUsize,
+    /// Those that are being read and take long.
+    pub long: LongReads,
 }
 
 impl Volume {
     /// A volume with nothing to read yet.
     #[must_use]
     pub fn new(directories: String) -> Self {
-        Self { directories, read: StageProgress::default(), large: AtomicUsize::new(0) }
+        Self { directories, read: StageProgress::default(), large: AtomicUsize::new(0), long: LongReads::default() }
     }
 }
 
@@ -255,6 +263,10 @@ impl fmt::Display for StartCounts {
 pub struct Facts {
     /// The directories that are watched.
     pub directories: Vec<String>,
+    /// Whether their sub-directories are watched, too.
+    pub recursive: bool,
+    /// The filters, by their flags; empty where every file is published.
+    pub filters: String,
     /// Where messages go; a broker's address has its password masked.
     pub output: String,
     /// The read engine's name.
