@@ -139,7 +139,7 @@ fn a_file_without_a_right_to_it_is_named_with_its_error() {
     let socket = world.service().control_socket();
     let secret = world.outside.join("secret");
     fs::write(&secret, "content").unwrap();
-    fs::set_permissions(&secret, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o000)).unwrap();
     fs::rename(&secret, world.path("secret")).unwrap();
     let refused = |it: &Value| it["files"]["unreadable"] == 1;
     let all = wait_for_status(&socket, None, "a file that cannot be read", refused);
