@@ -59,6 +59,16 @@ impl Confirmed {
         }
     }
 
+    /// A file was read in a directory that is not in the tree. It is known from now on, so that it is not published once more,
+    /// and gets its row when its directory is entered.
+    pub(in crate::watch) fn confirm_outside(&self, node: &mut Node, job: &Job, read: &Read) {
+        self.confirm_lost(node, job, read);
+        if read.id.is_some() {
+            self.void(node, &job.name);
+        }
+        node.known.insert(Arc::clone(&job.name), read.known().rowless());
+    }
+
     /// A message was confirmed of which no row is written: the row says what it said, and that no version counts.
     pub(in crate::watch) fn void(&self, node: &mut Node, name: &Name) {
         if let (Some(ledger), true) = (&self.ledger, node.last.contains_key(name)) {

@@ -178,6 +178,9 @@ impl State {
             Some(_) => {}
             None => self.confirmed.ended_elsewhere(job),
         }
+        if job.removal.is_some() && self.tree.get(id).is_none() {
+            return self.found_outside(job, &read, now);
+        }
         self.confirm_lost(job, &read, taken.unwrap_or(NameLost::Renamed), now);
     }
 

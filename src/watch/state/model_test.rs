@@ -705,6 +705,30 @@ fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other()
     }
 }
 
+/// The directory is back at its path, and its event is still to be read: the file there is published once, and not again and
+/// again until then.
+#[test]
+fn a_file_that_is_found_where_a_removal_was_due_outside_of_the_tree_is_published_once() {
+    let mut scene = Scene::with_removals(&["one"]);
+    fs::rename(scene.path("one"), scene.path("../beside/one")).unwrap();
+    scene.catch_up();
+    fs::rename(scene.path("../beside/one"), scene.path("one")).unwrap();
+    let mut read = 0;
+    for _ in 0..20 {
+        scene.write_ledger();
+        scene.now += Duration::from_secs(1);
+        scene.dispatch(1);
+        read += scene.in_flight.len();
+        scene.complete_all();
+    }
+    assert_eq!(read, 1);
+    scene.rest();
+    scene.assert_published_last("one/file");
+    fs::remove_file(scene.path("one/file")).unwrap();
+    scene.rest();
+    assert!(!scene.published.contains_key(&scene.path("one/file")));
+}
+
 /// The removal of the file before was on its way, and was due once more for the one after.
 #[test]
 fn a_file_that_a_rescan_finds_while_its_paths_removal_is_in_flight_is_published() {

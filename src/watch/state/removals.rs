@@ -104,6 +104,15 @@ impl State {
         }
     }
 
+    /// There was a file where a removal was due, in a directory that is not in the tree: it is back at its path and could not be
+    /// entered yet. A rescan enters it, or finds that the removal is due.
+    pub(super) fn found_outside(&mut self, job: &Job, read: &Read, now: Instant) {
+        if let Some(node) = self.tree.with_draining_mut(job.directory.id()) {
+            self.confirmed.confirm_outside(node, job, read);
+        }
+        self.rescan.ask(now);
+    }
+
     /// A path's removal is confirmed. What has come to the path since is new there.
     pub(super) fn confirm_removal(&mut self, id: DirectoryId, name: &Name, now: Instant) {
         self.pending.failed(id, name, now);

@@ -51,16 +51,16 @@ impl Last {
         let is_gone = |name: &&String| !finals.contains_key(*name) && data.join(name).metadata().is_err();
         let can_be_seen = |name: &&String| {
             let above = Path::new(name).ancestors().skip(1).map(|above| data.join(above).metadata());
-            above.flatten().all(|directory| is_searchable(&directory))
+            above.flatten().all(|directory| is_open(&directory))
         };
         self.by_name.keys().filter(is_gone).filter(can_be_seen).cloned().collect()
     }
 }
 
-/// Whether the service, as its own user, can look at names in a directory.
-fn is_searchable(directory: &Metadata) -> bool {
-    let bit = if directory.uid() == NOBODY { 0o100 } else { 0o001 };
-    directory.mode() & bit != 0
+/// Whether the service, as its own user, can list a directory and look at what is in it.
+fn is_open(directory: &Metadata) -> bool {
+    let bits = if directory.uid() == NOBODY { 0o500 } else { 0o005 };
+    directory.mode() & bits == bits
 }
 
 /// A message that takes the last one of its path back.
