@@ -26,6 +26,7 @@ fn uses(command: &str, setting: &Arg) -> bool {
     match command {
         "watch" | "doctor" => true,
         "scan" => [FILES, READING, BROKER, PUBLISHING, LOG].contains(&group),
+        "verify" => [FILES, READING, LOG].contains(&group) || setting.get_id() == "state_dir",
         "listen" => [BROKER, LOG].contains(&group),
         "health" | "status" => group == LOG || setting.get_id() == "control_socket",
         _ => false,
