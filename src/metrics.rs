@@ -84,11 +84,11 @@ impl Default for Metrics {
             "queue",
             ["kernel", "pending"],
         );
-        let [start, overflow, timer, signal] = make.counters(
+        let [start, overflow, timer, signal, unseen_writer] = make.counters(
             "apollonia_rescans_total",
-            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), the timer, or SIGHUP.",
+            "Rescans, by cause: the start, an overflow (IN_Q_OVERFLOW, or no room in the pending set), the timer, SIGHUP, or the close of a file that had lost its name unseen.",
             "cause",
-            ["start", "overflow", "timer", "signal"],
+            ["start", "overflow", "timer", "signal", "unseen_writer"],
         );
         let [gone, leads_out, permission, io, too_large] = make.counters(
             "apollonia_failures_total",
@@ -108,7 +108,7 @@ impl Default for Metrics {
             ),
             overflows_kernel,
             overflows_pending,
-            rescans: Rescans { start, overflow, timer, signal },
+            rescans: Rescans { start, overflow, timer, signal, unseen_writer },
             files_read: make.counter("apollonia_files_read_total", "Files read to their end and hashed."),
             read_bytes: make.counter("apollonia_read_bytes_total", "Bytes of the files that were published."),
             files_unchanged: make.counter(
@@ -260,6 +260,7 @@ pub struct Rescans {
     pub overflow: IntCounter,
     pub timer: IntCounter,
     pub signal: IntCounter,
+    pub unseen_writer: IntCounter,
 }
 
 /// Files without a message by their cause.

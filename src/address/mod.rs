@@ -219,6 +219,32 @@ impl fmt::Display for Broker {
 
 /// The address of a connection string with one host, or the reason why it has none.
 fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
+    let mut uri = parse(typed)?;
+    if uri.vhost.len() > SHORT_STRING_MAX {
+        return Err(format!("the name of a virtual host has at most {SHORT_STRING_MAX} bytes"));
+    }
+    // 0 is no limit of the client's own.
+    let frame_bytes = uri.query.frame_max.filter(|bytes| *bytes > 0).unwrap_or(FRAME_BYTES);
+    if !FRAME_BYTES_RANGE.contains(&frame_bytes) {
+        let (min, max) = (FRAME_BYTES_RANGE.start(), FRAME_BYTES_RANGE.end());
+        return Err(format!("frame_max is {min} to {max} bytes"));
+    }
+    uri.query.frame_max = Some(frame_bytes);
+    if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS_MIN).contains(&channels)) {
+        return Err(format!("the service needs {CHANNELS_MIN} channels (channel_max)"));
+    }
+    let seconds = heartbeat.or(uri.query.heartbeat).unwrap_or(HEARTBEAT_SECONDS);
+    if seconds == 0 {
+        return Err(
+            "without a heartbeat a broker that hangs is never noticed: heartbeat is 1 to 65535 seconds".to_owned()
+        );
+    }
+    uri.query.heartbeat = Some(seconds);
+    Ok(uri)
+}
+
+/// The client's reading of a connection string, where that differs from what others read in it.
+fn parse(typed: &str) -> Result<AMQPUri, String> {
     // A URL's parser leaves tabs and newlines out without a word.
     if typed.contains(|each: char| each.is_control()) {
         return Err("it holds a newline or another control character".to_owned());
@@ -243,25 +269,5 @@ fn uri(typed: &str, heartbeat: Option<u16>) -> Result<AMQPUri, String> {
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned();
     }
-    if uri.vhost.len() > SHORT_STRING_MAX {
-        return Err(format!("the name of a virtual host has at most {SHORT_STRING_MAX} bytes"));
-    }
-    // 0 is no limit of the client's own.
-    let frame_bytes = uri.query.frame_max.filter(|bytes| *bytes > 0).unwrap_or(FRAME_BYTES);
-    if !FRAME_BYTES_RANGE.contains(&frame_bytes) {
-        let (min, max) = (FRAME_BYTES_RANGE.start(), FRAME_BYTES_RANGE.end());
-        return Err(format!("frame_max is {min} to {max} bytes"));
-    }
-    uri.query.frame_max = Some(frame_bytes);
-    if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS_MIN).contains(&channels)) {
-        return Err(format!("the service needs {CHANNELS_MIN} channels (channel_max)"));
-    }
-    let seconds = heartbeat.or(uri.query.heartbeat).unwrap_or(HEARTBEAT_SECONDS);
-    if seconds == 0 {
-        return Err(
-            "without a heartbeat a broker that hangs is never noticed: heartbeat is 1 to 65535 seconds".to_owned()
-        );
-    }
-    uri.query.heartbeat = Some(seconds);
     Ok(uri)
 }

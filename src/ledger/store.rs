@@ -287,8 +287,8 @@ pub fn looks_sound(directory: &Path) -> Result<bool, Error> {
     }
     let form = header.get(FORM_AT..).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
     match form.filter(|_| header.starts_with(MAGIC)) {
-        Some(form) if i64::from(form) > FORM => Err(newer(directory)),
-        form => Ok(form.is_some_and(|form| form >= 0)),
+        Some(form) if table::is_newer(form.into()) => Err(newer(directory)),
+        form => Ok(form.is_some_and(|form| (0..=FORM).contains(&form.into()))),
     }
 }
 

@@ -10,6 +10,10 @@ use super::row::{COLUMNS, Confirmed, PATH, Rows, StoreError, blob, decode};
 /// The table's form, in `user_version`.
 pub(super) const FORM: i64 = 3;
 
+/// The latest form that a newer version could have. A number beyond it in the header is damage, which SQLite's own check does
+/// not look at.
+const FORM_MAX: i64 = 255;
+
 /// The form before that, which has no column `message_id`: each row's id follows from the row.
 const FORM_WITHOUT_ID: i64 = 2;
 
@@ -45,10 +49,15 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
         }
         FORM_WITHOUT_ID => add_message_id(&connection)?,
         0 => create(&connection)?,
-        form if form > FORM => return Err(StoreError::Newer),
+        form if is_newer(form) => return Err(StoreError::Newer),
         form => return Err(StoreError::Damaged(format!("it is of the form {form}"))),
     }
     Ok(connection)
+}
+
+/// Whether a newer version has written a ledger of this form.
+pub(super) fn is_newer(form: i64) -> bool {
+    (FORM + 1..=FORM_MAX).contains(&form)
 }
 
 fn check(connection: &Connection) -> Result<(), StoreError> {

@@ -379,6 +379,21 @@ fn a_ledger_of_a_newer_version_is_left_alone() {
     assert!(!dir.path().join(DAMAGED).exists());
 }
 
+/// SQLite's check says nothing of these four bytes of the header.
+#[test]
+fn a_ledger_whose_form_is_damaged_is_set_aside() {
+    for form in [-1, 256, 3 << 8, i64::from(i32::MAX)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.connect().unwrap().pragma_update(None, "user_version", form).unwrap();
+        drop(store);
+        assert!(!looks_sound(dir.path()).unwrap(), "{form}");
+        let mut store = Store::open(dir.path()).unwrap();
+        assert!(dir.path().join(DAMAGED).exists(), "{form}");
+        put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    }
+}
+
 #[test]
 fn a_file_that_is_no_ledger_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();

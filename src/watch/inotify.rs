@@ -16,8 +16,9 @@ use crate::error::{Error, os_message};
 /// names are short.
 const READ_BYTES: usize = 512 * 1024;
 
-/// The three kinds of events that are published, and those that keep the names true. IN_EXCL_UNLINK is set because the close
-/// of a file that has lost its name would come under a name that is another file's by now, or under `#INODE`.
+/// The three kinds of events that are published, and those that keep the names true. Without IN_EXCL_UNLINK the close of a
+/// file that has lost its name comes under that name, which may be another file's by now (see `unseen.rs`), and that of
+/// a file that never had one under `#INODE`.
 const MASK: WatchMask = WatchMask::CREATE
     .union(WatchMask::MOVED_TO)
     .union(WatchMask::CLOSE_WRITE)
@@ -25,8 +26,7 @@ const MASK: WatchMask = WatchMask::CREATE
     .union(WatchMask::MOVED_FROM)
     .union(WatchMask::DELETE_SELF)
     .union(WatchMask::MOVE_SELF)
-    .union(WatchMask::ONLYDIR)
-    .union(WatchMask::EXCL_UNLINK);
+    .union(WatchMask::ONLYDIR);
 
 /// The kernel's watch descriptor for one directory. It is the same for the same directory whatever its path, and never
 /// another's, because the kernel counts to 2^31 before it uses a number again.

@@ -16,6 +16,7 @@ pub mod retry;
 mod schedule;
 mod state;
 pub mod tree;
+mod unseen;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -204,6 +204,12 @@ impl Pending {
         self.entries.get(&id).is_some_and(|names| names.contains_key(name))
     }
 
+    /// Whether a path waits for the file's close, or for the end of its settle time.
+    pub(crate) fn is_settling(&self, id: DirectoryId, name: &Name) -> bool {
+        let entry = self.entries.get(&id).and_then(|names| names.get(name));
+        entry.is_some_and(|entry| matches!(entry.state, EntryState::Settling { .. }))
+    }
+
     /// A directory was removed from the tree, with all names in it. Removals that are due stay due.
     pub(crate) fn remove_directory(&mut self, id: DirectoryId) {
         let exists =

@@ -36,45 +36,52 @@ impl State {
         let mut removed = Vec::new();
         let resolved = self.tree.resolve(parent, name, origin, &mut removed);
         self.remove_directories(&removed, now);
-        if let Resolved::New(new) = resolved
-            && let Some(node) = self.tree.get_mut(new)
-        {
-            self.confirmed.entered(node);
-        }
-        match resolved {
-            Resolved::Nothing => self.lose_unlisted(parent, name, true),
-            Resolved::New(_) if !removed.is_empty() => self.lose_unlisted(parent, name, false),
-            _ => {}
-        }
-        if let Resolved::New(_) | Resolved::Same { .. } = resolved {
-            self.retries.forget(parent, name);
-        }
         match resolved {
             Resolved::New(new) => {
-                if self.progress.phase() == Phase::Starting {
-                    self.progress.start.watched(1);
+                if !removed.is_empty() {
+                    self.lose_unlisted(parent, name, false);
                 }
-                self.list_next(new, depth);
-            }
-            Resolved::Same { id, .. } if origin == Origin::MovedTo => {
-                // The event of the name that was taken away came first, and has listed it already.
-                if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {
-                    node.origin = origin;
-                }
-                // The directory was renamed away and back: readers that came meanwhile have found nothing.
-                self.list_again(id, Depth::All);
+                self.retries.forget(parent, name);
+                self.enter(new, depth);
             }
             Resolved::Same { id, again } => {
-                if again || depth == Depth::All {
-                    self.list_again(id, depth);
-                }
+                self.retries.forget(parent, name);
+                self.stays(id, origin, again, depth);
             }
-            Resolved::Nothing => self.retries.no_directory(parent, name),
+            Resolved::Nothing => {
+                self.lose_unlisted(parent, name, true);
+                self.retries.no_directory(parent, name);
+            }
             Resolved::Refused(errno) => {
                 self.refuse_because(parent, name, Retry::Name { directory: true, origin }, &errno.into(), now);
             }
         }
         self.report_unwatched(now);
+    }
+
+    /// A directory is new in the tree.
+    fn enter(&mut self, new: DirectoryId, depth: Depth) {
+        if let Some(node) = self.tree.get_mut(new) {
+            self.confirmed.entered(node);
+        }
+        if self.progress.phase() == Phase::Starting {
+            self.progress.start.watched(1);
+        }
+        self.list_next(new, depth);
+    }
+
+    /// A directory that is in the tree is at its name. `again`: what is in it may not be known.
+    fn stays(&mut self, id: DirectoryId, origin: Origin, again: bool, depth: Depth) {
+        if origin == Origin::MovedTo {
+            // The event of the name that was taken away came first, and has listed it already.
+            if let Some(node) = self.tree.get_mut(id).filter(|node| !node.listed) {
+                node.origin = origin;
+            }
+            // The directory was renamed away and back: readers that came meanwhile have found nothing.
+            self.list_again(id, Depth::All);
+        } else if again || depth == Depth::All {
+            self.list_again(id, depth);
+        }
     }
 
     pub(super) fn list_again(&mut self, id: DirectoryId, depth: Depth) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Depth, Source, State, directory_gone};
+use super::{Depth, Noticed, Source, State, directory_gone};
 use crate::error::Error;
 use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
@@ -118,7 +118,11 @@ impl State {
             // What is known of the name stays until it can be compared.
             Err(errno) => return self.refuse(id, name, origin, errno, now),
         };
+        if origin == Origin::MovedTo {
+            self.lost_unseen(id, name, now);
+        }
         let Some(FileStat { version, regular, .. }) = stat else {
+            self.unseen.made(id, name, now);
             self.forget(id, name);
             return self.record(id, name, None);
         };
@@ -139,8 +143,17 @@ impl State {
         self.changed(id, name, change, seen_at, now);
     }
 
+    /// A name is deleted, or another file's from now on.
+    fn lost_unseen(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+        self.unseen.lost(id, name, self.pending.is_settling(id, name), now);
+    }
+
     fn closed(&mut self, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
         self.retries.closed(id, name);
+        if self.unseen.closed(id, name, now) && !self.rescan.is_needed() {
+            self.progress.metrics.rescans.unseen_writer.inc();
+            self.rescan.ask(now);
+        }
         let listed = self.tree.get(id).is_some_and(|node| node.directory.contains(name));
         if listed || self.exists(id, name, now) {
             self.changed(id, name, Change::Closed, seen_at, now);
@@ -171,6 +184,9 @@ impl State {
                 return self.refuse(id, name, Origin::Found, errno, now);
             }
         };
+        if how == NameLost::Deleted {
+            self.lost_unseen(id, name, now);
+        }
         let known = self.known(id, name);
         let is_known = |stat: FileStat| stat.regular && known.is_some_and(|known| is_still(known, how, &stat.version));
         if !stat.is_some_and(is_known) {
@@ -183,7 +199,7 @@ impl State {
         self.pending.gone(id, name, how, stat.is_some());
         self.retries.gone(id, name);
         if stat.is_none() {
-            self.lose_all(Source::Event, id, name, how, seen_at, now);
+            self.lose_all(id, name, how, Noticed::by_event(seen_at, now));
         }
     }
 
@@ -215,15 +231,16 @@ impl State {
     /// Something happened to a file, which the filter may leave out.
     fn changed(&mut self, id: DirectoryId, name: &Name, change: Change, seen_at: Timestamp, now: Instant) {
         let Some(node) = self.tree.get(id) else { return };
+        let noticed = Noticed::by_event(seen_at, now);
         if self.filter.admits(&node.directory.below(name)) {
-            return self.put(Source::Event, id, name, change, seen_at, now);
+            return self.put(id, name, change, noticed);
         }
         tracing::debug!(
             event = "filtered",
             path = &*String::from_utf8_lossy(&node.directory.absolute(name)),
             "left out by the filter"
         );
-        self.follow(Source::Event, id, name, seen_at, now);
+        self.follow(id, name, noticed);
         // The file is not read by this name, and may be read by another that it has.
         if let Ok(Some(stat)) = self.look(id, name)
             && stat.regular
@@ -234,31 +251,16 @@ impl State {
     }
 
     /// Puts a file that the filter admits into the pending set, and the links that lead through it.
-    pub(super) fn put(
-        &mut self,
-        source: Source,
-        id: DirectoryId,
-        name: &Name,
-        change: Change,
-        seen_at: Timestamp,
-        now: Instant,
-    ) {
-        self.put_one(source, id, name, change, seen_at, now);
+    pub(super) fn put(&mut self, id: DirectoryId, name: &Name, change: Change, noticed: Noticed) {
+        self.put_one(id, name, change, noticed);
         // A file that may still be written is followed once it has settled.
         if !matches!(change, Change::Created { .. } | Change::Changed { .. }) {
-            self.follow(source, id, name, seen_at, now);
+            self.follow(id, name, noticed);
         }
     }
 
-    pub(super) fn put_one(
-        &mut self,
-        source: Source,
-        id: DirectoryId,
-        name: &Name,
-        change: Change,
-        seen_at: Timestamp,
-        now: Instant,
-    ) {
+    pub(super) fn put_one(&mut self, id: DirectoryId, name: &Name, change: Change, noticed: Noticed) {
+        let Noticed { source, seen_at, now } = noticed;
         let published = self.tree.get(id).is_some_and(|node| node.known.contains_key(name));
         let waiting = self.pending.len();
         let put = match source {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{BATCH_MAX, Depth, Source, State};
+use super::{BATCH_MAX, Depth, Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::listing::{FileStat, target_of};
 use crate::files::names::Name;
@@ -86,7 +86,7 @@ impl State {
         if version != Some(before) {
             return;
         }
-        self.follow(Source::Event, id, name, Timestamp::now(), now);
+        self.follow(id, name, Noticed::by_event(Timestamp::now(), now));
         // Where no lease shows that somebody has the file open for writing, the writer's close may raise no event by this
         // name (the name was linked to an unnamed file, for example): the file is looked at again.
         if let (Some(node), Some(stat)) = (self.tree.get(id), stat)
@@ -104,15 +104,7 @@ impl State {
         let (id, name) = (job.directory.id(), &job.name);
         match outcome {
             Outcome::Confirmed { id: message_id, version, racy, linked, digests } => {
-                if linked {
-                    self.follow_names(id, name, &version, racy, now);
-                } else {
-                    self.hard_links.seen(version.inode, id, name);
-                }
-                self.confirm(&job, Read { version, digests, racy, id: Some(message_id) }, now);
-                if linked {
-                    self.look_at_linked(id, name, &version, now);
-                }
+                self.published(&job, Read { version, digests, racy, id: Some(message_id) }, linked, now);
             }
             Outcome::Unchanged { version, racy, digests } => {
                 self.hard_links.seen(version.inode, id, name);
@@ -141,6 +133,20 @@ impl State {
             self.end_unread(&job, &unread, now);
         }
         self.tree.completed(id);
+    }
+
+    /// A version was published and confirmed. `linked`: its file has further names.
+    fn published(&mut self, job: &Job, read: Read, linked: bool, now: Instant) {
+        let (id, name, version, racy) = (job.directory.id(), &job.name, read.version, read.racy);
+        if linked {
+            self.follow_names(id, name, &version, racy, now);
+        } else {
+            self.hard_links.seen(version.inode, id, name);
+        }
+        self.confirm(job, read, now);
+        if linked {
+            self.look_at_linked(id, name, &version, now);
+        }
     }
 
     /// Counts and logs a report, and keeps what could not be read to be tried again.

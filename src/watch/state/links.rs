@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Instant;
 
-use super::{Source, State};
+use super::{Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::files::version::{Timestamp, Version};
@@ -57,7 +57,7 @@ impl State {
     }
 
     /// Puts the links that lead through a path into the pending set, because what happened to it happened to them.
-    pub(super) fn follow(&mut self, source: Source, id: DirectoryId, name: &Name, seen_at: Timestamp, now: Instant) {
+    pub(super) fn follow(&mut self, id: DirectoryId, name: &Name, noticed: Noticed) {
         if self.links.is_empty() {
             return;
         }
@@ -65,7 +65,7 @@ impl State {
         for (id, name) in self.links.followers(&node.directory.absolute(name)) {
             let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
             if self.tree.get(id).is_some_and(admits) {
-                self.put_one(source, id, &name, Change::Closed, seen_at, now);
+                self.put_one(id, &name, Change::Closed, noticed);
             }
         }
     }
@@ -97,7 +97,7 @@ impl State {
             && stat.version.inode == read.inode
             && stat.version != *read
         {
-            self.put_one(Source::Event, id, name, Change::Closed, Timestamp::now(), now);
+            self.put_one(id, name, Change::Closed, Noticed::by_event(Timestamp::now(), now));
         }
     }
 
@@ -125,7 +125,7 @@ impl State {
             // A racy version may hide that the content is another.
             let lags = |known: &Known| known.inode() == inode && (known.is_racy() || !has_it(known));
             if node.known.get(&name).is_some_and(lags) && self.filter.admits(&node.directory.below(&name)) {
-                self.put_one(Source::Event, id, &name, Change::Closed, seen_at, now);
+                self.put_one(id, &name, Change::Closed, Noticed::by_event(seen_at, now));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{BACKLOG_MAX, Depth, Source, State};
+use super::{BACKLOG_MAX, Depth, Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::errno::Call;
 use crate::files::listing::{FileStat, list};
@@ -148,7 +148,7 @@ impl State {
                 self.forget(id, name);
                 self.record(id, name, None);
                 self.retries.no_file(id, name);
-                return self.lose_all(Source::Rescan, id, name, NameLost::Deleted, seen_at, now);
+                return self.lose_all(id, name, NameLost::Deleted, Noticed::by_rescan(seen_at, now));
             }
             Err(errno) => return self.refuse(id, name, origin, errno, now),
         };
@@ -186,7 +186,7 @@ impl State {
     ) {
         if self.pending.read_again(id, name, origin == Origin::MovedTo, seen_at) {
             // The links that lead through it may have been read before it came to this path.
-            return self.follow(Source::Rescan, id, name, seen_at, now);
+            return self.follow(id, name, Noticed::by_rescan(seen_at, now));
         }
         let Some(node) = self.tree.get(id) else { return };
         let FileStat { version, owner, .. } = stat;
@@ -201,7 +201,7 @@ impl State {
             }
             Origin::Found => Change::Changed { version: version.fingerprint() },
         };
-        self.put(Source::Rescan, id, name, change, seen_at, now);
+        self.put(id, name, change, Noticed::by_rescan(seen_at, now));
     }
 }
 

@@ -27,12 +27,14 @@ use super::renames::Renames;
 use super::rescan::Rescan;
 use super::retry::{NAMES_MAX, Retries};
 use super::tree::Tree;
+use super::unseen::Unseen;
 use crate::config::WatchSettings;
 use crate::error::Error;
 use crate::files::directory::DirectoryId;
 use crate::files::listing::{FileStat, look};
 use crate::files::names::Name;
 use crate::files::root::Root;
+use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::inquiry::recent::Recent;
 use crate::logging::FileLines;
@@ -53,6 +55,26 @@ const BACKLOG_MAX: usize = 4096;
 enum Source {
     Event,
     Rescan,
+}
+
+/// How and when a change came to be known. [`Timestamp`] is for its message, [`Instant`] for what is due.
+#[derive(Debug, Clone, Copy)]
+struct Noticed {
+    source: Source,
+    seen_at: Timestamp,
+    now: Instant,
+}
+
+impl Noticed {
+    /// By an event that was read at this time.
+    fn by_event(seen_at: Timestamp, now: Instant) -> Self {
+        Self { source: Source::Event, seen_at, now }
+    }
+
+    /// By a rescan that has looked at this time.
+    fn by_rescan(seen_at: Timestamp, now: Instant) -> Self {
+        Self { source: Source::Rescan, seen_at, now }
+    }
 }
 
 /// Which sub-directories are listed after a directory.
@@ -80,6 +102,7 @@ pub(super) struct State {
     links_warned: bool,
     hard_links: HardLinks,
     renames: Renames,
+    unseen: Unseen,
     filter: Filter,
     recursive: bool,
     settle: Duration,
@@ -105,6 +128,7 @@ impl State {
             links_warned: false,
             hard_links: HardLinks::default(),
             renames: Renames::default(),
+            unseen: Unseen::default(),
             filter,
             recursive: settings.recursive,
             settle: settings.settle,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -701,6 +702,48 @@ fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other()
         scene.complete_all();
         scene.rest();
         ["one/file", "one/other"].iter().for_each(|path| scene.assert_published_last(path));
+    }
+}
+
+/// The file is written by a name that it has lost before that was looked at, so that nothing tells which file was closed.
+#[test]
+fn what_is_written_by_a_name_that_was_lost_unseen_is_published_by_the_other() {
+    for deleted in [false, true] {
+        let mut scene = Scene::with(&["one"]);
+        scene.write("new");
+        scene.rest();
+        fs::hard_link(scene.path("one/file"), scene.path("one/other")).unwrap();
+        let mut writer = File::options().append(true).open(scene.path("one/other")).unwrap();
+        if deleted {
+            fs::remove_file(scene.path("one/other")).unwrap();
+        } else {
+            fs::rename(scene.path("new"), scene.path("one/other")).unwrap();
+        }
+        scene.rest();
+        writer.write_all(b"more").unwrap();
+        drop(writer);
+        scene.rest();
+        scene.assert_published_last("one/file");
+    }
+}
+
+/// A temporary file that is closed before it is deleted, or renamed, needs no rescan, however often.
+#[test]
+fn temporary_files_ask_for_no_rescan() {
+    let mut scene = Scene::with(&["one"]);
+    for late in [false, true] {
+        for _ in 0..3 {
+            scene.write("one/temporary");
+            if !late {
+                scene.rest();
+            }
+            fs::remove_file(scene.path("one/temporary")).unwrap();
+            scene.write("one/temporary");
+            fs::rename(scene.path("one/temporary"), scene.path("one/file")).unwrap();
+            scene.read_events();
+            assert!(!scene.state.rescan.is_needed());
+            scene.rest();
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Source, State};
+use super::{Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
 use crate::files::names::Name;
@@ -22,19 +22,11 @@ use crate::watch::tree::Origin;
 
 impl State {
     /// A path has no file any more, as far as is known: its removal is due, if it has had a message.
-    pub(super) fn lose(
-        &mut self,
-        source: Source,
-        id: DirectoryId,
-        name: &Name,
-        how: NameLost,
-        seen_at: Timestamp,
-        now: Instant,
-    ) {
+    pub(super) fn lose(&mut self, id: DirectoryId, name: &Name, how: NameLost, noticed: Noticed) {
         let Some(node) = self.tree.with_draining_mut(id) else { return };
         match node.last.get(name) {
             None => {}
-            Some(last) if last.published => self.put_one(source, id, name, Change::Removed { how }, seen_at, now),
+            Some(last) if last.published => self.put_one(id, name, Change::Removed { how }, noticed),
             // A message may be on its way.
             Some(_) if self.pending.holds(id, name) => {}
             Some(_) => {
@@ -45,18 +37,10 @@ impl State {
     }
 
     /// As [`State::lose`], and the links that lead through the path have no file either.
-    pub(super) fn lose_all(
-        &mut self,
-        source: Source,
-        id: DirectoryId,
-        name: &Name,
-        how: NameLost,
-        seen_at: Timestamp,
-        now: Instant,
-    ) {
+    pub(super) fn lose_all(&mut self, id: DirectoryId, name: &Name, how: NameLost, noticed: Noticed) {
         if self.confirmed.keeps_last() {
-            self.lose(source, id, name, how, seen_at, now);
-            self.follow(source, id, name, seen_at, now);
+            self.lose(id, name, how, noticed);
+            self.follow(id, name, noticed);
         }
     }
 
@@ -74,7 +58,7 @@ impl State {
         } else {
             NameLost::Deleted
         };
-        self.lose_all(Source::Rescan, id, name, how, seen_at, now);
+        self.lose_all(id, name, how, Noticed::by_rescan(seen_at, now));
     }
 
     /// A name has no directory any more, or another one, so the removals are due of what had a message below one that could not
@@ -116,7 +100,7 @@ impl State {
         }
         // What has happened to the path since is dispatched next, and finds out.
         if !self.pending.holds(id, name) {
-            self.lose(Source::Event, id, name, how, Timestamp::now(), now);
+            self.lose(id, name, how, Noticed::by_event(Timestamp::now(), now));
         }
     }
 
@@ -138,7 +122,7 @@ impl State {
         match self.look(id, name) {
             Ok(Some(FileStat { regular: true, .. })) | Err(_) => {}
             Ok(Some(_)) if !unread.says_no_file() => {}
-            Ok(Some(_)) => self.lose(Source::Event, id, name, NameLost::Deleted, Timestamp::now(), now),
+            Ok(Some(_)) => self.lose(id, name, NameLost::Deleted, Noticed::by_event(Timestamp::now(), now)),
             Ok(None) => self.drop_announced(id, name),
         }
     }

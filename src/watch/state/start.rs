@@ -138,12 +138,32 @@ impl<'a> Loader<'a> {
 struct Entries<'a> {
     /// `None` without a ledger, or when it could not be written.
     store: Option<&'a mut Store>,
+    catch_up: CatchUp,
     waiting: Vec<Entered>,
     /// All could be written.
     whole: bool,
 }
 
 impl Entries<'_> {
+    /// See [`State::take_as_confirmed`]. `seen` as in [`Confirmed::take_as_confirmed`].
+    fn take_as_confirmed(&mut self, node: &mut Node, name: &Name, regular: bool, seen: Option<(Version, bool)>) {
+        let entered = self.catch_up == CatchUp::Baseline;
+        match Confirmed::take_as_confirmed(node, name, regular, seen) {
+            Before::Other => {}
+            Before::Nothing if entered => {}
+            Before::Same | Before::Nothing => return,
+        }
+        let entry = match (seen, node.last.get_mut(name)) {
+            (Some((version, racy)), _) if entered => Entry::Seen(version, racy),
+            (_, Some(last)) => {
+                last.void = true;
+                Entry::Void(*last)
+            }
+            _ => Entry::None,
+        };
+        self.push((node.directory.absolute(name), entry));
+    }
+
     fn push(&mut self, entered: Entered) {
         self.waiting.push(entered);
         if self.waiting.len() >= ENTRIES_TOGETHER {
@@ -239,7 +259,7 @@ impl State {
     /// holds of another file is deleted before anything is published, and with [`CatchUp::Baseline`] what is there is
     /// entered. `false`: it could not be written, and nothing of it may count.
     fn take_as_confirmed(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
-        let mut entries = Entries { store, waiting: Vec::new(), whole: true };
+        let mut entries = Entries { store, catch_up, waiting: Vec::new(), whole: true };
         let mut files = 0;
         let mut lost = Vec::new();
         for (id, names) in self.rescan.finish_uncompared() {
@@ -260,18 +280,7 @@ impl State {
                 };
                 files += 1;
                 self.progress.start.compared();
-                let before = Confirmed::take_as_confirmed(node, &name, regular, seen);
-                if before == Before::Other || before == Before::Nothing && catch_up == CatchUp::Baseline {
-                    let entry = match (seen, node.last.get_mut(&name)) {
-                        (Some((version, racy)), _) if catch_up == CatchUp::Baseline => Entry::Seen(version, racy),
-                        (_, Some(last)) => {
-                            last.void = true;
-                            Entry::Void(*last)
-                        }
-                        _ => Entry::None,
-                    };
-                    entries.push((node.directory.absolute(&name), entry));
-                }
+                entries.take_as_confirmed(node, &name, regular, seen);
                 if !regular {
                     links.push(name);
                 }
@@ -281,17 +290,22 @@ impl State {
             links.iter().for_each(|name| self.record_link(id, name));
         }
         // A removal is due whatever `--catch-up` says of files that are there.
-        lost.retain(|(_, names)| !names.is_empty());
-        lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
+        let lost = lost.into_iter().filter(|(_, names)| !names.is_empty());
+        lost.for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
         entries.write();
-        tracing::info!(
-            event = "rescan_finished",
-            files,
-            publish = 0,
-            "rescan finished: 0 of {files} files are to be published (--catch-up)"
-        );
+        report_taken(files);
         entries.whole
     }
+}
+
+/// Logs that all files that were there count as confirmed.
+fn report_taken(files: usize) {
+    tracing::info!(
+        event = "rescan_finished",
+        files,
+        publish = 0,
+        "rescan finished: 0 of {files} files are to be published (--catch-up)"
+    );
 }
 
 /// What is at a name at the start, if that can be looked at.

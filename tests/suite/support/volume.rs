@@ -5,6 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::fs::{Mode, OFlags, open};
+
+use super::wait::retry;
+
 /// Inodes of 128 bytes have no room for nanoseconds (ext4(5)): time stamps are whole seconds.
 pub const WHOLE_SECONDS: [&str; 2] = ["-I", "128"];
 /// The image is sparse: room for all that any test has at a time.
@@ -33,6 +37,14 @@ impl Volume {
     pub fn remount(&mut self) {
         let unmounted = Command::new("umount").arg(&self.at).output().expect("umount");
         assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
+        // A process in a mount namespace of its own that was made meanwhile keeps the volume mounted until it ends. Two mounts
+        // of one image at a time would destroy each other's files.
+        let device = self.devices.last().expect("it was mounted");
+        retry("the end of the last mount", || {
+            open(device, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty())
+                .map(drop)
+                .map_err(|errno| errno.to_string())
+        });
         self.mount_image().expect("the volume is mounted again");
     }
 
