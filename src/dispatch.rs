@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::files::unread::Unread;
+use crate::hash::lanes::LANES_MAX;
 use crate::job::{Job, Outcome, Report};
-use crate::mailbox::{Mailbox, Notice, Sender};
-use crate::progress::{self, Progress};
+use crate::mailbox::{Mailbox, Notice, Reports, Sender};
+use crate::progress::{self, Engine, Progress};
 use crate::queue::{Deadline, Queue};
 
 /// How long the end waits for files in progress and for their confirms. The contract allows 10 s; a container engine
@@ -27,6 +28,13 @@ pub const STOP_LOOKS: Duration = Duration::from_millis(50);
 /// How long the end waits for the threads after that: closing the connection is one round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How many small files one reading thread is woken for: as many as it hashes side by side. With fewer a second thread would
+/// gain less than its wake-up costs.
+const SMALL_AT_ONCE: usize = LANES_MAX;
+
+/// The same of large files, each of which takes longer than any wake-up.
+const LARGE_AT_ONCE: usize = 1;
+
 /// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan, a question.
 pub(crate) const NOTICES_BESIDE_REPORTS: usize = 9;
 
@@ -38,6 +46,8 @@ pub struct Dispatcher {
     pub sender: Sender,
     /// The name of the read engine.
     pub engine: &'static str,
+    /// How each volume's files are read.
+    pub engines: Vec<Engine>,
     /// The number of hashing threads.
     pub workers: usize,
     pub(crate) volumes: Vec<Volume>,
@@ -63,7 +73,8 @@ impl Volume {
     /// Makes a volume that has `bound` jobs of small files, and as many of large ones, in flight at most.
     pub(crate) fn new(bound: usize, directories: String) -> Self {
         let progress = Arc::new(progress::Volume::new(directories));
-        Self { progress, small: InFlight::new(bound), large: InFlight::new(bound), large_waiting: VecDeque::new() }
+        let small = InFlight::new(bound, SMALL_AT_ONCE);
+        Self { progress, small, large: InFlight::new(bound, LARGE_AT_ONCE), large_waiting: VecDeque::new() }
     }
 
     /// Puts jobs into the queue for small or for large files.
@@ -120,8 +131,8 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    fn new(bound: usize) -> Self {
-        Self { queue: Arc::new(Queue::new(bound)), count: 0, bound }
+    fn new(bound: usize, at_once: usize) -> Self {
+        Self { queue: Arc::new(Queue::new(bound, at_once)), count: 0, bound }
     }
 
     fn room(&self) -> usize {
@@ -152,6 +163,12 @@ impl Dispatcher {
     #[must_use]
     pub fn room(&self) -> usize {
         self.volumes.iter().map(|volume| volume.small.room()).min().unwrap_or(0)
+    }
+
+    /// Whether no file is about to wait for the report of another: each volume has half of its jobs at most.
+    #[must_use]
+    pub fn has_much_room(&self) -> bool {
+        self.volumes.iter().all(|volume| volume.small.room() >= volume.small.bound / 2)
     }
 
     /// Whether jobs are in flight.
@@ -239,7 +256,7 @@ impl Dispatcher {
                 if left.is_zero() {
                     return Ok(()); // a thread hangs in a call; the end of the process ends it
                 }
-                self.mailbox.sleep(None, Some(left.min(pause)))?;
+                self.mailbox.sleep(None, Some(left.min(pause)), Reports::Wake)?;
                 pause = (2 * pause).min(Duration::from_millis(5));
             }
             let _ = thread.join();

@@ -190,7 +190,8 @@ impl Error {
             Self::Unhealthy(line) | Self::Internal(line) => line.clone(),
             Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
             Self::Differs { differ, files } => {
-                format!("{differ} differences between the ledger and {files} files on the disk")
+                let differences = if *differ == 1 { "difference" } else { "differences" };
+                format!("{differ} {differences} between the ledger and {files} files on the disk")
             }
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),

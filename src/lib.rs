@@ -33,9 +33,10 @@
 
 #![deny(unsafe_code, missing_docs)]
 
-// Ground: what may be shown of a text, advice, errors, the standard streams.
+// Ground: what may be shown of a text, advice, errors, memory, the standard streams.
 mod advice;
 pub mod error;
+mod memory;
 mod shown;
 mod streams;
 
@@ -56,6 +57,7 @@ mod inquiry;
 mod job;
 mod mailbox;
 mod message;
+mod pace;
 mod queue;
 
 // Reports: numbers, progress, log lines, the verdict, the service manager.
@@ -95,7 +97,7 @@ pub mod bench {
     pub use crate::filter::Filter;
     pub use crate::hash::{Digests, Hasher, Xxh128Stream, lanes, scheduler};
     pub use crate::job::{Job, Outcome};
-    pub use crate::mailbox::Notice;
+    pub use crate::mailbox::{Notice, Reports};
     pub use crate::message::{EventType, Message, Paths};
     pub use crate::pipeline::start as start_pipeline;
     pub use crate::read::buffer::CHUNK_BYTES;

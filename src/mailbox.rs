@@ -1,8 +1,11 @@
 //! Notices from the stages to the source of jobs: a bounded channel, and an eventfd that poll(2) can wait for.
+//!
+//! A source that is about to wake for something else can leave reports for a while: they do not wake it then, and every
+//! other notice does.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -47,11 +50,46 @@ pub struct Mailbox {
 #[derive(Debug)]
 struct Waker {
     eventfd: OwnedFd,
-    sleeping: AtomicBool,
+    /// One of [`AWAKE`], [`ASLEEP`] and [`LEAVES_REPORTS`]. Only the source leaves [`AWAKE`], and whoever wakes it goes back.
+    state: AtomicU8,
     /// A [`Notice::Rescan`] is in the mailbox.
     rescan_asked: AtomicBool,
     /// A [`Notice::Asked`] is in the mailbox.
     question: AtomicBool,
+}
+
+/// The source reads the mailbox before it sleeps again.
+const AWAKE: u8 = 0;
+/// Any notice wakes the source.
+const ASLEEP: u8 = 1;
+/// Any notice but reports wakes the source.
+const LEAVES_REPORTS: u8 = 2;
+
+impl Waker {
+    /// Wakes the source if it sleeps; `urgent`, also where it leaves reports.
+    fn wake(&self, urgent: bool) {
+        // Between the notice and the look at the state, as in `Mailbox::sleep` between the state and the look at the notices:
+        // so one of the two sees what the other has done.
+        fence(Ordering::SeqCst);
+        let woken = match self.state.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => true,
+            Err(LEAVES_REPORTS) if urgent => self.state.swap(AWAKE, Ordering::SeqCst) != AWAKE,
+            Err(_) => false,
+        };
+        if woken {
+            // The counter cannot overflow, because it is written once a sleep.
+            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// What ends a sleep besides the notices that always do, and besides its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reports {
+    /// Reports end it.
+    Wake,
+    /// Reports are left for so long at most.
+    Leave(Duration),
 }
 
 impl Sender {
@@ -97,12 +135,10 @@ impl Sender {
     }
 
     fn send(&self, notice: Notice) {
+        let urgent = !matches!(notice, Notice::Reports(_));
         // A source that has ended reads no more notices.
         let _ = self.notices.send(notice);
-        if self.waker.sleeping.swap(false, Ordering::SeqCst) {
-            // The counter cannot overflow, because it is written once a sleep.
-            let _ = rustix::io::write(&self.waker.eventfd, &1u64.to_ne_bytes());
-        }
+        self.waker.wake(urgent);
     }
 }
 
@@ -127,7 +163,7 @@ impl Mailbox {
             .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
         let waker = Waker {
             eventfd,
-            sleeping: AtomicBool::new(false),
+            state: AtomicU8::new(AWAKE),
             rescan_asked: AtomicBool::new(false),
             question: AtomicBool::new(false),
         };
@@ -149,39 +185,55 @@ impl Mailbox {
         Some(notice)
     }
 
-    /// Sleeps until a notice comes, `also` becomes readable, or `longest` is over.
+    /// Sleeps until a notice comes, `also` becomes readable, or `longest` is over. Where reports are left, their time is the
+    /// longest at most.
     ///
     /// # Errors
     /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
-    pub fn sleep(&mut self, also: Option<BorrowedFd<'_>>, longest: Option<Duration>) -> Result<(), Error> {
-        self.waker.sleeping.store(true, Ordering::SeqCst);
+    pub fn sleep(
+        &mut self,
+        also: Option<BorrowedFd<'_>>,
+        longest: Option<Duration>,
+        reports: Reports,
+    ) -> Result<(), Error> {
+        let (state, longest) = match reports {
+            Reports::Wake => (ASLEEP, longest),
+            Reports::Leave(most) => (LEAVES_REPORTS, Some(longest.map_or(most, |longest| longest.min(most)))),
+        };
+        self.waker.state.store(state, Ordering::SeqCst);
         // A notice that was sent before the line above did not write to the eventfd.
+        fence(Ordering::SeqCst);
         match self.notices.try_recv() {
             Ok(notice) => {
-                self.waker.sleeping.store(false, Ordering::SeqCst);
+                self.waker.state.store(AWAKE, Ordering::SeqCst);
                 self.first = Some(notice);
                 return Ok(());
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
         }
-        let waker = PollFd::new(&self.waker.eventfd, PollFlags::IN);
+        let count = 1 + usize::from(also.is_some());
+        let eventfd = self.waker.eventfd.as_fd();
+        let mut polled = [eventfd, also.unwrap_or(eventfd)].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
-        let polled = match also {
-            Some(also) => poll(&mut [waker, PollFd::from_borrowed_fd(also, PollFlags::IN)], timeout.as_ref()),
-            None => poll(&mut [waker], timeout.as_ref()),
-        };
-        self.waker.sleeping.store(false, Ordering::SeqCst);
-        match polled {
+        let ended = poll(&mut polled[..count], timeout.as_ref());
+        self.waker.state.store(AWAKE, Ordering::SeqCst);
+        match ended {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::Internal(format!("poll: {}", os_message(&errno)))),
         }
-        let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
+        // One who wakes may write only after this, and then the next sleep is a short one.
+        if polled[0].revents().contains(PollFlags::IN) {
+            let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -196,10 +248,75 @@ mod tests {
         while seen < 10_000 {
             match mailbox.take() {
                 Some(_) => seen += 1,
-                None => mailbox.sleep(None, None).unwrap(),
+                None => mailbox.sleep(None, None, Reports::Wake).unwrap(),
             }
         }
         sender.join().unwrap();
+    }
+
+    /// A notice comes while the source sleeps, or just before; how long it then sleeps.
+    fn slept(notice: Notice, reports: Reports, longest: Duration) -> Duration {
+        let (sender, mut mailbox) = Mailbox::new(4).unwrap();
+        let began = Instant::now();
+        let sender = thread::spawn(move || {
+            // Until it sleeps, or is about to.
+            while sender.waker.state.load(Ordering::SeqCst) == AWAKE {
+                thread::yield_now();
+            }
+            sender.send(notice);
+        });
+        mailbox.sleep(None, Some(longest), reports).unwrap();
+        sender.join().unwrap();
+        assert!(mailbox.take().is_some());
+        began.elapsed()
+    }
+
+    #[test]
+    fn reports_that_are_left_do_not_wake_and_all_else_does() {
+        let (long, short) = (Duration::from_secs(20), Duration::from_millis(40));
+        let report = || Notice::Reports(Vec::new());
+        let stop = || Notice::Stop(StopSignal::Terminate);
+        assert!(slept(report(), Reports::Wake, long) < long);
+        assert!(slept(stop(), Reports::Leave(long), long) < long);
+        assert!(slept(Notice::Rescan, Reports::Leave(long), long) < long);
+        assert!(slept(report(), Reports::Leave(short), long) < long, "it is left for a limited time");
+        // A report that came before the source looked ends the sleep at once, so a few tries.
+        assert!(
+            (0..20).any(|_| slept(report(), Reports::Leave(short), long) >= short),
+            "a report has woken the source"
+        );
+    }
+
+    #[test]
+    fn nothing_is_lost_while_sleeps_of_both_kinds_take_turns() {
+        let (sender, mut mailbox) = Mailbox::new(4).unwrap();
+        let senders: Vec<_> = (0..2)
+            .map(|number| {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    for round in 0..5_000 {
+                        let urgent = (round + number) % 3 == 0;
+                        sender.send(if urgent {
+                            Notice::Stop(StopSignal::Terminate)
+                        } else {
+                            Notice::Reports(Vec::new())
+                        });
+                    }
+                })
+            })
+            .collect();
+        let (mut seen, mut sleeps) = (0, 0);
+        while seen < 10_000 {
+            let leave = Reports::Leave(Duration::from_micros(50));
+            match mailbox.take() {
+                Some(_) => seen += 1,
+                None => {
+                    sleeps += 1;
+                    mailbox.sleep(None, None, if sleeps % 2 == 0 { Reports::Wake } else { leave }).unwrap();
+                }
+            }
+        }
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! Names follow Prometheus' rules: `apollonia_`, base units, `_total` for what only grows. A test holds the alert rules and
 //! the dashboard in `deploy/` to the names that are here.
 
+mod maker;
+mod process;
+
 use std::io;
 
-use prometheus::core::Collector;
-use prometheus::process_collector::ProcessCollector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use maker::Maker;
+use process::Process;
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
@@ -24,10 +27,14 @@ const READ_SECONDS: [f64; 14] =
 const END_TO_END_SECONDS: [f64; 14] =
     [500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
 
+/// The labels of the build: version, processor architecture, and the oldest compiler that it is built with.
+const BUILD: [&str; 3] = [env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, env!("CARGO_PKG_RUST_VERSION")];
+
 /// Every counter, gauge and histogram; its help text in `default` says what it counts.
 #[derive(Debug)]
 pub struct Metrics {
     pub(crate) registry: Registry,
+    pub(crate) process: Process,
     pub(crate) info: IntGaugeVec,
     pub events: Events,
     pub events_coalesced: IntCounter,
@@ -37,6 +44,7 @@ pub struct Metrics {
     pub files_read: IntCounter,
     pub read_bytes: IntCounter,
     pub files_unchanged: IntCounter,
+    pub files_gone: IntCounter,
     pub failures: Failures,
     pub busy: IntCounter,
     pub wants: IntCounter,
@@ -71,7 +79,9 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let make = Maker(Registry::new());
-        let _ = make.0.register(Box::new(ProcessCollector::for_self()));
+        let build = Opts::new("apollonia_build_info", "Always 1; the labels say what was built.");
+        let build = make.add(IntGaugeVec::new(build, &["version", "arch", "rust_version"]));
+        build.with_label_values(&BUILD).set(1);
         let [created, moved_to, closed, removed] = make.counters(
             "apollonia_events_total",
             "Kernel events read, by kind.",
@@ -90,15 +100,16 @@ impl Default for Metrics {
             "cause",
             ["start", "overflow", "timer", "signal", "unseen_writer"],
         );
-        let [gone, leads_out, permission, io, too_large] = make.counters(
+        let [leads_out, permission, io, too_large] = make.counters(
             "apollonia_failures_total",
             "Files that got no message, by cause. One that is tried again counts once until it can be read.",
             "cause",
-            ["gone", "leads_out", "permission", "io", "too_large"],
+            ["leads_out", "permission", "io", "too_large"],
         );
         Self {
+            process: Process::register(&make),
             info: make.add(IntGaugeVec::new(
-                Opts::new("apollonia_info", "Always 1; the labels say what runs."),
+                Opts::new("apollonia_info", "Always 1 once the start is over; the labels say what runs."),
                 &["version", "engine", "output"],
             )),
             events: Events { created, moved_to, closed, removed },
@@ -115,7 +126,11 @@ impl Default for Metrics {
                 "apollonia_files_unchanged_total",
                 "Files that were read and are what was confirmed last: no message.",
             ),
-            failures: Failures { gone, leads_out, permission, io, too_large },
+            files_gone: make.counter(
+                "apollonia_files_gone_total",
+                "Files that were renamed or deleted before they could be read. That is no failure.",
+            ),
+            failures: Failures { leads_out, permission, io, too_large },
             busy: make
                 .counter("apollonia_busy_total", "Times that a file was still being written when it was to be read; it is tried again."),
             wants: make.counter(
@@ -212,7 +227,7 @@ impl Metrics {
                 self.files_read.inc();
                 self.files_unchanged.inc();
             }
-            Outcome::Unread(Unread::Gone) => self.failures.gone.inc(),
+            Outcome::Unread(Unread::Gone) => self.files_gone.inc(),
             Outcome::Unread(Unread::LeadsOut) => self.failures.leads_out.inc(),
             Outcome::Unread(Unread::Failed(cause)) => self.count_refusal(cause),
             Outcome::Unread(Unread::TooLarge { .. }) => self.failures.too_large.inc(),
@@ -238,7 +253,7 @@ impl Metrics {
             bytes: self.read_bytes.get(),
             confirmed: self.messages_confirmed.get(),
             failed: self.failures.permission.get() + self.failures.io.get() + self.failures.too_large.get(),
-            gone: self.failures.gone.get(),
+            gone: self.files_gone.get(),
             refused: self.failures.leads_out.get(),
         }
     }
@@ -266,7 +281,6 @@ pub struct Rescans {
 /// Files without a message by their cause.
 #[derive(Debug)]
 pub struct Failures {
-    pub gone: IntCounter,
     pub leads_out: IntCounter,
     pub permission: IntCounter,
     pub io: IntCounter,
@@ -303,35 +317,5 @@ impl std::ops::Sub for Totals {
             gone: self.gone - before.gone,
             refused: self.refused - before.refused,
         }
-    }
-}
-
-/// Makes metrics and registers them. All names are constants of this file, so a name that is taken or not allowed is a
-/// programming error, which every test that makes metrics hits.
-struct Maker(Registry);
-
-impl Maker {
-    fn add<T: Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
-        let made = made.expect("names and labels are constants of this file");
-        let added = self.0.register(Box::new(made.clone()));
-        assert!(added.is_ok(), "{added:?}");
-        made
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [IntCounter; N] {
-        let family = self.add(IntCounterVec::new(Opts::new(name, help), &[label]));
-        values.map(|value| family.with_label_values(&[value]))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
     }
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::cli::Output;
+use crate::cli::{Output, ReadEngine};
 use crate::config::PipelineSettings;
 use crate::dispatch::{Dispatcher, NOTICES_BESIDE_REPORTS, Volume};
 use crate::error::{Error, named};
+use crate::files::inline_reads;
 use crate::files::root::Root;
 use crate::mailbox::Mailbox;
 use crate::progress::Progress;
@@ -43,7 +44,7 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
     let (sender, mailbox) = Mailbox::new(in_flight_max + NOTICES_BESIDE_REPORTS)?;
     let (messages, outgoing) = mpsc::channel(in_flight_max);
     let deadline = Arc::new(Deadline::default());
-    let readers = |volume: &Volume| Readers {
+    let readers = |(number, volume): (usize, &Volume)| Readers {
         roots: roots.to_vec(),
         small: Arc::clone(&volume.small.queue),
         large: Arc::clone(&volume.large.queue),
@@ -51,17 +52,35 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
         progress: Arc::clone(&progress),
         workers: settings.workers,
         files: limits::files_each(settings.workers, None),
+        plain_reads: settings.engine == ReadEngine::Auto && !reads_inline(roots, number),
         deadline: Arc::clone(&deadline),
         messages: (settings.output != Output::None).then(|| messages.clone()),
         sender: sender.clone(),
     };
-    let readers = volumes.iter().map(readers).collect();
-    let read::Started { engine, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
+    let readers = volumes.iter().enumerate().map(readers).collect();
+    let read::Started { engine, engines, workers, threads } = read::start(settings.engine, settings.workers, readers)?;
     // The output comes last: if a reader cannot start, no connection has to be closed, for which the client would need
     // another thread.
     let publisher = publish::start(settings.output, &settings.publish, outgoing, sender.clone(), &progress)?;
     let readers = threads;
-    Ok(Dispatcher { mailbox, sender, engine, workers, volumes, progress, deadline, readers, publisher, ended: false })
+    Ok(Dispatcher {
+        mailbox,
+        sender,
+        engine,
+        engines,
+        workers,
+        volumes,
+        progress,
+        deadline,
+        readers,
+        publisher,
+        ended: false,
+    })
+}
+
+/// Whether a ring can read the files of a volume's data directories inline.
+fn reads_inline(roots: &[Arc<Root>], volume: usize) -> bool {
+    roots.iter().filter(|root| root.volume() == volume).all(|root| inline_reads::can_be_had(root))
 }
 
 /// The paths of a volume's data directories.

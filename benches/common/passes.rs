@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apollonia_ingestor::bench::{
-    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Timestamp, list, prepare, start_pipeline,
+    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Reports, Timestamp, list, prepare,
+    start_pipeline,
 };
 use apollonia_ingestor::cli::Cli;
 use apollonia_ingestor::error::Error;
@@ -69,7 +70,7 @@ impl Passes {
             if let Some(batch) = batches.next_if(|batch| batch.len() <= pipeline.room()) {
                 pipeline.submit(batch.iter().map(job));
             } else if pipeline.busy() {
-                pipeline.mailbox.sleep(None, None).expect("poll has no reason to fail");
+                pipeline.mailbox.sleep(None, None, Reports::Wake).expect("poll has no reason to fail");
             } else {
                 return;
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::progress_bar::Bar;
-use super::roots::prepare;
+use super::roots::{log_protections, prepare};
 use super::walk::{Start, Walk};
 use crate::cli::Settings;
 use crate::config::Config;
@@ -17,7 +17,7 @@ use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
 use crate::job::{Job, Outcome, Report};
 use crate::logging::{FileLines, failed};
-use crate::mailbox::Notice;
+use crate::mailbox::{Notice, Reports};
 use crate::metrics::Totals;
 use crate::progress::Progress;
 use crate::signals::{Caller, CaughtSignals};
@@ -45,6 +45,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     logging::start(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
+    log_protections(&roots);
     let signals = CaughtSignals::listen(Caller::OneShot)?;
     let progress = Arc::new(Progress::default());
     let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
@@ -177,7 +178,8 @@ impl Scan {
             }
             let next = self.again.first_key_value().map(|((at, _), _)| *at);
             if self.dispatcher.busy() || next.is_some() {
-                self.dispatcher.mailbox.sleep(None, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+                let longest = next.map(|at| at.saturating_duration_since(Instant::now()));
+                self.dispatcher.mailbox.sleep(None, longest, Reports::Wake)?;
             }
         }
     }
@@ -214,7 +216,7 @@ impl Scan {
             if reading.take_if(|until| Instant::now() >= *until).is_some() {
                 self.dispatcher.read_no_more();
             }
-            self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS))?;
+            self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS), Reports::Wake)?;
             self.read_notices()?;
         }
         Ok(())

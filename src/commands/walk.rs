@@ -5,6 +5,7 @@ use std::vec;
 
 use crate::error::os_message;
 use crate::files::directory::Directory;
+use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{Found, list};
 use crate::files::root::Root;
 use crate::files::version::Timestamp;
@@ -75,6 +76,8 @@ impl Walk {
                     let files = listing.files.into_iter();
                     self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Timestamp::now() });
                 }
+                // It went away meanwhile, and its files with it.
+                Err(errno) if !directory.below(b"").is_empty() && meaning(Call::Open, errno) == Meaning::Gone => {}
                 Err(errno) => {
                     *unlisted += 1;
                     let (path, error) = (directory.absolute(b""), os_message(&errno));

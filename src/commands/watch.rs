@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use crate::cli::{CatchUp, Output, Settings};
-use crate::commands::roots::{prepare, protections, publishers};
+use crate::commands::roots::{log_protections, prepare, protections, publishers};
 use crate::config::{Config, WatchSettings};
 use crate::control::Control;
 use crate::dispatch::Dispatcher;
@@ -32,6 +32,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     logging::start_for_service(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
+    log_protections(&roots);
     let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;
@@ -84,12 +85,14 @@ fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'st
 }
 
 fn facts(settings: &Settings, roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
+    let shown = |root: &Arc<Root>| root.path().to_string_lossy().into_owned();
     Facts {
-        directories: roots.iter().map(|root| root.path().to_string_lossy().into_owned()).collect(),
+        directories: roots.iter().map(shown).collect(),
         recursive: settings.recursive,
         filters: filters(settings),
         output: output.to_owned(),
         engine: dispatcher.engine,
+        engines: roots.iter().map(|root| (shown(root), dispatcher.engines[root.volume()])).collect(),
         workers: dispatcher.workers,
         protection: protections(roots).join("; "),
     }
@@ -97,7 +100,7 @@ fn facts(settings: &Settings, roots: &[Arc<Root>], output: &str, dispatcher: &Di
 
 /// Logs that the service has started, with what it was started with.
 fn log_ready(settings: &Settings, watch: &WatchSettings, ledger: Option<&Path>, paths: &[&Path], facts: &Facts) {
-    let Facts { output, engine, workers, .. } = facts;
+    let (Facts { output, engine, workers, .. }, read_by) = (facts, facts.engine_in_words());
     let (watched, filters) = (named(paths.iter()), filters(settings));
     let catch_up = watch.catch_up.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
     let exchange = (settings.output == Output::Amqp).then_some(settings.route.exchange.as_str());
@@ -125,7 +128,7 @@ fn log_ready(settings: &Settings, watch: &WatchSettings, ledger: Option<&Path>, 
         output,
         engine,
         workers,
-        "ready: watching {watched}, output {output}, {engine} engine, {workers} workers, {tree}, {filtered}, {kept}, catch-up {catch_up}{to}"
+        "ready: watching {watched}, output {output}, {read_by}, {workers} workers, {tree}, {filtered}, {kept}, catch-up {catch_up}{to}"
     );
 }
 

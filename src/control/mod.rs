@@ -213,7 +213,9 @@ impl Source {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, content_type, body) = match (request.method(), request.uri().path()) {
+        // The server itself leaves the body of an answer to HEAD away.
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let (status, content_type, body) = match (method, request.uri().path()) {
             (&Method::GET, "/health") => {
                 let health = Health::of(&self.progress, self.stall, self.began);
                 let status = match health.status {
@@ -236,7 +238,7 @@ impl Source {
                 (StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), body)
             }
             (_, "/" | "/health" | "/ready" | "/metrics" | "/status") => {
-                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET\n".to_vec())
+                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD\n".to_vec())
             }
             _ => (StatusCode::NOT_FOUND, TEXT, b"/, /status, /health, /ready or /metrics\n".to_vec()),
         };
@@ -247,7 +249,7 @@ impl Source {
         }
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
     }
@@ -288,6 +290,7 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
     let reading: usize = progress.volumes().iter().map(|volume| volume.read.waiting()).sum();
     metrics.in_flight_files.set(whole(reading + progress.publish.waiting()));
     metrics.ledger_waiting_rows.set(whole(progress.ledger.waiting()));
+    metrics.process.look();
     let dropped = &metrics.log_lines_dropped;
     dropped.inc_by(stderr::dropped().saturating_sub(dropped.get()));
     let mut text = Vec::new();
@@ -319,9 +322,12 @@ mod tests {
             "apollonia_overflows_total{queue=\"kernel\"} 0",
             "apollonia_stage_stalled_seconds{stage=\"read\"} 0",
             "apollonia_end_to_end_seconds_bucket{le=\"+Inf\"} 0",
+            "apollonia_files_gone_total 0",
+            "apollonia_build_info{arch=",
             "process_open_fds ",
         ] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
+        assert!(!text.contains("cause=\"gone\"") && !text.contains("NaN"), "{text}");
     }
 }

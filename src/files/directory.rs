@@ -142,6 +142,12 @@ impl Directory {
         take(&self.names.read().unwrap_or_else(PoisonError::into_inner).neighbors(name))
     }
 
+    /// The name as the index holds it, if it holds a regular file of this name.
+    #[must_use]
+    pub fn name(&self, name: &[u8]) -> Option<Name> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// Whether the index holds a regular file of this name.
     #[must_use]
     pub fn contains(&self, name: &[u8]) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod directory;
 pub mod errno;
+pub mod inline_reads;
 pub mod lease;
 pub mod listing;
 pub mod names;

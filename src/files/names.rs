@@ -215,6 +215,12 @@ impl Names {
         (missing, surplus)
     }
 
+    /// The name, if it is there.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&Name> {
+        self.by_name.get(name)
+    }
+
     /// Whether a name is there.
     #[must_use]
     pub fn contains(&self, name: &[u8]) -> bool {

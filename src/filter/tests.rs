@@ -208,14 +208,14 @@ fn commas_separate_patterns_but_not_within_brackets_and_braces() {
 }
 
 #[test]
-fn help_and_readme_name_every_partial_pattern() {
+fn help_and_documents_name_every_partial_pattern() {
     let help = crate::cli::Cli::command().render_long_help().to_string();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let readme = include_str!("../../README.md");
+    let documented = include_str!("../../docs/configuration.md");
     for (pattern, writer) in PARTIAL {
         let pattern = shown(pattern);
         assert!(help.contains(&format!("{pattern} ({writer})")), "{pattern} in the help");
-        assert!(readme.contains(&format!("`{pattern}`")), "{pattern} in the README");
+        assert!(documented.contains(&format!("`{pattern}`")), "{pattern} in docs/configuration.md");
     }
 }
 

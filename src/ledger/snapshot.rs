@@ -6,7 +6,8 @@
 //! **Why a copy of a database in use is whole.** The database changes by checkpoints alone, which copy pages out of the log
 //! (sqlite.org/walformat.html). As long as the log is not begun anew, every page that a checkpoint may have half-written
 //! while it was read is still in the log, and whoever opens the copy takes it from there. A log that is begun anew has another
-//! salt in its header. So the copy counts if the header is the same before the database was read and after the log was.
+//! salt in its header. So the copy counts if the header is the same before the database was read and after the log was. Without
+//! a log nothing is taken from one, and the copy counts if the database has not changed meanwhile.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
@@ -20,7 +21,7 @@ use super::row::{Confirmed, StoreError};
 use super::state_directory::{BEHIND, FILE};
 use super::table::{self, Fate};
 use crate::error::{Error, os_message};
-use crate::files::version::Timestamp;
+use crate::files::version::{Timestamp, Version, nanoseconds};
 
 /// The length of the log's header, in which a log that is begun anew differs (sqlite.org/walformat.html, 1.1).
 const LOG_HEADER: u64 = 32;
@@ -28,9 +29,13 @@ const LOG_HEADER: u64 = 32;
 /// How often a copy is tried that a new log has come between. The service begins one every some thousand rows.
 const TRIES: usize = 16;
 
+const SET_ASIDE: &str = "restart the service, which sets a damaged ledger aside";
+
 /// A private copy of a ledger. It is in no directory any more: it ends with this process.
 pub struct Snapshot {
     connection: Connection,
+    /// The state directory.
+    directory: PathBuf,
     /// When the copy was begun. What was confirmed later is not in it.
     pub at: Timestamp,
     /// The ledger holds rows that ought to be deleted, because the disk was full: some of them are of files long changed.
@@ -67,9 +72,9 @@ impl Snapshot {
                 Ok(connection)
             });
             return match opened {
-                Ok(connection) => Ok(Self { connection, at, behind }),
+                Ok(connection) => Ok(Self { connection, directory: directory.to_owned(), at, behind }),
                 Err(error @ StoreError::Newer) => Err(refuse(error.to_string(), "use the version that wrote it")),
-                Err(error) => Err(refuse(error.to_string(), "restart the service, which sets a damaged ledger aside")),
+                Err(error) => Err(refuse(error.to_string(), SET_ASIDE)),
             };
         }
         Err(refuse("it is written faster than it can be copied".to_owned(), "try again when less lands"))
@@ -78,15 +83,15 @@ impl Snapshot {
     /// The row of an absolute path.
     ///
     /// # Errors
-    /// The row cannot be read.
+    /// [`Error::StateDirectory`]: the row is damaged.
     pub fn row(&self, path: &[u8]) -> Result<Option<Confirmed>, Error> {
-        table::read_row(&self.connection, path).map_err(|error| internal(&error))
+        table::read_row(&self.connection, path).map_err(|error| self.damaged(&error))
     }
 
     /// Passes each path and its row to `take`, in the order of the paths.
     ///
     /// # Errors
-    /// A row cannot be read, or what `take` returns.
+    /// [`Error::StateDirectory`]: a row is damaged; or what `take` returns.
     pub fn each(&self, mut take: impl FnMut(&[u8], &Confirmed) -> Result<(), Error>) -> Result<(), Error> {
         let (mut last, mut ended) = (Box::default(), Ok(()));
         loop {
@@ -96,7 +101,7 @@ impl Snapshot {
                 }
                 Fate::Known
             });
-            let page = page.map_err(|error| internal(&error))?;
+            let page = page.map_err(|error| self.damaged(&error))?;
             std::mem::replace(&mut ended, Ok(()))?;
             match page.end {
                 Some(path) => last = path,
@@ -104,10 +109,10 @@ impl Snapshot {
             }
         }
     }
-}
 
-fn internal(error: &StoreError) -> Error {
-    Error::Internal(format!("the copy of the ledger cannot be read: {error}"))
+    fn damaged(&self, error: &StoreError) -> Error {
+        Error::StateDirectory { path: self.directory.clone(), cause: error.to_string(), next: SET_ASIDE }
+    }
 }
 
 /// A directory for this process alone, which goes with this value.
@@ -140,18 +145,37 @@ fn copy_once(from: &Path, to: &Path) -> io::Result<bool> {
             _ => {}
         }
     }
-    let before = (identity(from)?, header(&log)?);
+    let before = Seen::now(from, &log)?;
     fs::copy(from, to)?;
     match fs::copy(&log, &copied_log) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(before == (identity(from)?, header(&log)?))
+    Ok(before == Seen::now(from, &log)?)
 }
 
-/// Which file it is: a damaged database is set aside and a new one made.
-fn identity(file: &Path) -> io::Result<u64> {
-    fs::metadata(file).map(|file| file.ino())
+/// What is the same before and after a copy that is whole.
+#[derive(PartialEq)]
+struct Seen {
+    /// Which file it is: a damaged database is set aside and a new one made.
+    inode: u64,
+    log_header: Vec<u8>,
+    /// Size and times of the database, where the log is empty.
+    unwritten: Option<Version>,
+}
+
+impl Seen {
+    fn now(database: &Path, log: &Path) -> io::Result<Self> {
+        let (log_header, stat) = (header(log)?, fs::metadata(database)?);
+        let version = || Version {
+            inode: stat.ino(),
+            size: stat.len(),
+            modified: Timestamp { seconds: stat.mtime(), nanoseconds: nanoseconds(stat.mtime_nsec()) },
+            changed: Timestamp { seconds: stat.ctime(), nanoseconds: nanoseconds(stat.ctime_nsec()) },
+        };
+        let unwritten = log_header.is_empty().then(version);
+        Ok(Self { inode: stat.ino(), log_header, unwritten })
+    }
 }
 
 /// The header of a log; nothing where there is none, or it is empty.

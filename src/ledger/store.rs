@@ -24,6 +24,9 @@ use crate::job::Last;
 /// How every database begins (sqlite.org/fileformat2.html, 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+/// The bytes of the shortest row: its digests and checksum alone are 56.
+const ROW_BYTES_MIN: i64 = 80;
+
 /// The offset of `user_version` in a database's header, big-endian.
 const FORM_AT: usize = 60;
 
@@ -166,6 +169,13 @@ impl Store {
         Ok(())
     }
 
+    /// The most rows that the database can hold by its size, before they are counted.
+    #[must_use]
+    pub fn rows_max(&self) -> usize {
+        let bytes = self.connection.as_ref().and_then(|connection| table::size(connection).ok()).unwrap_or(0);
+        usize::try_from(bytes / ROW_BYTES_MIN).unwrap_or(0)
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -182,6 +192,19 @@ impl Store {
     /// The bytes of the database without its log, if it is open.
     pub(super) fn bytes(&self) -> Option<i64> {
         table::size(self.connection.as_ref()?).ok()
+    }
+
+    /// Whether most of the database is room that deleted rows have left. An error counts as no.
+    pub(super) fn is_mostly_free(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| table::is_mostly_free(connection).unwrap_or(false))
+    }
+
+    /// Returns some of that room to the disk, which takes milliseconds. Whether there is more.
+    ///
+    /// # Errors
+    /// Why it could not be returned. The rows are as they were.
+    pub(super) fn shrink(&mut self) -> Result<bool, StoreError> {
+        Ok(self.connection.as_ref().map_or(Ok(false), table::shrink)?)
     }
 
     pub(super) fn take_unwritten(&mut self) -> Rows {

@@ -20,6 +20,15 @@ const FORM_WITHOUT_ID: i64 = 2;
 /// Rows in a [`Page`]; some 400 bytes each where all of them change.
 const PAGE_ROWS: i64 = 1 << 14;
 
+/// The mode in which a database can return free pages to its disk a few at a time (sqlite.org/pragma.html, auto_vacuum).
+const INCREMENTAL: i64 = 2;
+
+/// The smallest database that is worth shrinking, in pages: 4 MiB.
+const SHRINK_PAGES_MIN: i64 = 1024;
+
+/// Pages that are returned at a time: 1 MiB, which takes some milliseconds.
+const SHRINK_STEP_PAGES: i64 = 256;
+
 /// What becomes of a row when the ledger is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -34,6 +43,10 @@ pub enum Fate {
 /// Opens or creates the database, checks all of it and brings it to today's form.
 pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(file)?;
+    // It counts for a new database alone, and would write to the header of any other.
+    if pages(&connection)?.1 == 0 {
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    }
     // Exclusive, because the file of shared memory that SQLite needs otherwise is refused by a full disk.
     connection.pragma_update(None, "locking_mode", "exclusive")?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -106,6 +119,42 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn size(connection: &Connection) -> rusqlite::Result<i64> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     Ok(number("page_count")? * number("page_size")?)
+}
+
+/// Whether most of the database is free pages, which deleted rows have left. One of an earlier form has to be written anew
+/// to return them, which takes time for each of its rows: so only where few are left.
+pub(super) fn is_mostly_free(connection: &Connection) -> rusqlite::Result<bool> {
+    let (free, pages) = pages(connection)?;
+    Ok(pages >= SHRINK_PAGES_MIN && 2 * free > pages && (in_steps(connection)? || pages - free < SHRINK_PAGES_MIN))
+}
+
+/// Returns some free pages to the disk. Whether there are more.
+pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<bool> {
+    if in_steps(connection)? {
+        // The pragma returns a row for each page, and stops where nobody asks for the next.
+        let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({SHRINK_STEP_PAGES})"))?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
+    } else {
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+        connection.execute_batch("VACUUM")?;
+    }
+    let more = pages(connection)?.0 > 0;
+    if !more {
+        // The file itself becomes smaller with the checkpoint.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    }
+    Ok(more)
+}
+
+/// The free pages of the database, and all of them.
+fn pages(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    Ok((number("freelist_count")?, number("page_count")?))
+}
+
+fn in_steps(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.pragma_query_value(None, "auto_vacuum", |row| Ok(row.get::<_, i64>(0)? == INCREMENTAL))
 }
 
 pub(super) struct Page {

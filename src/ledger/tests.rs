@@ -404,3 +404,44 @@ fn a_file_that_is_no_ledger_is_set_aside() {
     put(&mut store, &[(b"a".to_vec(), Some(1))]);
     assert_eq!(loaded(&mut store, [b"a".to_vec()]), State::from([(b"a".to_vec(), known(1))]));
 }
+
+/// `form_in_steps`: not so where an earlier service made the database, which cannot return its pages a few at a time.
+fn gives_back_the_room_of_deleted_rows(form_in_steps: bool) {
+    const ROWS: u64 = 30_000;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    if !form_in_steps {
+        let old = rusqlite::Connection::open(&file).unwrap();
+        old.execute_batch("PRAGMA auto_vacuum = NONE; PRAGMA journal_mode = wal; VACUUM").unwrap();
+    }
+    let mut store = Store::open(dir.path()).unwrap();
+    let name = |number: u64| format!("{number:064}").into_bytes();
+    let rows: Vec<_> = (0..ROWS).map(|number| (name(number), Some(number))).collect();
+    put(&mut store, &rows);
+    assert!(!store.is_mostly_free());
+    let full = store.bytes().unwrap();
+    let deleted: Vec<_> = (10..ROWS).map(|number| (name(number), None)).collect();
+    put(&mut store, &deleted);
+    assert!(store.is_mostly_free() && store.bytes().unwrap() == full);
+    let mut steps = 1;
+    while store.shrink().unwrap() {
+        steps += 1;
+    }
+    assert_eq!(steps > 5, form_in_steps, "{steps} steps");
+    assert!(store.bytes().unwrap() * 50 < full && !store.is_mostly_free());
+    assert!(fs::metadata(&file).unwrap().len() * 50 < full as u64, "the file itself");
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    let expected: State = (0..10).map(|number| (name(number), known(number))).collect();
+    assert_eq!(loaded(&mut store, (0..10).map(name)), expected);
+}
+
+#[test]
+fn a_ledger_returns_the_room_of_deleted_rows_in_steps() {
+    gives_back_the_room_of_deleted_rows(true);
+}
+
+#[test]
+fn a_ledger_of_before_returns_the_room_of_deleted_rows_at_once() {
+    gives_back_the_room_of_deleted_rows(false);
+}

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
@@ -19,6 +19,9 @@ const BATCH_TIME: Duration = Duration::from_millis(25);
 
 /// Pause before a batch that could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause between two steps of shrinking, and before the first: a writer of rows that come one by one is not disturbed.
+const SHRINK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The shortest time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -38,14 +41,25 @@ pub(super) struct Writer {
     failing: bool,
     /// A confirm found no room, so the row of its path is of an earlier message.
     lags: bool,
+    /// The database is being shrunk while no row waits.
+    shrinks: bool,
 }
 
 impl Writer {
     pub(super) fn new(mut store: Store, shared: Arc<Shared>) -> Self {
         let batch = Batch { below: Vec::new(), rows: store.take_unwritten() };
         shared.progress.ledger.add(batch.len());
-        let mut writer =
-            Self { store, shared, batch, number: 0, behind: None, warned: None, failing: false, lags: false };
+        let mut writer = Self {
+            store,
+            shared,
+            batch,
+            number: 0,
+            behind: None,
+            warned: None,
+            failing: false,
+            lags: false,
+            shrinks: false,
+        };
         if !writer.batch.is_empty()
             && let Err(error) = writer.fall_behind()
         {
@@ -80,11 +94,9 @@ impl Writer {
     /// Waits for the first row, then for others to join it. Returns whether the ledger is closing, and how many rows
     /// found no room.
     fn gather(&mut self, pause: Duration) -> (bool, u64) {
-        let changed = &self.shared.changed;
-        let idle = |queue: &mut Queue| {
-            queue.is_empty() && self.batch.is_empty() && queue.questions.is_empty() && !queue.closing
-        };
-        let queue = changed.wait_while(self.shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let shared = Arc::clone(&self.shared);
+        let queue = self.wait(&shared);
+        let changed = &shared.changed;
         let may_grow = |queue: &mut Queue| !(queue.closing || queue.urgent && !self.failing);
         let waited = changed.wait_timeout_while(queue, pause, may_grow);
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -97,6 +109,41 @@ impl Writer {
             queue.urgent = false;
         }
         (queue.closing, std::mem::take(&mut queue.dropped))
+    }
+
+    /// Waits for the first row. Meanwhile room that deleted rows have left is returned to the disk, piece by piece.
+    fn wait<'a>(&mut self, shared: &'a Shared) -> MutexGuard<'a, Queue> {
+        let waits = self.batch.is_empty();
+        let idle = |queue: &mut Queue| waits && queue.is_empty() && queue.questions.is_empty() && !queue.closing;
+        while self.shrinks {
+            let waited = shared.changed.wait_timeout_while(shared.lock(), SHRINK_PAUSE, idle);
+            let (queue, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !waited.timed_out() {
+                return queue;
+            }
+            drop(queue);
+            self.shrink();
+        }
+        shared.changed.wait_while(shared.lock(), idle).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shrink(&mut self) {
+        self.shrinks = match self.store.shrink() {
+            Ok(more) => more,
+            Err(error) => {
+                let directory = self.store.directory().to_string_lossy().into_owned();
+                tracing::debug!(
+                    event = "ledger_not_shrunk",
+                    path = directory,
+                    %error,
+                    "the ledger in {directory:?} keeps the room of deleted rows for now: {error}"
+                );
+                false
+            }
+        };
+        if !self.shrinks {
+            self.report_bytes();
+        }
     }
 
     fn write(&mut self) -> Result<(), StoreError> {
@@ -204,9 +251,14 @@ impl Writer {
         self.shared.changed.notify_all();
     }
 
-    fn report_size(&self) {
+    fn report_size(&mut self) {
+        self.shared.progress.metrics.ledger_rows.set(self.store.rows());
+        self.report_bytes();
+        self.shrinks |= self.store.is_mostly_free();
+    }
+
+    fn report_bytes(&self) {
         let metrics = &self.shared.progress.metrics;
-        metrics.ledger_rows.set(self.store.rows());
         if let Some(bytes) = self.store.bytes() {
             metrics.ledger_bytes.set(bytes);
         }

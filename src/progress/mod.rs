@@ -5,6 +5,7 @@
 
 mod long_reads;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,6 +15,7 @@ pub use long_reads::{LongRead, LongReads, Shown};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::error::named;
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
 
@@ -269,10 +271,47 @@ pub struct Facts {
     pub output: String,
     /// The read engine's name.
     pub engine: &'static str,
+    /// How the files of each data directory are read.
+    pub engines: BTreeMap<String, Engine>,
     /// Hashing threads.
     pub workers: usize,
     /// How complete files are distinguished from those that are being written.
     pub protection: String,
+}
+
+/// How the files of a data directory are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Engine {
+    /// Everything through a ring.
+    #[serde(rename = "io_uring")]
+    IoUring,
+    /// Opened and closed through a ring, and read by plain calls, because the ring cannot read inline there.
+    #[serde(rename = "io_uring with plain reads")]
+    PlainReads,
+    /// By plain calls alone.
+    #[serde(rename = "blocking")]
+    Blocking,
+}
+
+impl Facts {
+    /// The engine in words, with the directories that are read in another way than the others.
+    #[must_use]
+    pub fn engine_in_words(&self) -> String {
+        let engine = self.engine;
+        let of = |engine| {
+            let paths: Vec<_> = self.engines.iter().filter(|(_, own)| **own == engine).map(|(path, _)| path).collect();
+            (!paths.is_empty()).then(|| named(paths.into_iter()))
+        };
+        match (of(Engine::IoUring), of(Engine::PlainReads), of(Engine::Blocking)) {
+            (_, None, None) | (None, None, _) => format!("{engine} engine"),
+            (None, Some(_), None) => format!("{engine} engine with plain reads"),
+            (_, plain, blocking) => {
+                let plain = plain.map_or_else(String::new, |paths| format!(", plain reads in {paths}"));
+                let blocking = blocking.map_or_else(String::new, |paths| format!(", the blocking engine in {paths}"));
+                format!("{engine} engine{plain}{blocking}")
+            }
+        }
+    }
 }
 
 /// How far the service has come.

@@ -10,15 +10,14 @@ use std::{io, thread};
 
 use async_compat::Compat;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::runtime::default_runtime;
-use lapin::tcp::RustlsConnector;
 use lapin::uri::AMQPUri;
-use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::errors::{ANSWER_TIMEOUT, NODE_CONNECTIONS, failure, silent};
+use super::transport::{self, transport};
 use crate::address::{Address, Broker};
 use crate::error::{Error, os_message};
 use crate::message::APP_ID;
@@ -180,22 +179,17 @@ fn create_fallback_runtime() {
 async fn open(broker: &Broker, uri: AMQPUri, socket: SocketAddr) -> lapin::Result<Connection> {
     static FALLBACK_RUNTIME: Once = Once::new();
     FALLBACK_RUNTIME.call_once(create_fallback_runtime);
-    let tls = broker.tls().cloned().map(RustlsConnector::from);
+    let tls = broker.tls().cloned();
     let stream = TcpStream::connect(socket).await?;
     stream.set_nodelay(true)?;
     let unless_opened = HangUp(Some(stream.as_fd().try_clone_to_owned()?.into()));
     let stream = Mutex::new(Some(stream));
     let stream = async move |uri: AMQPUri, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stream = AsyncTcpStream::Plain(Compat::new(
-            stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?,
-        ));
-        match &tls {
-            None => Ok(stream),
-            Some(tls) => Ok(stream.into_rustls(tls, &uri.authority.host).await?),
-        }
+        let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+        Ok(transport(stream, tls.as_ref(), &uri.authority.host).await?)
     };
-    let connection = Connection::connector(uri, default_runtime()?, stream, properties()).await?;
+    let connection = Connection::connector(uri, transport::runtime(), stream, properties()).await?;
     unless_opened.keep();
     Ok(connection)
 }

@@ -3,6 +3,7 @@
 mod backoff;
 mod confirms;
 mod connect;
+mod deferred;
 pub mod errors;
 pub mod exchange;
 pub mod fence;
@@ -13,6 +14,7 @@ mod outage;
 mod refusal;
 mod returned;
 pub mod session;
+mod transport;
 mod window;
 
 use std::sync::Arc;

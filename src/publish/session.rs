@@ -1,19 +1,23 @@
 //! A session with the broker: connection, channel and declarations, and the properties of a message.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
 use super::connect::connect;
+use super::deferred::{Deferred, Until};
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
 use super::exchange::{declare, log};
 use super::fence::Fence;
+use super::frame::FrameLimit;
+use super::window::Sent;
 use crate::address::Broker;
-use crate::config::Publisher;
+use crate::config::{PublishSettings, Publisher};
 use crate::error::{Error, os_message};
 use crate::job::{Job, Outgoing, Subject};
 use crate::message::{APP_ID, REMOVED_ROUTING_KEY};
@@ -168,9 +172,28 @@ pub(super) async fn close(connection: &Connection) {
     tracing::debug!(event = "connection_closed", error, "connection closed");
 }
 
+/// Publishes a message, and waits for the broker's answer.
+pub(super) async fn publish(
+    channel: &Channel,
+    settings: &PublishSettings,
+    frame: &FrameLimit,
+    deferred: &Arc<Deferred>,
+    sent: Sent<Outgoing>,
+) -> (Sent<Outgoing>, lapin::Result<Confirmation>) {
+    // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let message = sent.message();
+    let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
+    let properties = frame.fit(properties(message), || message.job.directory.absolute(&message.job.name));
+    let published = channel.basic_publish(exchange, key, options, &message.body, properties);
+    match deferred.wait(Until::Written, published).await {
+        Ok(confirm) => (sent, deferred.wait(Until::Answered, confirm).await),
+        Err(error) => (sent, Err(error)),
+    }
+}
+
 /// The routing key of a message: as it is set, and of a removal always the same.
-#[must_use]
-pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
+fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
     if matches!(message.subject, Subject::Removal) {
         return REMOVED_ROUTING_KEY.into();
     }
@@ -183,8 +206,7 @@ pub fn routing_key(key: &RoutingKey, message: &Outgoing) -> ShortString {
 }
 
 /// The properties that a message is published with.
-#[must_use]
-pub fn properties(message: &Outgoing) -> BasicProperties {
+fn properties(message: &Outgoing) -> BasicProperties {
     let seconds = u64::try_from(message.job.seen_at.seconds).unwrap_or(0);
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)

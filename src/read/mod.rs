@@ -20,11 +20,14 @@ use readers::Readers;
 
 use crate::cli::ReadEngine;
 use crate::error::{Error, os_message};
+use crate::progress::Engine;
 
 /// The reading threads that were started.
 pub(crate) struct Started {
     /// The engine's name, for the log.
     pub(crate) engine: &'static str,
+    /// How each volume's files are read.
+    pub(crate) engines: Vec<Engine>,
     /// The number of hashing threads: as many as were asked for, or as locked memory and descriptors are enough for.
     pub(crate) workers: usize,
     /// The threads, which end when both queues of their volume are closed and empty.
@@ -57,11 +60,12 @@ pub(crate) fn start(choice: ReadEngine, workers: usize, volumes: Vec<Readers>) -
         }
     }
     let shares: Vec<usize> = limits::share_out(wanted, volumes.len()).collect();
+    let engines = vec![Engine::Blocking; volumes.len()];
     let mut threads = Vec::new();
     for (readers, workers) in volumes.into_iter().zip(shares) {
         threads.extend(blocking::start(&Readers { workers, ..readers })?);
     }
-    Ok(Started { engine: "blocking", workers: wanted, threads })
+    Ok(Started { engine: "blocking", engines, workers: wanted, threads })
 }
 
 /// Assigns each volume its share of the rings. Where rings are fewer than volumes, the blocking engine reads the last.
@@ -72,14 +76,16 @@ fn with_rings(mut rings: uring::Rings, wanted: usize, volumes: Vec<Readers>) -> 
     let workers = rings.count().max(volumes.len());
     let files = limits::files_each(workers, limits::descriptors_free());
     let shares: Vec<usize> = limits::share_out(workers, volumes.len()).collect();
-    let mut threads = Vec::new();
+    let (mut engines, mut threads) = (Vec::new(), Vec::new());
     for (readers, workers) in volumes.into_iter().zip(shares) {
         let readers = Readers { workers, files, ..readers };
         if rings.count() >= workers {
+            engines.push(if readers.plain_reads { Engine::PlainReads } else { Engine::IoUring });
             threads.extend(rings.assign(workers, &readers));
         } else {
+            engines.push(Engine::Blocking);
             threads.extend(blocking::start(&readers)?);
         }
     }
-    Ok(Started { engine: "io_uring", workers, threads })
+    Ok(Started { engine: "io_uring", engines, workers, threads })
 }

@@ -46,6 +46,8 @@ pub struct Readers {
     pub workers: usize,
     /// How many files a thread with a ring has open.
     pub files: limits::Files,
+    /// A thread with a ring reads by plain calls, because the ring cannot read these files inline.
+    pub plain_reads: bool,
     /// The time after which no read is begun.
     pub deadline: Arc<Deadline>,
     /// Where batches of messages go; `None` where there is no output.
@@ -55,11 +57,13 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// How many of the outstanding files of one size a thread may have in flight, so that no thread takes all of a few.
+    /// How many of the outstanding files of one size a thread may have in flight, so that no thread takes all of a few. It
+    /// is no fewer than one thread is woken for.
     pub(super) fn share(&self, large: bool) -> usize {
         let larges = self.volume.large.load(Ordering::Relaxed);
         let outstanding = if large { larges } else { self.volume.read.waiting().saturating_sub(larges) };
-        outstanding.div_ceil(self.workers).max(1)
+        let queue = if large { &self.large } else { &self.small };
+        outstanding.div_ceil(self.workers).max(queue.at_once())
     }
 }
 

@@ -165,7 +165,7 @@ fn write_chart(to: &mut String, name: &str, now: &str, values: &[f64], show: imp
     let first = width.saturating_sub(values.len());
     let mut line = String::new();
     for (number, value) in values.iter().enumerate() {
-        let y = CHART_HEIGHT - 1.0 - (CHART_HEIGHT - 2.0) * value / peak.max(f64::MIN_POSITIVE);
+        let y = CHART_HEIGHT - 1.0 - (CHART_HEIGHT - 2.0) * (value / peak.max(f64::MIN_POSITIVE));
         write!(line, "{},{y:.1} ", first + number)?;
     }
     let (end, base) = (first + values.len().saturating_sub(1), CHART_HEIGHT);
@@ -225,6 +225,11 @@ fn write_files(to: &mut String, files: &Files) -> fmt::Result {
             write!(to, "<td>{}</td>", Html(cause))
         },
     )?;
+    write_ended(to, files)
+}
+
+/// The last failures, and the last files.
+fn write_ended(to: &mut String, files: &Files) -> fmt::Result {
     write_table(to, "Last failures", None, &["file", "when", "what"], &files.failures, |to, it: &EndedFile| {
         write_path(to, &it.path)?;
         let error = it.error.as_deref().unwrap_or(it.outcome);

@@ -20,6 +20,7 @@ mod unseen;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use inotify::Watch;
@@ -34,9 +35,10 @@ use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::ledger::store::Store;
 use crate::logging::failed;
-use crate::mailbox::Notice;
+use crate::mailbox::{Notice, Reports};
 use crate::metrics::Totals;
 use crate::notify;
+use crate::pace::{GATHER, LEAVE, Load, Pace};
 use crate::progress::{Phase, Progress};
 
 /// Reads of the kernel's queue in a row before the rest of the loop has its turn.
@@ -55,6 +57,8 @@ pub struct Watcher {
     state: State,
     dispatcher: Dispatcher,
     rescan: Option<Duration>,
+    /// How fast files come.
+    pace: Pace,
     progress: Arc<Progress>,
 }
 
@@ -74,9 +78,9 @@ impl Watcher {
     ) -> Result<Self, Error> {
         let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
         let mut state = State::new(tree, filter, &settings, Arc::clone(&progress));
-        state.list_all(Instant::now())?;
+        state.list_all(store.is_some(), Instant::now())?;
         state.begin(store, settings.catch_up)?;
-        Ok(Self { watch, state, dispatcher, rescan: settings.rescan, progress })
+        Ok(Self { watch, state, dispatcher, rescan: settings.rescan, pace: Pace::default(), progress })
     }
 
     /// Follows the directories until a stop is asked for, then finishes what is in progress.
@@ -125,6 +129,7 @@ impl Watcher {
             self.state.advance(now);
             let batch = self.state.batch(self.dispatcher.rooms(), now);
             let dispatched = batch.len();
+            self.pace.add(dispatched, now);
             self.dispatcher.submit(batch);
             if !more {
                 self.state.end_orphaned(ENDS_IN_A_ROW);
@@ -135,8 +140,20 @@ impl Watcher {
             let has_room = self.dispatcher.rooms().iter().any(|room| *room > 0);
             let times = rescan.into_iter().chain(self.state.next_time(has_room, now));
             let next = times.fold(root_check, Instant::min);
-            self.dispatcher.mailbox.sleep(Some(self.watch.as_fd()), Some(next.saturating_duration_since(now)))?;
+            self.rest(next.saturating_duration_since(now))?;
         }
+    }
+
+    /// Sleeps until there is something to do, for so long at most. Where files come fast, it is a little more than one thing:
+    /// events gather, and reports, which nobody waits for then, are left for the next events.
+    fn rest(&mut self, longest: Duration) -> Result<(), Error> {
+        let load = self.pace.load(Instant::now());
+        let leave = load > Load::Idle && self.dispatcher.busy() && self.dispatcher.has_much_room();
+        let reports = if leave { Reports::Leave(LEAVE) } else { Reports::Wake };
+        if load == Load::Busy {
+            thread::sleep(GATHER.min(longest));
+        }
+        self.dispatcher.mailbox.sleep(Some(self.watch.as_fd()), Some(longest), reports)
     }
 
     /// Whether more may be queued.
@@ -222,7 +239,7 @@ impl Watcher {
                 );
                 break;
             }
-            self.dispatcher.mailbox.sleep(None, Some(left.min(STOP_LOOKS)))?;
+            self.dispatcher.mailbox.sleep(None, Some(left.min(STOP_LOOKS)), Reports::Wake)?;
             self.read_notices()?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The control socket: health, readiness and metrics, by HTTP and by the command `health`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -150,10 +151,33 @@ fn the_metrics_count_what_happened() {
     for (name, value) in expected {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    assert!(seen["apollonia_ledger_bytes"] > 0.0 && seen["process_resident_memory_bytes"] > 0.0);
+    assert!(seen["apollonia_ledger_bytes"] > 0.0);
+    assert_process(&seen);
     assert!(seen["apollonia_end_to_end_seconds_sum"] > 0.0);
     let info = seen.keys().find(|name| name.starts_with("apollonia_info{")).expect("apollonia_info");
     assert!(info.contains("engine=\"io_uring\"") && info.contains("output=\"amqp\""), "{info}");
+    let build = seen.keys().find(|name| name.starts_with("apollonia_build_info{")).expect("apollonia_build_info");
+    assert!(build.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{build}");
+}
+
+/// What a small service that has just been at work can have used.
+#[track_caller]
+fn assert_process(seen: &BTreeMap<String, f64>) {
+    let expected = [
+        ("process_cpu_seconds_total", 0.001, 1000.0),
+        ("process_open_fds", 8.0, 1000.0),
+        ("process_threads", 5.0, 1000.0),
+        ("process_resident_memory_bytes", 4e6, 4e8),
+        ("process_virtual_memory_bytes", seen["process_resident_memory_bytes"], 1e12),
+        ("process_max_fds", seen["process_open_fds"], f64::INFINITY),
+        // 2026, and 2100.
+        ("process_start_time_seconds", 1_767_225_600.0, 4_102_444_800.0),
+    ];
+    for (name, least, most) in expected {
+        assert!((least..=most).contains(&seen[name]), "{name} in {seen:#?}");
+    }
+    let seconds = seen["process_cpu_seconds_total"];
+    assert!(seconds.fract() > 0.0, "{seconds} s have no fraction");
 }
 
 #[test]
@@ -165,6 +189,11 @@ fn metrics_are_served_by_tcp_only_where_it_is_set() {
     assert_eq!(ask(connect(), "GET /health").0, 200);
     assert_eq!(ask(connect(), "GET /ready").0, 200);
     assert_eq!(ask(connect(), "POST /ready").0, 405);
+    for path in ["/health", "/ready", "/metrics"] {
+        let (status, head, body) = ask(connect(), &format!("HEAD {path}"));
+        assert!(status == 200 && body.is_empty(), "{path}: {head}{body}");
+        assert!(head.contains("content-type: ") && !head.contains("content-length: 0"), "{path}: {head}");
+    }
     assert!(ask(connect(), "GET /metrics").2.contains("apollonia_files_read_total 0"));
     assert_eq!(ask(connect(), "GET /nothing").0, 404);
     assert_eq!(ask(connect(), "POST /metrics").0, 405);

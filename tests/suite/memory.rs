@@ -13,7 +13,7 @@ use crate::support::service::Service;
 use crate::support::setup::Setup;
 use crate::support::world::directories;
 
-/// The result of the README's formula for 300,000 names and as many waiting files, and a quarter more.
+/// The result of the formula in docs/troubleshooting.md for 300,000 names and as many waiting files, and a quarter more.
 const RSS_MAX_KB: u64 = 250_000;
 /// For hundreds of thousands of messages on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(300);

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::broker;
+use crate::support::cgroup::Cgroup;
 use crate::support::files::noise;
 use crate::support::seccomp::io_uring_is_allowed;
 use crate::support::service::Ended;
@@ -227,5 +228,33 @@ fn a_thread_limit_is_logged_with_its_cure() {
             }
         }
         assert!(enough > 0, "{output}: 12 threads are not enough");
+    }
+}
+
+/// The kernel ends a process that takes more than its cgroup allows, without a word: so both say it before.
+#[test]
+fn names_that_need_more_than_the_cgroup_allows_are_warned_of() {
+    let (_root, data, _) = directories();
+    let Some(cgroup) = Cgroup::with_memory(26_000_000) else {
+        return skip("a cgroup with a limit of memory cannot be made here");
+    };
+    let setup = |words: &[&str]| {
+        let setup = Setup::new(words).env("DATA_DIRECTORY", &data).env("INGESTOR_OUTPUT", "none");
+        cgroup.contain(setup.args(&["--workers", "1", "--read-engine", "blocking"]))
+    };
+    for (files, event, text) in [
+        (1000, "memory", "1000 names need 25 MB of 25 MB"),
+        (20_000, "memory_short", "20000 names need 28 MB of 25 MB"),
+    ] {
+        fill(&data, files);
+        let doctor = setup(&["doctor"]).run();
+        let line = doctor.stdout.lines().find(|line| line.contains(" memory: ")).unwrap();
+        assert!(line.contains(text) && line.starts_with("warn") == (event == "memory_short"), "{line}");
+        let service = setup(&["watch"]).spawn();
+        service.wait_ready();
+        let log = service.stderr();
+        let line = log.lines().find(|line| line.contains(&format!("event=\"{event}\""))).unwrap();
+        assert!(line.contains(text) && line.contains("WARN") == (event == "memory_short"), "{line}");
+        service.stop();
     }
 }

@@ -4,10 +4,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+use crate::support::control;
 use crate::support::files::{noise, sha256};
 use crate::support::seccomp::{io_uring_is_allowed, warnings_about_io_uring, without_io_uring};
 use crate::support::setup::Setup;
 use crate::support::skip;
+use crate::support::volume::SmallDisk;
 use crate::support::world::{World, directories};
 
 const SIZES: [usize; 16] = [
@@ -50,6 +54,68 @@ fn both_engines_give_equal_results() {
         assert_eq!(scan(&data, "io_uring", workers), blocking, "{workers} workers");
     }
     assert_eq!(scan(&data, "blocking", "4"), blocking);
+}
+
+/// A tmpfs reads nothing inline. Each directory has the engine that suits it, and the start and `GET /health` say which.
+#[test]
+fn auto_reads_plainly_where_the_ring_cannot_read_inline() {
+    if !io_uring_is_allowed() {
+        return skip("io_uring is not allowed here: there is one engine only");
+    }
+    let (root, disk, _) = directories();
+    let memory = root.path().join("memory");
+    let Some(_mounted) = SmallDisk::mount(&memory, "size=64m") else {
+        return skip("a tmpfs cannot be mounted here");
+    };
+    if !reads_inline(&disk) {
+        return skip("the file system of the temporary files reads nothing inline: there is no second kind");
+    }
+    for (number, size) in SIZES.into_iter().enumerate() {
+        for directory in [&disk, &memory] {
+            fs::write(directory.join(format!("{size:08}")), noise(size, number as u64)).unwrap();
+        }
+    }
+    let hashes = |rows: Vec<[String; 4]>| rows.into_iter().map(|[_, sha256, xxh128, _]| [sha256, xxh128]).collect();
+    let expected: Vec<[String; 2]> = hashes(scan(&disk, "blocking", "1"));
+    for engine in ["auto", "io_uring", "blocking"] {
+        assert_eq!(hashes(scan(&memory, engine, "2")), expected, "{engine}");
+    }
+    for (engine, directories, line) in [
+        ("auto", vec![&disk], "io_uring engine, "),
+        ("auto", vec![&memory], "io_uring engine with plain reads, "),
+        ("auto", vec![&disk, &memory], "io_uring engine, plain reads in \"/"),
+        ("io_uring", vec![&memory], "io_uring engine, "),
+        ("blocking", vec![&memory], "blocking engine, "),
+    ] {
+        let socket = root.path().join("control.sock");
+        let mut setup = Setup::new(&["watch", "--output", "none", "--read-engine", engine]);
+        for directory in &directories {
+            setup = setup.arg("--data-dir").arg(directory);
+        }
+        let service = setup.env("INGESTOR_CONTROL_SOCKET", &socket).spawn();
+        service.wait_ready();
+        assert!(service.stderr().contains(line), "{engine}, {directories:?}: {}", service.stderr());
+        let engines = &control::health(&socket).1["service"]["engines"];
+        for directory in directories {
+            let own = match engine {
+                "auto" if directory == &memory => "io_uring with plain reads",
+                "auto" => "io_uring",
+                named => named,
+            };
+            assert_eq!(engines[directory.to_str().unwrap()], own, "{engine}: {engines}");
+        }
+        service.stop();
+    }
+}
+
+/// Whether the kernel reads a file there without waiting, as a ring asks it to.
+fn reads_inline(directory: &Path) -> bool {
+    fs::write(directory.join("asked"), "content").unwrap();
+    let file = fs::File::open(directory.join("asked")).unwrap();
+    let mut buffer = [0; 1];
+    let read = preadv2(&file, &mut [io::IoSliceMut::new(&mut buffer)], 0, ReadWriteFlags::NOWAIT);
+    fs::remove_file(directory.join("asked")).unwrap();
+    read != Err(Errno::OPNOTSUPP)
 }
 
 #[test]

@@ -18,6 +18,7 @@ import report
 from broker import Broker
 from measure import CORES, Failure, Skip
 from rows_hash import HashRows
+from rows_paced import PacedRows
 from rows_watch import WatchRows
 
 
@@ -99,7 +100,7 @@ def arguments(rows):
 
 
 def main():
-    options = arguments(range(1, 12))
+    options = arguments(range(1, 15))
     metadata = json.loads(cargo("metadata", "--locked", "--no-deps", "--format-version", "1"))
     # An orderly end for every process and directory, by whatever signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -122,10 +123,11 @@ def main():
 
 
 def measure(bench, chosen):
-    hashing, watching = HashRows(bench), WatchRows(bench)
+    hashing, watching, paced = HashRows(bench), WatchRows(bench), PacedRows(bench)
     lines, failed = [], False
     for number in sorted(chosen):
-        row = getattr(hashing if number < 8 else watching, f"row_{number}")
+        rows = next(rows for rows in (hashing, watching, paced) if hasattr(rows, f"row_{number}"))
+        row = getattr(rows, f"row_{number}")
         say(f"row {number}")
         began = time.monotonic()
         try:

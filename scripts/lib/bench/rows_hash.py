@@ -1,9 +1,12 @@
-"""Rows 1 to 7: files that are there, through `scan` and through other programs."""
+"""Rows 1 to 7, 12 and 13: files that are there, through `scan` and through other programs."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 
 import corpus
 from measure import Failure, Job, Skip, in_turns, output_of
@@ -12,6 +15,7 @@ from report import Comparison
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
 DONE = re.compile(r"done: (\d+) files and (\d+) bytes")
 DROP_CACHES = "/proc/sys/vm/drop_caches"
+IN_MEMORY = "/dev/shm"
 
 
 class HashRows:
@@ -93,7 +97,7 @@ class HashRows:
         files = self.large()
         dd = 'for file; do dd if="$file" of=/dev/null bs=1M status=none; done'
         jobs = [*self.engines(files), Job("dd bs=1M", ["sh", "-c", dd, "dd", *files.paths], 2)]
-        runs = in_turns(jobs, self.bench.rounds, lambda: self.make_cold(files))
+        runs = in_turns(jobs, self.bench.rounds, lambda: self.make_cold(6, files))
         uring = runs[jobs[0].name]
         work, amount = f"{files}, cold, 2 cores", files.total / 1e6
         return [
@@ -101,24 +105,55 @@ class HashRows:
             Comparison.of(6, work, jobs[2].name, "MB/s", amount, uring, runs[jobs[2].name]),
         ]
 
-    def make_cold(self, files):
+    def row_12(self):
+        files = self.small()
+        jobs = [self.ours(files, 2), xargs("openssl", "openssl dgst -sha256", files, 2)]
+        jobs.append(self.ours(files, 2, "blocking", "ours, blocking"))
+        runs = in_turns(jobs, self.bench.long_rounds, lambda: self.make_cold(12, files, names_too=True))
+        work, ours = f"{files}, cold, 2 cores", runs["ours"]
+        return [
+            Comparison.of(12, work, job.name, "files/s", files.files, ours, runs[job.name], bar)
+            for job, bar in zip(jobs[1:], (5, None))
+        ]
+
+    def row_13(self):
+        """A file system that a ring cannot read inline."""
+        if file_system(IN_MEMORY) != "tmpfs":
+            raise Skip(f"{IN_MEMORY} is no tmpfs")
+        files = self.small()
+        with tempfile.TemporaryDirectory(dir=IN_MEMORY) as copy:
+            there = dataclasses.replace(files, path=shutil.copytree(files.path, f"{copy}/files"))
+            jobs = [self.ours(there, 2), self.ours(there, 2, "blocking", "ours, blocking")]
+            jobs.append(self.ours(there, 2, "io_uring", "ours, io_uring"))
+            runs = self.in_turns(there, jobs)
+        work = f"{files} on a tmpfs, 2 cores"
+        return [
+            Comparison.of(13, work, job.name, "files/s", files.files, runs["ours"], runs[job.name], 0.98)
+            for job in jobs[1:]
+        ]
+
+    def make_cold(self, row, files, names_too=False):
         # A quick run leaves the machine's caches to those who use it.
         everything = not self.bench.quick and drop_caches()
+        if names_too and not everything:
+            raise Skip("names and inodes stay in the kernel's caches: not root, or a quick run")
         if not everything:
             for path in files.paths:
                 file = os.open(path, os.O_RDONLY)
                 os.fsync(file)
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(file)
+        if names_too:
+            return  # to look would bring the inodes back
         look = ["fincore", "-b", "-n", "-r", "-o", "RES", *files.paths]
         cached = subprocess.run(look, capture_output=True, text=True, check=True)
         left = sum(map(int, cached.stdout.split()))
         if left > files.total / 100:
             raise Skip(f"{left} bytes of the files cannot be taken out of the page cache")
         self.bench.note(
-            "row 6: before each run all caches of this machine were dropped; a host's below it were not"
+            f"row {row}: before each run all caches of this machine were dropped; a host's below it were not"
             if everything
-            else "row 6: before each run the files alone were taken out of the page cache"
+            else f"row {row}: before each run the files alone were taken out of the page cache"
         )
 
     def row_7(self):
@@ -137,6 +172,11 @@ class HashRows:
             ]
             lines += self.compare(7, files, cores, jobs, unit, rounds=self.bench.long_rounds)
         return lines
+
+
+def file_system(path):
+    look = ["stat", "--file-system", "--format=%T", path]
+    return subprocess.run(look, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def drop_caches():

@@ -66,13 +66,24 @@ class Service:
             fields = file.read().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
-    def switches(self):
-        """How often its threads have gone to sleep, and so have been woken."""
-        total = 0
-        for task in os.listdir(f"/proc/{self.process.pid}/task"):
-            with open(f"/proc/{self.process.pid}/task/{task}/status") as file:
-                total += next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
-        return total
+    def running(self):
+        """Seconds for which its threads have run, exact to the microsecond. Those of threads that ended are not counted."""
+        return sum(int(text.split()[0]) for text in self._of_threads("schedstat")) / 1e9
+
+    def switches(self, all_of_them=False):
+        """How often its threads have gone to sleep, and so have been woken; or also how often they had to stop."""
+        kinds = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")[: 1 + all_of_them]
+        lines = (line.split() for text in self._of_threads("status") for line in text.splitlines())
+        return sum(int(line[1]) for line in lines if line[0].rstrip(":") in kinds)
+
+    def _of_threads(self, name):
+        threads = f"/proc/{self.process.pid}/task"
+        for thread in os.listdir(threads):
+            try:
+                with open(f"{threads}/{thread}/{name}") as file:
+                    yield file.read()
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has ended meanwhile
 
 
 def memory(pid, field):

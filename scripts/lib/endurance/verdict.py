@@ -7,7 +7,7 @@ from observe import in_bytes, overflows
 
 # The last tenth's memory against the second's.
 MEMORY_MAY_GROW = 1.15
-GONE = 'apollonia_failures_total{cause="gone"}'
+GONE = "apollonia_files_gone_total"
 # Fewer samples have no tenths.
 SAMPLES_MIN = 10
 

@@ -9,6 +9,7 @@ use crate::cli::Settings;
 use crate::config::open_directories;
 use crate::files::listing::{list, path_in};
 use crate::files::root::{Protection, Root};
+use crate::memory::{Budget, MORE_MEMORY};
 use crate::watch::inotify::Watch;
 
 const DATA: &str = "data directory";
@@ -30,8 +31,14 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
         Ok(roots) => roots,
         Err(error) => return vec![Check::refused(DATA, &error), state],
     };
+    let limit = limit("max_user_watches");
+    // A tree with more directories than the limit needs no exact number.
+    let most = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(COUNT_MAX, |limit| limit.min(COUNT_MAX));
+    let count = count(&roots, settings.recursive, most);
     let of_each = roots.iter().flat_map(|root| [data_directory(root, settings), leases(root)]);
-    of_each.chain([watches(&roots, settings), queued_events(), state]).collect()
+    of_each
+        .chain([watches(&roots, limit, count.directories, most), queued_events(), memory(settings, count.names), state])
+        .collect()
 }
 
 fn data_directory(root: &Root, settings: &Settings) -> Check {
@@ -81,16 +88,24 @@ fn leases(root: &Root) -> Check {
     }
 }
 
-/// Checks the limit of watches, one a directory, and whether a watch can be added now.
-fn watches(roots: &[Root], settings: &Settings) -> Check {
+/// Checks whether the memory that this process may have is enough for the names.
+fn memory(settings: &Settings, names: usize) -> Check {
+    const NAME: &str = "memory";
+    let mut budget = Budget::of_this_process(settings.state_dir.is_some(), settings.removals);
+    match (budget.add(names), budget.need()) {
+        (Some(need), _) => Check::warn(NAME, format!("{need}"), MORE_MEMORY),
+        (None, Some(need)) => Check::ok(NAME, format!("{need}")),
+        (None, None) => Check::ok(NAME, "no cgroup limits it"),
+    }
+}
+
+/// Checks the limit of watches, one a directory, and whether a watch can be added now. The directories were counted up to
+/// `most`.
+fn watches(roots: &[Root], limit: Option<u64>, directories: usize, most: usize) -> Check {
     const NAME: &str = "inotify watches";
     if let Err(error) = Watch::new(&roots.iter().map(Root::path).collect::<Vec<_>>()) {
         return Check::refused(NAME, &error);
     }
-    let limit = limit("max_user_watches");
-    // A tree with more directories than the limit needs no exact number.
-    let most = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(COUNT_MAX, |limit| limit.min(COUNT_MAX));
-    let directories = if settings.recursive { count_directories(roots, most) } else { roots.len() };
     match limit {
         Some(limit) if directories as u64 > limit => Check::warn(
             NAME,
@@ -105,16 +120,25 @@ fn watches(roots: &[Root], settings: &Settings) -> Check {
     }
 }
 
-/// The number of the roots and the directories below them, counted up to `most` and one.
-fn count_directories(roots: &[Root], most: usize) -> usize {
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    directories: usize,
+    names: usize,
+}
+
+/// The number of the roots and, if `recursive`, the directories below them, counted up to `most` and one; and the files in
+/// them.
+fn count(roots: &[Root], recursive: bool, most: usize) -> Count {
     let mut left: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (root, Vec::new())).collect();
-    let mut count = 0;
+    let mut count = Count::default();
     while let Some((root, below)) = left.pop() {
-        count += 1;
-        if count > most {
+        count.directories += 1;
+        if count.directories > most {
             break;
         }
-        if let Ok(listing) = list(root, &below) {
+        let Ok(listing) = list(root, &below) else { continue };
+        count.names += listing.files.len();
+        if recursive {
             left.extend(listing.directories.iter().map(|name| (root, path_in(&below, name))));
         }
     }
@@ -148,7 +172,10 @@ mod tests {
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
         let roots = open_directories(&[dir.path().to_owned()]).unwrap();
-        assert_eq!(count_directories(&roots, 100), 5);
-        assert_eq!(count_directories(&roots, 2), 3);
+        fs::write(dir.path().join("a/b/file"), "").unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(count(&roots, true, 100), Count { directories: 5, names: 2 });
+        assert_eq!(count(&roots, true, 2).directories, 3);
+        assert_eq!(count(&roots, false, 100), Count { directories: 1, names: 1 });
     }
 }

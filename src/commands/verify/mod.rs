@@ -31,16 +31,18 @@ use crate::hash::Digests;
 use crate::inquiry::Row;
 use crate::job::{Job, Outcome, Report};
 use crate::ledger::snapshot::Snapshot;
-use crate::mailbox::Notice;
+use crate::mailbox::{Notice, Reports};
 use crate::progress::Progress;
 use crate::signals::{Caller, CaughtSignals};
 use crate::{logging, pipeline};
 
-/// Jobs that are dispatched at a time.
+/// Files that are compared between two looks whether a signal has come, and jobs that are dispatched at a time.
 const BATCH: usize = 256;
 
-/// How long the loop sleeps while it waits for files that are read, and before one is read again that there was no descriptor
-/// for.
+/// Files in flight at most. It bounds what is kept of large files, each of which leaves its room to small ones.
+const IN_FLIGHT_MAX: usize = 16 * BATCH;
+
+/// The pause before a file is read again that there was no descriptor or memory for.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Rows between two looks whether a signal has come.
@@ -154,7 +156,8 @@ impl Scope {
 struct Expected {
     version: Version,
     digests: Digests,
-    /// The row is of exactly this version, so that another content is no change that anybody made.
+    /// The row is of exactly this version, and no change can have left the version as it is: so another content is no change
+    /// that anybody made.
     same_version: bool,
 }
 
@@ -202,23 +205,36 @@ impl Verify {
             if let Some(signal) = self.read_notices()? {
                 return Ok(Some(signal));
             }
-            let room = self.dispatcher.room().min(BATCH);
-            let mut batch = mem::take(&mut self.again);
-            while batch.len() < room {
-                let mut unlisted = 0;
-                let Some(job) = self.walk.next(&mut unlisted) else { break };
-                self.totals.unlisted += unlisted;
-                batch.extend(self.compare(job)?);
+            if !self.again.is_empty() {
+                self.dispatcher.mailbox.sleep(None, None, Reports::Leave(PAUSE))?;
             }
-            let idle = batch.is_empty();
-            self.dispatcher.submit(batch);
-            if idle && self.walk.is_through() && !self.dispatcher.busy() && self.again.is_empty() {
+            if self.fill()? {
+                continue;
+            }
+            if !self.dispatcher.busy() {
                 return Ok(None);
             }
-            if idle {
-                self.dispatcher.mailbox.sleep(None, Some(PAUSE))?;
-            }
+            self.dispatcher.mailbox.sleep(None, None, Reports::Wake)?;
         }
+    }
+
+    /// Compares some files, and dispatches those to be read. Returns whether there were any.
+    fn fill(&mut self) -> Result<bool, Error> {
+        let in_flight = self.dispatcher.in_flight();
+        let room = self.dispatcher.room().min(IN_FLIGHT_MAX.saturating_sub(in_flight)).min(BATCH);
+        // Adding single jobs would cost a wake-up each.
+        if room < BATCH && in_flight > 0 {
+            return Ok(false);
+        }
+        let mut batch: Vec<Job> = self.again.drain(..room.min(self.again.len())).collect();
+        let mut any = !batch.is_empty();
+        for _ in batch.len()..room {
+            let Some(job) = self.walk.next(&mut self.totals.unlisted) else { break };
+            any = true;
+            batch.extend(self.compare(job)?);
+        }
+        self.dispatcher.submit(batch);
+        Ok(any)
     }
 
     /// Compares a file with its row. Returns its job where its content is to be read, too.
@@ -236,7 +252,8 @@ impl Verify {
         };
         let Some(version) = version else { return Ok(None) };
         let path = job.directory.absolute(&job.name);
-        let row = self.snapshot.row(&path)?.map(|row| row.shown(&path));
+        let confirmed = self.snapshot.row(&path)?;
+        let row = confirmed.map(|row| row.shown(&path));
         self.totals.files += 1;
         self.totals.bytes += version.size;
         match judge(row.as_ref(), &version, self.early) {
@@ -245,6 +262,7 @@ impl Verify {
             Judged::Same { same_version } => {
                 let digests = row.and_then(|row: Row| row.digests);
                 if let (true, Some(digests)) = (self.content, digests) {
+                    let same_version = same_version && confirmed.is_some_and(|row| !row.is_racy());
                     self.expected.insert(path, Expected { version, digests, same_version });
                     return Ok(Some(job));
                 }
@@ -273,7 +291,7 @@ impl Verify {
     fn read(&mut self, Report { job, outcome }: Report) -> Result<(), Error> {
         if let Outcome::Unread(Unread::Wanting(_)) = outcome {
             self.again.push(job);
-            return self.dispatcher.mailbox.sleep(None, Some(PAUSE));
+            return Ok(());
         }
         let path = job.directory.absolute(&job.name);
         let Some(Expected { version: before, digests: confirmed, same_version }) = self.expected.remove(&path) else {
@@ -326,11 +344,12 @@ impl Verify {
     }
 }
 
-/// Whether names came or went in the directory of a path since then.
+/// Whether names came or went since then in the directory of a path, or in the next one above it that is still there.
 fn changed_since(path: &[u8], early: Timestamp) -> bool {
-    let above = Path::new(OsStr::from_bytes(path)).parent();
-    above.and_then(|above| fs::metadata(above).ok()).is_some_and(|above| {
-        let changed = Timestamp { seconds: above.mtime(), nanoseconds: nanoseconds(above.mtime_nsec()) };
+    let above = Path::new(OsStr::from_bytes(path)).ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
+    // The time of the last change of anything, because who copies trees sets the other one back.
+    above.is_some_and(|above| {
+        let changed = Timestamp { seconds: above.ctime(), nanoseconds: nanoseconds(above.ctime_nsec()) };
         judge::is_early(changed, early)
     })
 }

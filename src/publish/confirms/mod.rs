@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
-use lapin::options::BasicPublishOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Confirmation, Event, ExchangeKind};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
+use super::deferred::WakeUps;
 use super::errors::{failure, soft_error};
 use super::frame::FrameLimit;
 use super::outage::Outage;
 use super::refusal::Refusal;
-use super::session::{Session, properties, routing_key};
+use super::session::{Session, publish};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
@@ -54,9 +54,10 @@ pub fn run(
     progress: &Progress,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let wake_ups = WakeUps::new(settings.window);
+    let runtime = wake_ups
+        .deferred()
+        .runtime()
         .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {}", os_message(&error))))?;
     runtime.block_on(async {
         let opened = async {
@@ -69,7 +70,7 @@ pub fn run(
             Ok(session) => {
                 progress.set_broker(BrokerState::Connected);
                 let _ = ready.send(Ok(()));
-                let ended = PublishLoop::new(settings, sender, progress, messages).run(session).await;
+                let ended = PublishLoop::new(settings, sender, progress, messages, wake_ups).run(session).await;
                 progress.set_broker(BrokerState::Disconnected);
                 ended?;
             }
@@ -87,6 +88,7 @@ struct PublishLoop<'a> {
     batches: Vec<Vec<Outgoing>>,
     /// No more messages come.
     ended: bool,
+    wake_ups: WakeUps,
     window: Window<Outgoing>,
     /// Messages of a channel that is lost, until the window has them back.
     unanswered: Vec<Sent<Outgoing>>,
@@ -126,6 +128,7 @@ impl<'a> PublishLoop<'a> {
         sender: &'a Sender,
         progress: &'a Progress,
         messages: Receiver<Vec<Outgoing>>,
+        wake_ups: WakeUps,
     ) -> Self {
         let window = match settings.exchange.kind {
             ExchangeKind::Fanout => Window::new(settings.window),
@@ -138,6 +141,7 @@ impl<'a> PublishLoop<'a> {
             messages,
             batches: Vec::with_capacity(BATCHES_TOGETHER),
             ended: false,
+            wake_ups,
             window,
             unanswered: Vec::new(),
             limit: None,
@@ -180,6 +184,7 @@ impl<'a> PublishLoop<'a> {
         let mut fence_lost = pin!(fence.keep(at));
         let frame = FrameLimit::of(connection);
         let mut events = connection.events_listener();
+        let deferred = Arc::clone(self.wake_ups.deferred());
         let mut unconfirmed = FuturesUnordered::new();
         loop {
             self.report_unconfirmed();
@@ -189,12 +194,12 @@ impl<'a> PublishLoop<'a> {
             // As many as the window releases at once, for one write.
             let (now, before) = (Instant::now(), unconfirmed.len());
             while let Some(message) = self.window.next(now) {
-                unconfirmed.push(publish(channel, self.settings, &frame, message));
+                unconfirmed.push(publish(channel, self.settings, &frame, &deferred, message));
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
-            self.progress.metrics.messages_published.inc_by((unconfirmed.len() - before) as u64);
-            self.report_unconfirmed();
-            let next_at = self.window.next_at();
+            self.report_published(unconfirmed.len() - before, now);
+            let deferred_until = self.wake_ups.until().filter(|_| !unconfirmed.is_empty());
+            let next_at = self.window.next_at().into_iter().chain(deferred_until).min();
             let handled = tokio::select! {
                 count = self.messages.recv_many(&mut self.batches, BATCHES_TOGETHER),
                     if !self.ended && self.window.wants_more() =>
@@ -203,7 +208,10 @@ impl<'a> PublishLoop<'a> {
                     Ok(())
                 }
                 Some(answer) = unconfirmed.next() => self.on_answers(answer, &mut unconfirmed),
-                () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => Ok(()),
+                () = sleep_until(next_at.unwrap_or(now).into()), if next_at.is_some() => {
+                    self.wake_ups.on_time(Instant::now());
+                    Ok(())
+                }
                 // The connection's own events: it is blocked, or lost even while no message is on its way.
                 Some(event) = events.next() => self.on_event(&event, channel),
                 error = &mut fence_lost => return Err(error),
@@ -298,6 +306,12 @@ impl<'a> PublishLoop<'a> {
         Ok(())
     }
 
+    fn report_published(&mut self, messages: usize, now: Instant) {
+        self.progress.metrics.messages_published.inc_by(messages as u64);
+        self.wake_ups.published(messages, now);
+        self.report_unconfirmed();
+    }
+
     /// Reports how many messages have no answer, and how many wait for a queue.
     fn report_unconfirmed(&self) {
         self.progress.set_unroutable(self.window.unroutable());
@@ -365,18 +379,5 @@ impl<'a> PublishLoop<'a> {
             _ => {}
         }
         Ok(())
-    }
-}
-
-async fn publish(channel: &Channel, settings: &PublishSettings, frame: &FrameLimit, sent: Sent<Outgoing>) -> Answer {
-    // Without `mandatory` the broker drops a message that no queue is bound for, and acknowledges it like any other.
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let message = sent.message();
-    let (exchange, key) = (settings.exchange.name.clone(), routing_key(&settings.routing_key, message));
-    let properties = frame.fit(properties(message), || message.job.directory.absolute(&message.job.name));
-    let published = channel.basic_publish(exchange, key, options, &message.body, properties).await;
-    match published {
-        Ok(confirm) => (sent, confirm.await),
-        Err(error) => (sent, Err(error)),
     }
 }

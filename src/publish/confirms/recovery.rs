@@ -35,6 +35,7 @@ impl PublishLoop<'_> {
         connection: &Connection,
         channel: &Channel,
     ) -> Result<lapin::Error, Error> {
+        self.wake_ups.defer_nothing();
         loop {
             // To a blocked broker the client writes nothing: it neither ends a channel nor opens one.
             let blocked = self.progress.broker() == BrokerState::Blocked && connection.status().connected();

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::num::NonZeroU64;
+use std::os::fd::AsFd;
 
 use futures_util::future::join4;
 use rustix::fs::{Advice, fadvise};
 use tokio_uring::buf::fixed::FixedBuf;
-use tokio_uring::fs::File;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::operations::borrow;
+use super::opened::Opened;
 use super::worker::Worker;
 use crate::files::errno::Call;
 use crate::files::unread::{Unread, Why};
@@ -39,7 +39,7 @@ type Slot = Option<Box<Request<FixedBuf>>>;
 pub(super) async fn hash(
     worker: &Worker,
     used: &mut Slot,
-    file: &File,
+    file: &Opened,
     before: &Before,
     job: &Job,
 ) -> Result<Digests, Unread> {
@@ -62,11 +62,11 @@ fn request(used: &mut Slot) -> Box<Request<FixedBuf>> {
 async fn hash_chunk(
     worker: &Worker,
     used: &mut Slot,
-    file: &File,
+    file: &Opened,
     before: &Before,
     buffer: FixedBuf,
 ) -> Result<Digests, Unread> {
-    match file.read_fixed_at(buffer, 0).await {
+    match file.read(worker, buffer, 0).await {
         (Ok(count), buffer) if count as u64 == before.version.size => {
             if count <= DIRECT_BYTES {
                 return Ok(Digests::of(&buffer[..count]));
@@ -88,7 +88,7 @@ async fn hash_chunk(
 async fn hash_chunks(
     worker: &Worker,
     used: &mut Slot,
-    file: &File,
+    file: &Opened,
     before: &Before,
     job: &Job,
 ) -> Result<Digests, Unread> {
@@ -118,7 +118,7 @@ fn chunks_left(bytes: u64) -> usize {
 type Chunk = (io::Result<usize>, FixedBuf);
 
 /// Reads up to `count` chunks from `at` on, all at once. There is none for a buffer that would begin after the end.
-async fn read_chunks(worker: &Worker, file: &File, at: u64, size: u64, count: usize) -> [Option<Chunk>; CHUNKS_MAX] {
+async fn read_chunks(worker: &Worker, file: &Opened, at: u64, size: u64, count: usize) -> [Option<Chunk>; CHUNKS_MAX] {
     debug_assert!(count <= CHUNKS_MAX, "{count} chunks at once");
     let mut buffers = [const { None }; CHUNKS_MAX];
     for buffer in buffers.iter_mut().take(count) {
@@ -127,20 +127,20 @@ async fn read_chunks(worker: &Worker, file: &File, at: u64, size: u64, count: us
     let mut read = |number: usize| {
         let from = at + (number * CHUNK_BYTES) as u64;
         let buffer = if from < size { buffers[number].take() } else { None };
-        read_chunk(file, buffer, from)
+        read_chunk(worker, file, buffer, from)
     };
     let (a, b, c, d) = join4(read(0), read(1), read(2), read(3)).await;
     [a, b, c, d]
 }
 
-/// One read into a registered buffer; nothing without a buffer.
-async fn read_chunk(file: &File, buffer: Option<FixedBuf>, at: u64) -> Option<Chunk> {
-    Some(file.read_fixed_at(buffer?, at).await)
+/// One read; nothing without a buffer.
+async fn read_chunk(worker: &Worker, file: &Opened, buffer: Option<FixedBuf>, at: u64) -> Option<Chunk> {
+    Some(file.read(worker, buffer?, at).await)
 }
 
 /// The content of a file of several chunks, as far as it has been read.
 struct Content<'a> {
-    file: &'a File,
+    file: &'a Opened,
     before: &'a Before,
     request: Box<Request<FixedBuf>>,
     xxh128: Xxh128Stream,
@@ -163,7 +163,7 @@ impl Content<'_> {
                 return Err(Unread::Busy(Why::Changed)); // it shrank or grew
             }
             if self.chunks.is_multiple_of(CHUNKS_BETWEEN_CHECKS) {
-                self.before.confirm(borrow(self.file))?;
+                self.before.confirm(self.file.as_fd())?;
             }
             if count < CHUNK_BYTES {
                 break;
@@ -184,10 +184,10 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    fn ask(&mut self, file: &File, at: u64) {
+    fn ask(&mut self, file: &Opened, at: u64) {
         while self.asked < self.size.min(at + AHEAD_BYTES) {
             // This is advice: if the kernel refuses it, the reads are slower and nothing else.
-            let _ = fadvise(borrow(file), self.asked, NonZeroU64::new(AHEAD_STEP_BYTES), Advice::WillNeed);
+            let _ = fadvise(file.as_fd(), self.asked, NonZeroU64::new(AHEAD_STEP_BYTES), Advice::WillNeed);
             self.asked += AHEAD_STEP_BYTES;
         }
     }

@@ -1,12 +1,14 @@
 //! The way of one file through the ring: open, examine, read and hash, examine again, close.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::content;
-use super::operations::{OpenRequest, borrow, open};
+use super::opened::Opened;
+use super::operations::{OpenRequest, open};
 use super::worker::Worker;
 use crate::files::unread::{Unread, Why};
 use crate::hash::Digests;
@@ -28,16 +30,22 @@ pub(super) async fn read(worker: &Worker, scratch: &mut Scratch, job: &Job) -> R
     request.path.set(job);
     request.path.as_c_str()?;
     let root = job.directory.root();
+    // A large file goes through the ring anyway: its kernel threads read ahead of the hashing.
+    if !job.large && worker.plain_reads.are_quick() {
+        let request = scratch.open.insert(request);
+        let file = Opened::Plain(root.open_file(request.path.as_c_str()?)?);
+        return read_open(worker, job, request.path.as_c_str()?, &mut scratch.hash, &file).await;
+    }
     let (opened, request) = open(root, request).await;
     let request = scratch.open.insert(request);
     let file = match opened {
-        Ok(file) => File::from_std(file.into()),
+        Ok(file) => file,
         // A link is opened by the slower way, with plain calls.
-        Err(errno) => File::from_std(root.open_otherwise(request.path.as_c_str()?, errno)?.into()),
+        Err(errno) => root.open_otherwise(request.path.as_c_str()?, errno)?,
     };
+    let file = Opened::InRing(File::from_std(file.into()));
     let read = read_open(worker, job, request.path.as_c_str()?, &mut scratch.hash, &file).await;
-    // Closed through the ring, together with other operations. An error of close(2) changes nothing for a read file.
-    let _ = file.close().await;
+    file.close().await;
     read
 }
 
@@ -46,13 +54,13 @@ async fn read_open(
     job: &Job,
     path: &CStr,
     request: &mut Option<Box<Request<FixedBuf>>>,
-    file: &File,
+    file: &Opened,
 ) -> Result<(Before, Digests), Unread> {
-    let before = examine(job, borrow(file))?;
+    let before = examine(job, file.as_fd())?;
     let digests = content::hash(worker, request, file, &before, job).await?;
     if before.hides_changes() && content::hash(worker, request, file, &before, job).await? != digests {
         return Err(Unread::Busy(Why::Changed));
     }
-    before.confirm_all(job.directory.root(), path, borrow(file), job.within.is_some())?;
+    before.confirm_all(job.directory.root(), path, file.as_fd(), job.within.is_some())?;
     Ok((before, digests))
 }

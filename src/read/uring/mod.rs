@@ -6,6 +6,7 @@
 
 mod content;
 mod file;
+mod opened;
 mod operations;
 mod pool;
 mod worker;

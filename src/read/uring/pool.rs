@@ -49,8 +49,9 @@ impl Pool {
 
     /// Takes jobs from a queue until it ends, then waits until they are concluded.
     async fn take(self: &Rc<Self>, queue: &Queue, intake: &Intake, large: bool) {
-        let has_room = || intake.in_flight.get() < self.worker.readers.share(large).min(intake.limit.get());
-        while let Some(job) = queue.next(has_room, &intake.finished).await {
+        let most = || self.worker.readers.share(large).min(intake.limit.get());
+        let room = || Some(intake.in_flight.get()).filter(|in_flight| *in_flight < most());
+        while let Some(job) = queue.next(room, &intake.finished).await {
             debug_assert!(job.large == large, "each queue has jobs of its own");
             intake.begin();
             self.assign(job);
@@ -230,12 +231,13 @@ mod tests {
         let (sender, mailbox) = Mailbox::new(8).unwrap();
         let readers = Readers {
             roots: vec![Arc::clone(&root)],
-            small: Arc::new(Queue::new(8)),
-            large: Arc::new(Queue::new(8)),
+            small: Arc::new(Queue::new(8, 1)),
+            large: Arc::new(Queue::new(8, 1)),
             volume: Arc::new(Volume::new(String::new())),
             progress: Arc::new(Progress::default()),
             workers: 1,
             files: limits::files_each(1, None),
+            plain_reads: false,
             deadline: Arc::new(Deadline::default()),
             messages: None,
             sender,

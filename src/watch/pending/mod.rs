@@ -220,12 +220,19 @@ impl Pending {
 
     /// A rescan found a path with another version than the last confirmed one. Returns whether the path is in the set. A
     /// waiting path will be read anyway; a path in flight is read once more, because its reader may have come before the
-    /// change. `renamed`: the file came to the path by a rename.
+    /// change. A removal that waits is none any more. `renamed`: the file came to the path by a rename.
     pub(crate) fn read_again(&mut self, id: DirectoryId, name: &Name, renamed: bool, seen_at: Timestamp) -> bool {
         let Some(entry) = entry(&mut self.entries, id, name) else { return false };
         if let EntryState::InFlight { again, .. } = &mut entry.state {
             let change = if renamed { Change::MovedTo } else { Change::Closed };
-            again.get_or_insert((change, seen_at));
+            if again.is_none_or(|(change, _)| change.lost().is_some()) {
+                *again = Some((change, seen_at));
+            }
+        } else if entry.lost.take().is_some() {
+            entry.seen_at = seen_at;
+            if renamed {
+                entry.event = EventType::MovedTo;
+            }
         }
         true
     }
@@ -319,7 +326,13 @@ impl Pending {
                 self.enqueue(id, name, position);
             }
         }
-        taken
+        match again {
+            // The file that is there did not come by a rename, so its metadata alone is worth no message.
+            Some((change, _)) if taken.is_some() && change != Change::MovedTo && change.lost().is_none() => {
+                Some(NameLost::Deleted)
+            }
+            _ => taken,
+        }
     }
 
     /// Drops every waiting path, because a rescan finds it again. Paths in flight stay.

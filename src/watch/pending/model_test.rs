@@ -212,6 +212,8 @@ impl Model {
             self.change_as(number, if rests { Change::Complete } else { changed }, Pending::found);
         } else if !path.owed {
             (path.owed, path.seen_at, path.rests_from, path.lost) = (true, seen_at, None, false);
+        } else if path.lost {
+            (path.seen_at, path.lost) = (seen_at, false);
         }
     }
 

@@ -103,11 +103,11 @@ impl State {
             (Err(errno), _) => return Err(errno),
         };
         self.retries.forget(id, &Name::from(&b""[..]));
+        if self.progress.phase() == Phase::Starting {
+            self.count_names(listing.files.len());
+        }
         let Some(node) = self.tree.get_mut(id) else { return Ok(()) };
         node.listed = true;
-        if self.progress.phase() == Phase::Starting {
-            self.progress.start.listed(listing.files.len());
-        }
         let origin = mem::replace(&mut node.origin, Origin::Found);
         let lost = self.confirmed.listed(node, &listing.files);
         node.directory.set_names(listing.neighbors());

@@ -38,6 +38,7 @@ use crate::files::version::Timestamp;
 use crate::filter::Filter;
 use crate::inquiry::recent::Recent;
 use crate::logging::FileLines;
+use crate::memory::Budget;
 use crate::progress::Progress;
 
 /// How often directories without a watch are rescanned, unless `--rescan-seconds` sets it for all.
@@ -112,6 +113,8 @@ pub(super) struct State {
     /// When that is due next, while there are any.
     unwatched_at: Option<Instant>,
     progress: Arc<Progress>,
+    /// What the names that a start finds may take.
+    memory: Budget,
     lines: FileLines,
     recent: Recent,
 }
@@ -136,6 +139,7 @@ impl State {
             unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
             unwatched_at: None,
             progress,
+            memory: Budget::default(),
             lines: FileLines::limited(),
             recent: Recent::default(),
         }

@@ -323,7 +323,7 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool) -> (Wat
         removals,
     };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
-    state.list_all(Instant::now()).unwrap();
+    state.list_all(false, Instant::now()).unwrap();
     state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
     (watch, state)
 }
@@ -702,6 +702,36 @@ fn what_was_written_by_a_name_that_the_file_has_lost_is_published_by_the_other()
         scene.complete_all();
         scene.rest();
         ["one/file", "one/other"].iter().for_each(|path| scene.assert_published_last(path));
+    }
+}
+
+/// The removal of the file before was on its way, and was due once more for the one after.
+#[test]
+fn a_file_that_a_rescan_finds_while_its_paths_removal_is_in_flight_is_published() {
+    for waits in [false, true] {
+        let mut scene = Scene::with_removals(&["one"]);
+        fs::remove_file(scene.path("one/file")).unwrap();
+        scene.catch_up();
+        scene.write_ledger();
+        scene.now += Duration::from_secs(60);
+        scene.dispatch(1);
+        scene.write_ledger();
+        scene.now += Duration::from_secs(60);
+        scene.dispatch(1);
+        scene.read(0);
+        scene.write("one/file");
+        fs::remove_file(scene.path("one/file")).unwrap();
+        scene.read_events();
+        if waits {
+            scene.complete(0);
+        }
+        scene.write("one/file");
+        scene.overflow();
+        scene.rescan();
+        scene.catch_up();
+        scene.complete_all();
+        scene.rest();
+        scene.assert_published_last("one/file");
     }
 }
 

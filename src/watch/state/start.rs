@@ -18,6 +18,7 @@ use crate::files::version::{Timestamp, Version};
 use crate::filter::Filter;
 use crate::job::Last;
 use crate::ledger::store::{Entered, Entry, Fate, Row, Store};
+use crate::memory::{Budget, MORE_MEMORY, Need};
 use crate::watch::confirmed::{Before, Confirmed, Loaded};
 use crate::watch::tree::{Node, Origin, nothing_to_enter};
 
@@ -52,10 +53,26 @@ impl<'a> Unlisted<'a> {
     }
 }
 
-/// The names of a listed directory.
+/// A listed directory. Its index holds the names of the regular files, so that none of a million is kept twice.
 struct Listed {
     id: DirectoryId,
-    names: Set<Name>,
+    /// Listed names that the index lacks: those of links.
+    links: Set<Name>,
+}
+
+impl Listed {
+    fn new(id: DirectoryId, directory: &Directory, names: &[Name]) -> Self {
+        let links = directory.update(|index| {
+            // The index holds no names but listed ones.
+            let all = index.len() == names.len();
+            names.iter().filter(|name| !all && !index.contains(name)).cloned().collect()
+        });
+        Self { id, links }
+    }
+
+    fn name(&self, directory: &Directory, name: &[u8]) -> Option<Name> {
+        directory.name(name).or_else(|| self.links.get(name).cloned())
+    }
 }
 
 /// Loads the ledger, row by row.
@@ -78,16 +95,16 @@ impl<'a> Loader<'a> {
         let loaded = Loaded { known: row.known(), last };
         let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
         match self.listed.get(directory) {
-            Some(Listed { id, names }) => {
-                let node = self.state.tree.get_mut(*id);
-                let Some(node) = node else { return Fate::Gone };
-                let Some(name) = names.get(name) else {
-                    return self.load_lost(*id, name, last);
+            Some(listed) => {
+                let id = listed.id;
+                let Some(node) = self.state.tree.get_mut(id) else { return Fate::Gone };
+                let Some(name) = listed.name(&node.directory, name) else {
+                    return self.load_lost(id, name, last);
                 };
-                if !self.state.filter.admits(&node.directory.below(name)) {
+                if !self.state.filter.admits(&node.directory.below(&name)) {
                     return Fate::LeftOut;
                 }
-                Confirmed::load(node, name, loaded);
+                Confirmed::load(node, &name, loaded);
             }
             None => match self.unlisted(directory) {
                 Unlisted::Gone(_) if last.is_none() => return Fate::Gone,
@@ -195,11 +212,24 @@ struct Present {
 }
 
 impl State {
-    /// Watches and lists the whole tree.
+    /// Counts names that were found at the start, and warns as soon as they do not fit into memory.
+    pub(super) fn count_names(&mut self, names: usize) {
+        self.progress.start.listed(names);
+        if let Some(need) = self.memory.add(names) {
+            tracing::warn!(
+                event = "memory_short",
+                next = MORE_MEMORY,
+                "{need}, so the kernel may end the service without a word: {MORE_MEMORY}"
+            );
+        }
+    }
+
+    /// Watches and lists the whole tree. `ledger`: one is kept.
     ///
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
-    pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+    pub(in crate::watch) fn list_all(&mut self, ledger: bool, now: Instant) -> Result<(), Error> {
+        self.memory = Budget::of_this_process(ledger, self.confirmed.keeps_last());
         self.progress.start.watched(self.tree.roots().len());
         self.rescan.begin(self.tree.roots(), now);
         while let Some((id, deep)) = self.rescan.next_to_list() {
@@ -210,6 +240,9 @@ impl State {
             }
         }
         self.progress.metrics.rescans.start.inc();
+        if let Some(need) = self.memory.need().filter(Need::fits) {
+            tracing::info!(event = "memory", "{need}");
+        }
         Ok(())
     }
 
@@ -234,17 +267,22 @@ impl State {
     fn load(&mut self, store: &mut Store) -> Result<bool, Error> {
         let mut listed = Map::default();
         let mut files = 0;
+        let rows_max = store.rows_max();
         for (id, names) in self.rescan.listed() {
-            let Some(node) = self.tree.get(id) else { continue };
-            let names: Set<Name> = names.iter().cloned().collect();
+            let Some(node) = self.tree.get_mut(id) else { continue };
             files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
-            listed.insert(node.directory.prefix().to_vec(), Listed { id, names });
+            // A map that grows by the row is for a while there twice, the second time with room for twice as many.
+            node.known.reserve(names.len().min(rows_max));
+            listed.insert(node.directory.prefix().to_vec(), Listed::new(id, &node.directory, names));
         }
         let roots = self.tree.roots().to_vec();
         let (unlisted, lost) = (Map::default(), Map::default());
         let mut loader = Loader { state: self, roots: &roots, listed, unlisted, lost, loaded: 0 };
         let whole = store.load(|path, row| loader.load(path, row))?;
-        let Loader { mut loaded, lost, .. } = loader;
+        let Loader { mut loaded, lost, listed, .. } = loader;
+        for Listed { id, .. } in listed.values() {
+            self.tree.get_mut(*id).into_iter().for_each(|node| node.known.shrink_to_fit());
+        }
         if whole {
             lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
         } else {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -11,6 +13,7 @@ use super::record::Entry;
 use super::repeats::{Confirms, Excuses, Losses, Micros, parse};
 use crate::support::files::utc;
 use crate::support::message::FIELDS;
+use crate::support::setup::NOBODY;
 
 /// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
@@ -42,11 +45,22 @@ impl Last {
 }
 
 impl Last {
-    /// The names whose last message is one of a file, although they have none: with removals there are none of these.
+    /// The names whose last message is one of a file, although they have none: with removals there are none of these. A name
+    /// below a directory that is closed to the service is taken back once it can be looked at.
     pub fn not_taken_back(&self, finals: &Finals, data: &Path) -> Vec<String> {
         let is_gone = |name: &&String| !finals.contains_key(*name) && data.join(name).metadata().is_err();
-        self.by_name.keys().filter(is_gone).cloned().collect()
+        let can_be_seen = |name: &&String| {
+            let above = Path::new(name).ancestors().skip(1).map(|above| data.join(above).metadata());
+            above.flatten().all(|directory| is_searchable(&directory))
+        };
+        self.by_name.keys().filter(is_gone).filter(can_be_seen).cloned().collect()
     }
+}
+
+/// Whether the service, as its own user, can look at names in a directory.
+fn is_searchable(directory: &Metadata) -> bool {
+    let bit = if directory.uid() == NOBODY { 0o100 } else { 0o001 };
+    directory.mode() & bit != 0
 }
 
 /// A message that takes the last one of its path back.

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod certificates;
+pub mod cgroup;
 pub mod consumer;
 pub mod control;
 pub mod files;

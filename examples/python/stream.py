@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Reads every message of apollonia-ingestor from a stream: at its own pace, from any point, as often as is wanted.
 
-usage: deploy/consumers/stream.py [--state FILE] [--from first|next|OFFSET] [--count LINES] [AMQP_URL]
+usage: examples/python/stream.py [--state FILE] [--from first|next|OFFSET] [--count LINES] [AMQP_URL]
 
   --state FILE  keep in FILE how far it has come, and go on from there
   --from WHERE  where to begin when there is no such FILE: the oldest message (first), the next to come, an offset

@@ -1,4 +1,4 @@
-"""What sharded.py and stream.py have in common: command line, connection, the work, and the dropping of repeats."""
+"""What consumer.py, sharded.py and stream.py have in common: command line, connection, the work, and the dropping of repeats."""
 
 import argparse
 import collections
@@ -13,7 +13,8 @@ import pika
 EXCHANGE = "apollonia"
 # Messages here without an acknowledgement, at most: enough to keep the connection busy.
 PREFETCH = 200
-# Some 20 MB of ids. They are forgotten at the end: examples/consumer.py says what remembers longer.
+# Some 20 MB of ids: more than an ingestor with a ledger repeats after a crash. `--catch-up all` repeats everything. They are
+# forgotten at the end: consumer.py says what remembers longer.
 REMEMBERED = 100_000
 
 
@@ -68,7 +69,7 @@ def work(fields):
     except OSError as error:
         # Else the interpreter tries once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"error: standard output: {error.strerror}; the message comes again")
+        sys.exit(f"error: standard output: {error.strerror}; the message stays where it is")
 
 
 def say(line):
@@ -77,6 +78,8 @@ def say(line):
 
 def run(command_line, options, consume):
     """Connects, and calls consume(channel, options, files) until it returns or a signal asks for the end."""
+    if options.count < 1:
+        command_line.error("--count must be at least 1")
     url = options.url or os.environ.get("AMQP_CONNECTION_STRING") or "amqp://guest:guest@localhost:5672/"
     try:
         if not url.startswith(("amqp://", "amqps://")):

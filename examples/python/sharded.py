@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """One of N consumers that share the messages of apollonia-ingestor: a queue each, behind a consistent-hash exchange.
 
-usage: deploy/consumers/sharded.py --shard K --of N [--count LINES] [AMQP_URL]
+usage: examples/python/sharded.py --shard K --of N [--count LINES] [AMQP_URL]
 
     rabbitmq-plugins enable rabbitmq_consistent_hash_exchange
-    deploy/consumers/sharded.py --shard 1 --of 2
-    deploy/consumers/sharded.py --shard 2 --of 2
+    examples/python/sharded.py --shard 1 --of 2
+    examples/python/sharded.py --shard 2 --of 2
 
 Whichever starts first declares everything: the exchange apollonia.shards, the quorum queues apollonia.shard.1 to N bound to
 it with the same weight, and last its binding to apollonia. A second process for a shard waits and takes over when the
@@ -14,7 +14,7 @@ first ends (single active consumer). --count ends it after so many lines.
 The routing key is `file.created` for every message, so the exchange hashes the message id (hash-property). Ids spread
 evenly, and a repeat goes to the queue that has had the message, where it is dropped without asking the other shards. Not
 for ever: RabbitMQ makes the ring anew when a node starts and when N changes, and a repeat may then come to another shard.
-What must not be done twice takes the unique key that examples/consumer.py describes.
+What must not be done twice takes the unique key that consumer.py describes.
 
 Two versions of one path have two ids, and with that perhaps two queues: the older one can be done last. No property or
 header names the path, so no exchange can keep its versions together. Let the newer one win where the result is kept;
