@@ -30,15 +30,7 @@ use crate::read::readers::Readers;
 /// # Errors
 /// The first failure of a reader or of the output to start.
 pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Progress>) -> Result<Dispatcher, Error> {
-    let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
-    let volumes: Vec<Volume> = limits::share_out(settings.workers, count)
-        .enumerate()
-        .map(|(number, workers)| {
-            // A window of unconfirmed messages, and for each thread the files it reads and as many queued ones.
-            let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
-            Volume::new(bound, directories(roots, number))
-        })
-        .collect();
+    let volumes = volumes(settings, roots);
     progress.set_volumes(volumes.iter().map(|volume| Arc::clone(&volume.progress)).collect());
     let in_flight_max = volumes.iter().map(Volume::bound).sum();
     let (sender, mailbox) = Mailbox::new(in_flight_max + NOTICES_BESIDE_REPORTS)?;
@@ -76,6 +68,18 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
         publisher,
         ended: false,
     })
+}
+
+/// The volumes that the data directories are on, with their shares of what may be in flight.
+fn volumes(settings: &PipelineSettings, roots: &[Arc<Root>]) -> Vec<Volume> {
+    let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
+    let shares = limits::share_out(settings.workers, count).enumerate();
+    let volume = |(number, workers): (usize, usize)| {
+        // A window of unconfirmed messages, and for each thread the files it reads and as many queued ones.
+        let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;
+        Volume::new(bound, directories(roots, number))
+    };
+    shares.map(volume).collect()
 }
 
 /// Whether a ring can read the files of a volume's data directories inline.

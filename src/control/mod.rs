@@ -242,17 +242,21 @@ impl Source {
             }
             _ => (StatusCode::NOT_FOUND, TEXT, b"/, /status, /health, /ready or /metrics\n".to_vec()),
         };
-        let mut response = Response::new(Full::from(body));
-        *response.status_mut() = status;
-        if content_type == HTML {
-            add_page_headers(response.headers_mut());
-        }
-        response.headers_mut().insert(CONTENT_TYPE, content_type);
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        response
+        response(status, content_type, body)
     }
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    if content_type == HTML {
+        add_page_headers(response.headers_mut());
+    }
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
 }
 
 /// What a browser may do with the page: nothing but show it and ask for it again.

@@ -4,23 +4,22 @@
 //! one example behind a lock that is held only while the example is copied: so no stage waits for a reader.
 
 mod long_reads;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use long_reads::{LongRead, LongReads, Shown};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+pub use unreadable::Unreadable;
 
 use crate::error::named;
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
-
-/// The longest path that is shown, in characters: the kernel's longest (PATH_MAX, 4096 bytes) has no more.
-const SHOWN_MAX: usize = 4096;
 
 /// The progress of the whole service.
 #[derive(Debug, Default)]
@@ -342,38 +341,6 @@ pub enum BrokerState {
     Blocked,
 }
 
-/// How many directories or files exist and cannot be read now, and one of them with the kernel's error as an example.
-#[derive(Debug, Default)]
-pub struct Unreadable(Mutex<Option<Example>>);
-
-impl Unreadable {
-    /// Sets how many cannot be read now, and one of them with the kernel's error. Where the number is 0, path and cause do not
-    /// count.
-    pub fn are(&self, count: usize, path: &str, cause: &str) {
-        let shown: String = path.chars().take(SHOWN_MAX).collect();
-        let example = Example { count, path: format!("{shown:?}"), cause: cause.to_owned() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (count > 0).then_some(example);
-    }
-
-    /// What cannot be read, in words; `one` and `several` name such a thing. `None` when all can be read.
-    #[must_use]
-    pub fn describe(&self, one: &str, several: &str) -> Option<String> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().map(|Example { count, path, cause }| match count {
-            1 => format!("the {one} {path} cannot be read: {cause}"),
-            _ => format!("{count} {several} cannot be read, {path} for one: {cause}"),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Example {
-    count: usize,
-    /// At most [`SHOWN_MAX`] characters of the path, quoted.
-    path: String,
-    cause: String,
-}
-
 /// One stage's work, and when it last made progress.
 #[derive(Debug, Default)]
 pub struct StageProgress {
@@ -520,7 +487,7 @@ mod tests {
             "the directory \"/srv/x\" cannot be read: Permission denied"
         );
         unreadable.are(1, &"é".repeat(5000), "Permission denied");
-        assert!(unreadable.describe("directory", "directories").unwrap().chars().count() < SHOWN_MAX + 64);
+        assert!(unreadable.describe("directory", "directories").unwrap().chars().count() < unreadable::SHOWN_MAX + 64);
         unreadable.are(0, "", "");
         assert_eq!(unreadable.describe("directory", "directories"), None);
     }

@@ -18,7 +18,7 @@ mod transport;
 mod window;
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::Receiver;
@@ -57,16 +57,7 @@ pub fn start(
         .spawn(move || {
             let _guard = sender.clone().guard_panics();
             let ended = match output {
-                Output::Stdout => match Stdout::given() {
-                    Ok(stdout) => {
-                        let _ = ready.send(Ok(()));
-                        local::to_stdout(stdout, messages, &sender, &progress)
-                    }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                        Ok(())
-                    }
-                },
+                Output::Stdout => to_stdout(messages, &sender, &progress, &ready),
                 Output::Amqp | Output::None => confirms::run(&settings, messages, &sender, &progress, &ready),
             };
             if let Err(error) = ended {
@@ -76,4 +67,23 @@ pub fn start(
         .map_err(|cause| Error::Threads { what: "the publishing thread", cause })?;
     started.recv().unwrap_or_else(|_| Err(Error::Internal("the publishing thread has ended".to_owned())))?;
     Ok(Some(thread))
+}
+
+/// Publishes to the standard output that the process was given. `ready` gets what it has, or lacks, at the start.
+fn to_stdout(
+    messages: Receiver<Vec<Outgoing>>,
+    sender: &Sender,
+    progress: &Progress,
+    ready: &SyncSender<Result<(), Error>>,
+) -> Result<(), Error> {
+    match Stdout::given() {
+        Ok(stdout) => {
+            let _ = ready.send(Ok(()));
+            local::to_stdout(stdout, messages, sender, progress)
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            Ok(())
+        }
+    }
 }

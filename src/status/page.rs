@@ -186,20 +186,7 @@ fn write_reading(to: &mut String, reading: &[Reading]) -> fmt::Result {
 }
 
 fn write_files(to: &mut String, files: &Files) -> fmt::Result {
-    if files.waiting.is_empty() {
-        to.write_str("<section><h2>Waiting</h2>Nothing waits.</section>\n")?;
-    }
-    write_table(
-        to,
-        "Waiting",
-        Some(files.pending),
-        &["file", "since", "why"],
-        &files.waiting,
-        |to, it: &WaitingFile| {
-            write_path(to, &it.path)?;
-            write!(to, "<td class=\"few\">{}</td><td>{}</td>", age(it.seconds), Html(&it.why))
-        },
-    )?;
+    write_waiting(to, files)?;
     let refused = &files.unreadable_files;
     write_table(
         to,
@@ -226,6 +213,23 @@ fn write_files(to: &mut String, files: &Files) -> fmt::Result {
         },
     )?;
     write_ended(to, files)
+}
+
+fn write_waiting(to: &mut String, files: &Files) -> fmt::Result {
+    if files.waiting.is_empty() {
+        to.write_str("<section><h2>Waiting</h2>Nothing waits.</section>\n")?;
+    }
+    write_table(
+        to,
+        "Waiting",
+        Some(files.pending),
+        &["file", "since", "why"],
+        &files.waiting,
+        |to, it: &WaitingFile| {
+            write_path(to, &it.path)?;
+            write!(to, "<td class=\"few\">{}</td><td>{}</td>", age(it.seconds), Html(&it.why))
+        },
+    )
 }
 
 /// The last failures, and the last files.

@@ -198,8 +198,7 @@ impl<'a> PublishLoop<'a> {
             }
             debug_assert_eq!(unconfirmed.len(), self.window.unconfirmed());
             self.report_published(unconfirmed.len() - before, now);
-            let deferred_until = self.wake_ups.until().filter(|_| !unconfirmed.is_empty());
-            let next_at = self.window.next_at().into_iter().chain(deferred_until).min();
+            let next_at = self.next_at(!unconfirmed.is_empty());
             let handled = tokio::select! {
                 count = self.messages.recv_many(&mut self.batches, BATCHES_TOGETHER),
                     if !self.ended && self.window.wants_more() =>
@@ -221,12 +220,22 @@ impl<'a> PublishLoop<'a> {
                 Err(Broken::Failed(error)) => return Err(error),
                 Err(Broken::Lost(cause)) => {
                     let cause = self.take_back(cause, &mut unconfirmed, &mut events, connection, channel).await?;
-                    let refusal = Refusal::of(&cause).filter(|_| !self.unanswered.is_empty());
-                    let lost = || End::Lost(failure(at, &cause));
-                    return Ok(refusal.map_or_else(lost, End::Refused));
+                    return Ok(self.end_for(at, &cause));
                 }
             }
         }
+    }
+
+    /// How publishing on a channel ends that was closed for this cause.
+    fn end_for(&self, at: &str, cause: &lapin::Error) -> End {
+        let refusal = Refusal::of(cause).filter(|_| !self.unanswered.is_empty());
+        refusal.map_or_else(|| End::Lost(failure(at, cause)), End::Refused)
+    }
+
+    /// When the publisher has to go on although nothing comes. `waits`: confirms are on their way.
+    fn next_at(&self, waits: bool) -> Option<Instant> {
+        let deferred_until = self.wake_ups.until().filter(|_| waits);
+        self.window.next_at().into_iter().chain(deferred_until).min()
     }
 
     /// Takes in the batches that were received; none means that no more come.

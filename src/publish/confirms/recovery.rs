@@ -94,15 +94,7 @@ impl PublishLoop<'_> {
         self.limit = None;
         self.progress.set_broker(BrokerState::Disconnected);
         let longest = self.settings.reconnect;
-        tracing::warn!(
-            event = "connection_lost",
-            error = lost.cause(),
-            messages = again,
-            seconds = longest.as_secs(),
-            "the connection is lost: {}; {again} messages without a confirm and what lands meanwhile wait, and for {} s it is tried to connect again (--reconnect-seconds)",
-            lost.cause(),
-            longest.as_secs()
-        );
+        warn_lost(&lost, again, longest);
         let mut outage = Outage::begin(self.outage.take(), lost, longest, Instant::now());
         let session = {
             let mut connecting = pin!(outage.connect(self.settings));
@@ -134,6 +126,18 @@ impl PublishLoop<'_> {
         self.outage = Some(outage);
         Ok(Some(session))
     }
+}
+
+fn warn_lost(lost: &Error, messages: usize, longest: Duration) {
+    tracing::warn!(
+        event = "connection_lost",
+        error = lost.cause(),
+        messages,
+        seconds = longest.as_secs(),
+        "the connection is lost: {}; {messages} messages without a confirm and what lands meanwhile wait, and for {} s it is tried to connect again (--reconnect-seconds)",
+        lost.cause(),
+        longest.as_secs()
+    );
 }
 
 /// The cause that says more.

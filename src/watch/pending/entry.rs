@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::queues::Position;
+use crate::files::directory::DirectoryId;
+use crate::files::names::{Map, Name};
 use crate::files::version::Timestamp;
 use crate::inquiry::Held;
 use crate::message::EventType;
@@ -205,4 +207,22 @@ pub(super) fn event_type(before: Option<EventType>, change: Change, published: b
         (Change::Closed | Change::Changed { .. } | Change::Complete, None) if published => EventType::CloseWrite,
         (Change::Closed | Change::Changed { .. } | Change::Complete, None) => EventType::Create,
     }
+}
+
+pub(super) fn entry<'a>(
+    entries: &'a mut Map<DirectoryId, Map<Name, Entry>>,
+    id: DirectoryId,
+    name: &Name,
+) -> Option<&'a mut Entry> {
+    entries.get_mut(&id)?.get_mut(name)
+}
+
+/// The entry of a job that completes. Nothing else ends the entry of a path in flight, and each job completes once.
+pub(super) fn in_flight<'a>(
+    entries: &'a mut Map<DirectoryId, Map<Name, Entry>>,
+    id: DirectoryId,
+    name: &Name,
+) -> &'a mut Entry {
+    let entry = entry(entries, id, name).filter(|entry| matches!(entry.state, EntryState::InFlight { .. }));
+    entry.expect("a job completes only while its path is in flight")
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use entry::{BUSY_PAUSE_MAX, BUSY_PAUSE_MIN};
 pub use entry::{Change, NameLost};
-use entry::{DueTimes, Entry, EntryState, Incoming, event_type};
+use entry::{DueTimes, Entry, EntryState, Incoming, entry, event_type, in_flight};
 use queues::{Position, Queues};
 
 use super::schedule::DueTime;
@@ -394,20 +394,6 @@ impl Pending {
         self.last_number += 1;
         self.last_number
     }
-}
-
-fn entry<'a>(
-    entries: &'a mut Map<DirectoryId, Map<Name, Entry>>,
-    id: DirectoryId,
-    name: &Name,
-) -> Option<&'a mut Entry> {
-    entries.get_mut(&id)?.get_mut(name)
-}
-
-/// The entry of a job that completes. Nothing else ends the entry of a path in flight, and each job completes once.
-fn in_flight<'a>(entries: &'a mut Map<DirectoryId, Map<Name, Entry>>, id: DirectoryId, name: &Name) -> &'a mut Entry {
-    let entry = entry(entries, id, name).filter(|entry| matches!(entry.state, EntryState::InFlight { .. }));
-    entry.expect("a job completes only while its path is in flight")
 }
 
 #[cfg(test)]
