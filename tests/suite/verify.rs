@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::support::control::wait_for_metrics;
 use crate::support::files::{chmod, sha256};
-use crate::support::ledger::{with_ledger, world};
+use crate::support::ledger::{with_ledger, world, world_of_nobody};
 use crate::support::setup::Setup;
-use crate::support::skip;
 use crate::support::volume::Volume;
 use crate::support::world::World;
+use crate::support::{is_root, skip};
 
 /// `verify` of this directory, with this `--grace`.
 fn verify_after(grace: &str, data: &Path, state: &Path) -> Setup {
@@ -34,7 +34,7 @@ fn files_of(directory: &Path) -> BTreeMap<PathBuf, (u64, u64, i64, i64)> {
 
 /// Writes a file of each name, whose content is what [`content`] says. They are published by a service that has ended.
 fn publish(world: &mut World, state: &Path, names: &[&str]) {
-    world.launch(|setup| with_ledger(state)(setup).arg("--recursive"));
+    world.launch(|setup| with_ledger(state)(setup).recursive());
     names.iter().for_each(|name| world.write(name, content(name)));
     wait_for_rows(world, names.len());
     world.stop_service();
@@ -120,6 +120,24 @@ fn a_content_that_the_disk_has_lost_is_bit_rot() {
     assert!(cause.contains(&sha256(b"content of rotten")) && cause.contains(&sha256(b"c0ntent of rotten")), "{cause}");
     assert!(totals["same"] == 1 && totals["bit_rot"] == 1 && totals["files"] == 2, "{totals:#}");
     ended.assert_one_error("1 difference between");
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_is_a_difference() {
+    if !is_root() {
+        return skip("only root can shut a directory to another user");
+    }
+    let (mut world, state) = world_of_nobody();
+    fs::create_dir(world.path("shut")).unwrap();
+    world.launch(|setup| with_ledger(&state)(setup).recursive().by_nobody());
+    world.write("file", "content");
+    wait_for_rows(&mut world, 1);
+    world.stop_service();
+    assert!(verify(&world.data, &state).by_nobody().run().expect_code(0).stdout.contains("1 as confirmed"));
+    chmod(&world.path("shut"), 0o700);
+    let ended = verify(&world.data, &state).by_nobody().run().expect_code(1);
+    ended.assert_one_error("1 difference between");
+    assert!(ended.stderr.contains("shut") && ended.stdout.contains("1 as confirmed"), "{ended:?}");
 }
 
 #[test]

@@ -103,9 +103,12 @@ pub fn run(settings: &Settings, directory: Option<&Path>, options: &Options) -> 
     verify.run()
 }
 
+/// The path of a data directory, and what is compared of it: the path below it.
+type Part = (PathBuf, Vec<u8>);
+
 /// The directories that are opened, and which part of one of them is compared where one was named. A directory that lies in a
 /// data directory is compared as a part of it, so that the globs mean the same.
-fn scope(mut roots: Vec<Root>, directory: Option<&Path>) -> Result<(Vec<Root>, Option<(PathBuf, Vec<u8>)>), Error> {
+fn scope(mut roots: Vec<Root>, directory: Option<&Path>) -> Result<(Vec<Root>, Option<Part>), Error> {
     let Some(directory) = directory else { return Ok((roots, None)) };
     let own = open_root(directory)?;
     let real = own.path().to_owned();
@@ -119,9 +122,9 @@ fn scope(mut roots: Vec<Root>, directory: Option<&Path>) -> Result<(Vec<Root>, O
     Ok((roots, Some((real, Vec::new()))))
 }
 
-fn starts(roots: &[Arc<Root>], part: Option<(PathBuf, Vec<u8>)>) -> Vec<Start> {
+fn starts(roots: &[Arc<Root>], part: Option<Part>) -> Vec<Start> {
     match part {
-        None => roots.iter().map(|root| Start::whole(root)).collect(),
+        None => roots.iter().map(Start::whole).collect(),
         Some((path, below)) => {
             let root = roots.iter().filter(|root| root.path() == path);
             root.map(|root| Start { root: Arc::clone(root), below: below.clone() }).collect()
@@ -184,7 +187,10 @@ impl Verify {
             stopped => Ok(stopped),
         });
         self.bar.end();
-        if worked.is_ok() {
+        if let Ok(stopped) = worked {
+            if stopped.is_some() {
+                self.dispatcher.read_no_more();
+            }
             self.dispatcher.finish()?;
         }
         if let Some(signal) = worked? {
@@ -324,10 +330,12 @@ impl Verify {
         let Self { snapshot, scope, totals, dispatcher, early, .. } = self;
         snapshot.each(|path, _| {
             rows += 1;
-            if rows % ROWS_BETWEEN_LOOKS == 0
-                && let Some(Notice::Stop(signal)) = dispatcher.next_notice()
-            {
-                stopped = Some(signal);
+            if rows % ROWS_BETWEEN_LOOKS == 0 {
+                match dispatcher.next_notice() {
+                    Some(Notice::Stop(signal)) => stopped = Some(signal),
+                    Some(Notice::Failed(error)) => return Err(error),
+                    _ => {}
+                }
             }
             let Some((root, below)) = scope.find(path).filter(|_| stopped.is_none()) else { return Ok(()) };
             match look(root, below) {
@@ -366,7 +374,7 @@ mod tests {
         let (roots, part) = scope(vec![open_root(&real).unwrap()], Some(&real.join("sub"))).unwrap();
         let roots: Vec<Arc<Root>> = roots.into_iter().map(Arc::new).collect();
         let filter = Arc::new(Filter::new(&[], &["*.tmp".into()], false).unwrap());
-        let within = |recursive, part: Option<(PathBuf, Vec<u8>)>, name: &str| {
+        let within = |recursive, part: Option<Part>, name: &str| {
             let scope = Scope { starts: starts(&roots, part), filter: Arc::clone(&filter), recursive };
             let path = real.join(name);
             scope.find(path.as_os_str().as_encoded_bytes()).map(|(_, below)| below.to_vec())
