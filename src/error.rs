@@ -109,6 +109,13 @@ pub enum Error {
         /// The number of all checks.
         total: usize,
     },
+    /// `verify` has printed what differs.
+    Differs {
+        /// How many files and rows differ or could not be compared.
+        differ: u64,
+        /// How many files were compared.
+        files: u64,
+    },
     /// Standard output was closed or cannot be written.
     Stdout(io::Error),
     /// The system refused a thread.
@@ -182,6 +189,10 @@ impl Error {
             Self::NoService { socket, cause } => format!("no service answers at {socket:?}: {cause}"),
             Self::Unhealthy(line) | Self::Internal(line) => line.clone(),
             Self::Unfit { failed, total } => format!("{failed} of {total} checks failed"),
+            Self::Differs { differ, files } => {
+                let differences = if *differ == 1 { "difference" } else { "differences" };
+                format!("{differ} {differences} between the ledger and {files} files on the disk")
+            }
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
             Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
@@ -208,6 +219,7 @@ impl Error {
             Self::NoService { .. } => "start it, or name the --control-socket that it was started with",
             Self::Unhealthy(_) => return None,
             Self::Unfit { .. } => "each says above how to mend it",
+            Self::Differs { .. } => "each is named above",
             Self::Stdout(cause) => next_for_stdout(cause),
             Self::Threads { .. } => advice::threads(),
             Self::Internal(_) => "this should not happen, please report it",

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use apollonia_ingestor::cli::{self, Cli, Command};
-use apollonia_ingestor::commands::{completions, doctor, health, listen, process, scan, status, watch};
+use apollonia_ingestor::commands::{completions, doctor, health, listen, process, scan, status, verify, watch};
 use apollonia_ingestor::error::Error;
 
 /// mimalloc, because every message is a few short-lived allocations that cross threads.
@@ -35,6 +35,9 @@ fn run() -> Result<(), Error> {
         Command::Listen { count, timeout } => listen::run(&settings, count, timeout),
         Command::Health { ready } => health::run(&settings, ready),
         Command::Status { path, json } => status::run(&settings, path.as_deref(), json),
+        Command::Verify { dir, content, grace, json } => {
+            verify::run(&settings, dir.as_deref(), &verify::Options { content, grace, json })
+        }
         Command::Doctor { json } => doctor::run(&settings, json),
         Command::Completions { shell } => completions::run(shell),
     }

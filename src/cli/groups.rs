@@ -26,6 +26,7 @@ fn uses(command: &str, setting: &Arg) -> bool {
     match command {
         "watch" | "doctor" => true,
         "scan" => [FILES, READING, BROKER, PUBLISHING, LOG].contains(&group),
+        "verify" => [FILES, READING, LOG].contains(&group) || setting.get_id() == "state_dir",
         "listen" => [BROKER, LOG].contains(&group),
         "health" | "status" => group == LOG || setting.get_id() == "control_socket",
         _ => false,
@@ -39,7 +40,10 @@ pub(super) fn hide_unused(definition: Command) -> Command {
     definition.mut_subcommands(|command| {
         let name = command.get_name().to_owned();
         let unused = settings.iter().filter(|setting| !uses(&name, setting));
-        unused.fold(command, |command, setting| command.arg(setting.clone().hide(true).env(None::<&'static str>)))
+        // The headings stand in the order of the first setting of each, hidden or not.
+        let hidden =
+            |setting: &Arg| setting.clone().hide(true).help_heading(None::<&'static str>).env(None::<&'static str>);
+        unused.map(hidden).fold(command, Command::arg)
     })
 }
 

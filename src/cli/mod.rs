@@ -83,6 +83,23 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare the disk with the ledger, while the service runs too, and print each file that was never confirmed, has changed
+    /// since or is gone; changes nothing; exit status 1 when something differs
+    Verify {
+        /// Compare this directory alone, with those below it under --recursive
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Read each file, too: a version that was confirmed with another content is bit rot
+        #[arg(long)]
+        content: bool,
+        /// Do not judge what has changed within so many seconds before the ledger was copied, or since: the service may be
+        /// about to publish it
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        grace: u32,
+        /// One JSON object a line, the last with the totals
+        #[arg(long)]
+        json: bool,
+    },
     /// Check all that the service needs here, and print what is wrong and how to mend it; changes nothing
     Doctor {
         /// One JSON object instead of lines

@@ -10,4 +10,6 @@ mod request;
 pub(crate) mod roots;
 pub mod scan;
 pub mod status;
+pub mod verify;
+mod walk;
 pub mod watch;

@@ -18,7 +18,7 @@ pub fn prepare() {
 pub fn address_advice(command: &Command) {
     advice::address_to(match command {
         Command::Watch { .. } | Command::Doctor { .. } => Reader::Operator,
-        Command::Scan { .. } => Reader::Publisher,
+        Command::Scan { .. } | Command::Verify { .. } => Reader::Publisher,
         Command::Listen { .. } | Command::Health { .. } | Command::Status { .. } | Command::Completions { .. } => {
             Reader::Listener
         }

@@ -1,4 +1,4 @@
-//! The progress bar of `scan`, on standard error when that is a terminal.
+//! The progress bar of `scan` and `verify`, on standard error when that is a terminal.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::walk::Start;
 use crate::files::listing::{FileStat, list, look, path_in};
 use crate::files::root::Root;
 use crate::filter::Filter;
@@ -33,7 +34,7 @@ pub struct Bar {
 impl Bar {
     /// Shows the bar. A thread of its own counts the bytes ahead, so that the scan need not wait for them.
     #[must_use]
-    pub fn start(roots: &[Arc<Root>], filter: &Arc<Filter>, recursive: bool) -> Self {
+    pub(super) fn start(starts: &[Start], filter: &Arc<Filter>, recursive: bool) -> Self {
         let (files, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         if !io::stderr().is_terminal() || is_dumb() {
             return Self { bar: None, files, ended };
@@ -52,11 +53,12 @@ impl Bar {
         }
         bar.enable_steady_tick(TICK);
         let _ = BAR.set(bar.clone());
-        let (roots, filter, counted, stop) = (roots.to_vec(), Arc::clone(filter), bar.clone(), Arc::clone(&ended));
+        let directories = starts.iter().map(|start| (Arc::clone(&start.root), start.below.clone())).collect();
+        let (filter, counted, stop) = (Arc::clone(filter), bar.clone(), Arc::clone(&ended));
         // Without the thread the bar only has no end.
         let _ = thread::Builder::new()
             .name("count".to_owned())
-            .spawn(move || count_ahead(&roots, &filter, recursive, &counted, &stop));
+            .spawn(move || count_ahead(directories, &filter, recursive, &counted, &stop));
         Self { bar: Some(bar), files, ended }
     }
 
@@ -126,10 +128,15 @@ impl Seen {
     }
 }
 
-fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &ProgressBar, ended: &AtomicBool) {
-    let mut directories: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (&**root, Vec::new())).collect();
+fn count_ahead(
+    mut directories: Vec<(Arc<Root>, Vec<u8>)>,
+    filter: &Filter,
+    recursive: bool,
+    bar: &ProgressBar,
+    ended: &AtomicBool,
+) {
     while let Some((root, below)) = directories.pop() {
-        let Ok(listing) = list(root, &below) else { continue };
+        let Ok(listing) = list(&root, &below) else { continue };
         for found in listing.files {
             if ended.load(Ordering::Relaxed) {
                 return;
@@ -139,13 +146,13 @@ fn count_ahead(roots: &[Arc<Root>], filter: &Filter, recursive: bool, bar: &Prog
                 continue;
             }
             // The scan itself reports files that cannot be read.
-            if let Ok(Some(FileStat { version, regular: true, .. })) = look(root, &file) {
+            if let Ok(Some(FileStat { version, regular: true, .. })) = look(&root, &file) {
                 bar.inc_length(version.size);
             }
         }
         if recursive {
             let further = listing.directories.iter().map(|name| path_in(&below, name));
-            directories.extend(further.filter(|below| filter.enters(below)).map(|below| (root, below)));
+            directories.extend(further.filter(|below| filter.enters(below)).map(|below| (Arc::clone(&root), below)));
         }
     }
 }

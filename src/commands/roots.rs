@@ -1,4 +1,4 @@
-//! What `watch` and `scan` do with the data directories before their first file.
+//! What `watch`, `scan` and `verify` do with the data directories before their first file.
 
 use std::fs;
 use std::sync::Arc;
@@ -43,10 +43,14 @@ pub fn prepare(roots: Vec<Root>) -> Result<Vec<Arc<Root>>, Error> {
     let roots: Vec<Arc<Root>> = numbered.map(|(root, volume)| Arc::new(root.on_volume(volume))).collect();
     lease::ignore_break_signal();
     raise_lease_capability();
-    for protection in protections(&roots) {
+    Ok(roots)
+}
+
+/// Logs how half-written files are recognized, for a command that publishes.
+pub(super) fn log_protections(roots: &[Arc<Root>]) {
+    for protection in protections(roots) {
         tracing::info!(event = "protection", "no half-written file is published: {protection}");
     }
-    Ok(roots)
 }
 
 /// The number of each directory's volume, from 0 on. Directories on one device share a volume; one whose device is not known

@@ -1,27 +1,23 @@
 //! `scan`: publishes the files that exist now through the pipeline of `watch`, each once, and ends.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{mem, vec};
 
 use super::progress_bar::Bar;
-use super::roots::prepare;
+use super::roots::{log_protections, prepare};
+use super::walk::{Start, Walk};
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
-use crate::error::{Error, StopSignal, os_message};
-use crate::files::directory::Directory;
-use crate::files::listing::{Found, list};
-use crate::files::root::Root;
+use crate::error::{Error, StopSignal};
 use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
-use crate::filter::Filter;
 use crate::job::{Job, Outcome, Report};
 use crate::logging::{FileLines, failed};
 use crate::mailbox::{Notice, Reports};
-use crate::message::EventType;
 use crate::metrics::Totals;
 use crate::progress::Progress;
 use crate::signals::{Caller, CaughtSignals};
@@ -49,14 +45,16 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     logging::start(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
+    log_protections(&roots);
     let signals = CaughtSignals::listen(Caller::OneShot)?;
     let progress = Arc::new(Progress::default());
     let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
     signals.ask_source(dispatcher.sender.clone());
     let filter = Arc::new(config.filter);
-    let bar = Bar::start(&roots, &filter, settings.recursive);
+    let starts: Vec<Start> = roots.iter().map(Start::whole).collect();
+    let bar = Bar::start(&starts, &filter, settings.recursive);
     let scan = Scan {
-        walk: Walk::new(&roots, filter, settings.recursive),
+        walk: Walk::new(&starts, filter, settings.recursive),
         dispatcher,
         progress,
         lines: FileLines::all(),
@@ -283,64 +281,6 @@ impl Scan {
                 path = &*path,
                 "{path:?} is being written and was not read; scan again later"
             );
-        }
-    }
-}
-
-/// Finds the files of the data directories and of those below them. It holds the names of one directory at a time, and
-/// those of directories with jobs in flight.
-struct Walk {
-    filter: Arc<Filter>,
-    recursive: bool,
-    /// The directories that are still to be listed, the next one at the end.
-    ahead: Vec<Directory>,
-    current: Option<Current>,
-}
-
-/// The directory whose files are dispatched now.
-struct Current {
-    directory: Arc<Directory>,
-    files: vec::IntoIter<Found>,
-    seen_at: Timestamp,
-}
-
-impl Walk {
-    fn new(roots: &[Arc<Root>], filter: Arc<Filter>, recursive: bool) -> Self {
-        let ahead = roots.iter().rev().map(|root| Directory::new(root, b"")).collect();
-        Self { filter, recursive, ahead, current: None }
-    }
-
-    /// Whether every file has been dispatched.
-    fn is_through(&self) -> bool {
-        self.ahead.is_empty() && self.current.as_ref().is_none_or(|current| current.files.len() == 0)
-    }
-
-    fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
-        loop {
-            if let Some(Current { directory, files, seen_at }) = &mut self.current
-                && let Some(found) = files.find(|found| self.filter.admits(&directory.below(&found.name)))
-            {
-                return Some(Job::new(Arc::clone(directory), found.name, EventType::Create, *seen_at));
-            }
-            let directory = self.ahead.pop()?;
-            match list(directory.root(), &directory.below(b"")) {
-                Ok(listing) => {
-                    directory.set_names(listing.neighbors());
-                    if self.recursive {
-                        let below = listing.directories.iter().map(|name| directory.below(name));
-                        let entered = below.filter(|below| self.filter.enters(below));
-                        self.ahead.extend(entered.map(|below| directory.deeper(&below)));
-                    }
-                    let files = listing.files.into_iter();
-                    self.current = Some(Current { directory: Arc::new(directory), files, seen_at: Timestamp::now() });
-                }
-                Err(errno) => {
-                    *unlisted += 1;
-                    let (path, error) = (directory.absolute(b""), os_message(&errno));
-                    let path = String::from_utf8_lossy(&path);
-                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
-                }
-            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use crate::cli::{CatchUp, Output, Settings};
-use crate::commands::roots::{prepare, protections, publishers};
+use crate::commands::roots::{log_protections, prepare, protections, publishers};
 use crate::config::{Config, WatchSettings};
 use crate::control::Control;
 use crate::dispatch::Dispatcher;
@@ -32,6 +32,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     logging::start_for_service(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
+    log_protections(&roots);
     let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;

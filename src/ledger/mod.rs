@@ -27,6 +27,7 @@
 mod form1;
 mod queue;
 mod row;
+pub mod snapshot;
 mod state_directory;
 pub mod store;
 mod table;

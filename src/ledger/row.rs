@@ -109,6 +109,11 @@ impl Confirmed {
         Some(last)
     }
 
+    /// Whether its file could have changed and be of the same version: see [`Version::is_racy`].
+    pub fn is_racy(&self) -> bool {
+        self.racy
+    }
+
     /// The row as people are shown it.
     pub fn shown(&self, path: &[u8]) -> inquiry::Row {
         let id = self.last(path).and_then(|last| last.id());

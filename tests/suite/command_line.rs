@@ -149,7 +149,7 @@ fn what_is_not_a_command_or_a_flag_is_refused() {
 
 #[test]
 fn help_and_version_work_on_every_command() {
-    let commands = ["watch", "scan", "listen", "health", "status", "doctor", "completions"];
+    let commands = ["watch", "scan", "listen", "health", "status", "verify", "doctor", "completions"];
     for command in commands.iter().map(std::slice::from_ref).chain([&[][..]]) {
         let help = Setup::new(command).arg("--help").run().expect_code(0);
         assert!(help.stdout.contains("--help"), "{command:?}:\n{}", help.stdout);

@@ -23,7 +23,7 @@ const FLAGS: [&str; 9] = [
 
 #[test]
 fn the_help_of_a_command_shows_the_settings_that_it_uses() {
-    let cases: [(&[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str]); 9] = [
         (&[], &FLAGS),
         (&["watch"], &FLAGS),
         (&["doctor"], &FLAGS),
@@ -33,6 +33,7 @@ fn the_help_of_a_command_shows_the_settings_that_it_uses() {
         ),
         (&["listen"], &["--amqp-url", "--log-level"]),
         (&["health"], &["--control-socket", "--log-level"]),
+        (&["verify"], &["--data-dir", "--include", "--state-dir", "--workers", "--log-level"]),
         (&["status"], &["--control-socket", "--log-level"]),
         (&["completions"], &[]),
     ];

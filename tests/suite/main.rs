@@ -72,4 +72,5 @@ mod tls; // trusted authorities, client certificates
 mod tls_refusals; // certificates and files that are refused
 mod too_large_messages; // a message that the broker refuses for its size
 mod unroutable; // messages that no queue takes
+mod verify; // the disk against the ledger
 mod watchdog; // a stage without progress is not fed to the watchdog

@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 
 use super::wait::retry;
 
@@ -13,6 +14,8 @@ use super::wait::retry;
 pub const WHOLE_SECONDS: [&str; 2] = ["-I", "128"];
 /// The image is sparse: room for all that any test has at a time.
 const IMAGE: u64 = 2 << 30;
+/// Of an ext4 of this size (mke2fs.conf(5)).
+const BLOCK: usize = 4096;
 const FILLER: &str = "filler";
 
 /// An ext4 on a loop device, unmounted when dropped.
@@ -35,6 +38,24 @@ impl Volume {
 
     /// Unmounts it and mounts it again under another device number. No file on it may be open.
     pub fn remount(&mut self) {
+        self.unmount();
+        self.mount_image().expect("the volume is mounted again");
+    }
+
+    /// Remounts it with another content of the same length in one of its files, as a disk loses it: nobody has written it, so
+    /// inode, size and time stamps are what they were.
+    pub fn rot(&mut self, content: &[u8], rotten: &[u8]) {
+        assert_eq!(content.len(), rotten.len());
+        self.unmount();
+        let image = File::options().read(true).write(true).open(&self.image).expect("the image");
+        let places = blocks_with(&image, content);
+        assert_eq!(places.len(), 1, "the content is in one block of the image");
+        image.write_all_at(rotten, places[0]).expect("the image is written");
+        self.mount_image().expect("the volume is mounted again");
+    }
+
+    /// Returns when no file system is mounted from the image.
+    fn unmount(&self) {
         let unmounted = Command::new("umount").arg(&self.at).output().expect("umount");
         assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
         // A process in a mount namespace of its own that was made meanwhile keeps the volume mounted until it ends. Two mounts
@@ -45,7 +66,6 @@ impl Volume {
                 .map(drop)
                 .map_err(|errno| errno.to_string())
         });
-        self.mount_image().expect("the volume is mounted again");
     }
 
     fn mount_image(&mut self) -> Option<()> {
@@ -63,6 +83,21 @@ impl Drop for Volume {
             let _ = Command::new("losetup").arg("--detach").arg(device).output();
         }
     }
+}
+
+/// The places of the blocks in an image that begin with this content. Holes of the image are passed over.
+fn blocks_with(image: &File, content: &[u8]) -> Vec<u64> {
+    let (mut places, mut at, mut block) = (Vec::new(), 0, vec![0; content.len()]);
+    while let Ok(data) = seek(image, SeekFrom::Data(at)) {
+        at = seek(image, SeekFrom::Hole(data)).expect("each file ends in a hole");
+        for place in (data..at).step_by(BLOCK) {
+            image.read_exact_at(&mut block, place).expect("the image is read");
+            if block == content {
+                places.push(place);
+            }
+        }
+    }
+    places
 }
 
 /// A small tmpfs, unmounted when dropped.
