@@ -39,9 +39,11 @@ fn wait_for_status(socket: &Path, path: Option<&Path>, what: &str, enough: impl 
     })
 }
 
+/// Consumers have a message some time before the service has its confirm.
 #[track_caller]
 fn assert_fate(socket: &Path, path: &Path, fate: &str, words: &str) -> Value {
-    let file = status(socket, Some(path))["file"].take();
+    let mut status = wait_for_status(socket, Some(path), fate, |it| it["file"]["fate"] == fate);
+    let file = status["file"].take();
     assert!(file["fate"] == fate && file["line"].as_str().is_some_and(|line| line.contains(words)), "{file:#}");
     file
 }
@@ -72,7 +74,8 @@ fn each_file_has_an_answer() {
     assert_fate(&socket, &world.path("none"), "never_seen", "no such file");
     assert_fate(&socket, &world.path("sub/none"), "outside", "--recursive");
     assert_fate(&socket, Path::new("/etc/hostname"), "outside", "none of the data directories");
-    let all = status(&socket, None);
+    let has_failed = |it: &Value| it["files"]["failures"].as_array().is_some_and(|failures| !failures.is_empty());
+    let all = wait_for_status(&socket, None, "the link's failure", has_failed);
     let failures = &all["files"]["failures"];
     assert_eq!(
         (failures[0]["outcome"].as_str(), failures.as_array().unwrap().len()),

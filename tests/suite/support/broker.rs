@@ -24,7 +24,7 @@ use super::wait::retry;
 use super::world::directories;
 
 /// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
-const VHOSTS: usize = 300;
+const VHOSTS: usize = 512;
 /// The largest message that a node takes, in bytes: a message that is larger has long paths of control characters.
 pub const MESSAGE_MAX: usize = 65_536;
 /// A cold start on two busy cores takes about 10 s.
