@@ -62,6 +62,19 @@ class Files:
         return True
 
 
+def take_from_queue(channel, queue, deliveries, options, files):
+    """Does the work for what a queue delivers, and acknowledges it, until that is enough."""
+    for method, properties, body in deliveries:
+        if files.take(properties, body):
+            channel.basic_ack(method.delivery_tag)
+        else:
+            # Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        if files.done == options.count:
+            return
+    raise pika.exceptions.AMQPError(f"the queue {queue} was deleted")
+
+
 def work(fields):
     """Yours. If it takes longer than a heartbeat, do it in a thread: pika answers the broker from this one."""
     try:

@@ -25,8 +25,6 @@ transaction, and then the acknowledgement:
     the work, if that has inserted a row
 """
 
-import pika
-
 import common
 
 
@@ -36,15 +34,7 @@ def consume(channel, options, files):
     channel.queue_bind(options.queue, common.EXCHANGE)
     deliveries = channel.consume(options.queue)
     common.say(f"ready: {options.queue} is bound to {common.EXCHANGE}")
-    for method, properties, body in deliveries:
-        if files.take(properties, body):
-            channel.basic_ack(method.delivery_tag)
-        else:
-            # Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
-            channel.basic_reject(method.delivery_tag, requeue=False)
-        if files.done == options.count:
-            return
-    raise pika.exceptions.AMQPError(f"the queue {options.queue} was deleted")
+    common.take_from_queue(channel, options.queue, deliveries, options, files)
 
 
 def main():

@@ -59,15 +59,7 @@ def consume(channel, options, files):
     queue = names[options.shard - 1]
     deliveries = channel.consume(queue)
     common.say(f"ready: {queue}, one of {options.of} behind {EXCHANGE}")
-    for method, properties, body in deliveries:
-        if files.take(properties, body):
-            channel.basic_ack(method.delivery_tag)
-        else:
-            # Requeued it would come for ever. This sends it to the queue's dead-letter exchange, if there is one.
-            channel.basic_reject(method.delivery_tag, requeue=False)
-        if files.done == options.count:
-            return
-    raise pika.exceptions.AMQPError(f"the queue {queue} was deleted")
+    common.take_from_queue(channel, queue, deliveries, options, files)
 
 
 def main():
