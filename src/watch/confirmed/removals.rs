@@ -52,25 +52,30 @@ impl Confirmed {
     }
 
     /// A message was confirmed for a path that has no file any more.
-    pub(in crate::watch) fn confirm_lost(&self, node: &mut Node, job: &Job, read: &Read) {
+    pub(super) fn confirm_lost(&self, node: &mut Node, job: &Job, read: &Read) {
         if self.removals {
             let last = Last::new(&read.content(), read.id.or_else(|| node.last.get(&job.name)?.id()));
             node.last.insert(Arc::clone(&job.name), last);
         }
     }
 
-    /// A file was read in a directory that is not in the tree. It is known from now on, so that it is not published once more,
-    /// and gets its row when its directory is entered.
-    pub(in crate::watch) fn confirm_outside(&self, node: &mut Node, job: &Job, read: &Read) {
+    /// As [`Confirmed::confirm_lost`], and the row of what was published says that no version counts.
+    pub(in crate::watch) fn confirm_without_row(&self, node: &mut Node, job: &Job, read: &Read) {
         self.confirm_lost(node, job, read);
         if read.id.is_some() {
             self.void(node, &job.name);
         }
+    }
+
+    /// A file was read in a directory that is not in the tree. It is known from now on, so that it is not published once more,
+    /// and gets its row when its directory is entered.
+    pub(in crate::watch) fn confirm_outside(&self, node: &mut Node, job: &Job, read: &Read) {
+        self.confirm_without_row(node, job, read);
         node.known.insert(Arc::clone(&job.name), read.known().rowless());
     }
 
     /// A message was confirmed of which no row is written: the row says what it said, and that no version counts.
-    pub(in crate::watch) fn void(&self, node: &mut Node, name: &Name) {
+    fn void(&self, node: &mut Node, name: &Name) {
         if let (Some(ledger), true) = (&self.ledger, node.last.contains_key(name)) {
             self.invalidate_row(ledger, node, name);
         }

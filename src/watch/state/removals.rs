@@ -93,10 +93,7 @@ impl State {
     pub(super) fn confirm_lost(&mut self, job: &Job, read: &Read, how: NameLost, now: Instant) {
         let (id, name) = (job.directory.id(), &job.name);
         if let Some(node) = self.tree.with_draining_mut(id) {
-            self.confirmed.confirm_lost(node, job, read);
-            if read.id.is_some() {
-                self.confirmed.void(node, name);
-            }
+            self.confirmed.confirm_without_row(node, job, read);
         }
         // What has happened to the path since is dispatched next, and finds out.
         if !self.pending.holds(id, name) {
