@@ -27,6 +27,12 @@ impl Digests {
     pub fn of(content: &[u8]) -> Self {
         Self { sha256: Sha256::digest(content).into(), xxh128: xxh3_128(content) }
     }
+
+    /// The SHA-256 as 64 hex digits, as messages have it.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Both hashers, which take content chunk by chunk.

@@ -1,17 +1,13 @@
 //! Files in the answer to `GET /status`: what each waits for, how it ended, what became of the one that was asked for.
 
-use std::fs::{self, FileType};
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use rustix::fs::{FileType, stat};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::error::os_message;
-use crate::files::version::{Timestamp, Version};
+use crate::files::version::{Timestamp, Version, version_of};
 use crate::hash::Digests;
 use crate::inquiry::recent::{End, Ended};
 use crate::inquiry::{FileAnswer, Place, Refusal, Row};
@@ -152,7 +148,7 @@ impl Said {
         Self {
             message_id: id.map(|id| format!("{id:032x}")),
             bytes: Some(size),
-            sha256_hash: digests.map(|digests| digests.sha256.iter().map(|byte| format!("{byte:02x}")).collect()),
+            sha256_hash: digests.map(Digests::sha256_hex),
             xxh128_hash: digests.map(|digests| format!("{:032x}", digests.xxh128)),
         }
     }
@@ -215,35 +211,23 @@ impl OnDisk {
     /// Looks. The caller can be held up by the file system for any time.
     #[must_use]
     pub fn look(path: &[u8]) -> Self {
-        match fs::metadata(Path::new(std::ffi::OsStr::from_bytes(path))) {
-            Ok(file) if file.is_file() => Self::File(version(&file)),
-            Ok(file) => Self::Other(kind(file.file_type())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Nothing,
-            Err(error) => Self::Unseen(os_message(&error)),
+        match stat(path) {
+            Ok(file) => match FileType::from_raw_mode(file.st_mode) {
+                FileType::RegularFile => Self::File(version_of(&file)),
+                other => Self::Other(kind(other)),
+            },
+            Err(Errno::NOENT) => Self::Nothing,
+            Err(errno) => Self::Unseen(os_message(&errno)),
         }
     }
 }
 
-fn version(file: &fs::Metadata) -> Version {
-    let stamp =
-        |seconds, nanoseconds: i64| Timestamp { seconds, nanoseconds: crate::files::version::nanoseconds(nanoseconds) };
-    Version {
-        inode: file.ino(),
-        size: file.size(),
-        modified: stamp(file.mtime(), file.mtime_nsec()),
-        changed: stamp(file.ctime(), file.ctime_nsec()),
-    }
-}
-
 fn kind(kind: FileType) -> &'static str {
-    if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
+    match kind {
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        _ => "a device",
     }
 }
 

@@ -5,14 +5,14 @@ mod totals;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, mem};
 
 use judge::{Judged, judge};
+use rustix::fs::stat;
 use totals::{Kind, Totals};
 
 use super::progress_bar::Bar;
@@ -25,7 +25,7 @@ use crate::error::{Error, StopSignal, os_message};
 use crate::files::listing::{FileStat, look, target_of};
 use crate::files::root::{Root, open_root};
 use crate::files::unread::Unread;
-use crate::files::version::{Timestamp, Version, nanoseconds};
+use crate::files::version::{Timestamp, Version, version_of};
 use crate::filter::Filter;
 use crate::hash::Digests;
 use crate::inquiry::Row;
@@ -310,9 +310,7 @@ impl Verify {
             }
             Outcome::Confirmed { version, digests, .. } if version == before => {
                 let kind = if same_version { Kind::Content } else { Kind::Changed };
-                let hex =
-                    |digests: &Digests| digests.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-                let cause = format!("its SHA-256 was {} and is {}", hex(&confirmed), hex(&digests));
+                let cause = format!("its SHA-256 was {} and is {}", confirmed.sha256_hex(), digests.sha256_hex());
                 self.totals.note(kind, &path, Some(cause))?;
             }
             Outcome::Unread(Unread::Failed(cause)) => {
@@ -354,16 +352,15 @@ impl Verify {
 
 /// Whether names came or went since then in the directory of a path, or in the next one above it that is still there.
 fn changed_since(path: &[u8], early: Timestamp) -> bool {
-    let above = Path::new(OsStr::from_bytes(path)).ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
+    let above = Path::new(OsStr::from_bytes(path)).ancestors().skip(1).find_map(|above| stat(above).ok());
     // The time of the last change of anything, because who copies trees sets the other one back.
-    above.is_some_and(|above| {
-        let changed = Timestamp { seconds: above.ctime(), nanoseconds: nanoseconds(above.ctime_nsec()) };
-        judge::is_early(changed, early)
-    })
+    above.is_some_and(|above| judge::is_early(version_of(&above).changed, early))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
