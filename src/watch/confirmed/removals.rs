@@ -1,5 +1,6 @@
 //! With `--removals`: what each path's last message said, until the path's removal is confirmed.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Confirmed, Read};
@@ -31,12 +32,27 @@ impl Confirmed {
         self.ledger.iter().for_each(|ledger| ledger.forget(node.directory.absolute(name)));
     }
 
-    /// Takes the rows of files that have had a message, below a directory that could not be entered and is gone: what each
-    /// last message said, by directory. `itself`: also in the directory. `below` is its absolute path, which ends in `/`.
-    pub(in crate::watch) fn take_unlisted(&mut self, below: &[u8], itself: bool) -> Vec<LostRows> {
-        let within = self.unlisted.range(below.to_vec()..).map(|(path, _)| path);
-        let within =
-            within.take_while(|path| path.starts_with(below)).filter(|path| itself || path.len() > below.len());
+    /// The names in a directory below which rows wait for directories to be listed. `above` is its absolute path, which ends
+    /// in `/`.
+    pub(in crate::watch) fn unlisted_in(&self, above: &[u8]) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::new();
+        let mut from = Bound::Excluded(above.to_vec());
+        while let Some((path, _)) = self.unlisted.range((from, Bound::Unbounded)).next()
+            && let Some(below) = path.strip_prefix(above)
+        {
+            let name = below.split(|&byte| byte == b'/').next().unwrap_or(below);
+            // The next byte after `/` leads past everything below the name.
+            from = Bound::Included([above, name, &[b'/' + 1]].concat());
+            names.push(name.into());
+        }
+        names
+    }
+
+    /// Takes the rows of files that have had a message, in a directory that could not be entered and is gone, and below it:
+    /// what each last message said, by directory. `gone` is its absolute path, which ends in `/`.
+    pub(in crate::watch) fn take_unlisted(&mut self, gone: &[u8]) -> Vec<LostRows> {
+        let within = self.unlisted.range(gone.to_vec()..).map(|(path, _)| path);
+        let within = within.take_while(|path| path.starts_with(gone));
         let paths: Vec<Vec<u8>> = within.filter(|_| self.removals).cloned().collect();
         let mut taken = Vec::new();
         for path in paths {

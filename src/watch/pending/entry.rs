@@ -209,6 +209,17 @@ pub(super) fn event_type(before: Option<EventType>, change: Change, published: b
     }
 }
 
+/// How the file in flight lost its name, for what was read to be compared with the file that is there: `taken` says how, and
+/// `again` is the last change since. It is known at the end only, because a file that was renamed away can come back after
+/// others were created and deleted there.
+pub(super) fn how_lost(again: Option<Change>, taken: Option<NameLost>) -> Option<NameLost> {
+    match again {
+        // The file that is there did not come by a rename, so its metadata alone is worth no message.
+        Some(change) if change != Change::MovedTo && change.lost().is_none() => taken.and(Some(NameLost::Deleted)),
+        _ => taken,
+    }
+}
+
 pub(super) fn entry<'a>(
     entries: &'a mut Map<DirectoryId, Map<Name, Entry>>,
     id: DirectoryId,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use entry::{BUSY_PAUSE_MAX, BUSY_PAUSE_MIN};
 pub use entry::{Change, NameLost};
-use entry::{DueTimes, Entry, EntryState, Incoming, entry, event_type, in_flight};
+use entry::{DueTimes, Entry, EntryState, Incoming, entry, event_type, how_lost, in_flight};
 use queues::{Position, Queues};
 
 use super::schedule::DueTime;
@@ -326,13 +326,7 @@ impl Pending {
                 self.enqueue(id, name, position);
             }
         }
-        match again {
-            // The file that is there did not come by a rename, so its metadata alone is worth no message.
-            Some((change, _)) if taken.is_some() && change != Change::MovedTo && change.lost().is_none() => {
-                Some(NameLost::Deleted)
-            }
-            _ => taken,
-        }
+        how_lost(again.map(|(change, _)| change), taken)
     }
 
     /// Drops every waiting path, because a rescan finds it again. Paths in flight stay.

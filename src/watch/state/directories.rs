@@ -38,9 +38,6 @@ impl State {
         self.remove_directories(&removed, now);
         match resolved {
             Resolved::New(new) => {
-                if !removed.is_empty() {
-                    self.lose_unlisted(parent, name, false);
-                }
                 self.retries.forget(parent, name);
                 self.enter(new, depth);
             }
@@ -49,7 +46,7 @@ impl State {
                 self.stays(id, origin, again, depth);
             }
             Resolved::Nothing => {
-                self.lose_unlisted(parent, name, true);
+                self.lose_unlisted(parent, name);
                 self.retries.no_directory(parent, name);
             }
             Resolved::Refused(errno) => {

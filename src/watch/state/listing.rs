@@ -114,6 +114,7 @@ impl State {
         let names = listing.files.into_iter().map(|found| found.name).chain(lost).collect();
         self.rescan.compare_later(id, names, origin);
         self.list_children(id, &listing.directories, origin, depth, now);
+        self.lose_unlisted_but(id, &listing.directories);
         Ok(())
     }
 

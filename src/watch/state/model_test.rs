@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -55,6 +56,10 @@ struct Scene {
     /// `--removals`.
     removals: bool,
     written: usize,
+    /// A file that has a writer.
+    writer: Option<File>,
+    /// A writer has closed its file outside of the tree, of which no event tells.
+    unseen: bool,
 }
 
 /// A job in flight, and what the reader found once it looked.
@@ -72,7 +77,9 @@ impl Scene {
         let (watch, state) = begin(&top, 0, CatchUp::Changed, removals);
         let (in_flight, published) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Timestamp::now());
-        let mut scene = Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, removals, written: 0 };
+        let (written, writer, unseen) = (0, None, false);
+        let mut scene =
+            Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, removals, written, writer, unseen };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
@@ -120,6 +127,26 @@ impl Scene {
     /// Opens a file for writing and closes it.
     fn touch(&self, path: &str) {
         drop(File::options().append(true).open(self.path(path)));
+    }
+
+    /// Opens a file for writing, in place of the one that has a writer.
+    fn open_writer(&mut self, path: &str) {
+        self.close_writer();
+        self.writer = File::options().write(true).open(self.path(path)).ok();
+    }
+
+    /// The writer writes another content, wherever its file is now.
+    fn write_by_writer(&mut self) {
+        let Some(file) = &self.writer else { return };
+        self.written += 1;
+        file.set_len(0).and_then(|()| file.write_all_at(&vec![b'w'; self.written], 0)).unwrap();
+    }
+
+    /// Where the file has left the tree, no event tells of the close.
+    fn close_writer(&mut self) {
+        let Some(file) = self.writer.take() else { return };
+        let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        self.unseen |= !name.starts_with(self.path(""));
     }
 
     /// Changes metadata alone.
@@ -582,18 +609,36 @@ fn a_rescan_takes_back_what_is_gone_with_the_directory_above_and_only_that() {
     }
 }
 
-/// A directory that could not be entered at the start goes before it can be.
-#[test]
-fn what_had_a_message_in_a_directory_that_was_never_entered_is_taken_back_when_that_goes() {
+/// The directory `one/shut` could not be entered at the start, and the ledger has a row of a `file` in each of these.
+fn with_rows_of_a_directory_that_is_shut(below: &[&str]) -> Scene {
     let mut scene = Scene::with_removals(&["one"]);
     let last = Last::new(&Content { digests: Digests::of(b"before"), size: 6 }, Some(7));
-    for below in ["one/shut/", "one/shut/deep/"] {
+    for below in below {
         let directory = scene.path(below);
         let prefix = directory.as_os_str().as_encoded_bytes();
         let loaded = Loaded { known: Known::PUBLISHED, last: Some(last) };
         scene.state.confirmed.load_unlisted(prefix, b"file", loaded);
         scene.published.insert(directory.join("file"), Digests::of(b"before"));
     }
+    scene
+}
+
+/// The sub-directories went before the directory could be entered: no event and no row of the tree names them.
+#[test]
+fn what_had_a_message_below_a_directory_that_was_shut_is_taken_back_once_that_is_entered() {
+    let rows = ["one/shut/", "one/shut/gone/", "one/shut/gone/deep/", "one/shut/there/", "one/shut/there/gone/"];
+    let mut scene = with_rows_of_a_directory_that_is_shut(&rows);
+    fs::create_dir_all(scene.path("one/shut/there")).unwrap();
+    scene.write("one/shut/gone"); // a file now
+    scene.rest();
+    assert_eq!(scene.left(), ["one/file", "one/shut/gone"]);
+    assert_eq!(scene.state.tree.draining().count(), 0);
+}
+
+/// A directory that could not be entered at the start goes before it can be.
+#[test]
+fn what_had_a_message_in_a_directory_that_was_never_entered_is_taken_back_when_that_goes() {
+    let mut scene = with_rows_of_a_directory_that_is_shut(&["one/shut/", "one/shut/deep/"]);
     fs::create_dir(scene.path("one/shut")).unwrap();
     fs::remove_dir(scene.path("one/shut")).unwrap();
     scene.rest();
@@ -1068,6 +1113,9 @@ enum Step {
     HardLink(String, String),
     Write(String),
     Touch(String),
+    OpenWriter(String),
+    WriteByWriter,
+    CloseWriter,
     Rename(String, String),
     Exchange(String, String),
     /// The paths are exchanged, all is published, the process is killed, and they are exchanged again before the next start.
@@ -1126,6 +1174,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => file().prop_map(Step::Write),
         3 => target().prop_map(|path| Step::Write(path.to_owned())),
         2 => file().prop_map(Step::Touch),
+        2 => file().prop_map(Step::OpenWriter),
+        2 => Just(Step::WriteByWriter),
+        2 => Just(Step::CloseWriter),
         4 => (either(), either()).prop_map(|(from, to)| Step::Rename(from, to)),
         4 => (either(), either()).prop_map(|(one, other)| Step::Exchange(one, other)),
         2 => (either(), either()).prop_map(|(one, other)| Step::ThereAndBack(one, other)),
@@ -1171,6 +1222,9 @@ impl Scene {
             Step::Make(path) => drop(fs::create_dir_all(self.path(path))),
             Step::Write(path) => self.write(path),
             Step::Touch(path) => self.touch(path),
+            Step::OpenWriter(path) => self.open_writer(path),
+            Step::WriteByWriter => self.write_by_writer(),
+            Step::CloseWriter => self.close_writer(),
             Step::Rename(from, to) => drop(fs::rename(self.path(from), self.path(to))),
             Step::Exchange(one, other) => self.exchange(one, other),
             Step::ThereAndBack(one, other) => {
@@ -1263,12 +1317,17 @@ proptest! {
         scene.rest();
         scene.restart(); // all of it is in the ledger
         steps.iter().for_each(|step| scene.act(step));
+        scene.close_writer();
         scene.rest();
+        let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
+        walk(&scene.path(""), &mut files, &mut directories);
+        if !scene.unseen {
+            let left = scene.published.iter().filter(|(path, _)| removals || files.contains_key(*path));
+            prop_assert_eq!(&left.map(|(path, digests)| (path.clone(), *digests)).collect::<BTreeMap<_, _>>(), &files);
+        }
         scene.kill(|_| {});
         scene.rest();
 
-        let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
-        walk(&scene.path(""), &mut files, &mut directories);
         if !removals {
             scene.published.retain(|path, _| files.contains_key(path));
         }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::{Noticed, State};
 use crate::files::directory::DirectoryId;
 use crate::files::listing::FileStat;
-use crate::files::names::Name;
+use crate::files::names::{Name, Set};
 use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
 use crate::job::Job;
@@ -61,16 +61,15 @@ impl State {
         self.lose_all(id, name, how, Noticed::by_rescan(seen_at, now));
     }
 
-    /// A name has no directory any more, or another one, so the removals are due of what had a message below one that could not
-    /// be entered. `itself`: there is none, so they are due in it as well.
-    pub(super) fn lose_unlisted(&mut self, parent: DirectoryId, name: &Name, itself: bool) {
-        if !self.confirmed.keeps_last() || itself && self.tree.child(parent, name).is_some() {
+    /// A name has no directory any more, so the removals are due of what had a message below one that could not be entered.
+    pub(super) fn lose_unlisted(&mut self, parent: DirectoryId, name: &Name) {
+        if !self.confirmed.keeps_last() || self.tree.child(parent, name).is_some() {
             return;
         }
         let Some(above) = self.tree.get(parent).map(|node| Arc::clone(&node.directory)) else { return };
         let path = [&above.absolute(name)[..], b"/"].concat();
         let Some(root) = self.tree.roots().iter().find(|root| path.starts_with(root.prefix())).cloned() else { return };
-        for (directory, last) in self.confirmed.take_unlisted(&path, itself) {
+        for (directory, last) in self.confirmed.take_unlisted(&path) {
             let id = self.tree.vanished(&root, &directory[root.prefix().len()..]);
             let names = last.iter().map(|(name, _)| Arc::clone(name)).collect();
             if let Some(node) = self.tree.with_draining_mut(id) {
@@ -79,6 +78,18 @@ impl State {
             self.rescan.compare_later(id, names, Origin::Found);
             self.tree.end_drained(id);
         }
+    }
+
+    /// A directory has been listed that may have been shut before, and these are the directories in it: as
+    /// [`State::lose_unlisted`] for each of its sub-directories that went meanwhile.
+    pub(super) fn lose_unlisted_but(&mut self, id: DirectoryId, listed: &[Name]) {
+        let Some(node) = self.tree.get(id) else { return };
+        let waiting = self.confirmed.unlisted_in(node.directory.prefix());
+        if waiting.is_empty() {
+            return;
+        }
+        let listed: Set<&Name> = listed.iter().collect();
+        waiting.iter().filter(|name| !listed.contains(name)).for_each(|name| self.lose_unlisted(id, name));
     }
 
     /// Has the removals of directories that have left the tree found by the rescan under way.

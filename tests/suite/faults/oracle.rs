@@ -15,6 +15,9 @@ use crate::support::files::utc;
 use crate::support::message::FIELDS;
 use crate::support::setup::NOBODY;
 
+/// The kernel follows so many links: see path_resolution(7).
+const LINKS_FOLLOWED_MAX: usize = 40;
+
 /// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
 
@@ -49,12 +52,22 @@ impl Last {
     /// below a directory that is closed to the service is taken back once it can be looked at.
     pub fn not_taken_back(&self, finals: &Finals, data: &Path) -> Vec<String> {
         let is_gone = |name: &&String| !finals.contains_key(*name) && data.join(name).metadata().is_err();
-        let can_be_seen = |name: &&String| {
-            let above = Path::new(name).ancestors().skip(1).map(|above| data.join(above).metadata());
-            above.flatten().all(|directory| is_open(&directory))
-        };
+        let can_be_seen = |name: &&String| can_be_seen(&data.join(name));
         self.by_name.keys().filter(is_gone).filter(can_be_seen).cloned().collect()
     }
+}
+
+/// Whether the service can tell that there is no file at a path, to which links may lead.
+fn can_be_seen(path: &Path) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_FOLLOWED_MAX {
+        if !path.ancestors().skip(1).flat_map(Path::metadata).all(|directory| is_open(&directory)) {
+            return false;
+        }
+        let Ok(target) = path.read_link() else { return true };
+        path.set_file_name(target);
+    }
+    true
 }
 
 /// Whether the service, as its own user, can list a directory and look at what is in it.
@@ -264,13 +277,16 @@ impl Known<'_> {
         }
         // What a killed process was about to publish may never have been published, and is taken back all the same.
         let unsure = removal.of.is_none() && self.excuses.any_crash();
-        let before = removed.get(&name).filter(|(_, before)| before.of == removal.of).map(|(_, before)| before);
+        // A ledger that has lost its last rows has those before them, of an earlier message.
+        let is_earlier = |before: &Removal| self.excuses.may_forget_between([before.read, removal.read]);
+        let before = removed.get(&name).map(|(_, before)| before);
+        let before = before.filter(|before| before.of == removal.of || is_earlier(before));
         let repeats = |before: &Removal| self.excuses.allow([before.read, removal.read], None);
         if by_name.remove(&name).is_none() && !unsure {
             if before.is_none_or(|before| !repeats(before)) {
                 let what = format!("message {number} takes back what is taken back already");
                 verdict.repeated.push((name.clone(), what));
-            } else if before.is_some_and(|before| before.id != removal.id) {
+            } else if before.is_some_and(|before| before.of == removal.of && before.id != removal.id) {
                 verdict.broken.push((name.clone(), format!("message {number} repeats a removal by another id")));
             }
         }

@@ -86,6 +86,11 @@ impl Excuses {
         !self.forgotten.is_empty() || self.crashes.iter().any(full)
     }
 
+    /// Whether the ledger has lost rows that it had, between two events.
+    pub fn may_forget_between(&self, times: [Micros; 2]) -> bool {
+        self.forgotten.iter().any(|time| times[0] <= *time && *time <= times[1])
+    }
+
     fn spans(&self, what: Lasting) -> impl Iterator<Item = Span> {
         let open = self.since.get(&what).map(|since| (*since, Micros::MAX));
         self.over.iter().filter(move |(it, _)| *it == what).map(|(_, span)| *span).chain(open)
@@ -96,7 +101,7 @@ impl Excuses {
     pub fn allow(&self, times: [Micros; 2], confirmed: Option<Micros>) -> bool {
         let (first, second) = (times[0].min(times[1]), times[0].max(times[1]));
         let between = |time: &&Micros| first <= **time && **time <= second;
-        self.forgotten.iter().any(|time| between(&time))
+        self.may_forget_between([first, second])
             || self.spans(Lasting::Full).any(|(from, to)| first <= to.saturating_add(FULL_FOR) && from <= second)
             || self.spans(Lasting::Refused).any(|(from, to)| from - REFUSED_FOR <= first && first <= to)
             || self.crashes.iter().filter(between).any(|crash| {
