@@ -78,6 +78,8 @@ pub enum Error {
     Unroutable {
         /// The exchange's name.
         exchange: String,
+        /// The routing key, in words; empty where the exchange does not look at it.
+        key: String,
     },
     /// The control socket cannot be made at the path that was set.
     ControlSocket {
@@ -177,8 +179,8 @@ impl Error {
             Self::DirectoryGone { path, cause } => format!("the data directory {path:?} is gone: {cause}"),
             Self::Engine { cause, .. } => format!("the io_uring read engine cannot be used: {}", os_message(cause)),
             Self::Broker { url, cause, .. } => format!("broker {url}: {cause}"),
-            Self::Unroutable { exchange } => {
-                format!("no queue is bound to the exchange `{exchange}`: the broker returned a message")
+            Self::Unroutable { exchange, key } => {
+                format!("no queue is bound to the exchange `{exchange}`{key}: the broker returned a message")
             }
             Self::ControlSocket { path, cause } => {
                 format!("INGESTOR_CONTROL_SOCKET (--control-socket): {path:?} cannot be used: {cause}")

@@ -20,6 +20,18 @@ pub struct Exchange {
     pub kind: ExchangeKind,
 }
 
+impl Exchange {
+    /// By which key of a message it finds the queues, in words to follow its name; nothing where it does not look at the key
+    /// ([fanout](https://www.rabbitmq.com/docs/exchanges#fanout)).
+    #[must_use]
+    pub fn routed_by(&self, key: &str) -> String {
+        match self.kind {
+            ExchangeKind::Fanout => String::new(),
+            _ => format!(" for the routing key {key:?}"),
+        }
+    }
+}
+
 /// Checks the name of an exchange.
 ///
 /// # Errors

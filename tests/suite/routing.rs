@@ -156,6 +156,8 @@ fn a_file_that_no_queue_asks_for_waits_and_holds_up_no_other() {
     };
     write("txt", 0..20);
     wait(0.0, 20.0);
+    let named = "no queue is bound to the exchange `files` for the routing key \"txt.";
+    service.wait_log("the key that nobody asks for", |line| line.contains("WARN") && line.contains(named));
     write("flac", 0..20);
     wait(20.0, 20.0);
     ready_command(&service.control_socket()).expect_code(1);

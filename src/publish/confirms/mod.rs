@@ -99,6 +99,8 @@ struct PublishLoop<'a> {
     warned_at: Option<Instant>,
     /// The log's last line about the route says that no queue is bound.
     warned: bool,
+    /// Of the last returned message, in words; empty where the exchange does not look at it (fanout).
+    returned_key: String,
 }
 
 /// A message and the broker's answer to it.
@@ -148,6 +150,7 @@ impl<'a> PublishLoop<'a> {
             outage: None,
             warned_at: None,
             warned: false,
+            returned_key: String::new(),
         }
     }
 
@@ -301,8 +304,12 @@ impl<'a> PublishLoop<'a> {
     /// The broker has returned a message because no queue is bound. It is not the message whose confirm it comes with.
     fn on_return(&mut self, returned: &BasicReturnMessage) -> Result<(), Error> {
         self.progress.metrics.messages_returned.inc();
+        self.returned_key = self.settings.exchange.routed_by(returned.delivery.routing_key.as_str());
         match self.settings.unroutable {
-            Unroutable::Fail => return Err(Error::Unroutable { exchange: self.settings.exchange.name.to_string() }),
+            Unroutable::Fail => {
+                let (exchange, key) = (self.settings.exchange.name.to_string(), mem::take(&mut self.returned_key));
+                return Err(Error::Unroutable { exchange, key });
+            }
             Unroutable::Warn => {
                 let returned = self.progress.metrics.messages_returned.get();
                 self.warn(|| format!("{returned} messages so far reached nobody; bind a queue"));
@@ -360,7 +367,8 @@ impl<'a> PublishLoop<'a> {
             tracing::warn!(
                 event = "no_queue",
                 exchange,
-                "no queue is bound to the exchange `{exchange}`: {}",
+                "no queue is bound to the exchange `{exchange}`{}: {}",
+                self.returned_key,
                 consequence()
             );
         }
