@@ -53,10 +53,12 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
                 }
                 return Ok((connection, address.shown().to_owned()));
             }
-            Err(Refused { error, is_final }) if is_final || !several => return Err(error),
-            Err(Refused { error, .. }) => error,
+            Err(Refused { error, is_final, .. }) if is_final || !several => return Err(error),
+            Err(refused) => refused,
         };
-        let Error::Broker { cause, next, .. } = refused else { return Err(refused) };
+        let Refused { error: Error::Broker { cause, next, .. }, answers, .. } = refused else {
+            return Err(refused.error);
+        };
         if addresses.len() > 0 {
             tracing::warn!(
                 event = "host_failed",
@@ -66,7 +68,7 @@ pub async fn connect(broker: &Broker) -> Result<(Connection, String), Error> {
                 address.host()
             );
         }
-        refusals.add(address.host(), cause, next);
+        refusals.add(address.host(), cause, next, answers);
     }
     Err(refusals.error(broker.shown(), "no host can be used"))
 }
@@ -76,11 +78,13 @@ struct Refused {
     error: Error,
     /// Every host of the cluster would refuse the same.
     is_final: bool,
+    /// Somebody has answered there, and so is more likely to be the one that is meant.
+    answers: bool,
 }
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        Self { error, is_final: false }
+        Self { error, is_final: false, answers: false }
     }
 }
 
@@ -88,19 +92,30 @@ impl From<Error> for Refused {
 #[derive(Default)]
 struct Refusals {
     by: Vec<(String, String)>,
-    next: Option<&'static str>,
+    /// The next step of the first that has answered, or else of the first, and whether that one has.
+    next: Option<(bool, &'static str)>,
 }
 
 impl Refusals {
-    fn add(&mut self, name: String, cause: String, next: &'static str) {
+    fn add(&mut self, name: String, cause: String, next: &'static str, answers: bool) {
         self.by.push((name, cause));
-        self.next.get_or_insert(next);
+        if self.next.is_none_or(|(answered, _)| answers && !answered) {
+            self.next = Some((answers, next));
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.next.is_some_and(|(answered, _)| answered)
+    }
+
+    fn next(&self) -> &'static str {
+        self.next.map_or("name a host", |(_, next)| next)
     }
 
     fn error(self, at: &str, which: &str) -> Error {
         let causes: Vec<_> = self.by.iter().map(|(name, cause)| format!("{name}: {cause}")).collect();
         let cause = format!("{which}: {}", causes.join("; "));
-        Error::Broker { url: at.to_owned(), cause, next: self.next.unwrap_or("name a host") }
+        Error::Broker { url: at.to_owned(), cause, next: self.next() }
     }
 }
 
@@ -121,24 +136,29 @@ async fn reach(broker: &Broker, address: &Address) -> Result<Connection, Refused
         let share = left / u32::try_from(resolved.len() - tried).unwrap_or(u32::MAX);
         let refused = match timeout(share, agree(broker, address, *socket)).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => Refused { error: explained(broker, address, &error), is_final: is_final(&error) },
+            Ok(Err(error)) => Refused {
+                error: explained(broker, address, &error),
+                is_final: is_final(&error),
+                answers: !is_unreachable(&error),
+            },
             Err(_) => silent(at, share).into(),
         };
         if refused.is_final || !several {
             return Err(refused);
         }
-        let Error::Broker { cause, next, .. } = refused.error else { return Err(refused) };
+        let Refused { error: Error::Broker { cause, next, .. }, answers, .. } = refused else { return Err(refused) };
         tracing::debug!(event = "address_failed", error = cause, "{} at {socket}: {cause}", address.host());
-        refusals.add(socket.ip().to_string(), cause, next);
+        refusals.add(socket.ip().to_string(), cause, next, answers);
     }
-    Err(match refusals.by.first() {
+    let answers = refusals.answers();
+    let error = match refusals.by.first() {
         // "localhost" has two addresses, and where nothing listens at either, one cause says all.
         Some((_, first)) if refusals.by.iter().all(|(_, cause)| cause == first) => {
-            let (cause, next) = (first.clone(), refusals.next.unwrap_or_default());
-            Error::Broker { url: at.to_owned(), cause, next }.into()
+            Error::Broker { url: at.to_owned(), cause: first.clone(), next: refusals.next() }
         }
-        _ => refusals.error(at, "no address of the host can be used").into(),
-    })
+        _ => refusals.error(at, "no address of the host can be used"),
+    };
+    Err(Refused { error, is_final: false, answers })
 }
 
 /// Opens a connection with frames of a size that both sides take.
@@ -288,9 +308,32 @@ fn os_error(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
+/// Whether nobody has answered at the address.
+fn is_unreachable(error: &lapin::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    let unreachable = [AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut];
+    matches!(error.kind(), ErrorKind::IOError(io) if unreachable.contains(&io.kind()))
+}
+
 /// Whether the other side has ended an established connection.
 fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>())
         && matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As where "localhost" is ::1 and 127.0.0.1, and the broker listens at one of them.
+    #[test]
+    fn the_next_step_is_that_of_the_address_at_which_somebody_answers() {
+        let mut refusals = Refusals::default();
+        refusals.add("::1".to_owned(), "connection refused".to_owned(), "start the broker", false);
+        assert_eq!((refusals.next(), refusals.answers()), ("start the broker", false));
+        refusals.add("127.0.0.1".to_owned(), "it speaks no TLS".to_owned(), "write amqp://", true);
+        refusals.add("127.0.0.2".to_owned(), "another".to_owned(), "another step", true);
+        assert_eq!((refusals.next(), refusals.answers()), ("write amqp://", true));
+    }
 }

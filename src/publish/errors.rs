@@ -120,7 +120,8 @@ const ACCESS_REFUSED: Cases<6> = [
     ("", "correct user, password and permissions (rabbitmqctl set_permissions)"),
 ];
 
-const PRECONDITION_FAILED: Cases<10> = [
+const PRECONDITION_FAILED: Cases<11> = [
+    UNKNOWN_TYPE, // from RabbitMQ 4.0 on
     (
         "inequivalent arg 'type' for exchange",
         "set --exchange-type (INGESTOR_EXCHANGE_TYPE) to the type that it has, or name another exchange with --exchange (INGESTOR_EXCHANGE)",
@@ -187,13 +188,12 @@ const RESOURCE_ERROR: Cases<1> = [(
     "the broker lacks memory, disk, descriptors, or room below a limit of its own: its log says which; then start again",
 )];
 
-const COMMAND_INVALID: Cases<2> = [
-    (
-        "unknown exchange type",
-        "enable the plugin that brings the type (rabbitmq-plugins enable), or set another with --exchange-type (INGESTOR_EXCHANGE_TYPE)",
-    ),
-    ("", "see the broker's log"),
-];
+const COMMAND_INVALID: Cases<2> = [UNKNOWN_TYPE, ("", "see the broker's log")];
+
+const UNKNOWN_TYPE: (&str, &str) = (
+    "unknown exchange type",
+    "enable the plugin that brings the type (rabbitmq-plugins enable), or set another with --exchange-type (INGESTOR_EXCHANGE_TYPE)",
+);
 
 const CONNECTION_FORCED: Cases<1> = [("", "the broker has closed the connection; start again")];
 
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     /// RabbitMQ's texts, as versions 3.10 to 4.1 write them.
-    const TEXTS: [(u16, &str, &str); 19] = [
+    const TEXTS: [(u16, &str, &str); 20] = [
         (403, "Login was refused using authentication mechanism PLAIN", "correct user, password"),
         (403, "access to exchange 'x' in vhost '/' refused for user 'u'", "`write`"),
         (403, "configure access to exchange 'x' in vhost '/' refused for user 'u'", "`configure`"),
@@ -232,6 +232,7 @@ mod tests {
         (406, "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true'", "another name"),
         (406, "cannot declare queue 'q': queue limit in vhost '/' (0) is reached", "max-queues"),
         (406, "message size 12589 is larger than configured max size 4096", "max_message_size"),
+        (406, "unknown exchange type 'x-none'", "rabbitmq-plugins"),
         (503, "unknown exchange type 'x-none'", "rabbitmq-plugins"),
         (506, "out of it", "its log"),
         (530, "access to vhost '/' refused for user 'guest': connection limit (0) is reached", "set_vhost_limits"),
