@@ -3,6 +3,7 @@
 //!
 //! `INGESTOR_TEST_BINARY` names another build of the binary to run the same tests on.
 
+mod oracle;
 mod support;
 
 mod amqp_properties; // the properties and headers of a message, and its id
