@@ -16,9 +16,8 @@ mod schedule;
 mod workload;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ use crate::oracle::name::{Name, Side};
 use crate::oracle::record::{self, Reader};
 use crate::oracle::repeats::{Confirms, Losses};
 use crate::oracle::tree::Tree;
-use crate::support::files::Random;
+use crate::support::files::{Random, directory, open_to_all};
 use crate::support::setup::{NOBODY, copy_of_binary};
 use crate::support::volume::{Volume, WHOLE_SECONDS};
 use crate::support::{is_root, skip};
@@ -265,19 +264,6 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
 
 fn removals() -> bool {
     std::env::var_os(REMOVALS_VARIABLE).is_some_and(|value| value == "1")
-}
-
-/// Makes a directory for every user.
-fn directory(path: &Path) -> PathBuf {
-    if !path.exists() {
-        std::fs::create_dir(path).expect("a directory");
-    }
-    open_to_all(path);
-    path.to_owned()
-}
-
-fn open_to_all(path: &Path) {
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("permissions");
 }
 
 /// Plays one round of the workload beside the faults, and ends all faults.

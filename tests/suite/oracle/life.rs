@@ -89,6 +89,13 @@ impl Life {
         }
     }
 
+    /// Waits until it has compared the directories with its ledger, if it runs.
+    pub fn wait_rescanned(&self) {
+        if let Some(service) = &self.service {
+            service.wait_log("the end of the rescan", |line| line.contains("rescan finished"));
+        }
+    }
+
     /// Afterwards it runs, and has the broker if it had it before.
     pub fn start_if_down(&mut self) {
         match &self.service {
