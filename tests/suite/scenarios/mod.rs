@@ -67,16 +67,18 @@ fn play_all(mode: Mode) {
         skip(&format!("{} closes a file to the service, which needs root", story.key()));
     }
     let url = broker().vhost();
-    let together = playable.len().max(1);
     let removals = std::env::var_os(REMOVALS_VARIABLE).is_some();
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(1, |rounds| rounds.parse().expect("a number of rounds"));
-    let side_by_side = if std::env::var_os(ALONE_VARIABLE).is_some() { 1 } else { together };
+    let alone = std::env::var_os(ALONE_VARIABLE).is_some();
+    let (apart, together): (Vec<&Story>, Vec<&Story>) = playable.into_iter().partition(|story| story.apart);
     let mut failed = Vec::new();
     for seed in 1..=rounds {
-        for stories in playable.chunks(side_by_side) {
-            let outcome: Outcome = Run { mode, stories, url: &url, seed, removals }.play();
-            eprintln!("{outcome}");
-            failed.extend(outcome.failed);
+        for stories in [&together, &apart] {
+            for stories in stories.chunks(if alone { 1 } else { stories.len().max(1) }) {
+                let outcome: Outcome = Run { mode, stories, url: &url, seed, removals }.play();
+                eprintln!("{outcome}");
+                failed.extend(outcome.failed);
+            }
         }
     }
     assert!(failed.is_empty(), "{mode}: failed are {failed:?}");

@@ -19,6 +19,8 @@ pub struct Outcome {
     wrong: usize,
     repeated: usize,
     broken: usize,
+    /// Rescans of everything, which make up for what events did not show, in all stories.
+    pub rescans: usize,
     /// The names of the stories that failed.
     pub failed: Vec<String>,
     pub took: Duration,
@@ -37,6 +39,7 @@ impl Outcome {
             wrong: 0,
             repeated: 0,
             broken: 0,
+            rescans: 0,
             failed: Vec::new(),
             took: Duration::ZERO,
             details: String::new(),
@@ -75,7 +78,7 @@ impl fmt::Display for Outcome {
         let failed = if self.failed.is_empty() { "" } else { " FAILED" };
         write!(
             to,
-            "{}{}: stories={} steps={} messages={} repeats={} without-kill={} losses={} wrong={} broken={} seconds={:.1}{failed}",
+            "{}{}: stories={} steps={} messages={} repeats={} without-kill={} losses={} wrong={} broken={} rescans={} seconds={:.1}{failed}",
             self.details,
             self.mode,
             self.stories,
@@ -86,6 +89,7 @@ impl fmt::Display for Outcome {
             self.losses,
             self.wrong,
             self.broken,
+            self.rescans,
             self.took.as_secs_f64(),
         )
     }

@@ -13,7 +13,7 @@ use super::player::Player;
 use super::report::Outcome;
 use super::script::Story;
 use crate::oracle::judge::{Finals, Known, Last, TICK, explain, judge};
-use crate::oracle::life::{Life, Settings};
+use crate::oracle::life::{Life, RESCANNED, Settings};
 use crate::oracle::name::{Name, Side};
 use crate::oracle::record::{self, Entry, Reader};
 use crate::oracle::repeats::{Confirms, Losses};
@@ -25,7 +25,7 @@ use crate::support::world::SENTINEL;
 /// For the last message of every file.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// So often a run with kills has its service killed: each kill meets a part of the stories.
-const KILLS: usize = 5;
+const KILLS: usize = 3;
 /// The longest time from the beginning of these stories to the kill. Without pauses they are over within milliseconds, and
 /// what is killed is the publishing of their files.
 const KILL_WITHIN_MS: usize = 25;
@@ -54,6 +54,10 @@ impl<'a> Run<'a> {
         life.start();
         let mut random = Random::new(self.seed);
         let kills = self.mode.ledger == Ledger::Killed;
+        if !kills {
+            // So that nothing but events shows what happens from now on.
+            life.wait_rescanned();
+        }
         for group in players.chunks_mut(if kills { self.stories.len().div_ceil(KILLS) } else { self.stories.len() }) {
             life.wait_ready();
             thread::scope(|scope| {
@@ -75,6 +79,8 @@ impl<'a> Run<'a> {
             self.judge(&mut outcome, story, player, &entries, &finals[&story.key()], &places, &life, &log);
         }
         outcome.strangers(of_story.into_keys());
+        // Each life compares the directories with its ledger once.
+        outcome.rescans = log.matches(RESCANNED).count().saturating_sub(life.starts);
         outcome.took = begun.elapsed();
         outcome
     }
@@ -116,22 +122,19 @@ impl<'a> Run<'a> {
     fn end(&self, players: &mut [Player], places: &Places, life: &mut Life) -> (HashMap<String, Finals>, Vec<Entry>) {
         life.wait_ready();
         let mut reader = Reader::open(self.url);
-        let mut finals = HashMap::new();
-        for turn in ["", "again-"] {
-            for player in &mut *players {
-                let sentinel = Name::top(Side::Data).child(&format!("{SENTINEL}{turn}"));
-                player.tree.save(&sentinel, sentinel.below().as_bytes());
-            }
-            let all = players.iter_mut().zip(self.stories);
-            finals = all.map(|(player, story)| (story.key(), self.watched(player.tree.finals()))).collect();
-            self.all_come(&finals, &mut reader, places, life);
-            if self.mode.ledger == Ledger::None || !turn.is_empty() {
-                break;
-            }
+        // A new file may have its directory listed, so none comes before all others are published.
+        self.all_come(&self.finals(players), &mut reader, places, life);
+        save_sentinels(players, "");
+        let mut finals = self.finals(players);
+        self.all_come(&finals, &mut reader, places, life);
+        if self.mode.ledger != Ledger::None {
             // With its ledger it publishes nothing of this again.
             life.stop();
             life.start();
             life.wait_rescanned();
+            save_sentinels(players, "again-");
+            finals = self.finals(players);
+            self.all_come(&finals, &mut reader, places, life);
         }
         life.stop();
         let entries = reader.drain(self.url);
@@ -139,10 +142,15 @@ impl<'a> Run<'a> {
         (finals, entries)
     }
 
-    /// Without the files below its directories where these are not watched.
-    fn watched(&self, mut finals: Finals) -> Finals {
-        finals.retain(|name, _| self.mode.recursive || !name.contains('/'));
-        finals
+    /// The files of each story that are there now, without those below its directories where these are not watched.
+    fn finals(&self, players: &mut [Player]) -> HashMap<String, Finals> {
+        let mut all = HashMap::new();
+        for (player, story) in players.iter_mut().zip(self.stories) {
+            let mut finals = player.tree.finals();
+            finals.retain(|name, _| self.mode.recursive || !name.contains('/'));
+            all.insert(story.key(), finals);
+        }
+        all
     }
 
     /// Returns when the last message of each file is right, or time is up.
@@ -219,6 +227,14 @@ impl Places {
         let binary = real.join("apollonia-ingestor");
         copy_of_binary(&binary);
         Self { data, outside, state, binary }
+    }
+}
+
+/// Their messages show that the service reads events still.
+fn save_sentinels(players: &mut [Player], turn: &str) {
+    for player in players {
+        let sentinel = Name::top(Side::Data).child(&format!("{SENTINEL}{turn}"));
+        player.tree.save(&sentinel, sentinel.below().as_bytes());
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Story {
     /// The file's name without its ending.
     pub project: String,
     pub name: String,
+    /// Played apart from the others, because the service rescans everything on account of it, which would hide what they lose.
+    pub apart: bool,
     /// What is there before the service starts.
     pub before: Vec<Line>,
     pub steps: Vec<Line>,
@@ -83,7 +85,8 @@ impl Reading<'_> {
         let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         match (&texts[..], &mut self.repeated) {
             ([], _) => Ok(()),
-            (["story", name], None) => self.begin(name),
+            (["story", name], None) => self.begin(name, false),
+            (["story", name, "apart"], None) => self.begin(name, true),
             (["story", ..], None) => Err("a story has one name".to_owned()),
             (["start"], None) => {
                 let story = self.stories.last_mut().ok_or("`start` before any story")?;
@@ -107,7 +110,7 @@ impl Reading<'_> {
         }
     }
 
-    fn begin(&mut self, name: &str) -> Result<(), String> {
+    fn begin(&mut self, name: &str, apart: bool) -> Result<(), String> {
         if !self.names.insert(name.to_owned()) {
             return Err(format!("two stories have the name {name}"));
         }
@@ -115,7 +118,7 @@ impl Reading<'_> {
             return Err(format!("not the name of a story, which is a-z, 0-9 and -: {name:?}"));
         }
         let (project, name) = (self.project.to_owned(), name.to_owned());
-        self.stories.push(Story { project, name, before: Vec::new(), steps: Vec::new() });
+        self.stories.push(Story { project, name, apart, before: Vec::new(), steps: Vec::new() });
         Ok(())
     }
 
