@@ -23,7 +23,8 @@ use step::Step;
 /// The stories of one project, or one story of that name.
 const PROJECT_VARIABLE: &str = "INGESTOR_SCENARIO_PROJECT";
 const STORY_VARIABLE: &str = "INGESTOR_SCENARIO_STORY";
-/// So often all are played, with other pauses and kills each time.
+/// So often all are played, with other pauses and kills each time. `scripts/scenarios` sets it, and then stories that are
+/// played apart from the others are played, too.
 const ROUNDS_VARIABLE: &str = "INGESTOR_SCENARIO_ROUNDS";
 /// Each story has a service to itself.
 const ALONE_VARIABLE: &str = "INGESTOR_SCENARIO_ALONE";
@@ -68,12 +69,13 @@ fn play_all(mode: Mode) {
     }
     let url = broker().vhost();
     let removals = std::env::var_os(REMOVALS_VARIABLE).is_some();
-    let rounds = std::env::var(ROUNDS_VARIABLE).map_or(1, |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().map(|rounds| rounds.parse().expect("a number of rounds"));
     let alone = std::env::var_os(ALONE_VARIABLE).is_some();
     let (apart, together): (Vec<&Story>, Vec<&Story>) = playable.into_iter().partition(|story| story.apart);
     let mut failed = Vec::new();
-    for seed in 1..=rounds {
-        for stories in [&together, &apart] {
+    let groups = if rounds.is_some() { vec![&together, &apart] } else { vec![&together] };
+    for seed in 1..=rounds.unwrap_or(1) {
+        for stories in &groups {
             for stories in stories.chunks(if alone { 1 } else { stories.len().max(1) }) {
                 let outcome: Outcome = Run { mode, stories, url: &url, seed, removals }.play();
                 eprintln!("{outcome}");

@@ -70,14 +70,16 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Story>, String> {
     reading.end().map_err(|what| format!("{}:{}: {what}", file.display(), text.lines().count()))
 }
 
+/// How often, and the lines up to here.
+type Repeated = (usize, Vec<(usize, Vec<Word>)>);
+
 /// A file that is being read.
 #[derive(Default)]
 struct Reading<'a> {
     project: &'a str,
     stories: Vec<Story>,
     names: HashSet<String>,
-    /// How often, and the lines up to here.
-    repeated: Option<(usize, Vec<(usize, Vec<Word>)>)>,
+    repeated: Option<Repeated>,
 }
 
 impl Reading<'_> {
