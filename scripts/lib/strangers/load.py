@@ -11,7 +11,7 @@ DBENCH_LOAD = ("/usr/share/dbench/client.txt", "/usr/share/dbench/client.txt.gz"
 # What changes files below a directory and leaves the rest of the machine alone.
 STRESSORS = (
     "access chmod copy-file dentry dir fallocate fiemap filename fpunch hdd link "
-    "open readahead rename seek symlink sync-file touch unlink utime xattr"
+    "open readahead rename seek symlink sync-file touch utime xattr"
 ).split()
 # No more than it allows to ask for; its own sizes are a share of the disk.
 STRESS_BYTES = {"copy-file": "128m", "fallocate": "4m", "fiemap": "4m", "hdd": "4m", "readahead": "4m", "sync-file": "4m"}
