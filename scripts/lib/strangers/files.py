@@ -104,7 +104,9 @@ def vim(place, work, seconds):
             for backup in ("backup", "nobackup", "nowritebackup"):
                 path = f"{place}/{copy}-{backup}.txt"
                 edit = f"normal! oline {number}"
-                call("vim", "-es", "-u", "NONE", "-i", "NONE", path, "-c", f"set bkc={copy} {backup}", "-c", edit, "-c", "wq")
+                commands = [f"set bkc={copy} {backup}", edit, "wq"]
+                spelled = (word for command in commands for word in ("-c", command))
+                call("vim", "-es", "-u", "NONE", "-i", "NONE", path, *spelled)
 
 
 def nano(place, work, seconds):
@@ -113,7 +115,9 @@ def nano(place, work, seconds):
     for number in rounds(seconds):
         for options in ([], ["--backup"], ["--locking"]):
             path = f"{place}/{''.join(options) or 'plain'}.txt"
-            at_terminal(["nano", "--ignorercfiles", *options, path], [f"line {number}\r".encode(), b"\x0f", b"\r", b"\x18"])
+            # Writes it out under its own name, and leaves.
+            keys = [f"line {number}\r".encode(), b"\x0f", b"\r", b"\x18"]
+            at_terminal(["nano", "--ignorercfiles", *options, path], keys)
 
 
 def at_terminal(command, keys):

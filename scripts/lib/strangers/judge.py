@@ -58,7 +58,8 @@ class Verdict:
             if found is None:
                 self.faults.append(f"{os.fsdecode(path)}: no message")
             elif found != truth:
-                self.faults.append(f"{os.fsdecode(path)}: {found[1]} bytes, {found[0][:12]}; it is {truth[1]}, {truth[0][:12]}")
+                says = f"{found[1]} bytes, {found[0][:12]}; it is {truth[1]}, {truth[0][:12]}"
+                self.faults.append(f"{os.fsdecode(path)}: {says}")
 
     def shown(self):
         more = [f"and {len(self.faults) - SHOWN} more"] if len(self.faults) > SHOWN else []

@@ -14,7 +14,7 @@ STRESSORS = (
     "open readahead rename seek symlink sync-file touch utime xattr"
 ).split()
 # No more than it allows to ask for; its own sizes are a share of the disk.
-STRESS_BYTES = {"copy-file": "128m", "fallocate": "4m", "fiemap": "4m", "hdd": "4m", "readahead": "4m", "sync-file": "4m"}
+STRESS_BYTES = {"copy-file": "128m"} | dict.fromkeys(("fallocate", "fiemap", "hdd", "readahead", "sync-file"), "4m")
 
 
 def fio(place, work, seconds):

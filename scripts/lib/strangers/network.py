@@ -15,6 +15,14 @@ from measure import Skip
 from tools import Source, call, free_port, need, rounds, server, until
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
+SAMBA_DIRECTORIES = (
+    "lock directory",
+    "state directory",
+    "cache directory",
+    "pid directory",
+    "private dir",
+    "ncalrpc dir",
+)
 VSFTPD = "/usr/sbin/vsftpd"
 
 
@@ -22,7 +30,7 @@ def samba(place, work, seconds):
     need("smbd", "smbclient")
     as_root()
     port = free_port()
-    directories = "\n".join(f"{name} = {work}/samba" for name in ("lock directory", "state directory", "cache directory", "pid directory", "private dir", "ncalrpc dir"))
+    directories = "\n".join(f"{name} = {work}/samba" for name in SAMBA_DIRECTORIES)
     os.makedirs(f"{work}/samba")
     with open(f"{work}/smb.conf", "w") as file:
         file.write(
@@ -37,7 +45,8 @@ def samba(place, work, seconds):
             source.change()
             put = "prompt; recurse; mput *"
             call("smbclient", *options, "-c", put, cwd=source.directory)
-            turns = f'put "{source.path(3)}" one-{number}; rename one-{number} two; del two; put "{source.path(3)}" kept'
+            one, path = f"one-{number}", source.path(3)
+            turns = f'put "{path}" {one}; rename {one} two; del two; put "{path}" kept'
             source.write(source.path(3), "wb", 70_000)
             call("smbclient", *options, "-c", turns)
 
@@ -55,7 +64,8 @@ def vsftpd(place, work, seconds):
     # The path to it has to be open to the user `ftp`.
     with open(f"{work}/vsftpd.conf", "w") as file:
         file.write(
-            f"listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n"
+            f"listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\n"
+            "anonymous_enable=YES\nlocal_enable=NO\n"
             f"write_enable=YES\nanon_root={place}\nanon_upload_enable=YES\nanon_mkdir_write_enable=YES\n"
             "anon_other_write_enable=YES\nanon_umask=022\nno_anon_password=YES\nseccomp_sandbox=NO\n"
         )
@@ -142,7 +152,8 @@ def configure_syncthing(path, folder, ids, ports, which):
     )
     text = re.sub(r"<device .*?</device>", "", text, flags=re.DOTALL)
     text = re.sub(r"<(globalAnnounceEnabled|localAnnounceEnabled|relaysEnabled|natEnabled)>true<", r"<\1>false<", text)
-    text = re.sub(r"<listenAddress>.*?</listenAddress>", f"<listenAddress>tcp://127.0.0.1:{ports[which]}</listenAddress>", text)
+    listen = f"<listenAddress>tcp://127.0.0.1:{ports[which]}</listenAddress>"
+    text = re.sub(r"<listenAddress>.*?</listenAddress>", listen, text)
     text = re.sub(r"<address>127\.0\.0\.1:\d+</address>", f"<address>127.0.0.1:{free_port()}</address>", text)
     with open(path, "w") as file:
         file.write(text.replace("<gui ", f"{shared}{devices}<gui ", 1))

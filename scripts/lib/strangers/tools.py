@@ -26,7 +26,8 @@ def call(*command, status=(0,), **more):
     done = subprocess.run(command, capture_output=True, timeout=COMMAND_TIMEOUT, **more)
     if done.returncode not in status:
         said = (done.stderr or done.stdout).decode(errors="replace")
-        raise Failure(f"{' '.join(map(str, command))[:120]} ended with {done.returncode}: {' '.join(said.split())[-300:]}")
+        name = " ".join(map(str, command))[:120]
+        raise Failure(f"{name} ended with {done.returncode}: {' '.join(said.split())[-300:]}")
     return done.stdout.decode(errors="replace")
 
 

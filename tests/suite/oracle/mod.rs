@@ -1,5 +1,5 @@
-//! The oracle: a record of all that was published, an exact model of the files, and the judgment of the one by the other.
-//! The fault suite and the scenarios share it.
+//! The oracle: a record of all that was published, an exact model of the files, and the judgment of the one by the
+//! other. The fault suite and the scenarios share it.
 
 pub mod journal;
 pub mod judge;

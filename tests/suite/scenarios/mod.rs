@@ -1,5 +1,5 @@
-//! What the test suites of other projects that watch files do to files, as stories in `tests/scenarios/`: each is played in
-//! twelve ways, and the oracle judges the messages. `scripts/scenarios` plays single ones, and all of them for longer.
+//! What the test suites of other projects that watch files do to files, as stories in `tests/scenarios/`: each is
+//! played in twelve ways, and the oracle judges the messages. `scripts/scenarios` plays single ones, and all for longer.
 
 mod mode;
 mod player;
@@ -23,8 +23,8 @@ use step::Step;
 /// The stories of one project, or one story of that name.
 const PROJECT_VARIABLE: &str = "INGESTOR_SCENARIO_PROJECT";
 const STORY_VARIABLE: &str = "INGESTOR_SCENARIO_STORY";
-/// So often all are played, with other pauses and kills each time. `scripts/scenarios` sets it, and then stories that are
-/// played apart from the others are played, too.
+/// So often all are played, with other pauses and kills each time. `scripts/scenarios` sets it, and then stories
+/// that are played apart from the others are played, too.
 const ROUNDS_VARIABLE: &str = "INGESTOR_SCENARIO_ROUNDS";
 /// Each story has a service to itself.
 const ALONE_VARIABLE: &str = "INGESTOR_SCENARIO_ALONE";

@@ -78,7 +78,8 @@ impl fmt::Display for Outcome {
         let failed = if self.failed.is_empty() { "" } else { " FAILED" };
         write!(
             to,
-            "{}{}: stories={} steps={} messages={} repeats={} without-kill={} losses={} wrong={} broken={} rescans={} seconds={:.1}{failed}",
+            "{}{}: stories={} steps={} messages={} repeats={} without-kill={} losses={} wrong={} broken={} rescans={} \
+             seconds={:.1}{failed}",
             self.details,
             self.mode,
             self.stories,

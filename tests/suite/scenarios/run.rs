@@ -26,8 +26,8 @@ use crate::support::world::SENTINEL;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// So often a run with kills has its service killed: each kill meets a part of the stories.
 const KILLS: usize = 2;
-/// The longest time from the beginning of these stories to the kill. Without pauses they are over within milliseconds, and
-/// what is killed is the publishing of their files.
+/// The longest time from the beginning of these stories to the kill. Without pauses they are over within milliseconds,
+/// and what is killed is the publishing of their files.
 const KILL_WITHIN_MS: usize = 25;
 const KILL_WITHIN_MS_WITH_PAUSES: usize = 250;
 /// A file that was made and not closed counts as complete after so long without a change.
@@ -76,7 +76,8 @@ impl<'a> Run<'a> {
         let log = life.log();
         for (player, story) in players.into_iter().zip(self.stories) {
             let entries = of_story.remove(&story.key()).unwrap_or_default();
-            self.judge(&mut outcome, story, player, &entries, &finals[&story.key()], &places, &life, &log);
+            let verdict_of = Judged { story, player, entries: &entries, finals: &finals[&story.key()] };
+            self.judge(&mut outcome, verdict_of, &places.data.join(story.key()), &life, &log);
         }
         outcome.strangers(of_story.into_keys());
         // Each life compares the directories with its ledger once.
@@ -176,39 +177,36 @@ impl<'a> Run<'a> {
         }
     }
 
-    #[expect(clippy::too_many_arguments)]
-    fn judge(
-        &self,
-        outcome: &mut Outcome,
-        story: &Story,
-        player: Player,
-        entries: &[Entry],
-        finals: &Finals,
-        places: &Places,
-        life: &Life,
-        log: &str,
-    ) {
-        let data = places.data.join(story.key());
+    /// Judges one story, which was played in this directory.
+    fn judge(&self, outcome: &mut Outcome, judged: Judged, data: &Path, life: &Life, log: &str) {
+        let Judged { story, player, entries, finals } = judged;
         let known = Known {
             journal: &player.tree.journal,
             excuses: &life.excuses,
-            confirms: Confirms::of(log, &data),
+            confirms: Confirms::of(log, data),
             losses: Losses::of(log),
             leases: true,
             tick: TICK,
             removals: self.removals,
         };
-        let mut verdict = judge(entries, &data, finals, &known);
+        let mut verdict = judge(entries, data, finals, &known);
         if !self.mode.recursive {
-            let deeper =
-                entries.iter().filter_map(|entry| path_of(entry)?.strip_prefix(&data).ok().map(Path::to_owned));
+            let deeper = entries.iter().filter_map(|entry| path_of(entry)?.strip_prefix(data).ok().map(Path::to_owned));
             let deeper = deeper.filter(|below| below.components().count() > 1);
             let named = deeper.map(|below| (below.display().to_string(), "nobody watches that directory".to_owned()));
             verdict.wrong.extend(named);
         }
-        let details = explain(&verdict, entries, &data, known.journal, log);
+        let details = explain(&verdict, entries, data, known.journal, log);
         outcome.add(story, &verdict, &details, player.tree.journal.operation);
     }
+}
+
+/// A story that was played, its messages, and its files in the end.
+struct Judged<'a> {
+    story: &'a Story,
+    player: Player<'a>,
+    entries: &'a [Entry],
+    finals: &'a Finals,
 }
 
 /// Where everything is.

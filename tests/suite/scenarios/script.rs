@@ -22,7 +22,8 @@ pub struct Story {
     /// The file's name without its ending.
     pub project: String,
     pub name: String,
-    /// Played apart from the others, because the service rescans everything on account of it, which would hide what they lose.
+    /// Played apart from the others, because the service rescans everything on account of it, which would hide what
+    /// they lose.
     pub apart: bool,
     /// What is there before the service starts.
     pub before: Vec<Line>,

@@ -10,8 +10,8 @@ use super::{Entry, Id, Tree};
 const HOPS_MAX: usize = 20;
 
 impl Tree {
-    /// A symbolic link, made at a free place for another: there it leads to that path of the watched directory, or of the
-    /// one beside it, whatever is there.
+    /// A symbolic link, made at a free place for another: there it leads to that path of the watched directory, or of
+    /// the one beside it, whatever is there.
     pub fn symbolic_link(&mut self, made: &Name, place: &Name, target: &Name) {
         let text = match target.side() {
             Side::Data => format!("{}{}", "../".repeat(place.parent().depth()), target.below()),
