@@ -48,7 +48,7 @@ class Volume:
 
     def one(self, name, service, messages):
         place, work = made(self.data, name), made(self.work, f"of-{name}")
-        before, repeats, began = messages.count, len(messages.repeats), time.monotonic()
+        before, repeats, alike, began = messages.count, len(messages.repeats), messages.alike, time.monotonic()
         try:
             WRITERS[name](place, work, self.options.seconds)
             why = None
@@ -63,6 +63,7 @@ class Volume:
         right = not (verdict.faults or again or why)
         print(
             f"{name:10} {self.name:18} files={verdict.files} messages={came} repeats={again} "
+            f"alike={messages.alike - alike} "
             f"wrong={len(verdict.faults)} seconds={wrote:.1f} {'right' if right else 'FAILED'}",
             flush=True,
         )

@@ -8,6 +8,8 @@ import stat
 EXCHANGE = "apollonia"
 # After so long without a message the queue counts as read.
 SILENCE = 0.2
+# How a time stamp of whole seconds ends.
+WHOLE_SECOND = ".000000+00:00"
 SHOWN = 3
 
 
@@ -21,6 +23,8 @@ class Messages:
         self.channel.queue_declare(name, durable=True)
         self.channel.queue_bind(name, EXCHANGE)
         self.last, self.ids, self.repeats, self.count = {}, set(), [], 0
+        # Repeats where time stamps are whole seconds: a file that is deleted and made again can be the same version.
+        self.alike = 0
 
     def __enter__(self):
         return self
@@ -42,7 +46,9 @@ class Messages:
             self.last[path] = message["sha256_hash"], message["size"]
             self.count += 1
             key = path, properties.message_id
-            if key in self.ids:
+            if key in self.ids and message["changed_time"].endswith(WHOLE_SECOND):
+                self.alike += 1
+            elif key in self.ids:
                 self.repeats.append(path)
             self.ids.add(key)
 

@@ -14,7 +14,7 @@ use crate::oracle::tree::{Handle, Open, Tree};
 use crate::support::files::{Random, noise};
 
 /// Between two steps, at least and at most: long enough for the service to publish one before the next.
-const PAUSE_MS: (usize, usize) = (20, 60);
+const PAUSE_MS: (usize, usize) = (10, 40);
 /// The name of a link until it takes the place of another.
 const STAGED: &str = "staged-link";
 
