@@ -221,9 +221,10 @@ impl Confirmed {
         node.last.keys().filter(|name| !listed.contains(name)).cloned().collect()
     }
 
-    /// Compares a file that a rescan finds with what was confirmed. `everything`: files that were confirmed are published
-    /// again. The readers compare what a link leads to, unless they have never read it.
+    /// Compares a file that a rescan finds with what was confirmed. `everything`: what earlier runs confirmed is published
+    /// again, once. The readers compare what a link leads to, unless they have never read it.
     pub(super) fn compare(node: &mut Node, name: &Name, stat: &FileStat, everything: bool) -> Comparison {
+        let everything = everything && node.loaded;
         let Some(known) = node.known.get_mut(name) else { return Comparison::Other };
         let through = !stat.regular && !known.is_read();
         let found =

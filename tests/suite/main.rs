@@ -3,6 +3,7 @@
 //!
 //! `INGESTOR_TEST_BINARY` names another build of the binary to run the same tests on.
 
+mod oracle;
 mod support;
 
 mod amqp_properties; // the properties and headers of a message, and its id
@@ -58,6 +59,7 @@ mod restarts; // what has changed since the last start, and `--catch-up`
 mod rights_that_come_later; // files and directories that may not be read yet
 mod routing; // the exchange, its type, and the routing key of each file
 mod scan_and_listen; // the commands `scan` and `listen`
+mod scenarios; // what other projects' tests do to files
 mod seccomp_profile; // the service works under `deploy/seccomp.json`
 mod secret_files; // the connection string and its password from files
 mod several_directories; // several data directories in one service

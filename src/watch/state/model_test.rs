@@ -390,6 +390,23 @@ fn a_file_read_while_another_directory_was_at_the_path_is_read_once_more() {
     assert_eq!(scene.in_flight.iter().map(|it| path_of(&it.job)).collect::<Vec<_>>(), [scene.path("one/file")]);
 }
 
+/// A file that could not be read for a moment, for example, is compared again long after the start.
+#[test]
+fn catch_up_all_publishes_what_earlier_runs_have_published_and_that_once() {
+    let mut scene = Scene::with(&["one"]);
+    scene.restart_with(CatchUp::All, |_| {});
+    scene.catch_up();
+    scene.dispatch(10);
+    let file = scene.path("one/file");
+    let job = scene.in_flight.iter().map(|it| &it.job).find(|job| path_of(job) == file).expect("it is published again");
+    let (id, name) = (job.directory.id(), job.name.clone());
+    scene.complete_all();
+    scene.state.rescan.compare_later(id, vec![name], crate::watch::tree::Origin::Found);
+    scene.catch_up();
+    scene.dispatch(10);
+    assert_eq!(scene.in_flight.len(), 0, "{:?}", scene.in_flight.first().map(|it| path_of(&it.job)));
+}
+
 /// The target is in flight when another directory comes to its path, with another file of that name.
 #[test]
 fn a_link_follows_its_target_when_directories_are_exchanged_while_that_is_in_flight() {

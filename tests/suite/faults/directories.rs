@@ -1,7 +1,7 @@
 //! Operations on directories, over so few names that their histories cross: a name is now a file's, now a directory's.
 
-use super::name::{Name, Side};
 use super::workload::Workload;
+use crate::oracle::name::{Name, Side};
 
 /// With more directories than these, none is made or moved there.
 const DATA_DIRECTORIES: usize = 12;

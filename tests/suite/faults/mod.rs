@@ -8,45 +8,36 @@
 
 mod directories;
 mod disk;
-mod journal;
-mod life;
-mod name;
 mod node;
-mod oracle;
 mod pace;
 mod queue;
-mod record;
-mod repeats;
 mod rights;
 mod schedule;
-mod tree;
 mod workload;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::files::Random;
+use crate::oracle::judge::{COARSE_TICK, Finals, Known, Last, TICK, Verdict, explain, judge};
+use crate::oracle::life::{Life, Settings};
+use crate::oracle::name::{Name, Side};
+use crate::oracle::record::{self, Reader};
+use crate::oracle::repeats::{Confirms, Losses};
+use crate::oracle::tree::Tree;
+use crate::support::files::{Random, directory, open_to_all};
 use crate::support::setup::{NOBODY, copy_of_binary};
 use crate::support::volume::{Volume, WHOLE_SECONDS};
 use crate::support::{is_root, skip};
 use disk::StateDirectory;
-use life::{Life, Settings};
-use name::{Name, Side};
 use node::Node;
-use oracle::{Finals, Known, Last, Verdict, judge};
 use pace::Ending;
 use queue::FLOOD;
-use record::Reader;
-use repeats::{Confirms, Losses, Micros};
 use schedule::{Costly, Finale, Stage};
-use tree::Tree;
 use workload::Workload;
 
 /// Together these seeds have every fault but the remount of a volume.
@@ -68,10 +59,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Its message shows that the service reads events again. In the end each directory gets one, which shows that the
 /// service still watches it.
 const SENTINEL: &str = "zz-sentinel";
-/// The longest tick of a file system's clock, and of one with whole seconds.
-const TICK: Micros = 12_000;
-const COARSE_TICK: Micros = 1_012_000;
-
 /// What the service watches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -192,17 +179,7 @@ fn run(seed: u64, node: &mut Node) -> bool {
         eprintln!("{line}");
         return true;
     }
-    let mut details = String::new();
-    for (name, what) in verdict.faults() {
-        let names = workload.tree.journal.together(name);
-        let done = workload.tree.journal.history_of(&names);
-        let said = life::about(&log, &stage.data, &names);
-        let _ = write!(
-            details,
-            "{name}: {what}\noperations:\n{done}messages:\n{}the service's log:\n{said}",
-            oracle::list(&entries, &stage.data, name)
-        );
-    }
+    let details = explain(&verdict, &entries, &stage.data, &workload.tree.journal, &log);
     if let Some(directory) = std::env::var_os(LOGS_VARIABLE) {
         std::fs::create_dir_all(&directory).expect("a directory for the logs");
         std::fs::write(Path::new(&directory).join(format!("seed-{seed}.log")), &log).expect("a log is written");
@@ -287,19 +264,6 @@ fn prepare(seed: u64, node: &mut Node) -> Prepared<'_> {
 
 fn removals() -> bool {
     std::env::var_os(REMOVALS_VARIABLE).is_some_and(|value| value == "1")
-}
-
-/// Makes a directory for every user.
-fn directory(path: &Path) -> PathBuf {
-    if !path.exists() {
-        std::fs::create_dir(path).expect("a directory");
-    }
-    open_to_all(path);
-    path.to_owned()
-}
-
-fn open_to_all(path: &Path) {
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("permissions");
 }
 
 /// Plays one round of the workload beside the faults, and ends all faults.

@@ -6,9 +6,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, setxattr, utimensat};
 
 use super::Kind;
-use super::name::{Name, Side};
-use super::tree::OPEN_MODE;
 use super::workload::Workload;
+use crate::oracle::name::{Name, Side};
+use crate::oracle::tree::OPEN_MODE;
 use crate::support::files::chmod;
 use crate::support::setup::NOBODY;
 

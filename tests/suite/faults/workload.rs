@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
 
 use super::Kind;
-use super::name::{Name, Side};
 use super::pace::{Ending, Pace};
 use super::rights::Huge;
-use super::tree::{Handle, Open, Tree};
+use crate::oracle::name::{Name, Side};
+use crate::oracle::tree::{Handle, Open, Tree};
 use crate::support::files::{Random, noise};
 
 const DATA_NAMES: usize = 40;

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr;
 
@@ -154,6 +154,19 @@ impl Drop for Mapping {
         // SAFETY: mapped in `of` and not used after.
         unsafe { libc::munmap(self.start, self.length) };
     }
+}
+
+/// Makes a directory for every user.
+pub fn directory(path: &Path) -> PathBuf {
+    if !path.exists() {
+        fs::create_dir(path).expect("a directory");
+    }
+    open_to_all(path);
+    path.to_owned()
+}
+
+pub fn open_to_all(path: &Path) {
+    fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("permissions");
 }
 
 /// Sets the mode of `path`, which need not be readable for the test.

@@ -1,9 +1,9 @@
 //! Faults of the broker: it stops, is killed, hangs, closes connections, raises an alarm, refuses messages, or has no
 //! queue.
 
-use super::super::record;
-use super::super::repeats::Lasting;
 use super::{Costly, Stage};
+use crate::oracle::record;
+use crate::oracle::repeats::Lasting;
 
 impl Stage<'_> {
     pub(super) fn stop_the_broker(&mut self) {

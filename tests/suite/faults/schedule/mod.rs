@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::disk::StateDirectory;
-use super::life::Life;
 use super::node::Node;
 use super::pace::Pace;
+use crate::oracle::life::Life;
 use crate::support::files::Random;
 use crate::support::volume::Volume;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::queue;
-use super::super::repeats::Lasting;
 use super::Stage;
+use crate::oracle::repeats::Lasting;
 use crate::support::files::{Random, chmod};
 use crate::support::skip;
 

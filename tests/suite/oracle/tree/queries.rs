@@ -97,7 +97,7 @@ impl Tree {
         let entries = self.entries.iter();
         entries.filter_map(|(name, entry)| match entry {
             Entry::File(id) => Some((name.clone(), *id)),
-            Entry::Directory | Entry::Link(_) => None,
+            Entry::Directory | Entry::Link(_) | Entry::Fifo => None,
         })
     }
 }

@@ -10,10 +10,14 @@ use super::{Entry, Id, Tree};
 const HOPS_MAX: usize = 20;
 
 impl Tree {
-    /// A symbolic link, made at a free place for another: there it leads to that path of the watched directory,
-    /// whatever is there.
+    /// A symbolic link, made at a free place for another: there it leads to that path of the watched directory, or of
+    /// the one beside it, whatever is there.
     pub fn symbolic_link(&mut self, made: &Name, place: &Name, target: &Name) {
-        let text = format!("{}{}", "../".repeat(place.parent().depth()), target.below());
+        let text = match target.side() {
+            Side::Data => format!("{}{}", "../".repeat(place.parent().depth()), target.below()),
+            // Out of the watched directory.
+            Side::Staging => self.path(target).to_str().expect("a plain path").to_owned(),
+        };
         self.begin();
         symlink(&text, self.path(made)).expect("symlink");
         self.journal.log(format!("{made} made, a link to {target}"));
@@ -28,6 +32,10 @@ impl Tree {
         let (mut at, mut ahead) = (link.parent(), parts(text));
         let mut hops = 1;
         while let Some(part) = ahead.pop_front() {
+            // An absolute path, which leads out.
+            if part.is_empty() {
+                return None;
+            }
             if part == ".." {
                 if at.is_top() {
                     return None;
@@ -39,6 +47,7 @@ impl Tree {
             match self.entries.get(&name)? {
                 Entry::File(id) => return ahead.is_empty().then_some((*id, name)),
                 Entry::Directory => at = name,
+                Entry::Fifo => return None,
                 Entry::Link(text) => {
                     hops += 1;
                     if hops > HOPS_MAX {
@@ -51,6 +60,11 @@ impl Tree {
             }
         }
         None
+    }
+
+    /// The file to which a name leads, if it is a link to one.
+    pub fn led_to(&self, link: &Name) -> Option<Name> {
+        self.resolve(link).map(|(_, name)| name)
     }
 
     /// What may be published for links, since a name has changed or a file is complete.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::journal::{Journal, Turn};
+use super::life;
 use super::record::Entry;
 use super::repeats::{Confirms, Excuses, Losses, Micros, parse};
 use crate::support::files::utc;
@@ -17,6 +18,9 @@ use crate::support::setup::NOBODY;
 
 /// The kernel follows so many links: see path_resolution(7).
 const LINKS_FOLLOWED_MAX: usize = 40;
+/// The longest tick of a file system's clock, and of one with whole seconds.
+pub const TICK: Micros = 12_000;
+pub const COARSE_TICK: Micros = 1_012_000;
 
 /// Path below the watched directory, hash and size.
 pub type Finals = BTreeMap<String, (String, u64)>;
@@ -324,8 +328,21 @@ impl Known<'_> {
     }
 }
 
-/// The messages for one name, for the report of a failure.
-pub fn list(entries: &[Entry], data: &Path, name: &str) -> String {
+/// Each finding with the operations, the messages and the log lines of its names.
+pub fn explain(verdict: &Verdict, entries: &[Entry], data: &Path, journal: &Journal, log: &str) -> String {
+    let mut details = String::new();
+    for (name, what) in verdict.faults() {
+        let names = journal.together(name);
+        let done = journal.history_of(&names);
+        let said = life::about(log, data, &names);
+        let listed = list(entries, data, name);
+        let _ = write!(details, "{name}: {what}\noperations:\n{done}messages:\n{listed}the service's log:\n{said}");
+    }
+    details
+}
+
+/// The messages for one name.
+fn list(entries: &[Entry], data: &Path, name: &str) -> String {
     let mut lines = String::new();
     for (number, entry) in entries.iter().enumerate() {
         if let Some(Ok(removal)) = Removal::of(entry, data) {

@@ -17,6 +17,8 @@ use crate::support::wait::retry;
 const WAITING: &str = "waiting for its end";
 /// A line that it has the broker again.
 const AGAIN: &str = "INFO connected again";
+/// A line that it has looked at all that it watches.
+pub const RESCANNED: &str = "rescan finished";
 
 pub struct Settings {
     pub data: PathBuf,
@@ -86,6 +88,13 @@ impl Life {
     pub fn wait_ready(&self) {
         if let Some(service) = &self.service {
             service.wait_ready();
+        }
+    }
+
+    /// Waits until it has compared the directories with its ledger, if it runs.
+    pub fn wait_rescanned(&self) {
+        if let Some(service) = &self.service {
+            service.wait_log("the end of the rescan", |line| line.contains(RESCANNED));
         }
     }
 
@@ -224,7 +233,7 @@ pub fn about(log: &str, data: &Path, names: &HashSet<String>) -> String {
     let paths: Vec<String> = names.iter().map(|name| format!("{}\"", data.join(name).display())).collect();
     let wanted = |line: &&str| {
         paths.iter().any(|path| line.contains(path))
-            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", "rescan finished", LOST, AGAIN]
+            || ["start ", "fault ", "ended: ", "ready", "WARN no ", "ERROR", RESCANNED, LOST, AGAIN]
                 .iter()
                 .any(|it| line.contains(it))
     };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::journal::Journal;
 use super::name::{Name, Side};
 use super::repeats::{Micros, now};
-use crate::support::files::{Mapping, chmod, exchange, give_name, nameless, sha256};
+use crate::support::files::{Mapping, chmod, exchange, fifo, give_name, nameless, sha256};
 
 type Id = usize;
 
@@ -28,6 +28,8 @@ enum Entry {
     Directory,
     /// A symbolic link, and what is written in it.
     Link(String),
+    /// A FIFO, of which nothing is published.
+    Fifo,
 }
 
 struct Inode {
@@ -144,6 +146,12 @@ impl Tree {
             content.resize(content.len().max(end), 0);
             content[start..end].copy_from_slice(bytes);
         });
+    }
+
+    /// Cuts the file off there, or lengthens it by zeros.
+    pub fn set_length(&mut self, handle: &Handle, length: usize) {
+        handle.file.set_len(length as u64).expect("ftruncate");
+        self.change(handle.id, |content| content.resize(length, 0));
     }
 
     /// Fills the file through a mapping, which may outlive the descriptor.
@@ -269,6 +277,13 @@ impl Tree {
         fs::create_dir(self.path(name)).expect("mkdir");
         self.enter(name, Entry::Directory);
         self.journal.log(format!("{name} made, a directory"));
+    }
+
+    pub fn make_fifo(&mut self, name: &Name) {
+        self.begin();
+        fifo(&self.path(name));
+        self.enter(name, Entry::Fifo);
+        self.journal.log(format!("{name} made, a FIFO"));
     }
 
     /// Removes an empty directory.
