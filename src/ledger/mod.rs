@@ -172,6 +172,8 @@ impl Drop for Ledger {
 }
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
 pub(crate) mod tests;
