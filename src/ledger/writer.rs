@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
@@ -11,6 +10,7 @@ use super::queue::{Batch, Queue, Shared};
 use super::row::StoreError;
 use super::state_directory::{BEHIND, COMPLETE};
 use super::store::Store;
+use super::sync::{Arc, MutexGuard, PoisonError};
 use crate::advice;
 use crate::error::os_message;
 
