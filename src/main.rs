@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let Some(Cli { command, settings }) = cli::parse()? else {
+    let Some(Cli { command, settings, settings_given }) = cli::parse()? else {
         return Ok(()); // --help or --version, already printed
     };
     let command = command.unwrap_or(Command::Watch { dirs: Vec::new() });
@@ -38,7 +38,14 @@ fn run() -> Result<(), Error> {
         Command::Verify { dir, content, grace, json } => {
             verify::run(&settings, dir.as_deref(), &verify::Options { content, grace, json })
         }
-        Command::Doctor { json } => doctor::run(&settings, json),
+        Command::Doctor { json, env_file, unit, settings_loaded } => {
+            let (env_file, unit) = (env_file.as_deref(), unit.as_deref());
+            doctor::run(
+                &settings,
+                &doctor::Asked { env_file, unit, given: settings_given, loaded: settings_loaded },
+                json,
+            )
+        }
         Command::Completions { shell } => completions::run(shell),
     }
 }

@@ -19,6 +19,15 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// Whether there is any setting on the command line or in the environment.
+    pub(super) fn any(&self, definition: &clap::Command) -> bool {
+        let mut settings = definition.get_arguments().filter(|arg| arg.is_global_set());
+        settings.any(|arg| {
+            let source = self.matches.value_source(arg.get_id().as_str());
+            matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+        })
+    }
+
     /// Patterns: a flag is one, a variable is a list with commas.
     pub(super) fn patterns(&self, id: &str, read: &mut Vec<OsString>) -> Result<(), Error> {
         match self.matches.value_source(id) {

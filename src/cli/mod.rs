@@ -40,6 +40,9 @@ pub struct Cli {
     /// The settings of all commands.
     #[command(flatten)]
     pub settings: Settings,
+    /// Whether a flag or a variable gives a setting.
+    #[arg(skip)]
+    pub settings_given: bool,
 }
 
 /// The commands.
@@ -105,6 +108,16 @@ pub enum Command {
         /// One JSON object instead of lines
         #[arg(long)]
         json: bool,
+        /// Check with the settings in this file, in place of the variables set here; it is read as systemd reads its
+        /// EnvironmentFile
+        #[arg(long, value_name = "FILE", conflicts_with = "unit")]
+        env_file: Option<PathBuf>,
+        /// Check with the settings of this systemd unit; for root without any setting it is apollonia-ingestor.service
+        #[arg(long, value_name = "UNIT")]
+        unit: Option<String>,
+        /// The settings asked for are in the environment already: `doctor` has begun again with them
+        #[arg(long, hide = true)]
+        settings_loaded: bool,
     },
     /// Print the completion script for a shell
     Completions {
@@ -124,6 +137,14 @@ pub fn definition() -> clap::Command {
 #[must_use]
 pub fn unknown_variables() -> Vec<UnknownVariable> {
     variables::unknown(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
+}
+
+/// The variables of all settings.
+#[must_use]
+pub fn variables() -> Vec<String> {
+    let definition = Cli::command();
+    let variables = definition.get_arguments().filter_map(clap::Arg::get_env);
+    variables.map(|variable| variable.to_string_lossy().into_owned()).collect()
 }
 
 /// Reads the command line and the environment. `None` when help or the version was asked for and printed.
@@ -147,6 +168,7 @@ fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, E
             given.patterns("exclude", exclude)?;
             given.directories("data_dir", "--data-dir", data_dirs)?;
             cli.command.as_ref().map_or(Ok(()), |command| refuse_both(command, &matches))?;
+            cli.settings_given = given.any(&definition);
             Ok(Some(cli))
         }
         Err(shown) if matches!(shown.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -293,6 +315,13 @@ mod tests {
             assert!(heading.is_some(), "{id} has no heading");
             let watch = definition().find_subcommand("watch").unwrap().clone();
             assert!(watch.get_arguments().any(|arg| arg.get_id() == id), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_given_is_known_to_be() {
+        for (words, given) in [("doctor --json", false), ("doctor --unit a", false), ("doctor --workers 2", true)] {
+            assert_eq!(parse_words(words).unwrap().unwrap().settings_given, given, "{words}");
         }
     }
 

@@ -185,6 +185,39 @@ fn contradicting_settings_fail_and_unreadable_ones_are_refused() {
     check().args(&["--workers", "none"]).run().expect_code(2);
 }
 
+/// A file of settings, which takes the place of the variables that are set, read as systemd reads it.
+#[test]
+fn the_settings_of_a_file_are_checked() {
+    let (_root, data, outside) = directories();
+    let file = outside.join("settings.env");
+    let check = || doctor(Path::new("/not/there"), NO_BROKER).arg("--env-file").arg(&file);
+    let text = format!("# the service\nDATA_DIRECTORY=\"{}\"\nINGESTOR_OUTPUT = none\n", data.display());
+    fs::write(&file, &text).unwrap();
+    let ended = check().run().expect_code(0);
+    assert_verdict(&ended, "settings file", "ok", &["settings.env", "2 variables"]);
+    assert_verdict(&ended, "data directory", "ok", &[]);
+    assert_verdict(&check().args(&["--data-dir", "/srv/none"]).run(), "data directory", "fail", &["/srv/none"]);
+
+    fs::write(&file, format!("{text}export INGESTOR_WORKERS=1\nINGESTOR_WORKER=2\n")).unwrap();
+    let ended = check().run().expect_code(0);
+    assert_verdict(&ended, "settings file", "warn", &["line 4 sets nothing"]);
+    assert_verdict(&ended, "settings", "warn", &["INGESTOR_WORKER is none", "INGESTOR_WORKERS"]);
+
+    fs::write(&file, "AMQP_CONNECTION_STRING=amqp://someone:hunter2@host:port/\n").unwrap();
+    assert_verdict(&check().run().expect_code(1), "broker", "fail", &["host:port"]);
+    fs::write(&file, "INGESTOR_WORKERS=none\n").unwrap();
+    assert!(check().run().expect_code(2).stderr.contains("INGESTOR_WORKERS"));
+    fs::remove_file(&file).unwrap();
+    assert!(check().run().expect_code(2).stderr.contains("settings.env\" cannot be read"));
+}
+
+#[test]
+fn a_unit_that_systemd_does_not_know_is_refused() {
+    let (_root, data, _) = directories();
+    let ended = doctor(&data, NO_BROKER).args(&["--unit", "no-such-thing"]).run().expect_code(2);
+    assert!(ended.stderr.contains("no-such-thing") && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+}
+
 #[test]
 fn denied_io_uring_is_a_warning_and_a_failure_where_it_is_set() {
     if !io_uring_is_allowed() {

@@ -10,10 +10,13 @@ mod files;
 mod kernel;
 mod mounts;
 mod service;
+mod source;
 mod state;
 
 use check::{Check, Status};
 use serde::Serialize;
+pub use source::Asked;
+use source::Source;
 
 use crate::cli::{self, Settings, UnknownVariable};
 use crate::config;
@@ -30,13 +33,19 @@ struct Findings {
     checks: Vec<Check>,
 }
 
-/// Runs every check and prints them on standard output, a line each or as one JSON object.
+/// Runs every check and prints them on standard output, a line each or as one JSON object. Where the settings are another's
+/// (`asked`), it begins again with them first.
 ///
 /// # Errors
-/// [`Error::Unfit`] when a check failed; [`Error::Stdout`].
-pub fn run(settings: &Settings, json: bool) -> Result<(), Error> {
+/// [`Error::Unfit`] when a check failed; [`Error::Stdout`]; [`Error::Usage`] when the settings asked for cannot be had.
+pub fn run(settings: &Settings, asked: &Asked<'_>, json: bool) -> Result<(), Error> {
+    let source = Source::of(asked)?;
+    if !asked.loaded {
+        source.begin_again(asked)?;
+    }
     raise_lease_capability(); // as the service does before it takes leases
-    let mut checks = vec![sound(settings)];
+    let mut checks = source.checks();
+    checks.push(sound(settings));
     checks.extend(kernel::checks(settings));
     checks.extend(files::checks(settings));
     checks.extend(service::checks(settings));

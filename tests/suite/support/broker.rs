@@ -6,12 +6,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,8 +24,9 @@ use super::setup::Setup;
 use super::wait::retry;
 use super::world::directories;
 
-/// More than there are tests. Made when the node boots: `rabbitmqctl add_vhost` costs a second each.
-const VHOSTS: usize = 512;
+/// So many virtual hosts are made at a time, at boot and whenever the last of them is given away: each costs the node some
+/// 20 ms of a busy core, and each `rabbitmqctl` a second.
+const VHOSTS: usize = 48;
 /// The largest message that a node takes, in bytes: a message that is larger has long paths of control characters.
 pub const MESSAGE_MAX: usize = 65_536;
 /// A cold start on two busy cores takes about 10 s.
@@ -75,7 +77,8 @@ pub struct Broker {
     tls_port: u16,
     /// It has signed the node's certificate and those of the clients that the node knows.
     pub authority: Authority,
-    vhosts: usize,
+    /// So many virtual hosts there are, `t0` and on.
+    vhosts: Mutex<usize>,
     next_vhost: AtomicUsize,
     supervisor: Child,
     /// It takes the orders; dropping it ends the node.
@@ -151,7 +154,7 @@ impl Broker {
             .expect("sh, to supervise the broker");
         let lifeline = supervisor.stdin.take();
         let answers = supervisor.stdout.take().expect("piped");
-        let next_vhost = AtomicUsize::new(0);
+        let (vhosts, next_vhost) = (Mutex::new(vhosts), AtomicUsize::new(0));
         let broker =
             Self { home, environment, port, tls_port, authority, vhosts, next_vhost, supervisor, lifeline, answers };
         broker.wait_until_it_serves();
@@ -161,7 +164,13 @@ impl Broker {
     /// The URL of a virtual host that no other test uses.
     pub fn vhost(&self) -> String {
         let number = self.next_vhost.fetch_add(1, Ordering::Relaxed);
-        assert!(number < self.vhosts, "more tests than VHOSTS: raise it");
+        let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
+        while number >= *vhosts {
+            let file = self.home.join("more.json");
+            fs::write(&file, definitions(*vhosts..*vhosts + VHOSTS).to_string()).expect("more virtual hosts");
+            self.rabbitmqctl(&["import_definitions".as_ref(), file.as_os_str()]);
+            *vhosts += VHOSTS;
+        }
         self.url("guest:guest", &format!("t{number}"))
     }
 
@@ -258,7 +267,8 @@ impl Broker {
 
     /// It serves when the last virtual host of the definitions lets a client in.
     pub fn wait_until_it_serves(&self) {
-        let last_vhost = self.url("guest:guest", &format!("t{}", self.vhosts - 1));
+        let vhosts = *self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_vhost = self.url("guest:guest", &format!("t{}", vhosts - 1));
         let deadline = Instant::now() + BOOT_DEADLINE;
         while let Err(error) = consumer::try_connect(&last_vhost) {
             assert!(
@@ -284,24 +294,8 @@ impl Drop for Broker {
 /// that user, because RabbitMQ should not run as root. Where there is no such user, or no right to change to it, the
 /// node runs as the user that runs the tests.
 fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<String> {
-    let vhosts: Vec<String> = (0..vhosts).map(|number| format!("t{number}")).collect();
-    let users = ["guest", CERTIFIED].map(|name| {
-        serde_json::json!({
-            "name": name,
-            "password_hash": GUEST_PASSWORD_HASH,
-            "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": "administrator",
-        })
-    });
-    let permission = |user: &str, vhost: &str| serde_json::json!({ "user": user, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" });
-    let of_both = |vhost: &String| ["guest", CERTIFIED].map(|user| permission(user, vhost));
-    let definitions = serde_json::json!({
-        "users": users,
-        "vhosts": vhosts.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
-        "permissions": vhosts.iter().flat_map(of_both).collect::<Vec<_>>(),
-    });
     let definitions_file = home.join("definitions.json");
-    fs::write(&definitions_file, definitions.to_string())?;
+    fs::write(&definitions_file, definitions(0..vhosts).to_string())?;
     fs::write(
         home.join("rabbitmq.conf"),
         format!(
@@ -321,6 +315,26 @@ fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<Stri
         std::os::unix::fs::chown(entry?.path(), Some(uid), None)?;
     }
     Ok("setpriv --reuid rabbitmq --regid rabbitmq --clear-groups".into())
+}
+
+/// Virtual hosts of these numbers, in which both users may do everything.
+fn definitions(vhosts: Range<usize>) -> serde_json::Value {
+    let vhosts: Vec<String> = vhosts.map(|number| format!("t{number}")).collect();
+    let users = ["guest", CERTIFIED].map(|name| {
+        serde_json::json!({
+            "name": name,
+            "password_hash": GUEST_PASSWORD_HASH,
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": "administrator",
+        })
+    });
+    let permission = |user: &str, vhost: &str| serde_json::json!({ "user": user, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" });
+    let of_both = |vhost: &String| ["guest", CERTIFIED].map(|user| permission(user, vhost));
+    serde_json::json!({
+        "users": users,
+        "vhosts": vhosts.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
+        "permissions": vhosts.iter().flat_map(of_both).collect::<Vec<_>>(),
+    })
 }
 
 /// A TLS listener beside the plain one, and logging in by a certificate's common name.
