@@ -15,6 +15,7 @@ import traceback
 import corpus
 import plots
 import report
+import rivals
 from broker import Broker
 from measure import CORES, Failure, Skip
 from rows_hash import HashRows
@@ -89,13 +90,14 @@ def arguments(rows):
 
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        usage="scripts/bench [--quick] [--rounds N] [--only ROW,...] [--corpus DIR]\n--help says more",
+        usage="scripts/bench [--quick] [--rounds N] [--only ROW,...] [--corpus DIR] [--rivals]\n--help says more",
         allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=positive)
     parser.add_argument("--only", type=row_list, default=set(rows))
     parser.add_argument("--corpus")
+    parser.add_argument("--rivals", action="store_true")
     return parser.parse_args()
 
 
@@ -115,6 +117,8 @@ def main():
             about["this is no measurement"] = "a quick run, with a small corpus"
         say("building")
         cargo("build", "--release", "--locked")
+        if options.rivals:
+            return sys.exit(1 if rivals.run(bench) else 0)
         lines, failed = measure(bench, options.only)
     report.write(bench.results, about, lines, bench.notes)
     plots.draw(bench.results, lines)

@@ -119,6 +119,7 @@ class Queue:
     """A durable queue at the exchange, as a consumer that may be away has it."""
 
     def __init__(self, broker, name="bench", arguments=None):
+        self.broker = broker
         self.connection = broker.connect()
         self.channel = self.connection.channel()
         self.name = name
@@ -139,16 +140,26 @@ class Queue:
     def drain(self):
         """Takes the messages out: path -> list of hashes."""
         taken = {}
+        for body in self.bodies():
+            message = json.loads(body)
+            taken.setdefault(message["file_path"], []).append(message["sha256_hash"])
+        return taken
+
+    def bodies(self):
+        """Takes the messages out."""
         left = self.count()
         consumer = self.channel.consume(self.name, auto_ack=True) if left else ()
         for _, _, body in consumer:
-            message = json.loads(body)
-            taken.setdefault(message["file_path"], []).append(message["sha256_hash"])
+            yield body
             left -= 1
             if left == 0:
                 break
         self.channel.cancel()
-        return taken
+
+    def again(self):
+        """Connects again, after the broker was away."""
+        self.connection = self.broker.connect()
+        self.channel = self.connection.channel()
 
 
 class Inbox:
