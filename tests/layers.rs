@@ -232,6 +232,8 @@ fn absolute(
     match first.as_str() {
         "crate" | "apollonia_ingestor" => Some(rest.to_vec()),
         "self" => absolute_from(module, rest),
+        // The parent's `use std::sync`, so that a test can put a model checker's `sync` in its place (docs/testing.md).
+        "super" if rest.first().is_some_and(|name| name == "sync") => None,
         "super" => absolute_from(&module[..module.len().saturating_sub(1)], rest),
         _ => match names.get(first) {
             Some(known) => known.as_ref().map(|known| [known, rest].concat()),

@@ -33,14 +33,14 @@ pub mod store;
 mod table;
 mod writer;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{self, Arc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 pub use queue::ALL;
-use queue::{HIGH_WATER, QUESTIONS_MAX, QUEUED_MAX, Queue, Shared};
+use queue::{HIGH_WATER, QUEUED_MAX, Shared};
 use row::Confirmed;
 pub use row::MessageId;
 use store::Store;
@@ -96,17 +96,17 @@ impl Ledger {
     /// Invalidates all rows below a directory that is gone from its path, which ends in `/`. Deleted one by one, the rows
     /// of a large tree would find no room in the queue.
     pub fn forget_below(&self, directory: &[u8]) {
-        self.add(|queue| queue.delete_below(directory));
+        self.shared.add(|queue| queue.delete_below(directory));
     }
 
     /// Invalidates the row of a path where another file can be published and the same file can come back.
     pub fn invalidate(&self, path: &[u8]) {
-        self.add(|queue| queue.invalidate(path, None));
+        self.shared.add(|queue| queue.invalidate(path, None));
     }
 
     /// As [`Ledger::invalidate`], but a void row stays, which says what the path's last message was.
     pub fn void(&self, path: &[u8], last: &Last) {
-        self.add(|queue| queue.invalidate(path, Some(Confirmed::void(last))));
+        self.shared.add(|queue| queue.invalidate(path, Some(Confirmed::void(last))));
     }
 
     /// Whether an invalidation of this path is pending: nothing may be published there until it is written. `directory`
@@ -126,40 +126,17 @@ impl Ledger {
     /// an answer where too many are asked for at once, or the row cannot be read.
     #[must_use]
     pub fn look_up(&self, path: &[u8]) -> oneshot::Receiver<Option<inquiry::Row>> {
-        let (reply, row) = oneshot::channel();
-        let mut queue = self.shared.lock();
-        if queue.questions.len() < QUESTIONS_MAX {
-            queue.questions.push((path.into(), reply));
-            self.shared.changed.notify_all();
-        }
-        row
+        self.shared.look_up(path)
     }
 
     fn put(&self, path: Vec<u8>, row: Option<Confirmed>) {
-        self.add(|queue| queue.put(path.into(), row, QUEUED_MAX));
-    }
-
-    /// Changes the queue, and wakes the thread if the queue was empty or has become urgent. `change` returns whether it is
-    /// longer by one.
-    fn add(&self, change: impl FnOnce(&mut Queue) -> bool) {
-        let mut queue = self.shared.lock();
-        let (first, urgent) = (queue.is_empty(), queue.urgent);
-        if change(&mut queue) {
-            self.shared.progress.ledger.add(1);
-        }
-        if first || queue.urgent != urgent {
-            self.shared.changed.notify_all();
-        }
+        self.shared.add(|queue| queue.put(path.into(), row, QUEUED_MAX));
     }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        let mut queue = self.shared.lock();
-        queue.closing = true;
-        self.shared.changed.notify_all();
-        let closed = self.shared.changed.wait_timeout_while(queue, CLOSE_TIMEOUT, |queue| !queue.closed);
-        let closed = closed.unwrap_or_else(PoisonError::into_inner).0.closed;
+        let closed = self.shared.close(CLOSE_TIMEOUT);
         match self.thread.take() {
             // A panic of the thread has been logged.
             Some(thread) if closed => drop(thread.join()),
@@ -171,6 +148,10 @@ impl Drop for Ledger {
     }
 }
 
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod interleavings;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]

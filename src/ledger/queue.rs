@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::row::{Confirmed, Rows};
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::inquiry::Row;
 use crate::progress::Progress;
 
@@ -23,7 +24,7 @@ pub(super) const INVALIDATED_MAX: usize = QUEUED_MAX + 2 * HIGH_WATER;
 pub(super) const HIGH_WATER: usize = QUEUED_MAX / 4;
 
 /// The most rows that are asked for at once: people ask, one after the other.
-pub(super) const QUESTIONS_MAX: usize = 8;
+const QUESTIONS_MAX: usize = 8;
 
 /// The directory above all paths.
 pub const ALL: &[u8] = b"/";
@@ -43,6 +44,39 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
         // No change of the queue can panic half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the queue, and wakes the thread if the queue was empty or has become urgent. `change` returns whether it is
+    /// longer by one.
+    pub(super) fn add(&self, change: impl FnOnce(&mut Queue) -> bool) {
+        let mut queue = self.lock();
+        let (first, urgent) = (queue.is_empty(), queue.urgent);
+        if change(&mut queue) {
+            self.progress.ledger.add(1);
+        }
+        if first || queue.urgent != urgent {
+            self.changed.notify_all();
+        }
+    }
+
+    /// See [`Ledger::look_up`](super::Ledger::look_up).
+    pub(super) fn look_up(&self, path: &[u8]) -> oneshot::Receiver<Option<Row>> {
+        let (reply, row) = oneshot::channel();
+        let mut queue = self.lock();
+        if queue.questions.len() < QUESTIONS_MAX {
+            queue.questions.push((path.into(), reply));
+            self.changed.notify_all();
+        }
+        row
+    }
+
+    /// Asks the thread to end and waits so long for it. Returns whether it has ended.
+    pub(super) fn close(&self, timeout: Duration) -> bool {
+        let mut queue = self.lock();
+        queue.closing = true;
+        self.changed.notify_all();
+        let closed = self.changed.wait_timeout_while(queue, timeout, |queue| !queue.closed);
+        closed.unwrap_or_else(PoisonError::into_inner).0.closed
     }
 }
 

@@ -43,12 +43,12 @@ pub enum Fate {
 /// Opens or creates the database, checks all of it and brings it to today's form.
 pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(file)?;
+    // Exclusive, and that first: else the first look at a database makes the file of shared memory, which a full disk refuses.
+    connection.pragma_update(None, "locking_mode", "exclusive")?;
     // It counts for a new database alone, and would write to the header of any other.
     if pages(&connection)?.1 == 0 {
         connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
     }
-    // Exclusive, because the file of shared memory that SQLite needs otherwise is refused by a full disk.
-    connection.pragma_update(None, "locking_mode", "exclusive")?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "cache_size", -8192)?; // KiB

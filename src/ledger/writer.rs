@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
@@ -11,6 +10,7 @@ use super::queue::{Batch, Queue, Shared};
 use super::row::StoreError;
 use super::state_directory::{BEHIND, COMPLETE};
 use super::store::Store;
+use super::sync::{Arc, MutexGuard, PoisonError};
 use crate::advice;
 use crate::error::os_message;
 
@@ -69,26 +69,30 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
-        let mut pause = BATCH_TIME;
         self.report_size();
-        loop {
-            let (closing, dropped) = self.gather(pause);
-            self.lags |= dropped > 0;
-            pause = match self.write() {
-                Ok(()) => {
-                    self.written(dropped);
-                    BATCH_TIME
-                }
-                Err(error) => {
-                    self.failed(&error, dropped);
-                    RETRY_PAUSE
-                }
-            };
-            self.answer();
-            if closing {
-                return self.close();
-            }
+        let mut pause = BATCH_TIME;
+        while let Some(next) = self.turn(pause) {
+            pause = next;
         }
+        self.close();
+    }
+
+    /// Writes one batch, once rows are queued. Returns how long the next one may grow, or `None` when the ledger is closing.
+    pub(super) fn turn(&mut self, pause: Duration) -> Option<Duration> {
+        let (closing, dropped) = self.gather(pause);
+        self.lags |= dropped > 0;
+        let pause = match self.write() {
+            Ok(()) => {
+                self.written(dropped);
+                BATCH_TIME
+            }
+            Err(error) => {
+                self.failed(&error, dropped);
+                RETRY_PAUSE
+            }
+        };
+        self.answer();
+        if closing { None } else { Some(pause) }
     }
 
     /// Waits for the first row, then for others to join it. Returns whether the ledger is closing, and how many rows
@@ -144,6 +148,12 @@ impl Writer {
         if !self.shrinks {
             self.report_bytes();
         }
+    }
+
+    /// Whether rows wait, queued or in a batch that could not be written.
+    #[cfg(test)]
+    pub(super) fn has_work(&self) -> bool {
+        !self.batch.is_empty() || !self.shared.lock().is_empty()
     }
 
     fn write(&mut self) -> Result<(), StoreError> {
@@ -230,7 +240,7 @@ impl Writer {
     }
 
     /// Closes the database, whose last checkpoint the end waits for, and marks it as complete if it is.
-    fn close(self) {
+    pub(super) fn close(self) {
         let all_written = self.batch.is_empty() && self.behind.is_none() && !self.lags;
         let exact = |queue: &mut Queue| queue.exact_but_for.take().filter(|_| queue.is_empty());
         let exact_but_for = exact(&mut self.shared.lock());

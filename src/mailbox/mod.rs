@@ -3,15 +3,18 @@
 //! A source that is about to wake for something else can leave reports for a while: they do not wake it then, and every
 //! other notice does.
 
+mod waker;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use self::waker::{ASLEEP, Event, LEAVES_REPORTS, Slept, Waker};
 use crate::error::{Error, StopSignal, os_message};
 use crate::inquiry::Question;
 use crate::job::Report;
@@ -35,7 +38,7 @@ pub enum Notice {
 #[derive(Debug, Clone)]
 pub struct Sender {
     notices: SyncSender<Notice>,
-    waker: Arc<Waker>,
+    shared: Arc<Shared>,
 }
 
 /// The source's end of the mailbox.
@@ -43,43 +46,25 @@ pub struct Mailbox {
     notices: Receiver<Notice>,
     /// A notice that ended a sleep before it began.
     first: Option<Notice>,
-    waker: Arc<Waker>,
+    shared: Arc<Shared>,
 }
 
-/// Wakes the source. It is used only when the source sleeps, so that a busy pipeline makes no system calls for it.
+/// What both ends have.
 #[derive(Debug)]
-struct Waker {
-    eventfd: OwnedFd,
-    /// One of [`AWAKE`], [`ASLEEP`] and [`LEAVES_REPORTS`]. Only the source leaves [`AWAKE`], and whoever wakes it goes back.
-    state: AtomicU8,
+struct Shared {
+    /// Used only when the source sleeps, so that a busy pipeline makes no system calls for it.
+    waker: Waker<OwnedFd>,
     /// A [`Notice::Rescan`] is in the mailbox.
     rescan_asked: AtomicBool,
     /// A [`Notice::Asked`] is in the mailbox.
     question: AtomicBool,
 }
 
-/// The source reads the mailbox before it sleeps again.
-const AWAKE: u8 = 0;
-/// Any notice wakes the source.
-const ASLEEP: u8 = 1;
-/// Any notice but reports wakes the source.
-const LEAVES_REPORTS: u8 = 2;
-
-impl Waker {
-    /// Wakes the source if it sleeps; `urgent`, also where it leaves reports.
-    fn wake(&self, urgent: bool) {
-        // Between the notice and the look at the state, as in `Mailbox::sleep` between the state and the look at the notices:
-        // so one of the two sees what the other has done.
-        fence(Ordering::SeqCst);
-        let woken = match self.state.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) => true,
-            Err(LEAVES_REPORTS) if urgent => self.state.swap(AWAKE, Ordering::SeqCst) != AWAKE,
-            Err(_) => false,
-        };
-        if woken {
-            // The counter cannot overflow, because it is written once a sleep.
-            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
-        }
+/// An eventfd(2).
+impl Event for OwnedFd {
+    fn set(&self) {
+        // The counter cannot overflow, because it is written once a sleep.
+        let _ = rustix::io::write(self, &1u64.to_ne_bytes());
     }
 }
 
@@ -112,7 +97,7 @@ impl Sender {
 
     /// Asks the source to rescan. The mailbox holds one such notice at most, however fast the signals come.
     pub fn rescan(&self) {
-        if !self.waker.rescan_asked.swap(true, Ordering::SeqCst) {
+        if !self.shared.rescan_asked.swap(true, Ordering::SeqCst) {
             self.send(Notice::Rescan);
         }
     }
@@ -120,7 +105,7 @@ impl Sender {
     /// Asks the source a question. The mailbox holds one at most: returns whether there was room for it.
     #[must_use]
     pub fn ask(&self, question: Box<Question>) -> bool {
-        let room = !self.waker.question.swap(true, Ordering::SeqCst);
+        let room = !self.shared.question.swap(true, Ordering::SeqCst);
         if room {
             self.send(Notice::Asked(question));
         }
@@ -138,7 +123,7 @@ impl Sender {
         let urgent = !matches!(notice, Notice::Reports(_));
         // A source that has ended reads no more notices.
         let _ = self.notices.send(notice);
-        self.waker.wake(urgent);
+        self.shared.waker.wake(urgent);
     }
 }
 
@@ -161,15 +146,10 @@ impl Mailbox {
     pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
-        let waker = Waker {
-            eventfd,
-            state: AtomicU8::new(AWAKE),
-            rescan_asked: AtomicBool::new(false),
-            question: AtomicBool::new(false),
-        };
-        let waker = Arc::new(waker);
+        let (rescan_asked, question) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { waker: Waker::new(eventfd), rescan_asked, question });
         let (notices, receiver) = sync_channel(bound);
-        Ok((Sender { notices, waker: Arc::clone(&waker) }, Self { notices: receiver, first: None, waker }))
+        Ok((Sender { notices, shared: Arc::clone(&shared) }, Self { notices: receiver, first: None, shared }))
     }
 
     /// The next notice, if there is one.
@@ -177,10 +157,10 @@ impl Mailbox {
         let notice = self.first.take().or_else(|| self.notices.try_recv().ok())?;
         if matches!(notice, Notice::Rescan) {
             // Before the rescan begins: a signal that comes from here on asks for another one.
-            self.waker.rescan_asked.store(false, Ordering::SeqCst);
+            self.shared.rescan_asked.store(false, Ordering::SeqCst);
         }
         if matches!(notice, Notice::Asked(_)) {
-            self.waker.question.store(false, Ordering::SeqCst);
+            self.shared.question.store(false, Ordering::SeqCst);
         }
         Some(notice)
     }
@@ -200,34 +180,35 @@ impl Mailbox {
             Reports::Wake => (ASLEEP, longest),
             Reports::Leave(most) => (LEAVES_REPORTS, Some(longest.map_or(most, |longest| longest.min(most)))),
         };
-        self.waker.state.store(state, Ordering::SeqCst);
-        // A notice that was sent before the line above did not write to the eventfd.
-        fence(Ordering::SeqCst);
-        match self.notices.try_recv() {
-            Ok(notice) => {
-                self.waker.state.store(AWAKE, Ordering::SeqCst);
+        let wait = |eventfd: &OwnedFd| {
+            let count = 1 + usize::from(also.is_some());
+            let eventfd = eventfd.as_fd();
+            let mut polled = [eventfd, also.unwrap_or(eventfd)].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
+            let ended = poll(&mut polled[..count], timeout.as_ref());
+            (ended, polled[0].revents().contains(PollFlags::IN))
+        };
+        let (ended, woken) = match self.shared.waker.sleep(state, || self.notices.try_recv().ok(), wait) {
+            Slept::Found(notice) => {
                 self.first = Some(notice);
                 return Ok(());
             }
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
-        }
-        let count = 1 + usize::from(also.is_some());
-        let eventfd = self.waker.eventfd.as_fd();
-        let mut polled = [eventfd, also.unwrap_or(eventfd)].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
-        let ended = poll(&mut polled[..count], timeout.as_ref());
-        self.waker.state.store(AWAKE, Ordering::SeqCst);
+            Slept::Waited(ended) => ended,
+        };
         match ended {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::Internal(format!("poll: {}", os_message(&errno)))),
         }
         // One who wakes may write only after this, and then the next sleep is a short one.
-        if polled[0].revents().contains(PollFlags::IN) {
-            let _ = rustix::io::read(self.waker.eventfd.as_fd(), &mut [0; 8]);
+        if woken {
+            let _ = rustix::io::read(&self.shared.waker.event, &mut [0; 8]);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
@@ -260,7 +241,7 @@ mod tests {
         let began = Instant::now();
         let sender = thread::spawn(move || {
             // Until it sleeps, or is about to.
-            while sender.waker.state.load(Ordering::SeqCst) == AWAKE {
+            while sender.shared.waker.is_awake() {
                 thread::yield_now();
             }
             sender.send(notice);
