@@ -21,6 +21,10 @@ fn inheriting(setup: Setup, ignored: &'static [libc::c_int]) -> Setup {
             let mut all = std::mem::MaybeUninit::uninit();
             libc::sigfillset(all.as_mut_ptr());
             libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
+            // Whoever started the tests may ignore some, too, as nohup(1) does.
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             for signal in ignored {
                 libc::signal(*signal, libc::SIG_IGN);
             }
