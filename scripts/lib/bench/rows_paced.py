@@ -64,10 +64,7 @@ class PacedRows(WatchRows):
                 rest(service)
                 before = service.switches(all_of_them=True), service.running()
                 began = time.monotonic()
-                for number in range(files):
-                    early = began + number / rate - time.monotonic() if rate else 0
-                    if early > 0:
-                        time.sleep(early)
+                for number in at_pace(range(files), rate):
                     write(f"{directory}/{number:06}.dat", content)
                 written = time.monotonic() - began
                 if queue:
@@ -84,6 +81,16 @@ class PacedRows(WatchRows):
             "cpu": (after[1] - before[1]) / files * 1e6,
             "rate": files / written,
         }
+
+
+def at_pace(items, rate):
+    """Each when its time has come: so many a second, or all at once."""
+    began = time.monotonic()
+    for number, item in enumerate(items):
+        early = began + number / rate - time.monotonic() if rate else 0
+        if early > 0:
+            time.sleep(early)
+        yield item
 
 
 def rest(service):

@@ -5,7 +5,8 @@ import json
 import os
 import stat
 
-EXCHANGE = "apollonia"
+from broker import Queue
+
 # After so long without a message the queue counts as read.
 SILENCE = 0.2
 # How a time stamp of whole seconds ends.
@@ -13,26 +14,18 @@ WHOLE_SECOND = ".000000+00:00"
 SHOWN = 3
 
 
-class Messages:
+class Messages(Queue):
     """A durable queue at the exchange, and what it has got for each path."""
 
     def __init__(self, broker, name):
-        self.connection = broker.connect()
-        self.channel, self.name = self.connection.channel(), name
-        self.channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
-        self.channel.queue_declare(name, durable=True)
-        self.channel.queue_bind(name, EXCHANGE)
+        super().__init__(broker, name)
         self.last, self.ids, self.repeats, self.count = {}, set(), [], 0
         # Repeats where time stamps are whole seconds: a file that is deleted and made again can be the same version.
         self.alike = 0
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def __exit__(self, *why):
         self.channel.cancel()
-        self.channel.queue_delete(self.name)
-        self.connection.close()
+        super().__exit__(*why)
 
     def read(self):
         """All that have come."""

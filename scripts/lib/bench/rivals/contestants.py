@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from corpus import ROOT
+from rows_watch import sha256
 
 PROGRAMS = os.path.join(os.path.dirname(__file__), "programs")
 # Their own guide calls a tenth of a second reasonable for the pause between two looks.
@@ -50,10 +51,6 @@ def contestants(bench):
         except (OSError, subprocess.CalledProcessError) as error:
             bench.note(f"left out, because it cannot be installed here: {make.__name__}: {error}")
     return made
-
-
-def sha256(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 def of_ours(body):

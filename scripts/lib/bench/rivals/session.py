@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 
+from service import memory
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -41,8 +42,7 @@ class Session:
         total = 0
         for pid, _ in self._processes():
             try:
-                with open(f"/proc/{pid}/status") as file:
-                    total += sum(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
+                total += memory(pid, "VmHWM")
             except OSError:
                 pass
         return total

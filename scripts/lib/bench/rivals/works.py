@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from broker import Queue
 from measure import Failure, environment, pinned, wait_until
 from rivals.session import Session
+from rows_paced import PacedRows, at_pace
+from rows_watch import SIZE, write
 
-SIZE = 1024
-# In memory, so that no disk decides how fast files come.
-MEMORY = "/dev/shm"
 # Whoever has not finished by then is counted as it stands.
 TIMEOUT = 120
 READY_TIMEOUT = 60
@@ -52,9 +51,7 @@ def play(bench, work, contestant):
     present = work.present // (50 if bench.quick else 1)
     chance = random.Random(4)
     with ExitStack() as stack:
-        directory = os.path.realpath(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="ingestor-bench-rivals-", dir=MEMORY))
-        )
+        directory = os.path.realpath(stack.enter_context(PacedRows(bench).directory()))
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="ingestor-bench-state-"))
         for number in range(present):
             write(f"{directory}/there-{number:06}.dat", chance.randbytes(SIZE))
@@ -67,7 +64,7 @@ def play(bench, work, contestant):
         wait_until_it_sees(directory, queues[0], session)
         ready = time.monotonic() - began
         before = session.cpu()
-        contents, outcome = write_all(bench, work, directory, files, chance, queues[0], session)
+        contents, outcome = write_all(bench, work, directory, files, chance, queues[0])
         outcome["ready"] = ready
         outcome["cpu"] = (session.cpu() - before) / files * 1e6
         outcome["memory"] = session.memory() / 1e6
@@ -95,14 +92,12 @@ def wait_until_it_sees(directory, queue, session):
     time.sleep(1)  # for messages of the other probes
 
 
-def write_all(bench, work, directory, files, chance, queue, session):
+def write_all(bench, work, directory, files, chance, queue):
     contents = {f"{directory}/{number:06}.dat": chance.randbytes(SIZE) for number in range(files)}
     already = queue.count()
     restarting = None
     began = time.monotonic()
-    for number, (path, content) in enumerate(contents.items()):
-        if work.rate and (early := began + number / work.rate - time.monotonic()) > 0:
-            time.sleep(early)
+    for number, (path, content) in enumerate(at_pace(contents.items(), work.rate)):
         write(path, content)
         if work.restart and number == files // 3:
             restarting = threading.Thread(target=restart, args=(bench.broker(),))
@@ -111,13 +106,12 @@ def write_all(bench, work, directory, files, chance, queue, session):
         restarting.join()
         queue.again()
     # The last moment at which another message was there.
-    last, count, changed = 0, already, time.monotonic()
+    count, changed = already, time.monotonic()
     quiet = QUIET_AFTER_RESTART if work.restart else QUIET
     while count < already + files and (now := time.monotonic()) < began + TIMEOUT and now < changed + quiet:
         time.sleep(0.02)
-        count = queue.count()
-        if count != last:
-            last, changed = count, time.monotonic()
+        if (seen := queue.count()) != count:
+            count, changed = seen, time.monotonic()
     return contents, {"files": files, "seconds": changed - began}
 
 
@@ -140,8 +134,3 @@ def judge(outcome, messages, contents, contestant):
     outcome["missing"] = sum(path not in messages for path in expected)
     outcome["wrong"] = sum(path in messages and messages[path][-1] != digest for path, digest in expected.items())
     outcome["repeated"] = sum(len(messages[path]) - 1 for path in expected if path in messages)
-
-
-def write(path, content):
-    with open(path, "wb") as file:
-        file.write(content)

@@ -149,5 +149,8 @@ fn file_check(path: &Path, optional: bool) -> Check {
 
 fn unit_check(unit: &Unit) -> Check {
     let found = format!("the settings are those of {}, whose service runs as {:?}", unit.name, unit.user());
-    Check::ok("unit", format!("{found}, and these checks as root; to check with its rights: {}", unit.command()))
+    Check::ok(
+        "unit",
+        format!("{found}, and these checks have the rights of who asks; to check with its rights: {}", unit.command()),
+    )
 }

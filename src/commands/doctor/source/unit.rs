@@ -71,8 +71,7 @@ impl Unit {
     /// What the unit itself puts into the environment: its `Environment=`, the directories that systemd makes for it, and
     /// the files of its credentials, as far as they are not encrypted.
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let own = self.own_variables();
-        let own = own.iter().filter_map(|word| word.split_once('='));
+        let own = self.own_variables().into_iter();
         let mut environment: Vec<(OsString, OsString)> = own.map(|(name, value)| (name.into(), value.into())).collect();
         for (property, variable, parent) in
             [("StateDirectory", "STATE_DIRECTORY", "/var/lib"), ("RuntimeDirectory", "RUNTIME_DIRECTORY", "/run")]
@@ -123,16 +122,16 @@ impl Unit {
         }
         self.credentials.iter().for_each(|(name, value)| property(name, value));
         // Not as the property, which would take what stands behind a space for another variable.
-        let own = self.own_variables();
-        let own = own.iter().filter_map(|word| word.split_once('='));
-        words.extend(own.map(|(name, value)| format!("-E {}", assigned(name, value))));
+        words.extend(self.own_variables().iter().map(|(name, value)| format!("-E {}", assigned(name, value))));
         words.push("apollonia-ingestor doctor".to_owned());
         words.join(" ")
     }
 
     /// `Environment=`, each variable with its value. systemctl quotes them as words of a shell.
-    fn own_variables(&self) -> Vec<String> {
-        shlex::split(self.one("Environment")).unwrap_or_default()
+    fn own_variables(&self) -> Vec<(String, String)> {
+        let words = shlex::split(self.one("Environment")).unwrap_or_default();
+        let pairs = words.iter().filter_map(|word| word.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
