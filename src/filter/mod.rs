@@ -117,6 +117,12 @@ impl Filter {
         (!included).then(|| "none of the globs of --include matches it".to_owned())
     }
 
+    /// Whether there are patterns that exclude whole directories.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// Whether the directory at this path below the data directory can hold admitted files, judged by the patterns that
     /// exclude whole directories. Other directories need not be listed or watched.
     #[must_use]

@@ -232,10 +232,14 @@ fn of_file(mask: EventMask, cookie: u32, name: &[u8]) -> Option<Event<'_>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use rustix::pipe::{PipeFlags, pipe_with};
+
+    pub(crate) fn watch_id(number: i32) -> WatchId {
+        WatchId(number)
+    }
 
     fn read_all(watch: &mut Watch) -> Vec<String> {
         let mut seen = Vec::new();

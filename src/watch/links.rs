@@ -7,11 +7,13 @@
 //! A link takes some 300 bytes, and its paths twice. Links beyond [`LINKS_MAX`] are read when the link itself changes, or at
 //! a rescan.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::files::directory::DirectoryId;
 use crate::files::names::{Map, Name};
+use crate::files::root::Root;
 
 /// Links that are followed. They take some 30 MB.
 pub(crate) const LINKS_MAX: usize = 1 << 16;
@@ -25,8 +27,9 @@ type Paths = Vec<Arc<[u8]>>;
 /// The links that are followed.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    /// Links by a path that they depend on. None of the lists is empty.
-    followers: Map<Arc<[u8]>, Vec<(DirectoryId, Name)>>,
+    /// Links by a path that they depend on, in order, so that those below a directory are neighbors. None of the lists is
+    /// empty.
+    followers: BTreeMap<Arc<[u8]>, Vec<(DirectoryId, Name)>>,
     /// The paths that each link depends on. None of the inner maps is empty.
     paths: Map<DirectoryId, Map<Name, Paths>>,
     len: usize,
@@ -91,6 +94,36 @@ impl Links {
     pub(crate) fn followers(&self, path: &[u8]) -> Vec<(DirectoryId, Name)> {
         self.followers.get(path).cloned().unwrap_or_default()
     }
+
+    /// The paths at or below an absolute path that links depend on.
+    pub(crate) fn followed_from(&self, path: &[u8]) -> Vec<Arc<[u8]>> {
+        let at = self.followers.get_key_value(path).map(|(path, _)| path);
+        let prefix = [path, b"/"].concat();
+        at.into_iter().chain(self.from(&prefix)).cloned().collect()
+    }
+
+    /// The links that depend on an absolute path or on one below it.
+    pub(crate) fn followers_from(&self, path: &[u8]) -> Vec<(DirectoryId, Name)> {
+        let below = self.followed_from(path);
+        below.iter().flat_map(|path| self.followers(path)).collect()
+    }
+
+    /// Whether a link depends on a path below an absolute path.
+    pub(crate) fn lead_below(&self, path: &[u8]) -> bool {
+        let prefix = [path, b"/"].concat();
+        self.from(&prefix).next().is_some()
+    }
+
+    fn from<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Arc<[u8]>> {
+        let from = self.followers.range::<[u8], _>((Bound::Excluded(prefix), Bound::Unbounded));
+        from.map(|(path, _)| path).take_while(move |path| path.starts_with(prefix))
+    }
+}
+
+/// The path of a data directory, to which a path below it is appended with a slash.
+pub(crate) fn real(root: &Root) -> &[u8] {
+    let path = root.path().as_os_str().as_encoded_bytes();
+    path.strip_suffix(b"/").unwrap_or(path) // it may be /
 }
 
 /// The paths that the link at `root`/`below` depends on: each link on the way, to its own directories too, and the final
@@ -207,6 +240,10 @@ mod tests {
         links.set(HERE, &name("a"), paths(&["/data/z"]));
         assert_eq!(links.followers(b"/data/x"), [(HERE.next(), name("a"))]);
         assert_eq!((links.followers(b"/data/y").len(), links.followers(b"/data/z").len()), (0, 1));
+        links.set(HERE, &name("b"), paths(&["/data/sub/x", "/data/sub.x", "/data/sub"]));
+        assert_eq!(links.followed_from(b"/data/sub"), paths(&["/data/sub", "/data/sub/x"]));
+        assert!(links.lead_below(b"/data/sub") && !links.lead_below(b"/data/su") && !links.lead_below(b"/data/z"));
+        links.remove(HERE, &name("b"));
         links.remove_directory(HERE.next());
         links.remove(HERE, &name("a"));
         assert!(links.is_empty() && links.followers.is_empty() && links.paths.is_empty());

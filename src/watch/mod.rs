@@ -15,6 +15,7 @@ pub mod rescan;
 pub mod retry;
 mod schedule;
 mod state;
+mod target_directories;
 pub mod tree;
 mod unseen;
 

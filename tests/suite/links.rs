@@ -105,3 +105,40 @@ fn a_file_below_a_linked_directory_outside_is_not_reachable() {
     let messages = world.finish();
     assert!(messages.is_empty(), "{}", list(&messages));
 }
+
+/// Without `--recursive`, so nothing in the sub-directory is published by its own path.
+#[test]
+fn what_is_written_in_a_sub_directory_is_published_by_the_link_that_leads_to_it() {
+    let mut world = World::start();
+    fs::create_dir_all(world.path("sub/deep")).unwrap();
+    fs::write(world.path("sub/deep/file"), "first").unwrap();
+    symlink("sub/deep/file", world.path("link")).unwrap();
+    world.wait_for_content("link", b"first");
+    fs::write(world.path("sub/deep/file"), "second, and longer").unwrap();
+    world.wait_for_content("link", b"second, and longer");
+    // Another directory takes the place of one on the way.
+    fs::create_dir_all(world.outside.join("other/deep")).unwrap();
+    fs::write(world.outside.join("other/deep/file"), "third").unwrap();
+    fs::rename(world.path("sub"), world.outside.join("former")).unwrap();
+    fs::rename(world.outside.join("other"), world.path("sub")).unwrap();
+    world.wait_for_content("link", b"third");
+    fs::write(world.path("sub/deep/file"), "fourth, the last").unwrap();
+    world.wait_for_content("link", b"fourth, the last");
+    let messages = world.finish();
+    assert!(messages.iter().all(|message| message.path().ends_with("/link")), "{}", list(&messages));
+    assert_eq!(messages.len(), 4, "{}", list(&messages));
+}
+
+/// The filter closes the directory, and not the link into it.
+#[test]
+fn what_is_written_below_a_closed_directory_is_published_by_the_link_that_leads_to_it() {
+    let mut world = World::start_with(|it| it.args(&["--recursive", "--exclude", "closed/**"]));
+    fs::create_dir(world.path("closed")).unwrap();
+    fs::write(world.path("closed/file"), "first").unwrap();
+    symlink("closed/file", world.path("link")).unwrap();
+    world.wait_for_content("link", b"first");
+    fs::write(world.path("closed/file"), "second, and longer").unwrap();
+    world.wait_for_content("link", b"second, and longer");
+    let messages = world.finish();
+    assert_eq!(messages.len(), 2, "{}", list(&messages));
+}

@@ -31,10 +31,7 @@ impl State {
             return Ok(());
         }
         let Some(id) = self.tree.of(watch_id) else {
-            // The directory is in the tree no more. If it still exists elsewhere, it was rescanned when it was added there.
-            if let Event::Gone(_) = event {
-                self.tree.ended(watch_id);
-            }
+            self.target_changed(watch_id, event, Noticed::by_event(seen_at, now));
             return Ok(());
         };
         self.count(event);
@@ -45,9 +42,9 @@ impl State {
             Event::Deleted(name) => self.removed(id, &name.into(), NameLost::Deleted, seen_at, now),
             Event::MovedFrom(name, cookie) => self.moved_from(id, &name.into(), cookie, seen_at, now),
             Event::DirectoryCreated(name) | Event::DirectoryRemoved(name) => {
-                self.resolve(id, &name.into(), Origin::Found, Depth::New, now);
+                self.directory_changed(id, &name.into(), Origin::Found, seen_at, now);
             }
-            Event::DirectoryMovedTo(name) => self.resolve(id, &name.into(), Origin::MovedTo, Depth::New, now),
+            Event::DirectoryMovedTo(name) => self.directory_changed(id, &name.into(), Origin::MovedTo, seen_at, now),
             Event::Attributes(name) | Event::DirectoryAttributes(name) => self.hurry(id, &name.into(), now),
             Event::OwnAttributes => self.hurry_below(id, now),
             Event::Renamed => return self.left_its_path(id, "it was renamed", now),
@@ -55,6 +52,14 @@ impl State {
             Event::Overflow => {}
         }
         Ok(())
+    }
+
+    /// Another directory is at a name, or none.
+    fn directory_changed(&mut self, id: DirectoryId, name: &Name, origin: Origin, seen_at: Timestamp, now: Instant) {
+        self.resolve(id, name, origin, Depth::New, now);
+        if let Some(path) = self.tree.get(id).map(|node| node.directory.absolute(name)) {
+            self.follow_targets_from(&path, Noticed::by_event(seen_at, now));
+        }
     }
 
     fn count(&self, event: Event<'_>) {

@@ -1,6 +1,7 @@
 //! Links and further names: what happens to a file happens to each path that it is read by.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Noticed, State};
@@ -9,7 +10,7 @@ use crate::files::names::Name;
 use crate::files::version::{Timestamp, Version};
 use crate::job::Known;
 use crate::watch::hard_links::{Names, Others};
-use crate::watch::links::{LINKS_MAX, depends_on};
+use crate::watch::links::{LINKS_MAX, depends_on, real};
 use crate::watch::pending::Change;
 use crate::watch::tree::Node;
 
@@ -30,19 +31,20 @@ impl State {
 
     fn record_followers(&mut self, id: DirectoryId, name: &Name) {
         let Some(node) = self.tree.get(id) else { return };
-        for (id, name) in self.links.followers(&node.directory.absolute(name)) {
+        for (id, name) in self.links.followers_from(&node.directory.absolute(name)) {
             self.record_one(id, &name);
         }
     }
 
     /// Whether the link leads through other paths than before.
-    fn record_one(&mut self, id: DirectoryId, name: &Name) -> bool {
+    pub(super) fn record_one(&mut self, id: DirectoryId, name: &Name) -> bool {
         let Some(node) = self.tree.get(id) else { return false };
-        let root = node.directory.root();
-        let real = root.path().as_os_str().as_encoded_bytes();
-        let real = real.strip_suffix(b"/").unwrap_or(real); // the data directory may be /
+        let directory = Arc::clone(&node.directory);
+        let (root, real) = (directory.root(), real(directory.root()));
         let target = |path: &[u8]| path.get(real.len() + 1..).and_then(|below| root.target(below));
-        let paths = depends_on(real, &node.directory.below(name), target);
+        let paths = depends_on(real, &directory.below(name), target);
+        // Before the link is read, so that nothing which is written later goes unnoticed.
+        self.watch_targets(root, &paths);
         if self.links.depends_on(id, name, &paths) {
             return false;
         }
@@ -62,7 +64,8 @@ impl State {
             return;
         }
         let Some(node) = self.tree.get(id) else { return };
-        for (id, name) in self.links.followers(&node.directory.absolute(name)) {
+        // Below it, too: it may be, or have been, a link to a directory.
+        for (id, name) in self.links.followers_from(&node.directory.absolute(name)) {
             let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
             if self.tree.get(id).is_some_and(admits) {
                 self.put_one(id, &name, Change::Closed, noticed);

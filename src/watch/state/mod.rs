@@ -13,6 +13,7 @@ mod refused;
 mod removals;
 mod report;
 mod start;
+mod target_directories;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use super::pending::{PENDING_MAX, Pending};
 use super::renames::Renames;
 use super::rescan::Rescan;
 use super::retry::{NAMES_MAX, Retries};
+use super::target_directories::TargetDirectories;
 use super::tree::Tree;
 use super::unseen::Unseen;
 use crate::config::WatchSettings;
@@ -101,6 +103,9 @@ pub(super) struct State {
     links: Links,
     /// It was logged that there are too many links.
     links_warned: bool,
+    target_directories: TargetDirectories,
+    /// It was logged that one cannot be watched.
+    targets_warned: bool,
     hard_links: HardLinks,
     renames: Renames,
     unseen: Unseen,
@@ -129,6 +134,8 @@ impl State {
             rescan: Rescan::new(),
             links: Links::default(),
             links_warned: false,
+            target_directories: TargetDirectories::default(),
+            targets_warned: false,
             hard_links: HardLinks::default(),
             renames: Renames::default(),
             unseen: Unseen::default(),

@@ -38,6 +38,8 @@ use crate::watch::confirmed::Loaded;
 use crate::watch::inotify::{Event, Watch};
 use crate::watch::tree::Tree;
 
+mod flat;
+
 /// Files for links to lead to.
 const TARGETS: [&str; 2] = ["targets/one", "targets/two"];
 
@@ -55,6 +57,8 @@ struct Scene {
     published: BTreeMap<PathBuf, Digests>,
     /// `--removals`.
     removals: bool,
+    /// `--recursive`.
+    recursive: bool,
     written: usize,
     /// A file that has a writer.
     writer: Option<File>,
@@ -70,16 +74,30 @@ struct InFlight {
 
 impl Scene {
     /// Its data directory holds the [`TARGETS`] alone.
-    fn new(removals: bool) -> Self {
+    fn new(removals: bool, recursive: bool) -> Self {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("data/targets")).unwrap();
         fs::create_dir(top.path().join("beside")).unwrap();
-        let (watch, state) = begin(&top, 0, CatchUp::Changed, removals);
+        let (watch, state) = begin(&top, 0, CatchUp::Changed, removals, recursive);
         let (in_flight, published) = (Vec::new(), BTreeMap::new());
         let (now, seen_at) = (Instant::now(), Timestamp::now());
         let (written, writer, unseen) = (0, None, false);
-        let mut scene =
-            Self { top, kills: 0, watch, state, now, seen_at, in_flight, published, removals, written, writer, unseen };
+        let kills = 0;
+        let mut scene = Self {
+            top,
+            kills,
+            watch,
+            state,
+            now,
+            seen_at,
+            in_flight,
+            published,
+            removals,
+            recursive,
+            written,
+            writer,
+            unseen,
+        };
         TARGETS.iter().for_each(|path| scene.write(path));
         scene.rest();
         scene
@@ -95,7 +113,7 @@ impl Scene {
     }
 
     fn with_or_without_removals(directories: &[&str], removals: bool) -> Self {
-        let mut scene = Self::new(removals);
+        let mut scene = Self::new(removals, true);
         for directory in directories {
             fs::create_dir(scene.path(directory)).unwrap();
             scene.write(&format!("{directory}/file"));
@@ -187,7 +205,7 @@ impl Scene {
         self.complete_all();
         self.state.end(true);
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills, catch_up, self.removals);
+        (self.watch, self.state) = begin(&self.top, self.kills, catch_up, self.removals, self.recursive);
     }
 
     /// The process is killed, and the next begins with the ledger as it was on disk. What had been read has been published.
@@ -198,7 +216,7 @@ impl Scene {
             found.iter().for_each(|outcome| publish(&mut self.published, &job, outcome));
         }
         meanwhile(self);
-        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed, self.removals);
+        (self.watch, self.state) = begin(&self.top, self.kills, CatchUp::Changed, self.removals, self.recursive);
     }
 
     fn read_events(&mut self) {
@@ -336,19 +354,13 @@ fn publish(published: &mut BTreeMap<PathBuf, Digests>, job: &Job, outcome: &Outc
 }
 
 /// A process begins: its watch is set up, and the ledger is loaded.
-fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool) -> (Watch, State) {
+fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursive: bool) -> (Watch, State) {
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
-    let settings = WatchSettings {
-        recursive: true,
-        settle: Duration::ZERO,
-        quiet: Duration::ZERO,
-        catch_up,
-        rescan: None,
-        removals,
-    };
+    let settings =
+        WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
     let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
     state.list_all(false, Instant::now()).unwrap();
     state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();

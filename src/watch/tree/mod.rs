@@ -297,6 +297,22 @@ impl Tree {
         }
     }
 
+    /// Watches an open directory that is not to be in the tree. `None`: it is, and has its watch.
+    ///
+    /// # Errors
+    /// That of inotify_add_watch(2).
+    pub(crate) fn watch_aside(&mut self, directory: impl AsFd) -> Result<Option<WatchId>, Errno> {
+        let watch_id = self.watches.add_aside(directory.as_fd())?;
+        Ok(Some(watch_id).filter(|&watch_id| self.of(watch_id).is_none()))
+    }
+
+    /// Ends a watch that [`Tree::watch_aside`] has added, unless the directory is in the tree by now.
+    pub(crate) fn end_aside(&mut self, watch_id: WatchId) {
+        if self.of(watch_id).is_none() {
+            self.watches.remove(watch_id);
+        }
+    }
+
     pub(crate) fn end_orphaned(&mut self, most: usize) {
         self.watches.end_orphaned(most);
     }

@@ -45,6 +45,14 @@ impl WatchTable {
     /// removed to make room. A directory that cannot be watched is kept without a watch, and the cause is logged with the
     /// number of such directories.
     pub(super) fn add(&mut self, directory: BorrowedFd<'_>) -> Option<WatchId> {
+        self.add_aside(directory).inspect_err(|&errno| self.unwatched_cause = Some(errno)).ok()
+    }
+
+    /// As [`Self::add`], for a directory that the tree does not keep.
+    ///
+    /// # Errors
+    /// That of inotify_add_watch(2).
+    pub(super) fn add_aside(&mut self, directory: BorrowedFd<'_>) -> Result<WatchId, Errno> {
         let added = self.kernel.add(directory).or_else(|errno| {
             if self.orphaned.is_empty() {
                 return Err(errno);
@@ -52,16 +60,15 @@ impl WatchTable {
             self.end_orphaned(1);
             self.kernel.add(directory)
         });
-        match added {
-            Ok(watch_id) => {
-                self.orphaned.remove(&watch_id);
-                Some(watch_id)
-            }
-            Err(errno) => {
-                self.unwatched_cause = Some(errno);
-                None
-            }
-        }
+        let watch_id = added?;
+        self.orphaned.remove(&watch_id);
+        Ok(watch_id)
+    }
+
+    /// Ends a watch that belongs to no directory of the tree.
+    pub(super) fn remove(&mut self, watch_id: WatchId) {
+        self.orphaned.remove(&watch_id);
+        self.kernel.remove(watch_id);
     }
 
     pub(super) fn assign(&mut self, watch_id: WatchId, id: DirectoryId) {

@@ -148,12 +148,7 @@ impl<'a> Run<'a> {
         let mut all = HashMap::new();
         for (player, story) in players.iter_mut().zip(self.stories) {
             let mut finals = player.tree.finals();
-            // Nobody watches the directories below, so a link to a file in one of them may be behind that file.
-            let is_below = |name: &str| name.contains('/');
-            let leads_below = |name: &str| {
-                player.tree.led_to(&Name::top(Side::Data).child(name)).is_some_and(|target| is_below(target.below()))
-            };
-            finals.retain(|name, _| self.mode.recursive || !is_below(name) && !leads_below(name));
+            finals.retain(|name, _| self.mode.recursive || !name.contains('/'));
             all.insert(story.key(), finals);
         }
         all
