@@ -20,6 +20,7 @@ from broker import Broker
 from measure import CORES, Failure, Skip
 from rows_hash import HashRows
 from rows_paced import PacedRows
+from rows_quorum import QuorumRows
 from rows_watch import WatchRows
 
 
@@ -47,16 +48,16 @@ class Bench:
             self._broker.wait_until_it_serves()
         return self._broker
 
-    def floor(self):
-        """The bench target that reads without hashing."""
-        if not any(target["name"] == "floor" and "bench" in target["kind"] for target in self.targets):
-            raise Skip("there is no bench target `floor`")
-        built = cargo("bench", "--locked", "--bench", "floor", "--no-run", "--message-format=json")
+    def bench_target(self, name):
+        """The executable of a bench target."""
+        if not any(target["name"] == name and "bench" in target["kind"] for target in self.targets):
+            raise Skip(f"there is no bench target `{name}`")
+        built = cargo("bench", "--locked", "--bench", name, "--no-run", "--message-format=json")
         for line in built.splitlines():
             artifact = json.loads(line)
-            if artifact.get("target", {}).get("name") == "floor" and artifact.get("executable"):
+            if artifact.get("target", {}).get("name") == name and artifact.get("executable"):
                 return artifact["executable"]
-        raise Failure("cargo built no executable for the bench target `floor`")
+        raise Failure(f"cargo built no executable for the bench target `{name}`")
 
     def note(self, text):
         if text not in self.notes:
@@ -102,7 +103,7 @@ def arguments(rows):
 
 
 def main():
-    options = arguments(range(1, 15))
+    options = arguments(range(1, 16))
     metadata = json.loads(cargo("metadata", "--locked", "--no-deps", "--format-version", "1"))
     # An orderly end for every process and directory, by whatever signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -127,10 +128,10 @@ def main():
 
 
 def measure(bench, chosen):
-    hashing, watching, paced = HashRows(bench), WatchRows(bench), PacedRows(bench)
+    every = HashRows(bench), WatchRows(bench), PacedRows(bench), QuorumRows(bench)
     lines, failed = [], False
     for number in sorted(chosen):
-        rows = next(rows for rows in (hashing, watching, paced) if hasattr(rows, f"row_{number}"))
+        rows = next(rows for rows in every if hasattr(rows, f"row_{number}"))
         row = getattr(rows, f"row_{number}")
         say(f"row {number}")
         began = time.monotonic()

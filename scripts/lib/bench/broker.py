@@ -165,7 +165,8 @@ class Queue:
 class Inbox:
     """A consumer that is there: each message's path, and when it was seen."""
 
-    def __init__(self, broker):
+    def __init__(self, broker, path_of=lambda body: json.loads(body)["file_path"]):
+        self.path_of = path_of
         self.connection = broker.connect()
         channel = self.connection.channel()
         channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
@@ -181,7 +182,7 @@ class Inbox:
         self.connection.close()
 
     def _take(self, _channel, _method, _properties, body):
-        self.path = json.loads(body)["file_path"]
+        self.path = self.path_of(body)
 
     def next(self, timeout=10):
         self.path = None

@@ -83,7 +83,7 @@ class HashRows:
 
     def row_4(self):
         files = self.small()
-        floor = Job("floor", [self.bench.floor(), files.path, "2"], 2)
+        floor = Job("floor", [self.bench.bench_target("floor"), files.path, "2"], 2)
         return self.compare(4, files, 2, [self.ours(files, 2), floor], "files/s", 0.6)
 
     def engines(self, files):

@@ -3,8 +3,8 @@
 import json
 import statistics
 
-HEAD = "| work | contestant | files/s | missing | wrong | repeated | CPU a message | memory | to the first message |\n"
-RULE = "| --- | --- | --: | --: | --: | --: | --: | --: | --: |\n"
+HEAD = "| work | contestant | files/s | missing | wrong | repeated | CPU a message | memory | latency | ready |\n"
+RULE = "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
 
 def add(results, work, outcomes):
@@ -27,7 +27,9 @@ def line(work, name, runs):
     rate = statistics.median((run["files"] - run["missing"]) / run["seconds"] for run in runs)
     counts = " | ".join(f"{sum(run[key] for run in runs):,}" for key in ("missing", "wrong", "repeated"))
     few = f" ({runs[0]['files']} files)" if runs[0]["files"] < work.files else ""
+    known = [run["latency"] for run in runs if run["latency"] is not None]
+    latency = f"{1e3 * statistics.median(known):,.1f} ms" if known else "none came"
     return (
         f"| {work.name} | {name}{few} | {rate:,.0f} | {counts} | {middle('cpu'):,.0f} µs | {middle('memory'):,.0f} MB "
-        f"| {middle('ready'):.1f} s |\n"
+        f"| {latency} | {middle('ready'):.1f} s |\n"
     )

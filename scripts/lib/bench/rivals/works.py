@@ -2,17 +2,18 @@
 
 import os
 import random
+import statistics
 import tempfile
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from broker import Queue
+from broker import Inbox, Queue
 from measure import Failure, environment, pinned, wait_until
 from rivals.session import Session
 from rows_paced import PacedRows, at_pace
-from rows_watch import SIZE, write
+from rows_watch import IDLE_PAUSE, SIZE, write
 
 # Whoever has not finished by then is counted as it stands.
 TIMEOUT = 120
@@ -20,6 +21,8 @@ READY_TIMEOUT = 60
 # All is there, or nothing more comes: the count has not changed for so long.
 QUIET, QUIET_AFTER_RESTART = 5, 30
 QUORUM = {"x-queue-type": "quorum"}
+# One file at a time, when all is done: so many, or for so long.
+LATENCY_FILES, LATENCY_SECONDS = 20, 4
 
 
 @dataclass
@@ -68,6 +71,7 @@ def play(bench, work, contestant):
         outcome["ready"] = ready
         outcome["cpu"] = (session.cpu() - before) / files * 1e6
         outcome["memory"] = session.memory() / 1e6
+        outcome["latency"] = latency(bench, directory, contestant)
         session.end()
         messages = taken(queues[0], contestant)
     judge(outcome, messages, contents, contestant)
@@ -113,6 +117,27 @@ def write_all(bench, work, directory, files, chance, queue):
         if (seen := queue.count()) != count:
             count, changed = seen, time.monotonic()
     return contents, {"files": files, "seconds": changed - began}
+
+
+def latency(bench, directory, contestant):
+    """Seconds from close(2) of a single file to its first message at a consumer, the median; None if one has not come."""
+    seconds = []
+    began = time.monotonic()
+    with Inbox(bench.broker(), lambda body: (contestant.read(body) or (None,))[0]) as inbox:
+        for number in range(LATENCY_FILES):
+            time.sleep(IDLE_PAUSE)
+            path = f"{directory}/latency-{number:02}.dat"
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(file, b"%d" % number * SIZE)
+            closed = time.monotonic()
+            os.close(file)
+            while inbox.next(LATENCY_SECONDS) != path:
+                if time.monotonic() - closed > LATENCY_SECONDS:
+                    return None
+            seconds.append(time.monotonic() - closed)
+            if time.monotonic() - began > LATENCY_SECONDS:
+                break
+    return statistics.median(seconds)
 
 
 def restart(broker):
