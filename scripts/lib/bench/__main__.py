@@ -32,6 +32,7 @@ class Bench:
         self.rounds = options.rounds or (2 if self.quick else 5)
         # For what takes minutes.
         self.long_rounds = min(self.rounds, 3)
+        self.only = options.only
         self.results = f"{metadata['target_directory']}/bench"
         # Real, as it stands in the messages.
         self.corpus = os.path.realpath(options.corpus or f"{self.results}/corpus")

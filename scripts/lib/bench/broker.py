@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 
 import pika
 
@@ -163,7 +164,7 @@ class Queue:
 
 
 class Inbox:
-    """A consumer that is there: each message's path, and when it was seen."""
+    """A consumer that is there, and the paths of the messages that it was sent."""
 
     def __init__(self, broker, path_of=lambda body: json.loads(body)["file_path"]):
         self.path_of = path_of
@@ -172,7 +173,7 @@ class Inbox:
         channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
         name = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(name, EXCHANGE)
-        self.path = None
+        self.seen = set()
         channel.basic_consume(name, self._take, auto_ack=True)
 
     def __enter__(self):
@@ -182,12 +183,14 @@ class Inbox:
         self.connection.close()
 
     def _take(self, _channel, _method, _properties, body):
-        self.path = self.path_of(body)
+        self.seen.add(self.path_of(body))
 
-    def next(self, timeout=10):
-        self.path = None
-        self.connection.process_data_events(time_limit=timeout)
-        return self.path
+    def wait_for(self, path, timeout=10):
+        """Whether a message for this path has come by then."""
+        deadline = time.monotonic() + timeout
+        while path not in self.seen and (left := deadline - time.monotonic()) > 0:
+            self.connection.process_data_events(time_limit=left)
+        return path in self.seen
 
 
 def script(name):

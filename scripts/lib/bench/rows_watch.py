@@ -147,7 +147,7 @@ class WatchRows:
                     # Before the call: the event is raised in it.
                     began, closed[path] = time.monotonic(), time.time()
                     os.close(file)
-                    if inbox.next() != path:
+                    if not inbox.wait_for(path):
                         raise Failure(f"no message for {path}")
                     seen.append(time.monotonic() - began)
                 service.stop()

@@ -1,6 +1,7 @@
 """scripts/endurance: a long run, a sample every few seconds, and what became of the service."""
 
 import argparse
+import contextlib
 import csv
 import os
 import subprocess
@@ -11,6 +12,7 @@ import time
 import observe
 import plot
 import verdict
+from faults import Faults
 from measure import Failure, environment, wait_until
 from observe import RESCAN_PAUSE, Observed, in_bytes, positive, say
 from writer import Writer
@@ -86,12 +88,15 @@ class Consumer:
 
 
 class Run:
-    def __init__(self, options, program, url, work, results):
-        self.options, self.program, self.url, self.work = options, program, url, work
+    def __init__(self, options, program, broker, work, results):
+        self.options, self.program, self.work = options, program, work
+        self.broker, self.url = broker, broker.url
         self.data, self.results = f"{work}/data", results
         self.samples = []
         self.complaints = {}
         self.failures = []
+        # How often each fault was brought about.
+        self.faults = {}
         # Messages of the second start, once it has come to an end.
         self.restarted = None
 
@@ -123,10 +128,14 @@ class Run:
         with Writer(self.data, options.rate, options.directories, options.flat) as writer:
             wait_until("the first files", writer.full.is_set, 600, writer.process.is_alive, 0.1)
             say(f"{options.minutes} minutes from now")
+            faults = Faults(service, self.broker, self.data) if options.faults else contextlib.nullcontext()
             try:
-                self.watch(service, consumer, writer)
+                with faults:
+                    self.watch(service, consumer, writer)
             finally:
                 self.write_down()
+                if options.faults:
+                    self.faults = faults.done
             in_order = writer.stop()
             self.written = writer.counts()
         if not in_order:
@@ -258,13 +267,14 @@ class Run:
 def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/endurance",
-        usage="scripts/endurance [--minutes M] [--rate N] [--directories D] [--flat] [--directory DIR]\n--help says more",
+        usage="scripts/endurance [--minutes M] [--rate N] [--directories D] [--flat] [--faults] [--directory DIR]\n--help says more",
         allow_abbrev=False,
     )
     parser.add_argument("--minutes", type=positive, default=30)
     parser.add_argument("--rate", type=positive, default=500)
     parser.add_argument("--directories", type=positive, default=300)
     parser.add_argument("--flat", action="store_true")
+    parser.add_argument("--faults", action="store_true")
     options = observe.parsed(parser)
     if options.directories < 10:
         parser.error("--directories must be at least 10")
@@ -277,7 +287,7 @@ def main():
     results = f"{observe.target()}/endurance"
     os.makedirs(results, exist_ok=True)
     with observe.private_broker("endurance", options.directory) as (work, broker):
-        run = Run(options, program, broker.url, work, results)
+        run = Run(options, program, broker, work, results)
         try:
             run.whole()
         except Failure as failure:
@@ -288,6 +298,8 @@ def main():
     if run.restarted is not None:
         verdict.totals(run.written, run.end, run.peak, run.samples[-1]["cpu_seconds"])
         print(f"started again with the ledger of {run.files:,} files: {run.restarted} messages")
+    for fault, count in run.faults.items():
+        print(f"fault, {count} times: {fault}")
     for (level, kind), count in sorted(run.complaints.items()):
         print(f"{level}, {count} times: {kind}")
         if level == "ERROR":

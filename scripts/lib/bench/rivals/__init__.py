@@ -10,7 +10,9 @@ def run(bench):
     """Every work with every contestant in turn; each row as soon as it is there. Returns whether one failed."""
     failed = False
     field = contestants(bench)
-    for work in WORKS:
+    for number, work in enumerate(WORKS, 1):
+        if number not in bench.only:
+            continue
         bench.note(f"rivals: {work.name}")
         outcomes = {contestant.name: [] for contestant in field}
         for _ in range(bench.long_rounds):
