@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm};
 use rustix::time::ClockId;
 
@@ -46,7 +47,11 @@ async fn measure(url: &str, exchange: &str, bodies: &str, window: &str) -> Resul
     let window: usize = window.parse().map_err(|_| format!("WINDOW cannot be {window:?}: it is a number from 1 on"))?;
     let bodies = fs::read(bodies)?;
     let bodies: Vec<&[u8]> = bodies.split(|&byte| byte == b'\n').filter(|body| !body.is_empty()).collect();
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let mut uri: AMQPUri = url.parse()?;
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned(); // what a URL that ends with / means to other clients
+    }
+    let connection = Connection::connect_uri(uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let began = Instant::now();

@@ -60,7 +60,10 @@ class Pipeline:
     def _connect(self):
         while True:
             self.connection = pika.SelectConnection(
-                pika.URLParameters(self.url), on_open_callback=lambda it: it.channel(on_open_callback=self._ready)
+                pika.URLParameters(self.url),
+                on_open_callback=lambda it: it.channel(on_open_callback=self._ready),
+                on_open_error_callback=lambda it, _: it.ioloop.stop(),
+                on_close_callback=lambda it, _: it.ioloop.stop(),
             )
             self.connection.ioloop.start()
             self.channel = None
@@ -70,7 +73,6 @@ class Pipeline:
 
     def _ready(self, channel):
         channel.add_on_close_callback(lambda *_: channel.connection.is_open and channel.connection.close())
-        channel.connection.add_on_close_callback(lambda *_: channel.connection.ioloop.stop())
         channel.confirm_delivery(self._confirmed)
         self.channel, self.tag = channel, 0
         self._publish()
