@@ -114,19 +114,33 @@ fn contexts(pattern: &[u8]) -> Vec<Context> {
 }
 
 /// The length of the class at the beginning of `rest`, with its brackets. A `]` right after the opening bracket, or after
-/// its `!` or `^`, is one of its characters, and so is the `]` of a `[:name:]`.
+/// its `!` or `^`, is one of its characters, and so is the `]` of a `[:name:]` that does not end a range.
 fn class_length(rest: &[u8]) -> usize {
     assert_eq!(rest.first(), Some(&b'['), "a class begins with a bracket");
     let negated = matches!(rest.get(1), Some(b'!' | b'^'));
     let first = if negated { 2 } else { 1 };
     let mut at = first;
+    let mut in_range = false;
     while let Some(&byte) = rest.get(at) {
-        let named = rest[at..].strip_prefix(b"[:").and_then(|name| name.windows(2).position(|pair| pair == b":]"));
-        match (byte, named) {
-            (b'[', Some(length)) => at += length + 4,
+        match (byte, named_class_length(&rest[at..])) {
+            (b'[', Some(length)) if !in_range => {
+                at += length;
+                continue;
+            }
             (b']', _) if at > first => return at + 1,
-            _ => at += 1,
+            _ => in_range = byte == b'-' && at > first && !in_range,
         }
+        at += 1;
     }
     rest.len()
+}
+
+/// The longest name in a `[:name:]`: globset 0.4.22 takes no more lower-case letters for one.
+const CLASS_NAME_MAX: usize = 8;
+
+/// The length of the `[:name:]` at the beginning of `rest`, if there is one. Which name it is makes no difference here.
+fn named_class_length(rest: &[u8]) -> Option<usize> {
+    let name = rest.strip_prefix(b"[:")?;
+    let length = name.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
+    (length <= CLASS_NAME_MAX && name[length..].starts_with(b":]")).then_some(length + 4)
 }
