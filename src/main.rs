@@ -6,7 +6,9 @@ use apollonia_ingestor::cli::{self, Cli, Command};
 use apollonia_ingestor::commands::{completions, doctor, health, listen, process, scan, status, verify, watch};
 use apollonia_ingestor::error::Error;
 
-/// mimalloc, because every message is a few short-lived allocations that cross threads.
+/// mimalloc, because every message is a few short-lived allocations that cross threads. scripts/sanitize has an allocator
+/// of its own.
+#[cfg(not(sanitized))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
