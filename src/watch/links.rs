@@ -33,11 +33,17 @@ pub(crate) struct Links {
     /// The paths that each link depends on. None of the inner maps is empty.
     paths: Map<DirectoryId, Map<Name, Paths>>,
     len: usize,
+    ended: u64,
 }
 
 impl Links {
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many links have ended, or led elsewhere from then on.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended
     }
 
     /// A link depends on exactly these absolute paths. Returns whether there was room for it.
@@ -80,6 +86,7 @@ impl Links {
 
     fn unfollow(&mut self, id: DirectoryId, name: &Name, paths: &[Arc<[u8]>]) {
         self.len -= 1;
+        self.ended += 1;
         for path in paths {
             // A path that a link leads through twice is done with the first time.
             let Some(followers) = self.followers.get_mut(path) else { continue };

@@ -19,11 +19,24 @@ pub(crate) struct TargetDirectories {
     /// By absolute path.
     watches: Map<Arc<[u8]>, WatchId>,
     paths: Map<WatchId, Arc<[u8]>>,
+    /// How many links had ended when idle watches were searched for.
+    searched: u64,
 }
 
 impl TargetDirectories {
-    pub(crate) fn is_full(&self) -> bool {
-        self.watches.len() >= TARGET_DIRECTORIES_MAX
+    pub(crate) fn has_room(&self) -> bool {
+        self.watches.len() < TARGET_DIRECTORIES_MAX
+    }
+
+    /// Whether the directory at this path can have a watch, which it may have already.
+    pub(crate) fn has_room_for(&self, path: &[u8]) -> bool {
+        self.has_room() || self.watches.contains_key(path)
+    }
+
+    /// Whether a watch may have become idle since this was asked last: links have ended meanwhile, of which there were so
+    /// many. Looking at each watch for each link would take a start with thousands of both a minute.
+    pub(crate) fn may_be_idle(&mut self, ended: u64) -> bool {
+        std::mem::replace(&mut self.searched, ended) != ended
     }
 
     /// The absolute path of a watched directory.
@@ -72,6 +85,7 @@ mod tests {
         // Another took its path.
         assert_eq!(directories.set(&path("/data/b"), two), Some(one));
         assert_eq!((directories.path(one), directories.path(two)), (None, Some(path("/data/b"))));
+        assert!(!directories.may_be_idle(0) && directories.may_be_idle(1) && !directories.may_be_idle(1));
         assert_eq!(directories.remove(b"/data/b"), Some(two));
         assert!(directories.watches.is_empty() && directories.paths.is_empty());
     }

@@ -44,7 +44,7 @@ impl State {
                 return true;
             }
         };
-        if self.target_directories.is_full() && !self.end_idle_targets() {
+        if !self.target_directories.has_room_for(path) && !self.end_idle_targets() {
             self.report_unfollowed(path, Errno::NOSPC);
             return true;
         }
@@ -66,9 +66,12 @@ impl State {
 
     /// Ends the watches that no link needs any more. Returns whether there is room then.
     fn end_idle_targets(&mut self) -> bool {
+        if !self.target_directories.may_be_idle(self.links.ended()) {
+            return false;
+        }
         let idle = self.target_directories.paths().filter(|path| !self.links.lead_below(path)).cloned();
         idle.collect::<Vec<_>>().iter().for_each(|path| self.end_target(path));
-        !self.target_directories.is_full()
+        self.target_directories.has_room()
     }
 
     fn report_unfollowed(&mut self, path: &[u8], errno: Errno) {

@@ -1,6 +1,7 @@
 //! Without `--recursive`: links lead to files in sub-directories, which are not in the tree.
 
 use super::*;
+use crate::watch::target_directories::TARGET_DIRECTORIES_MAX;
 
 /// Two links, and what they lead to: a file, and one by a link to a directory on the way.
 const LINKS: [(&str, &str); 3] = [("one", "a/file"), ("two", "a/b/file"), ("three", "current/file")];
@@ -78,6 +79,30 @@ fn a_directory_that_no_link_leads_into_any_more_loses_its_watch() {
     ["a/file", "a/b/file"].iter().for_each(|path| scene.write(path));
     scene.rest();
     assert_eq!(scene.state.target_directories.paths().count(), 0);
+}
+
+/// Where there is no room for a watch, those that no link needs any more end first.
+#[test]
+fn directories_that_links_lead_into_are_bounded() {
+    let mut scene = Scene::new(false, false);
+    for number in 0..=TARGET_DIRECTORIES_MAX {
+        fs::create_dir(scene.path(&format!("d{number}"))).unwrap();
+        symlink(format!("d{number}/file"), scene.path(&format!("l{number}"))).unwrap();
+    }
+    scene.rest();
+    assert_eq!(scene.state.target_directories.paths().count(), TARGET_DIRECTORIES_MAX);
+    let last = (0..=TARGET_DIRECTORIES_MAX).find(|number| {
+        let path = scene.path(&format!("d{number}")).into_os_string().into_vec();
+        scene.state.target_directories.paths().all(|watched| **watched != path[..])
+    });
+    let (last, other) = (last.unwrap(), if last == Some(0) { 1 } else { 0 });
+    fs::remove_file(scene.path(&format!("l{other}"))).unwrap();
+    scene.rest();
+    scene.link(&format!("d{last}/file"), &format!("l{last}"));
+    scene.rest();
+    scene.write(&format!("d{last}/file"));
+    scene.rest();
+    scene.assert_published_last(&format!("l{last}"));
 }
 
 #[derive(Debug, Clone)]
