@@ -183,7 +183,7 @@ fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
 }
 
 /// The rest of an absolute path that is `root` or below it.
-fn inside<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn inside<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     path.strip_prefix(root).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 

@@ -14,6 +14,7 @@ import pika
 from measure import Failure, wait_until
 
 EXCHANGE = "apollonia"
+QUORUM = {"x-queue-type": "quorum"}
 # Where Debian keeps the scripts that do not insist on being run by root.
 SCRIPTS = "/usr/lib/rabbitmq/bin"
 BOOT_TIMEOUT = 120

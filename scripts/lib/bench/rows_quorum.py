@@ -4,17 +4,16 @@ import subprocess
 import tempfile
 import time
 
-from broker import EXCHANGE, Queue
+from broker import EXCHANGE, QUORUM, Queue
 from measure import Failure, environment, pinned, wait_until
 from report import Comparison
 from rows_paced import PacedRows
 from rows_watch import SIZE, write
 from service import Service
 
-QUORUM = {"x-queue-type": "quorum"}
 FILES = 20_000
 # Messages without a confirm: what the service has by default (--confirm-window).
-WINDOW = 1000
+WINDOW = 1024
 
 
 class QuorumRows(PacedRows):
@@ -42,7 +41,8 @@ class QuorumRows(PacedRows):
                 before, began = service.running(), time.monotonic()
                 for number in range(self.files()):
                     write(f"{directory}/{number:06}.dat", content)
-                seconds = until_full(queue, self.files(), began, service.runs)
+                wait_until("the last message", lambda: queue.count() >= self.files(), 300, service.runs, 0.02)
+                seconds = time.monotonic() - began
                 cpu = service.running() - before
                 service.stop()
             taken = list(queue.bodies())
@@ -63,8 +63,3 @@ class QuorumRows(PacedRows):
             if queue.count() != self.files():
                 raise Failure(f"{queue.count()} messages of the bare loop instead of {self.files()}")
         return {"seconds": float(said["seconds"]), "cpu": float(said["cpu"])}
-
-
-def until_full(queue, files, began, runs):
-    wait_until("the last message", lambda: queue.count() >= files, 300, runs, 0.02)
-    return time.monotonic() - began

@@ -142,11 +142,7 @@ class WatchRows:
                 for number in range(files):
                     time.sleep(IDLE_PAUSE)
                     path = f"{directory}/{number:06}.dat"
-                    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-                    os.write(file, content)
-                    # Before the call: the event is raised in it.
-                    began, closed[path] = time.monotonic(), time.time()
-                    os.close(file)
+                    began, closed[path] = write(path, content)
                     if not inbox.wait_for(path):
                         raise Failure(f"no message for {path}")
                     seen.append(time.monotonic() - began)
@@ -238,9 +234,13 @@ def moment(text):
 
 
 def write(path, content):
+    """Makes a file. Returns when it was closed, by the monotonic clock and by the time of day."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     os.write(file, content)
+    # Before the call: the event is raised in it.
+    closed = time.monotonic(), time.time()
     os.close(file)
+    return closed
 
 
 def sha256(content):

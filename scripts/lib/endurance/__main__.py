@@ -128,14 +128,13 @@ class Run:
         with Writer(self.data, options.rate, options.directories, options.flat) as writer:
             wait_until("the first files", writer.full.is_set, 600, writer.process.is_alive, 0.1)
             say(f"{options.minutes} minutes from now")
-            faults = Faults(service, self.broker, self.data) if options.faults else contextlib.nullcontext()
+            faults = Faults(service, self.broker, self.data)
+            self.faults = faults.done
             try:
-                with faults:
+                with faults if options.faults else contextlib.nullcontext():
                     self.watch(service, consumer, writer)
             finally:
                 self.write_down()
-                if options.faults:
-                    self.faults = faults.done
             in_order = writer.stop()
             self.written = writer.counts()
         if not in_order:

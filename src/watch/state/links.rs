@@ -66,10 +66,15 @@ impl State {
         let Some(node) = self.tree.get(id) else { return };
         // Below it, too: it may be, or have been, a link to a directory.
         for (id, name) in self.links.followers_from(&node.directory.absolute(name)) {
-            let admits = |node: &Node| self.filter.admits(&node.directory.below(&name));
-            if self.tree.get(id).is_some_and(admits) {
-                self.put_one(id, &name, Change::Closed, noticed);
-            }
+            self.put_admitted(id, &name, Change::Closed, noticed);
+        }
+    }
+
+    /// Puts a name into the pending set if the filter admits it.
+    pub(super) fn put_admitted(&mut self, id: DirectoryId, name: &Name, change: Change, noticed: Noticed) {
+        let admits = |node: &Node| self.filter.admits(&node.directory.below(name));
+        if self.tree.get(id).is_some_and(admits) {
+            self.put_one(id, name, change, noticed);
         }
     }
 

@@ -1140,6 +1140,8 @@ enum Step {
     Make(String),
     Link(&'static str, String),
     HardLink(String, String),
+    /// A complete file gets this name, which no close follows.
+    LinkIn(String),
     Write(String),
     Touch(String),
     OpenWriter(String),
@@ -1305,6 +1307,13 @@ impl Scene {
             Step::MoveIn(path) => drop(fs::rename(beside, self.path(path))),
             Step::Link(target, path) => self.link(target, path),
             Step::HardLink(from, to) => drop(fs::hard_link(self.path(from), self.path(to))),
+            Step::LinkIn(path) => {
+                let made = self.top.path().join("beside/linked");
+                self.written += 1;
+                fs::write(&made, vec![b'l'; self.written]).unwrap();
+                let _ = fs::hard_link(&made, self.path(path));
+                fs::remove_file(&made).unwrap();
+            }
             Step::Rest => self.rest(),
             Step::Restart => self.restart(),
             Step::Kill => self.kill(|_| {}),

@@ -10,7 +10,7 @@ use crate::files::errno::Call;
 use crate::files::listing::{FileStat, look};
 use crate::files::root::Root;
 use crate::watch::inotify::{Event, WatchId};
-use crate::watch::links::real;
+use crate::watch::links::{inside, real};
 use crate::watch::pending::Change;
 use crate::watch::target_directories::TARGET_DIRECTORIES_MAX;
 use crate::watch::tree::nothing_to_enter;
@@ -143,15 +143,13 @@ impl State {
                 Ok(None) if !self.confirmed.keeps_last() => continue,
                 _ => Change::Closed,
             };
-            if self.filter.admits(&node.directory.below(&name)) {
-                self.put_one(id, &name, change, noticed);
-            }
+            self.put_admitted(id, &name, change, noticed);
         }
     }
 }
 
 /// Where the part of an absolute path below the data directory begins.
 fn below(root: &Root, path: &[u8]) -> Option<usize> {
-    let real = real(root);
-    path.strip_prefix(real).filter(|rest| rest.starts_with(b"/")).map(|_| real.len() + 1)
+    let rest = inside(real(root), path).filter(|rest| !rest.is_empty())?;
+    Some(path.len() - rest.len() + 1)
 }

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from broker import Inbox, Queue
+from broker import QUORUM, Inbox, Queue
 from measure import Failure, environment, pinned, wait_until
 from rivals.session import Session
 from rows_paced import PacedRows, at_pace
@@ -20,7 +20,6 @@ TIMEOUT = 120
 READY_TIMEOUT = 60
 # All is there, or nothing more comes: the count has not changed for so long.
 QUIET, QUIET_AFTER_RESTART = 5, 30
-QUORUM = {"x-queue-type": "quorum"}
 # One file at a time, when all is done: so many, or for so long.
 LATENCY_FILES, LATENCY_SECONDS = 20, 4
 
@@ -127,10 +126,7 @@ def latency(bench, directory, contestant):
         for number in range(LATENCY_FILES):
             time.sleep(IDLE_PAUSE)
             path = f"{directory}/latency-{number:02}.dat"
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(file, b"%d" % number * SIZE)
-            closed = time.monotonic()
-            os.close(file)
+            closed, _ = write(path, b"%d" % number * SIZE)
             if not inbox.wait_for(path, LATENCY_SECONDS):
                 return None
             seconds.append(time.monotonic() - closed)
