@@ -10,7 +10,7 @@ use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::support::broker;
+use crate::support::broker::{self, binary, vhost_of};
 use crate::support::consumer::{EXCHANGE, block_on, connect, declare_exchange};
 use crate::support::message::Message;
 use crate::support::setup::Setup;
@@ -43,19 +43,12 @@ fn the_exchange_is_durable_fanout_and_outlives_its_last_queue() {
         declare_exchange(&channel, ExchangeKind::Fanout).await;
     });
     service.stop();
-    let kinds = broker::shared().rabbitmqctl(&[
-        "-q",
-        "list_exchanges",
-        "-p",
-        broker::vhost_of(&url),
-        "name",
-        "type",
-        "durable",
-        "auto_delete",
-        "internal",
-    ]);
-    let ours = kinds.lines().find(|line| line.starts_with(EXCHANGE));
-    assert_eq!(ours, Some("apollonia\tfanout\ttrue\tfalse\tfalse"), "{kinds}");
+    let [vhost, name] = [vhost_of(&url), EXCHANGE].map(binary);
+    let described = broker::shared().eval(&format!(
+        "{{ok, Exchange}} = rabbit_exchange:lookup(rabbit_misc:r({vhost}, exchange, {name})), \
+         rabbit_exchange:info(Exchange, [type, durable, auto_delete, internal])"
+    ));
+    assert_eq!(described, "[{type,fanout},{durable,true},{auto_delete,false},{internal,false}]");
 }
 
 #[test]

@@ -78,8 +78,7 @@ fn no_log_level_shows_the_password() {
     let broker = broker::shared();
     let url = broker.vhost();
     let vhost = broker::vhost_of(&url);
-    broker.rabbitmqctl(&["add_user", "masked", "hunter2/s3cret"]);
-    broker.rabbitmqctl(&["set_permissions", "-p", vhost, "masked", ".*", ".*", ".*"]);
+    broker.add_user("masked", "hunter2/s3cret", vhost, [".*"; 3]);
     let (_root, data, _) = directories();
     let service = Setup::watch(&data, &broker.url("masked:hunter2%2Fs3cret", vhost)).env("LOG_LEVEL", "TRACE").spawn();
     service.wait_ready();

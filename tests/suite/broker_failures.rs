@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::broker::{self, Broker};
+use crate::support::broker::{self, Broker, vhost_of};
 use crate::support::consumer::Consumer;
 use crate::support::files::sha256;
 use crate::support::message::Message;
@@ -30,14 +30,14 @@ fn a_connection_closed_by_the_broker_ends_the_service_in_one_line() {
 #[test]
 fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
     // A node of its own, because the alarm stops every publisher on it.
-    let broker = Broker::start();
+    let mut broker = Broker::start_with(1);
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let consumer = Consumer::bind(&url);
     let mut service = Setup::watch(&data, &url).spawn();
     service.wait_ready();
 
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     let mut contents = HashSet::new();
     for number in 0..200 {
         let content = format!("file {number}");
@@ -45,14 +45,14 @@ fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
         contents.insert(sha256(content.as_bytes()));
     }
     retry("a blocked connection", || {
-        let connections = broker.rabbitmqctl(&["-q", "list_connections", "name", "state"]);
-        if connections.contains("\tblocked") { Ok(()) } else { Err(connections) }
+        let states = broker.connections(vhost_of(&url), &["state"]);
+        if states.iter().any(|state| state == "[{state,blocked}]") { Ok(()) } else { Err(format!("{states:?}")) }
     });
     assert!(service.is_running(), "an alarm ended it:\n{}", service.stderr());
     let early = consumer.messages().len();
     assert!(early < 200, "the alarm held nothing back: the test proves nothing");
 
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+    broker.unblock();
     let all = |messages: &[Message]| messages.len() >= 200;
     assert!(
         consumer.wait_until(TIMEOUT, all),
@@ -74,7 +74,7 @@ fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
 #[test]
 fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
     const FILES: usize = 100;
-    let broker = Broker::start();
+    let mut broker = Broker::start_with(1);
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let consumer = Consumer::bind(&url);
@@ -85,7 +85,7 @@ fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
             fs::write(data.join(format!("file-{number}")), format!("{content} {number}")).unwrap();
         }
     };
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     write_all("old");
     first.wait_log("that the broker takes no messages", |line| line.contains("takes no messages"));
     first.signal(Signal::KILL);
@@ -95,7 +95,7 @@ fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
     second.wait_log("that it waits for the other connection", |line| line.contains("waiting for its end"));
     assert!(!second.stderr().lines().any(is_ready_line), "{}", second.stderr());
 
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+    broker.unblock();
     second.wait_ready();
     let last = |messages: &[Message]| -> HashMap<String, String> {
         messages.iter().map(|it| (it.name().to_owned(), it.sha256().to_owned())).collect()

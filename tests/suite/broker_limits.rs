@@ -4,7 +4,7 @@ use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
-use crate::support::broker::{self, vhost_of};
+use crate::support::broker::{self, binary, vhost_of};
 use crate::support::queue::Queue;
 use crate::support::setup::Setup;
 use crate::support::world::directories;
@@ -29,7 +29,10 @@ fn assert_line(url: &str, words: &[&str], flags: &[&str]) {
 fn each_limit_of_a_virtual_host_has_its_own_cure() {
     let broker = broker::shared();
     let url = broker.vhost();
-    let limit = |limits: &str| broker.rabbitmqctl(&["set_vhost_limits", "-p", vhost_of(&url), limits]);
+    let vhost = binary(vhost_of(&url));
+    let limit = |limits: &str| {
+        broker.eval_to_ok(&format!("rabbit_vhost_limit:parse_set({vhost}, {}, <<\"test\">>)", binary(limits)));
+    };
     limit(r#"{"max-queues": 0}"#);
     assert_line(&url, &["queue limit in vhost", "set_vhost_limits, max-queues"], &[]);
     limit(r#"{"max-connections": 0}"#);
@@ -40,7 +43,10 @@ fn each_limit_of_a_virtual_host_has_its_own_cure() {
 fn each_limit_of_a_user_has_its_own_cure() {
     let broker = broker::shared();
     let url = broker.user("limited", vhost_of(&broker.vhost()), [".*"; 3]);
-    let limit = |limits: &str| broker.rabbitmqctl(&["set_user_limits", "limited", limits]);
+    let limit = |limits: &str| {
+        let set = "rabbit_auth_backend_internal:set_user_limits";
+        broker.eval_to_ok(&format!("{set}(<<\"limited\">>, {}, <<\"test\">>)", binary(limits)));
+    };
     limit(r#"{"max-channels": 1}"#);
     assert_line(&url, &["maximum allowed user limit of (1)", "set_user_limits, max-channels"], &[]);
     limit(r#"{"max-connections": 0}"#);
@@ -55,7 +61,8 @@ fn each_missing_permission_has_its_own_cure() {
     let url = broker.user("writes-nothing", vhost_of(&owner), [".*", "^$", ".*"]);
     assert_line(&url, &["access to exchange 'apollonia'", "`write`"], &[]);
     let url = broker.user("writes-few-topics", vhost_of(&owner), [".*"; 3]);
-    broker.rabbitmqctl(&["set_topic_permissions", "-p", vhost_of(&owner), "writes-few-topics", "topics", "^a$", "^a$"]);
+    let permission = ["writes-few-topics", vhost_of(&owner), "topics", "^a$", "^a$", "test"].map(binary).join(", ");
+    broker.eval_to_ok(&format!("rabbit_auth_backend_internal:set_topic_permissions({permission})"));
     let flags = ["--exchange", "topics", "--exchange-type", "topic", "--routing-key", "b"];
     assert_line(&url, &["access to topic 'b'", "set_topic_permissions", "--routing-key"], &flags);
     assert_line(&broker.url("limited-nowhere:x", "t0"), &["Login was refused", "correct user, password"], &[]);

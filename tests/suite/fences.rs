@@ -7,21 +7,15 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use rustix::process::Signal;
 
-use crate::support::broker::{self, vhost_of};
+use crate::support::broker::{self, binary, vhost_of};
 use crate::support::queue::Queue;
 use crate::support::service::Service;
 use crate::support::setup::Setup;
 use crate::support::wait::retry;
 use crate::support::world::directories;
 
-/// The names of all queues.
-fn queues(url: &str) -> Vec<String> {
-    let list = broker::shared().rabbitmqctl(&["-q", "list_queues", "-p", vhost_of(url), "name"]);
-    list.lines().map(str::to_owned).filter(|name| name != "name").collect()
-}
-
 fn fences(url: &str) -> Vec<String> {
-    queues(url).into_iter().filter(|name| name.starts_with("apollonia-ingestor-")).collect()
+    broker::shared().queues(vhost_of(url)).into_iter().filter(|name| name.starts_with("apollonia-ingestor-")).collect()
 }
 
 fn declare(url: &str, name: &str) {
@@ -55,9 +49,11 @@ fn a_policy_that_lets_unused_queues_expire_leaves_them() {
     let before = fences(&url);
     assert_eq!(before.len(), 2);
     declare(&url, "unused");
-    broker.rabbitmqctl(&["set_policy", "-p", vhost_of(&url), "expire", ".*", r#"{"expires": 5000}"#]);
+    let [vhost, name, pattern, rule] = [vhost_of(&url), "expire", ".*", r#"{"expires": 5000}"#].map(binary);
+    let set = "rabbit_policy:parse_set";
+    broker.eval_to_ok(&format!("{set}({vhost}, {name}, {pattern}, {rule}, 0, <<\"all\">>, <<\"test\">>)"));
     retry("the expiry of a queue that nobody uses", || {
-        let left = queues(&url);
+        let left = broker.queues(vhost_of(&url));
         if left.contains(&"unused".to_owned()) { Err(format!("{left:?}")) } else { Ok(()) }
     });
     assert_eq!(fences(&url), before);
@@ -77,7 +73,13 @@ fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
     // While it is stopped below, the broker is not to miss its heartbeats.
     let service = watch(&data, &format!("{url}?heartbeat=600"));
     let name = fences(&url).pop().expect("a fence");
-    let delete = || broker.rabbitmqctl(&["delete_queue", "-p", vhost_of(&url), &name]);
+    let [vhost, queue] = [vhost_of(&url), &name].map(binary);
+    let delete = || {
+        broker.eval(&format!(
+            "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r({vhost}, queue, {queue})), \
+             {{ok, _}} = rabbit_amqqueue:delete(Queue, false, false, <<\"test\">>)"
+        ))
+    };
     delete();
     service.wait_log("that it is taken again", |line| line.contains("WARN") && line.contains("taken again"));
     retry("the fence", || if fences(&url).is_empty() { Err("no fence".to_owned()) } else { Ok(()) });

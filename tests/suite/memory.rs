@@ -38,7 +38,7 @@ enum Held {
 }
 
 fn memory_is_bounded(held: &Held, files: usize) {
-    let broker = Broker::start_with(1);
+    let mut broker = Broker::start_with(1);
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let bound = matches!(held, Held::ByABlockedBroker).then(|| Consumer::bind(&url));
@@ -47,7 +47,7 @@ fn memory_is_bounded(held: &Held, files: usize) {
     let idle = rss(&service, "VmRSS");
 
     if bound.is_some() {
-        broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+        broker.block();
     }
     burst(&data, files);
     // The service has read all events when its memory no longer grows.
@@ -66,7 +66,7 @@ fn memory_is_bounded(held: &Held, files: usize) {
     assert!(most < RSS_MAX_KB, "{most} kB");
 
     let consumer = bound.unwrap_or_else(|| Consumer::bind(&url));
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+    broker.unblock();
     let distinct = |messages: &[Message]| messages.iter().map(Message::path).collect::<HashSet<_>>().len();
     let deadline = Instant::now() + TIMEOUT;
     while distinct(&consumer.messages()) < files {

@@ -20,7 +20,7 @@ fn short_frames_are_used_and_one_channel_is_too_few() {
     let url = broker.vhost();
     // It connects while frames may be longer.
     let consumer = Consumer::bind(&url);
-    broker.rabbitmqctl(&["eval", "application:set_env(rabbit, frame_max, 4096)."]);
+    broker.eval_to_ok("application:set_env(rabbit, frame_max, 4096)");
     let (_root, data, outside) = directories();
     let mut deep = data.clone();
     // The file's name takes 100 bytes, and each name a slash.
@@ -56,7 +56,7 @@ fn short_frames_are_used_and_one_channel_is_too_few() {
         }
     }
 
-    broker.rabbitmqctl(&["eval", "application:set_env(rabbit, channel_max, 1)."]);
+    broker.eval_to_ok("application:set_env(rabbit, channel_max, 1)");
     let line = connection_error(&format!("{url}?frame_max=4096"), &["no room for another channel"], |setup, _| setup);
     assert!(line.contains("raise channel_max"), "{line}");
 }

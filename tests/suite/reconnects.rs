@@ -279,10 +279,8 @@ fn whatever_the_broker_does_nothing_is_lost() {
         });
     };
     let vhost = vhost_of(&url);
-    let close_connections =
-        |broker: &Broker| drop(broker.rabbitmqctl(&["close_all_connections", "--vhost", vhost, "by a test"]));
     write();
-    close_connections(&broker);
+    broker.close_connections(vhost);
     write();
     reconnected(1);
     broker.freeze();
@@ -291,12 +289,12 @@ fn whatever_the_broker_does_nothing_is_lost() {
     broker.thaw();
     reconnected(2);
     write();
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     write();
     service.wait_log("that the broker takes no messages", |line| line.contains("takes no messages now"));
-    close_connections(&broker);
+    broker.close_connections(vhost);
     write();
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+    broker.unblock();
     reconnected(3);
     write();
     broker.kill();

@@ -129,9 +129,9 @@ fn one_directory_can_go_to_two_exchanges_and_each_service_names_its_own() {
         service.wait_log("a warning", |line| line.contains("WARN") && line.contains(&warned));
     }
     let fences = retry("three fences", || {
-        let list = broker::shared().rabbitmqctl(&["-q", "list_queues", "-p", vhost_of(&url), "name"]);
-        let fences = list.lines().filter(|line| line.starts_with("apollonia-ingestor-")).count();
-        if fences == 3 { Ok(fences) } else { Err(list) }
+        let queues = broker::shared().queues(vhost_of(&url));
+        let fences = queues.iter().filter(|name| name.starts_with("apollonia-ingestor-")).count();
+        if fences == 3 { Ok(fences) } else { Err(format!("{queues:?}")) }
     });
     assert_eq!(fences, services.len());
     services.into_iter().for_each(|service| drop(service.stop()));

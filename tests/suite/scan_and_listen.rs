@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::support::broker::{self, vhost_of};
-use crate::support::consumer::{Consumer, publish};
+use crate::support::broker::{self, binary, vhost_of};
+use crate::support::consumer::{Consumer, EXCHANGE, publish};
 use crate::support::files::{chmod, fifo, noise, sha256};
 use crate::support::is_root;
 use crate::support::message::Message;
@@ -137,10 +137,10 @@ fn a_scan_to_the_broker_has_every_message_confirmed_when_it_ends() {
 fn listen(url: &str, arguments: &[&str]) -> Service {
     let service = Setup::new(&["listen"]).args(arguments).env("AMQP_CONNECTION_STRING", url).spawn();
     retry("the binding of its queue", || {
-        let arguments = ["-q", "list_bindings", "-p", vhost_of(url), "source_name", "destination_name"];
-        let bindings = broker::shared().rabbitmqctl(&arguments);
-        let bound = bindings.lines().any(|line| line.starts_with("apollonia\t"));
-        if bound { Ok(()) } else { Err(service.stderr()) }
+        let [vhost, exchange] = [vhost_of(url), EXCHANGE].map(binary);
+        let exchange = format!("rabbit_misc:r({vhost}, exchange, {exchange})");
+        let bindings = broker::shared().eval(&format!("length(rabbit_binding:list_for_source({exchange}))"));
+        if bindings == "0" { Err(service.stderr()) } else { Ok(()) }
     });
     service
 }
@@ -242,7 +242,7 @@ fn listen_ends_cleanly_on_a_signal_and_takes_its_queue_with_it() {
     let url = broker::shared().vhost();
     listen(&url, &[]).stop();
     retry("the end of its queue", || {
-        let queues = broker::shared().rabbitmqctl(&["-q", "list_queues", "-p", vhost_of(&url), "name"]);
-        if queues.lines().all(|line| line == "name" || line.is_empty()) { Ok(()) } else { Err(queues) }
+        let queues = broker::shared().queues(vhost_of(&url));
+        if queues.is_empty() { Ok(()) } else { Err(format!("{queues:?}")) }
     });
 }

@@ -238,14 +238,14 @@ fn rejected_and_returned_messages_each_come_once() {
 
 #[test]
 fn a_blocked_broker_does_not_keep_waiting_messages_from_a_clean_stop() {
-    let broker = Broker::start_with(1);
+    let mut broker = Broker::start_with(1);
     let url = broker.vhost();
     let (_root, data, state) = directories();
     let service = watch(&data, &url, &state).spawn();
     service.wait_ready();
     write_files(&data, "file", 20);
     wait_until_unroutable(&service, 20);
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     let socket = service.control_socket();
     service.wait_log("that the broker takes no messages", |line| line.contains("takes no messages"));
     let (status, _, body) = get(&socket, "/ready");
@@ -257,12 +257,12 @@ fn a_blocked_broker_does_not_keep_waiting_messages_from_a_clean_stop() {
     assert_eq!(left(&service.stop()), 20);
 
     // A service that waits for the broker alone is not ready either, and healthy.
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"]);
+    broker.unblock();
     let consumer = Consumer::bind(&url);
     let service = watch(&data, &url, &state).spawn();
     service.wait_ready();
     assert!(consumer.wait_until(TIMEOUT, |all| all.len() >= 20), "{}", service.stderr());
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     fs::write(data.join("blocked"), "content").unwrap();
     service.wait_log("that the broker takes no messages", |line| line.contains("takes no messages"));
     let asked = ready_command(&service.control_socket()).expect_code(1);

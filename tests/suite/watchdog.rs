@@ -54,11 +54,11 @@ fn the_watchdog_is_fed_while_every_stage_makes_progress() {
 
 #[test]
 fn a_blocked_broker_is_not_unhealthy() {
-    let broker = Broker::start_with(1);
+    let mut broker = Broker::start_with(1);
     let (_root, data, _) = directories();
     let service = Setup::watch(&data, &broker.vhost()).args(&["--stall-seconds", "15"]).spawn();
     service.wait_ready();
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
+    broker.block();
     std::fs::write(data.join("file"), "content").unwrap();
     let socket = service.control_socket();
     let (status, body) = wait_for_health(&socket, "a blocked broker", |_, health| {
@@ -66,7 +66,7 @@ fn a_blocked_broker_is_not_unhealthy() {
     });
     assert_eq!((status, &body["status"]), (200, &Value::from("healthy")), "{body:#}");
     assert!(body["summary"].as_str().is_some_and(|line| line.contains("takes no messages")), "{body:#}");
-    broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"]);
+    broker.unblock();
     service.wait_log("that it takes messages again", |line| line.contains("takes messages again"));
 }
 

@@ -84,7 +84,7 @@ impl Stage<'_> {
     pub(super) fn raise_alarm_only(&mut self) {
         if !self.alarm {
             self.life.excuses.begin(Lasting::HeldUp);
-            self.node.raise_memory_alarm();
+            self.node.block();
             self.alarm = true;
             self.count("alarm");
         }
@@ -103,7 +103,7 @@ impl Stage<'_> {
 
     pub(super) fn lift_alarm(&mut self) {
         if std::mem::take(&mut self.alarm) {
-            self.node.lift_memory_alarm();
+            self.node.unblock();
             self.life.excuses.end(Lasting::HeldUp);
             self.life.wait_ready();
         }

@@ -2,48 +2,44 @@
 //! touch the machine's own node. One is shared by all tests of the process; each test has a virtual
 //! host of its own because the exchange's name is fixed.
 
-use std::ffi::OsStr;
+mod administration;
+mod configuration;
+mod shell;
+
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::certificates::Authority;
 use super::consumer;
-use super::service::{Ended, Service};
 use super::setup::Setup;
-use super::wait::retry;
 use super::world::directories;
+use shell::Shell;
 
-/// So many virtual hosts are made at a time, at boot and whenever the last of them is given away: each costs the node some
-/// 20 ms of a busy core, and each `rabbitmqctl` a second.
-const VHOSTS: usize = 48;
-/// The largest message that a node takes, in bytes: a message that is larger has long paths of control characters.
-pub const MESSAGE_MAX: usize = 65_536;
+pub use administration::binary;
+pub use configuration::{CERTIFIED, MESSAGE_MAX};
+
+/// So many virtual hosts are made at a time, at the boot of the shared node and whenever the last of a node's is given
+/// away: each costs the node some 20 ms of a busy core, also at every boot.
+const VHOSTS: usize = 12;
 /// A cold start on two busy cores takes about 10 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-/// An order takes milliseconds, stopping and starting RabbitMQ a second.
+/// What is ordered takes milliseconds, stopping and starting RabbitMQ a second.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// Where Debian and Fedora keep the scripts that do not insist on being run by root.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
-/// Salted SHA-256 of the password `guest`, as `rabbitmqctl hash_password` prints it.
-const GUEST_PASSWORD_HASH: &str = "AQIDBEMMOXwY6PKx/JKP9PAqfsb4ozuD0Ta3pxxa9gEYBMmD";
-
 /// No broker listens there: port 1 of the loopback. The password must not show up in any output.
 pub const NO_BROKER: &str = "amqp://someone:hunter2@127.0.0.1:1/";
-
-/// The user whose certificates log in without a password.
-pub const CERTIFIED: &str = "certified";
 
 /// A shell script that lives as long as its standard input: at end of file, which comes even when the test process is
 /// killed with SIGKILL, it kills the node and removes the directory. Until then it takes orders, a line each, and
@@ -84,6 +80,8 @@ pub struct Broker {
     /// It takes the orders; dropping it ends the node.
     lifeline: Option<ChildStdin>,
     answers: ChildStdout,
+    /// Started by the first that has something to ask or to change.
+    shell: Mutex<Option<Shell>>,
 }
 
 /// The virtual host of a URL.
@@ -94,16 +92,11 @@ pub fn vhost_of(url: &str) -> &str {
 /// The node that all tests share, started by the first that needs it.
 pub fn shared() -> &'static Broker {
     static SHARED: OnceLock<Broker> = OnceLock::new();
-    SHARED.get_or_init(Broker::start)
+    SHARED.get_or_init(|| Broker::start_with(VHOSTS))
 }
 
 impl Broker {
-    /// A node of a test's own, for a test that disturbs all of it.
-    pub fn start() -> Self {
-        Self::start_with(VHOSTS)
-    }
-
-    /// A node with so many virtual hosts. Each makes every boot longer.
+    /// A node of a test's own with so many virtual hosts. Each makes every boot longer.
     pub fn start_with(vhosts: usize) -> Self {
         Self::launch(vhosts, false)
     }
@@ -138,7 +131,7 @@ impl Broker {
             // Idle schedulers that spin would take the cores from the service under test.
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".into()),
         ];
-        let owner = write_configuration(&home, vhosts, &tls_configuration(&home, tls_port, &authority, demanding))
+        let owner = configuration::write(&home, vhosts, &configuration::tls(&home, tls_port, &authority, demanding))
             .expect("the broker's configuration");
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR])
@@ -154,24 +147,21 @@ impl Broker {
             .expect("sh, to supervise the broker");
         let lifeline = supervisor.stdin.take();
         let answers = supervisor.stdout.take().expect("piped");
-        let (vhosts, next_vhost) = (Mutex::new(vhosts), AtomicUsize::new(0));
-        let broker =
-            Self { home, environment, port, tls_port, authority, vhosts, next_vhost, supervisor, lifeline, answers };
+        let broker = Self {
+            home,
+            environment,
+            port,
+            tls_port,
+            authority,
+            vhosts: Mutex::new(vhosts),
+            next_vhost: AtomicUsize::new(0),
+            supervisor,
+            lifeline,
+            answers,
+            shell: Mutex::default(),
+        };
         broker.wait_until_it_serves();
         broker
-    }
-
-    /// The URL of a virtual host that no other test uses.
-    pub fn vhost(&self) -> String {
-        let number = self.next_vhost.fetch_add(1, Ordering::Relaxed);
-        let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
-        while number >= *vhosts {
-            let file = self.home.join("more.json");
-            fs::write(&file, definitions(*vhosts..*vhosts + VHOSTS).to_string()).expect("more virtual hosts");
-            self.rabbitmqctl(&["import_definitions".as_ref(), file.as_os_str()]);
-            *vhosts += VHOSTS;
-        }
-        self.url("guest:guest", &format!("t{number}"))
     }
 
     pub fn port(&self) -> u16 {
@@ -191,62 +181,17 @@ impl Broker {
         self.tls_port
     }
 
-    /// Runs `rabbitmqctl` against this node and nothing else; fails the test when it fails.
-    pub fn rabbitmqctl<A: AsRef<OsStr>>(&self, arguments: &[A]) -> String {
-        let output = Command::new(script("rabbitmqctl"))
-            .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .output()
-            .expect("rabbitmqctl");
-        assert!(
-            output.status.success(),
-            "rabbitmqctl failed: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// The environment of a program that speaks with this node and no other.
-    pub fn environment(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.environment.iter().map(|(name, value)| (*name, value.as_str()))
-    }
-
-    /// Makes a user with these permissions on a virtual host: configure, write, read. Returns its URL there.
-    pub fn user(&self, name: &str, vhost: &str, permissions: [&str; 3]) -> String {
-        let [configure, write, read] = permissions.map(|pattern| format!("<<\"{pattern}\">>"));
-        // Each command costs a second, so it is one.
-        let made = format!(
-            "rabbit_auth_backend_internal:add_user(<<\"{name}\">>, <<\"hunter2\">>, <<\"test\">>), \
-             rabbit_auth_backend_internal:set_permissions(<<\"{name}\">>, <<\"{vhost}\">>, {configure}, {write}, {read}, <<\"test\">>)."
-        );
-        self.rabbitmqctl(&["eval", &made]);
-        self.url(&format!("{name}:hunter2"), vhost)
-    }
-
-    /// Closes the connections of a service from the broker's side until it has ended.
-    #[track_caller]
-    pub fn disconnect(&self, url: &str, mut service: Service) -> Ended {
-        retry("the end of the service without a broker", || {
-            if !service.is_running() {
-                return Ok(());
-            }
-            self.rabbitmqctl(&["close_all_connections", "--vhost", vhost_of(url), "by a test"]);
-            Err(service.stderr())
-        });
-        service.wait_exit()
-    }
-
     /// SIGKILL, for the node and all its helpers. [`Broker::boot`] brings it back with its data.
     pub fn kill(&mut self) {
         self.order("kill");
     }
 
-    /// Boots the node again, on the same ports, and waits until it serves.
+    /// Boots a killed node again, on the same ports, and waits until it serves.
     pub fn boot(&mut self) {
         self.order("boot");
         self.wait_until_it_serves();
+        // It serves before it has finished booting; to be stopped then would leave it in between.
+        self.eval_to_ok("rabbit:await_startup()");
     }
 
     /// SIGSTOP: the node keeps its connections and says nothing.
@@ -265,10 +210,17 @@ impl Broker {
         read_line_within(&mut self.answers, order);
     }
 
+    fn vhosts(&self) -> MutexGuard<'_, usize> {
+        self.vhosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_vhost(&self) -> String {
+        self.url("guest:guest", &format!("t{}", *self.vhosts() - 1))
+    }
+
     /// It serves when the last virtual host of the definitions lets a client in.
     pub fn wait_until_it_serves(&self) {
-        let vhosts = *self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_vhost = self.url("guest:guest", &format!("t{}", vhosts - 1));
+        let last_vhost = self.last_vhost();
         let deadline = Instant::now() + BOOT_DEADLINE;
         while let Err(error) = consumer::try_connect(&last_vhost) {
             assert!(
@@ -284,80 +236,15 @@ impl Broker {
 impl Drop for Broker {
     /// Only a node of a test's own is dropped; the shared one goes when the process ends.
     fn drop(&mut self) {
+        // Before the directory, which is its home.
+        *self.shell.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
         drop(self.lifeline.take());
         // This reaps the supervisor; its answers matter no more.
         let _ = self.supervisor.wait();
     }
 }
 
-/// Writes what the node reads at boot and gives it to the user that runs it. Returns the command prefix that changes to
-/// that user, because RabbitMQ should not run as root. Where there is no such user, or no right to change to it, the
-/// node runs as the user that runs the tests.
-fn write_configuration(home: &Path, vhosts: usize, tls: &str) -> io::Result<String> {
-    let definitions_file = home.join("definitions.json");
-    fs::write(&definitions_file, definitions(0..vhosts).to_string())?;
-    fs::write(
-        home.join("rabbitmq.conf"),
-        format!(
-            "load_definitions = {}\nloopback_users = none\nlog.console = false\n\
-             disk_free_limit.absolute = 1MB\nmax_message_size = {MESSAGE_MAX}\n{tls}",
-            definitions_file.display()
-        ),
-    )?;
-    fs::write(home.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl].\n")?;
-    fs::write(home.join("rabbitmq-env.conf"), "")?;
-
-    let Some(uid) = rabbitmq_uid().filter(|_| rustix::process::geteuid().is_root()) else {
-        return Ok(String::new());
-    };
-    std::os::unix::fs::chown(home, Some(uid), None)?;
-    for entry in fs::read_dir(home)? {
-        std::os::unix::fs::chown(entry?.path(), Some(uid), None)?;
-    }
-    Ok("setpriv --reuid rabbitmq --regid rabbitmq --clear-groups".into())
-}
-
-/// Virtual hosts of these numbers, in which both users may do everything.
-fn definitions(vhosts: Range<usize>) -> serde_json::Value {
-    let vhosts: Vec<String> = vhosts.map(|number| format!("t{number}")).collect();
-    let users = ["guest", CERTIFIED].map(|name| {
-        serde_json::json!({
-            "name": name,
-            "password_hash": GUEST_PASSWORD_HASH,
-            "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": "administrator",
-        })
-    });
-    let permission = |user: &str, vhost: &str| serde_json::json!({ "user": user, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" });
-    let of_both = |vhost: &String| ["guest", CERTIFIED].map(|user| permission(user, vhost));
-    serde_json::json!({
-        "users": users,
-        "vhosts": vhosts.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
-        "permissions": vhosts.iter().flat_map(of_both).collect::<Vec<_>>(),
-    })
-}
-
-/// A TLS listener beside the plain one, and logging in by a certificate's common name.
-fn tls_configuration(home: &Path, port: u16, authority: &Authority, demanding: bool) -> String {
-    let authority_file = authority.file(home);
-    let [certificate, key] = authority.certify("node", &["localhost"]).files(home);
-    format!(
-        "listeners.ssl.1 = 127.0.0.1:{port}\n\
-         ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
-         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = {demanding}\n\
-         auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n",
-        authority_file.display(),
-        certificate.display(),
-        key.display()
-    )
-}
-
-fn rabbitmq_uid() -> Option<u32> {
-    let output = Command::new("id").args(["-u", "rabbitmq"]).output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-/// Debian's `rabbitmqctl` on the path changes the user and the directory; the script behind it does
+/// Debian's `rabbitmq-server` on the path changes the user and the directory; the script behind it does
 /// neither. Elsewhere the one on the path is the only one.
 fn script(name: &str) -> PathBuf {
     let behind_the_wrapper = Path::new(SCRIPTS).join(name);
@@ -382,7 +269,7 @@ fn free_ports() -> [u16; 4] {
 }
 
 /// Reads the next line that another process writes into a pipe, which must come soon.
-pub fn read_line_within(pipe: &mut ChildStdout, what: &str) -> String {
+fn read_line_within(pipe: &mut ChildStdout, what: &str) -> String {
     let deadline = Instant::now() + ANSWER_DEADLINE;
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
