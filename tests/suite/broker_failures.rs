@@ -29,8 +29,8 @@ fn a_connection_closed_by_the_broker_ends_the_service_in_one_line() {
 
 #[test]
 fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
-    // A node of its own, because the alarm stops every publisher on it.
-    let mut broker = Broker::start_with(1);
+    // A node to itself, because the alarm stops every publisher on it.
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let consumer = Consumer::bind(&url);
@@ -66,7 +66,7 @@ fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
     assert_eq!(hashes, contents);
 
     drop(consumer);
-    drop(broker);
+    broker.kill();
     service.wait_exit().expect_code(1).assert_one_error("");
 }
 
@@ -74,7 +74,7 @@ fn a_memory_alarm_is_waited_out_and_a_dead_broker_ends_the_service() {
 #[test]
 fn messages_of_a_killed_process_never_overtake_those_of_the_next() {
     const FILES: usize = 100;
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let consumer = Consumer::bind(&url);

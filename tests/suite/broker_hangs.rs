@@ -1,5 +1,5 @@
 //! A broker that hangs, frozen by SIGSTOP: it is noticed, and does not keep the service from stopping. Each test has a
-//! node of its own.
+//! node to itself.
 
 use rustix::process::Signal;
 
@@ -22,7 +22,7 @@ fn at_work(data: &std::path::Path, url: &str) -> Service {
 
 #[test]
 fn a_frozen_broker_is_noticed_by_its_missing_heartbeat() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = format!("{}?heartbeat=1", broker.vhost());
     let (_root, data, _) = directories();
     let service = at_work(&data, &url);
@@ -33,7 +33,7 @@ fn a_frozen_broker_is_noticed_by_its_missing_heartbeat() {
 
 #[test]
 fn a_frozen_broker_is_noticed_with_messages_in_flight_too() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = format!("{}?heartbeat=1", broker.vhost());
     let (_root, data, _) = directories();
     let service = at_work(&data, &url);
@@ -48,7 +48,7 @@ fn a_frozen_broker_is_noticed_with_messages_in_flight_too() {
 
 #[test]
 fn a_broker_frozen_at_start_is_not_waited_for_forever() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     // The kernel accepts connections for it, and no process answers.
@@ -65,7 +65,7 @@ fn a_broker_frozen_at_start_is_not_waited_for_forever() {
 
 #[test]
 fn a_frozen_broker_does_not_keep_the_service_from_stopping() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let service = at_work(&data, &url);

@@ -38,7 +38,7 @@ enum Held {
 }
 
 fn memory_is_bounded(held: &Held, files: usize) {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let bound = matches!(held, Held::ByABlockedBroker).then(|| Consumer::bind(&url));

@@ -257,7 +257,7 @@ fn another_service_that_has_taken_over_meanwhile_is_waited_for() {
 /// All that a broker does to its connections: it closes them, hangs, dies, or is blocked when it closes them.
 #[test]
 fn whatever_the_broker_does_nothing_is_lost() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, _) = directories();
     let queue = Queue::declare(&url, "kept");

@@ -238,7 +238,7 @@ fn rejected_and_returned_messages_each_come_once() {
 
 #[test]
 fn a_blocked_broker_does_not_keep_waiting_messages_from_a_clean_stop() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let url = broker.vhost();
     let (_root, data, state) = directories();
     let service = watch(&data, &url, &state).spawn();

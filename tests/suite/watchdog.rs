@@ -11,7 +11,7 @@ use crate::support::world::directories;
 
 #[test]
 fn the_watchdog_is_fed_while_every_stage_makes_progress() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     // With the default heartbeat the connection would be closed before the stage counts as stalled.
     let url = format!("{}?heartbeat=60", broker.vhost());
     let (_root, data, outside) = directories();
@@ -54,7 +54,7 @@ fn the_watchdog_is_fed_while_every_stage_makes_progress() {
 
 #[test]
 fn a_blocked_broker_is_not_unhealthy() {
-    let mut broker = Broker::start_with(1);
+    let mut broker = Broker::borrow();
     let (_root, data, _) = directories();
     let service = Setup::watch(&data, &broker.vhost()).args(&["--stall-seconds", "15"]).spawn();
     service.wait_ready();

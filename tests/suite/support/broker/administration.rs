@@ -130,11 +130,13 @@ impl Broker {
     /// Raises the memory alarm: the node blocks each connection that publishes.
     pub fn block(&mut self) {
         self.set_memory_limit(NO_MEMORY, true);
+        self.disturbed.blocked = true;
     }
 
     /// Lifts the memory alarm.
     pub fn unblock(&mut self) {
         self.set_memory_limit(USUAL_MEMORY, false);
+        self.disturbed.blocked = false;
     }
 
     fn set_memory_limit(&self, share: &str, alarm: bool) {

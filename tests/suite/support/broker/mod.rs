@@ -1,9 +1,10 @@
 //! A private RabbitMQ: own ports, node name, port mapper, cookie and directory, so that no test can
 //! touch the machine's own node. One is shared by all tests of the process; each test has a virtual
-//! host of its own because the exchange's name is fixed.
+//! host of its own because the exchange's name is fixed. A test that disturbs all of a node borrows one.
 
 mod administration;
 mod configuration;
+mod pool;
 mod shell;
 
 use std::fs;
@@ -82,6 +83,15 @@ pub struct Broker {
     answers: ChildStdout,
     /// Started by the first that has something to ask or to change.
     shell: Mutex<Option<Shell>>,
+    disturbed: Disturbed,
+}
+
+/// What a test has done to all of the node and not undone.
+#[derive(Default)]
+struct Disturbed {
+    killed: bool,
+    frozen: bool,
+    blocked: bool,
 }
 
 /// The virtual host of a URL.
@@ -159,6 +169,7 @@ impl Broker {
             lifeline,
             answers,
             shell: Mutex::default(),
+            disturbed: Disturbed::default(),
         };
         broker.wait_until_it_serves();
         broker
@@ -184,6 +195,7 @@ impl Broker {
     /// SIGKILL, for the node and all its helpers. [`Broker::boot`] brings it back with its data.
     pub fn kill(&mut self) {
         self.order("kill");
+        self.disturbed.killed = true;
     }
 
     /// Boots a killed node again, on the same ports, and waits until it serves.
@@ -192,16 +204,34 @@ impl Broker {
         self.wait_until_it_serves();
         // It serves before it has finished booting; to be stopped then would leave it in between.
         self.eval_to_ok("rabbit:await_startup()");
+        // It has no alarm.
+        self.disturbed = Disturbed::default();
     }
 
     /// SIGSTOP: the node keeps its connections and says nothing.
     pub fn freeze(&mut self) {
         self.order("STOP");
+        self.disturbed.frozen = true;
     }
 
     /// SIGCONT.
     pub fn thaw(&mut self) {
         self.order("CONT");
+        self.disturbed.frozen = false;
+    }
+
+    /// Undoes what was done to all of a node that is not dead. Returns whether it serves.
+    fn undisturb(&mut self) -> bool {
+        if self.disturbed.killed {
+            return false;
+        }
+        if self.disturbed.frozen {
+            self.thaw();
+        }
+        if self.disturbed.blocked {
+            self.unblock();
+        }
+        consumer::try_connect(&self.last_vhost()).is_ok()
     }
 
     fn order(&mut self, order: &str) {
@@ -234,7 +264,7 @@ impl Broker {
 }
 
 impl Drop for Broker {
-    /// Only a node of a test's own is dropped; the shared one goes when the process ends.
+    /// Only a node of a test's own is dropped; the shared one and the idle ones go when the process ends.
     fn drop(&mut self) {
         // Before the directory, which is its home.
         *self.shell.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
