@@ -3,8 +3,7 @@
 //! A listing builds the index and events keep it true. Neighbors are found by a few look-ups in ordered sets, whether there
 //! are ten names or a million.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::iter;
 use std::ops::Bound;
@@ -74,74 +73,20 @@ fn is_companion(stem: &[u8]) -> bool {
     COMPANION_STEMS.iter().any(|companion| stem.eq_ignore_ascii_case(companion))
 }
 
-/// A name that sorts by its stem first, so that files of one stem are neighbors in a set, in the order of their names.
-#[derive(Debug, PartialEq, Eq)]
-struct ByStem(Name);
-
-/// The key that [`ByStem`] sorts by. It is a trait, so that a look-up can borrow one without an allocated name: see
-/// [`FirstOfStem`].
-trait StemAndName {
-    fn key(&self) -> (&[u8], &[u8]);
-}
-
-impl StemAndName for ByStem {
-    fn key(&self) -> (&[u8], &[u8]) {
-        (stem(&self.0), &self.0)
-    }
-}
-
-/// The key before all names with this stem, and after those with a lesser stem.
-struct FirstOfStem<'a>(&'a [u8]);
-
-impl StemAndName for FirstOfStem<'_> {
-    fn key(&self) -> (&[u8], &[u8]) {
-        (self.0, b"")
-    }
-}
-
-impl Ord for dyn StemAndName + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl PartialOrd for dyn StemAndName + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for dyn StemAndName + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for dyn StemAndName + '_ {}
-
-impl Ord for ByStem {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl PartialOrd for ByStem {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<'a> Borrow<dyn StemAndName + 'a> for ByStem {
-    fn borrow(&self) -> &(dyn StemAndName + 'a) {
-        self
-    }
+/// The dots of a name. A leading one does not count, as in [`stem`].
+fn dots(name: &[u8]) -> usize {
+    name.iter().skip(1).filter(|&&byte| byte == b'.').count()
 }
 
 /// The regular files present in one directory.
+///
+/// Each name is kept once, in a set of the names with as many dots. The files of a stem have one dot more than it has, and
+/// begin with it and a dot. In the set of that number these lie side by side; in a set of all names others could lie
+/// between, as many as there are (`a.x.1`, `a.x.2`, ... between `a.w` and `a.y`). A directory has one to three such sets,
+/// and no name has more than 254 dots.
 #[derive(Debug, Default)]
 pub struct Names {
-    by_name: BTreeSet<Name>,
-    by_stem: BTreeSet<ByStem>,
+    by_dots: Vec<BTreeSet<Name>>,
     companions: BTreeSet<Name>,
 }
 
@@ -154,49 +99,63 @@ impl<'a> FromIterator<&'a Name> for Names {
 
 /// Sorts names by their bytes.
 pub(super) fn sorted<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
-    let mut sorted: Vec<_> = names.into_iter().map(|name| (head(name), name)).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    let shared = shared_length(&names);
+    let mut sorted: Vec<_> = names.into_iter().map(|name| (head(&name[shared..]), name)).collect();
     sorted.sort_unstable();
     sorted.into_iter().map(|(_, name)| name).collect()
 }
 
+/// The number of bytes with which all names begin.
+fn shared_length(names: &[&Name]) -> usize {
+    let Some((first, others)) = names.split_first() else { return 0 };
+    let shared_with_first = |length: usize, name: &&Name| {
+        first[..length].iter().zip(name.iter()).take_while(|(one, other)| one == other).count()
+    };
+    others.iter().fold(first.len(), shared_with_first)
+}
+
 /// The first bytes as a number, which sorts as they do. Sorting by it first spares most comparisons of the names
 /// themselves, each of which waits for memory among a million.
-fn head(bytes: &[u8]) -> u64 {
-    let mut head = [0; size_of::<u64>()];
+fn head(bytes: &[u8]) -> u128 {
+    let mut head = [0; size_of::<u128>()];
     let length = bytes.len().min(head.len());
     head[..length].copy_from_slice(&bytes[..length]);
-    u64::from_be_bytes(head)
+    u128::from_be_bytes(head)
 }
 
 impl Names {
     /// Builds the index of names that are [`sorted`].
-    pub(super) fn of_sorted(by_name: Vec<&Name>) -> Self {
-        debug_assert!(by_name.is_sorted());
-        let mut by_stem: Vec<_> = by_name.iter().map(|&name| (head(stem(name)), stem(name), name)).collect();
-        by_stem.sort_unstable();
-        let companions = by_stem.iter().filter(|(_, stem, _)| is_companion(stem));
-        Self {
-            companions: companions.map(|(.., name)| Arc::clone(name)).collect(),
-            by_stem: by_stem.iter().map(|(.., name)| ByStem(Arc::clone(name))).collect(),
-            by_name: by_name.into_iter().cloned().collect(),
+    pub(super) fn of_sorted(names: Vec<&Name>) -> Self {
+        debug_assert!(names.is_sorted());
+        let companions = names.iter().filter(|name| is_companion(stem(name)));
+        let companions = companions.map(|&name| Arc::clone(name)).collect();
+        let mut by_dots = Vec::<Vec<Name>>::new();
+        for name in names {
+            let dots = dots(name);
+            if by_dots.len() <= dots {
+                by_dots.resize_with(dots + 1, Vec::new);
+            }
+            by_dots[dots].push(Arc::clone(name));
         }
+        Self { by_dots: by_dots.into_iter().map(BTreeSet::from_iter).collect(), companions }
     }
 
     /// Adds a name, unless it is there.
     pub fn insert(&mut self, name: &Name) {
-        if self.by_name.insert(Arc::clone(name)) {
-            self.by_stem.insert(ByStem(Arc::clone(name)));
-            if is_companion(stem(name)) {
-                self.companions.insert(Arc::clone(name));
-            }
+        let dots = dots(name);
+        if self.by_dots.len() <= dots {
+            self.by_dots.resize_with(dots + 1, BTreeSet::new);
+        }
+        if self.by_dots[dots].insert(Arc::clone(name)) && is_companion(stem(name)) {
+            self.companions.insert(Arc::clone(name));
         }
     }
 
     /// Removes a name, if it is there.
     pub fn remove(&mut self, name: &[u8]) {
-        if let Some(name) = self.by_name.take(name) {
-            self.companions.remove(&name);
-            self.by_stem.remove(&ByStem(name));
+        if self.by_dots.get_mut(dots(name)).is_some_and(|names| names.remove(name)) {
+            self.companions.remove(name);
         }
     }
 
@@ -204,39 +163,43 @@ impl Names {
     pub(super) fn differences<'a>(&self, sorted: &[&'a Name]) -> (Vec<&'a Name>, Vec<Name>) {
         debug_assert!(sorted.is_sorted());
         let (mut missing, mut surplus) = (Vec::new(), Vec::new());
-        let mut own = self.by_name.iter().peekable();
+        let mut own: Vec<_> = self.by_dots.iter().map(|names| names.iter().peekable()).collect();
         for &name in sorted {
+            let Some(own) = own.get_mut(dots(name)) else {
+                missing.push(name);
+                continue;
+            };
             surplus.extend(iter::from_fn(|| own.next_if(|own| *own < name)).cloned());
             if own.next_if_eq(&name).is_none() {
                 missing.push(name);
             }
         }
-        surplus.extend(own.cloned());
+        surplus.extend(own.into_iter().flatten().cloned());
         (missing, surplus)
     }
 
     /// The name, if it is there.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Name> {
-        self.by_name.get(name)
+        self.by_dots.get(dots(name))?.get(name)
     }
 
     /// Whether a name is there.
     #[must_use]
     pub fn contains(&self, name: &[u8]) -> bool {
-        self.by_name.contains(name)
+        self.get(name).is_some()
     }
 
     /// The number of names.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_name.len()
+        self.by_dots.iter().map(BTreeSet::len).sum()
     }
 
     /// Whether the index holds no names.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
+        self.by_dots.iter().all(BTreeSet::is_empty)
     }
 
     /// The neighbors of a name, at most [`NEIGHBORS_MAX`]: its stem's other files, then the directory's
@@ -245,16 +208,33 @@ impl Names {
     pub fn neighbors(&self, name: &Name) -> Neighbors<'_> {
         let mut found = Neighbors::new();
         let own = stem(name);
-        let from: (Bound<&dyn StemAndName>, _) = (Bound::Included(&FirstOfStem(own)), Bound::Unbounded);
-        let same_stem = self.by_stem.range::<dyn StemAndName, _>(from).map(|ByStem(other)| other);
-        take(&mut found, name, same_stem.take_while(|other| stem(other) == own));
+        let with_dot = name.get(..=own.len()).map_or_else(|| Cow::Owned([own, b"."].concat()), Cow::Borrowed);
+        let number = dots(own);
+        // A name without a dot is its own stem, and sorts before all that continue it.
+        let bare = if number == 0 { self.get(own) } else { None };
+        let longer = self.by_dots.get(number + 1).into_iter().flat_map(|names| beginning(names, &with_dot));
+        take(&mut found, name, bare.into_iter().chain(longer));
         take(&mut found, name, self.companions.iter());
         if let Some(family) = family(own) {
-            let from = (Bound::Included(family), Bound::Unbounded);
-            take(&mut found, name, self.by_name.range::<[u8], _>(from).take_while(|other| other.starts_with(family)));
+            take(&mut found, name, self.beginning(family));
         }
         found
     }
+
+    /// The names that begin with these bytes, in the order of their bytes.
+    fn beginning(&self, head: &[u8]) -> impl Iterator<Item = &Name> {
+        let mut sets: Vec<_> = self.by_dots.iter().map(|names| beginning(names, head).peekable()).collect();
+        iter::from_fn(move || {
+            let first = sets.iter_mut().enumerate().filter_map(|(number, names)| Some((*names.peek()?, number)));
+            let (_, number) = first.min()?;
+            sets[number].next()
+        })
+    }
+}
+
+/// The names of a set that begin with these bytes.
+fn beginning<'a>(names: &'a BTreeSet<Name>, head: &[u8]) -> impl Iterator<Item = &'a Name> {
+    names.range::<[u8], _>((Bound::Included(head), Bound::Unbounded)).take_while(move |name| name.starts_with(head))
 }
 
 /// Adds candidates that are neither the file itself nor in `found`, while there is room. The work is bounded, because at
@@ -371,8 +351,9 @@ mod tests {
             let mut expected = Names::default();
             listed.iter().for_each(|name| expected.insert(name));
             directory.update(|names| {
-                prop_assert_eq!(&names.by_name, &expected.by_name);
-                prop_assert!(names.by_stem.iter().eq(&expected.by_stem));
+                // A set that has become empty stays.
+                let filled = |names: &Names| names.by_dots.iter().filter(|set| !set.is_empty()).cloned().collect::<Vec<_>>();
+                prop_assert_eq!(filled(names), filled(&expected));
                 prop_assert_eq!(&names.companions, &expected.companions);
                 Ok(())
             })?;

@@ -267,11 +267,13 @@ impl Confirmed {
             return false;
         }
         if !ledger.is_pressed() {
-            let last = node.last.entry(Arc::clone(name)).or_insert_with(Last::announced);
+            let last = node.last.get_or_insert_with(name, Last::announced);
             last.void = true;
             ledger.void(&node.directory.absolute(name), last);
             // The file may be there all the same, and be the known one: then it gets its row back.
-            node.known.entry(Arc::clone(name)).and_modify(|known| *known = known.rowless());
+            if let Some(known) = node.known.get_mut(name) {
+                *known = known.rowless();
+            }
         }
         true
     }

@@ -6,6 +6,7 @@
 //! published again. It is kept until the rescan ends, and not beyond that the directory enters the tree at another path, or
 //! another directory enters the tree at this one.
 
+use crate::files::name_map::NameMap;
 use crate::files::names::{Map, Name};
 use crate::job::Known;
 
@@ -16,7 +17,7 @@ const NAMES_MAX: usize = 1 << 16;
 #[derive(Default)]
 pub(super) struct Departed {
     /// By the directory's inode: its absolute path, which ends in `/`, and what was confirmed in it.
-    directories: Map<u64, (Vec<u8>, Map<Name, Known>)>,
+    directories: Map<u64, (Vec<u8>, NameMap<Known>)>,
     inodes: Map<Vec<u8>, u64>,
     names: usize,
     /// A directory was kept.
@@ -25,7 +26,7 @@ pub(super) struct Departed {
 
 impl Departed {
     /// Keeps what was confirmed in a directory that left its path. The rows of these files are deleted.
-    pub(super) fn keep(&mut self, inode: u64, path: &[u8], known: &Map<Name, Known>) {
+    pub(super) fn keep(&mut self, inode: u64, path: &[u8], known: &NameMap<Known>) {
         self.enter(inode, path);
         if known.is_empty() || self.names + known.len() > NAMES_MAX {
             return;
@@ -39,7 +40,7 @@ impl Departed {
 
     /// A directory enters the tree at a path. Returns what was confirmed in it at this path, and forgets what was confirmed in
     /// it elsewhere and in another directory here.
-    pub(super) fn enter(&mut self, inode: u64, path: &[u8]) -> Map<Name, Known> {
+    pub(super) fn enter(&mut self, inode: u64, path: &[u8]) -> NameMap<Known> {
         let before = self.inodes.get(path).copied();
         let known = before.map(|before| self.remove(before)).filter(|_| before == Some(inode));
         self.remove(inode);
@@ -56,8 +57,8 @@ impl Departed {
         self.any
     }
 
-    fn remove(&mut self, inode: u64) -> Map<Name, Known> {
-        let Some((path, known)) = self.directories.remove(&inode) else { return Map::default() };
+    fn remove(&mut self, inode: u64) -> NameMap<Known> {
+        let Some((path, known)) = self.directories.remove(&inode) else { return NameMap::default() };
         self.inodes.remove(&path);
         self.names -= known.len();
         known
@@ -78,7 +79,7 @@ impl Departed {
 mod tests {
     use super::*;
 
-    fn known(count: usize) -> Map<Name, Known> {
+    fn known(count: usize) -> NameMap<Known> {
         (0..count).map(|number| (number.to_string().into_bytes().into(), Known::PUBLISHED)).collect()
     }
 
@@ -89,7 +90,7 @@ mod tests {
         departed.forget(b"/a/", &b"1"[..].into());
         departed.forget(b"/b/", &b"2"[..].into());
         let back = departed.enter(1, b"/a/");
-        assert_eq!((back.len(), back[&b"2"[..]]), (2, Known::PUBLISHED.rowless()));
+        assert_eq!((back.len(), back.get(b"2")), (2, Some(&Known::PUBLISHED.rowless())));
         assert!(departed.enter(1, b"/a/").is_empty());
         departed.keep(1, b"/a/", &known(3));
         assert!(departed.enter(2, b"/a/").is_empty(), "another directory was here");

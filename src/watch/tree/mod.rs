@@ -39,6 +39,7 @@ use watches::WatchTable;
 use super::inotify::{WatchId, Watches};
 use crate::files::directory::{Directory, DirectoryId};
 use crate::files::errno::{Call, Meaning, meaning};
+use crate::files::name_map::NameMap;
 use crate::files::names::{Map, Name, Set};
 use crate::files::root::Root;
 use crate::job::Known;
@@ -49,7 +50,7 @@ pub(crate) struct Removed {
     pub(crate) directory: Arc<Directory>,
     pub(crate) inode: u64,
     /// See [`Node::known`]. The names in [`Node::last`] stay there.
-    pub(crate) known: Map<Name, Known>,
+    pub(crate) known: NameMap<Known>,
 }
 
 /// What [`Tree::resolve`] finds at a name.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::files::directory::{Directory, DirectoryId};
+use crate::files::name_map::NameMap;
 use crate::files::names::{Map, Name};
 use crate::job::{Known, Last};
 use crate::watch::inotify::WatchId;
@@ -19,9 +20,9 @@ pub(crate) enum Origin {
 pub(crate) struct Node {
     pub(crate) directory: Arc<Directory>,
     /// By name, the versions that were confirmed last or were there before the service started.
-    pub(crate) known: Map<Name, Known>,
+    pub(crate) known: NameMap<Known>,
     /// By name, what consumers were sent last: with `--removals` alone, and until the path's removal is confirmed.
-    pub(crate) last: Map<Name, Last>,
+    pub(crate) last: NameMap<Last>,
     /// `known` comes from the ledger and has not been compared yet, so it may describe the files of another directory.
     pub(crate) loaded: bool,
     /// Whether the names in `directory` are complete.
@@ -44,8 +45,8 @@ impl Node {
     pub(super) fn new(directory: Directory, inode: Option<u64>, parent: Option<(DirectoryId, Name)>) -> Self {
         Self {
             directory: Arc::new(directory),
-            known: Map::default(),
-            last: Map::default(),
+            known: NameMap::default(),
+            last: NameMap::default(),
             loaded: false,
             listed: false,
             origin: Origin::Found,
