@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 /// What the process needs without any names: code, threads, rings, the pending set's first thousand.
 const BASE_BYTES: u64 = 24 * 1000 * 1000;
 
-/// What each name needs at its peak, while the tree is listed and compared: measured with names of 20 bytes.
-const NAME_BYTES: u64 = 200;
+/// What each name needs at its peak, while the tree is listed and compared: measured with a million names of 22 bytes.
+const NAME_BYTES: u64 = 160;
 
 /// What the last confirmed version of a name needs beside it, with a ledger.
-const VERSION_BYTES: u64 = 80;
+const VERSION_BYTES: u64 = 50;
 
 /// What the last message of a name needs beside it, with removals.
-const MESSAGE_BYTES: u64 = 120;
+const MESSAGE_BYTES: u64 = 110;
 
 /// A cgroup of version 1 without a limit shows one that no machine has: the largest number of whole pages.
 const NO_LIMIT: u64 = 1 << 60;
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn names_that_do_not_fit_are_reported_once_and_before_the_others_are_found() {
         let mut budget = Budget::new(Some(256 << 20), true, false);
-        assert_eq!(budget.add(800_000), None);
+        assert_eq!(budget.add(1_000_000), None);
         assert!(budget.need().unwrap().fits());
-        let need = budget.add(200_000).unwrap();
-        assert_eq!(need.to_string(), "1000000 names need 304 MB of 268 MB");
+        let need = budget.add(400_000).unwrap();
+        assert_eq!(need.to_string(), "1400000 names need 318 MB of 268 MB");
         assert_eq!(budget.add(1_000_000), None, "once");
         assert_eq!(Budget::new(None, true, true).add(usize::MAX / 2), None);
     }

@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -70,14 +71,21 @@ def private_broker(name, directory):
         yield work, broker
 
 
+def becoming(user):
+    """The beginning of a command that another user is to run; nothing for `None`."""
+    if user is None:
+        return []
+    return ["setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--clear-groups"]
+
+
 class Observed(Service):
     """The service with a control socket and a log of JSON lines. It is not ready yet when it has been made."""
 
-    def __init__(self, program, directory, url, work, *more):
+    def __init__(self, program, directory, url, work, *more, user=None):
         self.socket = f"{work}/socket"
         command = [program, "watch", "--data-dir", directory, "--amqp-url", url, "--control-socket", self.socket]
         self.exec_time = time.time()
-        super().__init__([*command, "--log-format", "json", *more], cores=len(CORES))
+        super().__init__([*becoming(user), *command, "--log-format", "json", *more], cores=len(CORES))
         self.pid = self.process.pid
         self.lines = []
         self._read = 0

@@ -7,6 +7,9 @@ use hashbrown::HashTable;
 
 use super::names::Name;
 
+/// Places that are kept although most of them are free.
+const FREE_PLACES: usize = 1024;
+
 /// A map by name, in less memory than a hash map that holds its entries itself.
 ///
 /// Such a map has room for up to 2.3 times as many entries as it holds, because the number of its places is a power of two
@@ -43,19 +46,19 @@ impl<V> NameMap<V> {
     /// Whether something is kept for a name.
     #[must_use]
     pub fn contains_key(&self, name: &[u8]) -> bool {
-        self.position(name).is_some()
+        self.find(name).is_some()
     }
 
     /// What is kept for a name.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&V> {
-        self.position(name).map(|position| &self.entries[position].1)
+        self.find(name).map(|position| &self.entries[position].1)
     }
 
     /// What is kept for a name, to be changed.
     #[must_use]
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
-        self.position(name).map(|position| &mut self.entries[position].1)
+        self.find(name).map(|position| &mut self.entries[position].1)
     }
 
     /// Keeps a value for a name, and returns the one that it takes the place of.
@@ -63,11 +66,11 @@ impl<V> NameMap<V> {
     /// # Panics
     /// With 2³² names, for which there is no memory.
     pub fn insert(&mut self, name: Name, value: V) -> Option<V> {
-        if let Some(before) = self.get_mut(&name) {
-            return Some(mem::replace(before, value));
+        let hash = self.hasher.hash_one(&*name);
+        if let Some(position) = self.position(hash, &name) {
+            return Some(mem::replace(&mut self.entries[position].1, value));
         }
         let position = u32::try_from(self.entries.len()).expect("names that fit into memory");
-        let hash = self.hasher.hash_one(&*name);
         self.entries.push((name, value));
         self.positions.insert_unique(hash, position, rehash(&self.entries, &self.hasher));
         None
@@ -75,14 +78,14 @@ impl<V> NameMap<V> {
 
     /// What is kept for a name; `new`, where that is nothing.
     pub fn get_or_insert_with(&mut self, name: &Name, new: impl FnOnce() -> V) -> &mut V {
-        let position = self.position(name).unwrap_or_else(|| {
+        let position = self.find(name).unwrap_or_else(|| {
             self.insert(Name::clone(name), new());
             self.entries.len() - 1
         });
         &mut self.entries[position].1
     }
 
-    /// Removes a name. Returns what was kept for it.
+    /// Removes a name. Returns what was kept for it. Where three of four places are free, half of them are given back.
     pub fn remove(&mut self, name: &[u8]) -> Option<V> {
         let hash = self.hasher.hash_one(name);
         let found = self.positions.find_entry(hash, |&position| *self.entries[position as usize].0 == *name);
@@ -94,7 +97,11 @@ impl<V> NameMap<V> {
             let moved = self.positions.find_mut(hash, |&position| position as usize == last);
             *moved.expect("each entry's position is in the table") = position;
         }
-        Some(self.entries.swap_remove(position as usize).1)
+        let (_, value) = self.entries.swap_remove(position as usize);
+        if self.entries.capacity() > FREE_PLACES.max(4 * last) {
+            self.shrink_to(2 * last);
+        }
+        Some(value)
     }
 
     /// Removes all names.
@@ -109,10 +116,14 @@ impl<V> NameMap<V> {
         self.positions.reserve(names, rehash(&self.entries, &self.hasher));
     }
 
-    /// Returns the memory of names that were removed.
+    /// Returns all memory but that of the names.
     pub fn shrink_to_fit(&mut self) {
-        self.entries.shrink_to_fit();
-        self.positions.shrink_to_fit(rehash(&self.entries, &self.hasher));
+        self.shrink_to(0);
+    }
+
+    fn shrink_to(&mut self, places: usize) {
+        self.entries.shrink_to(places);
+        self.positions.shrink_to(places, rehash(&self.entries, &self.hasher));
     }
 
     /// The names and what is kept for each, in no order.
@@ -125,8 +136,12 @@ impl<V> NameMap<V> {
         self.entries.iter().map(|(name, _)| name)
     }
 
-    fn position(&self, name: &[u8]) -> Option<usize> {
-        let hash = self.hasher.hash_one(name);
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        self.position(self.hasher.hash_one(name), name)
+    }
+
+    /// The position of the entry of a name with this hash.
+    fn position(&self, hash: u64, name: &[u8]) -> Option<usize> {
         let found = self.positions.find(hash, |&position| *self.entries[position as usize].0 == *name);
         found.map(|&position| position as usize)
     }
@@ -233,6 +248,17 @@ mod tests {
                 prop_assert!(map.keys().all(|name| expected.contains_key(name)));
             }
         }
+    }
+
+    #[test]
+    fn names_that_are_removed_take_no_memory() {
+        let name = |number: u32| Name::from(&number.to_be_bytes()[..]);
+        let mut map: NameMap<u32> = (0..100_000).map(|number| (name(number), number)).collect();
+        for number in 0..99_000 {
+            assert_eq!(map.remove(&name(number)), Some(number));
+        }
+        assert!(map.entries.capacity().max(map.positions.capacity()) <= 4 * 1024, "{}", map.positions.capacity());
+        assert!((99_000..100_000).all(|number| map.get(&name(number)) == Some(&number)));
     }
 
     #[test]

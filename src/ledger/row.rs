@@ -182,6 +182,9 @@ pub enum StoreError {
     /// SQLite cannot read or write it.
     #[error("{}", os_message(.0))]
     Sqlite(rusqlite::Error),
+    /// There is no thread to read it.
+    #[error("{}", os_message(.0))]
+    Thread(io::Error),
     /// A file beside it cannot be read or written.
     #[error("{}", os_message(.0))]
     Io(#[from] io::Error),

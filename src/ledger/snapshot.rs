@@ -19,7 +19,7 @@ use rusqlite::Connection;
 
 use super::row::{Confirmed, StoreError};
 use super::state_directory::{BEHIND, FILE};
-use super::table::{self, Fate};
+use super::table;
 use crate::error::{Error, os_message};
 use crate::files::version::{Timestamp, Version, nanoseconds};
 
@@ -93,18 +93,14 @@ impl Snapshot {
     /// # Errors
     /// [`Error::StateDirectory`]: a row is damaged; or what `take` returns.
     pub fn each(&self, mut take: impl FnMut(&[u8], &Confirmed) -> Result<(), Error>) -> Result<(), Error> {
-        let (mut last, mut ended) = (Box::default(), Ok(()));
+        let mut last = Box::default();
         loop {
-            let page = table::read_page(&self.connection, &last, true, &mut |path: &[u8], row: &Confirmed| {
-                if ended.is_ok() {
-                    ended = take(path, row);
-                }
-                Fate::Known
-            });
-            let page = page.map_err(|error| self.damaged(&error))?;
-            std::mem::replace(&mut ended, Ok(()))?;
-            match page.end {
-                Some(path) => last = path,
+            let page = table::read_page(&self.connection, &last).map_err(|error| self.damaged(&error))?;
+            for (path, row) in page.rows() {
+                take(path, row)?;
+            }
+            match page.end() {
+                Some(path) => last = path.into(),
                 None => return Ok(()),
             }
         }

@@ -7,7 +7,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::{io, mem};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{io, mem, thread};
 
 use rusqlite::Connection;
 
@@ -23,6 +25,10 @@ use crate::job::Last;
 
 /// How every database begins (sqlite.org/fileformat2.html, 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// See [`Store::load`], as people are told of it, and as the kernel shows it: 15 bytes at the most.
+const READING_THREAD: &str = "the thread that reads the ledger";
+const READING_THREAD_NAME: &str = "ledger-read";
 
 /// The bytes of the shortest row: its digests and checksum alone are 56.
 const ROW_BYTES_MIN: i64 = 80;
@@ -97,41 +103,33 @@ impl Store {
     /// cut.
     ///
     /// # Errors
-    /// [`Error::StateDirectory`] when the mark that says that it is complete cannot be removed.
+    /// [`Error::StateDirectory`] when the mark that says that it is complete cannot be removed, [`Error::Threads`] when
+    /// there is no thread to read it.
     pub fn load(&mut self, take: impl FnMut(&[u8], &Confirmed) -> Fate) -> Result<bool, Error> {
         let complete = state_directory::unmark_complete(&self.lock, &self.directory)? && self.complete;
         let read = self.set_aside_if_behind().and_then(|()| self.read_all(complete, take));
+        if let Err(StoreError::Thread(cause)) = read {
+            return Err(Error::Threads { what: READING_THREAD, cause });
+        }
         if let Err(error) = &read {
             self.note_unreadable(error);
-            self.unwritten.clear();
         }
         Ok(read.is_ok())
     }
 
-    /// The second half of [`Store::load`]. It reads by the page, so that a million changed rows need no memory for all of
-    /// them.
-    fn read_all(&mut self, complete: bool, mut take: impl FnMut(&[u8], &Confirmed) -> Fate) -> Result<(), StoreError> {
+    /// The second half of [`Store::load`]. It reads by the page, so that a million rows need no memory for all of them, and
+    /// while the rows of one are taken, a thread reads the next: that takes as long.
+    fn read_all(&mut self, complete: bool, take: impl FnMut(&[u8], &Confirmed) -> Fate) -> Result<(), StoreError> {
         self.rows = 0;
-        let mut last = Box::default();
-        loop {
-            let Page { end, rows, mut changes } = table::read_page(self.connect()?, &last, complete, &mut take)?;
-            self.rows += rows;
-            if !changes.is_empty() && self.unwritten.is_empty() {
-                match table::write(self.connect()?, &[], &changes) {
-                    Ok(more) => {
-                        self.rows += more;
-                        changes.clear();
-                    }
-                    Err(error @ StoreError::Damaged(_)) => return Err(error),
-                    Err(_) => {} // on a full disk: the ledger's thread tries again, and logs it
-                }
-            }
-            self.unwritten.extend(changes);
-            match end {
-                Some(path) => last = path,
-                None => return Ok(()),
-            }
-        }
+        let connection = Mutex::new(self.connect()?);
+        let (rows, unwritten) = thread::scope(|scope| {
+            let (sender, pages) = mpsc::sync_channel(1);
+            let thread = thread::Builder::new().name(READING_THREAD_NAME.to_owned());
+            thread.spawn_scoped(scope, || read_pages(&connection, sender)).map_err(StoreError::Thread)?;
+            take_all(&connection, pages, complete, take)
+        })?;
+        (self.rows, self.unwritten) = (rows, unwritten);
+        Ok(())
     }
 
     /// Enters files that were there before the service, without digests, and deletes or voids the rows of others, in one
@@ -292,6 +290,61 @@ impl Store {
         );
         Ok(())
     }
+}
+
+type Pages = Result<Page, StoreError>;
+
+/// Reads all rows by the page, until nobody takes them any more.
+fn read_pages(connection: &Mutex<&mut Connection>, sender: SyncSender<Pages>) {
+    let mut last = Some(Box::default());
+    while let Some(after) = last {
+        let page = table::read_page(&lock(connection), &after);
+        last = page.as_ref().ok().and_then(Page::end).map(Box::from);
+        if sender.send(page).is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes the rows of all pages to `take`, and writes what is to become of them. Returns how many there are then, and
+/// the changes that could not be written.
+fn take_all(
+    connection: &Mutex<&mut Connection>,
+    pages: Receiver<Pages>,
+    complete: bool,
+    mut take: impl FnMut(&[u8], &Confirmed) -> Fate,
+) -> Result<(i64, Rows), StoreError> {
+    let (mut rows, mut unwritten) = (0, Rows::new());
+    for page in pages {
+        let mut changes = Rows::new();
+        for (path, &confirmed) in page?.rows() {
+            rows += 1;
+            let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
+            match take(path, &lags) {
+                // It may lag from now on.
+                Fate::LeftOut if lags != confirmed => drop(changes.insert(path.into(), Some(lags))),
+                Fate::Gone => drop(changes.insert(path.into(), None)),
+                Fate::Known | Fate::LeftOut => {}
+            }
+        }
+        if !changes.is_empty() && unwritten.is_empty() {
+            match table::write(&mut lock(connection), &[], &changes) {
+                Ok(more) => {
+                    rows += more;
+                    changes.clear();
+                }
+                Err(error @ StoreError::Damaged(_)) => return Err(error),
+                Err(_) => {} // on a full disk: the ledger's thread tries again, and logs it
+            }
+        }
+        unwritten.extend(changes);
+    }
+    Ok((rows, unwritten))
+}
+
+fn lock<'a, T>(shared: &'a Mutex<T>) -> MutexGuard<'a, T> {
+    // A panic of the thread that reads ends this one too.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the ledger in a state directory looks usable, by its mark and its first bytes. SQLite is not asked, because it

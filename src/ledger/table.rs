@@ -1,5 +1,6 @@
 //! The SQL: opening the database, reading rows by the page, writing them in one transaction.
 
+use std::ops::Range;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -17,8 +18,8 @@ const FORM_MAX: i64 = 255;
 /// The form before that, which has no column `message_id`: each row's id follows from the row.
 const FORM_WITHOUT_ID: i64 = 2;
 
-/// Rows in a [`Page`]; some 400 bytes each where all of them change.
-const PAGE_ROWS: i64 = 1 << 14;
+/// Rows in a [`Page`], some 200 bytes each; and as many again where all of them change.
+const PAGE_ROWS: i64 = 1 << 12;
 
 /// The mode in which a database can return free pages to its disk a few at a time (sqlite.org/pragma.html, auto_vacuum).
 const INCREMENTAL: i64 = 2;
@@ -157,39 +158,39 @@ fn in_steps(connection: &Connection) -> rusqlite::Result<bool> {
     connection.pragma_query_value(None, "auto_vacuum", |row| Ok(row.get::<_, i64>(0)? == INCREMENTAL))
 }
 
+/// Rows that follow one another by their paths.
+#[derive(Default)]
 pub(super) struct Page {
-    /// The last path, or `None` if no rows follow.
-    pub end: Option<Box<[u8]>>,
-    pub rows: i64,
-    /// Rows to write back: those of files that are gone are deleted, and those left out may lag from now on.
-    pub changes: Rows,
+    /// The paths, one behind the other.
+    paths: Vec<u8>,
+    /// Where each path is, and its row.
+    rows: Vec<(Range<usize>, Confirmed)>,
 }
 
-/// Passes the rows behind the path `after` to `take`, which returns what becomes of each. `complete`: see
-/// [`COMPLETE`](super::state_directory::COMPLETE).
-pub(super) fn read_page(
-    connection: &Connection,
-    after: &[u8],
-    complete: bool,
-    take: &mut impl FnMut(&[u8], &Confirmed) -> Fate,
-) -> Result<Page, StoreError> {
-    let mut page = Page { end: None, rows: 0, changes: Rows::new() };
+impl Page {
+    /// The last path, or `None` if no rows follow.
+    pub(super) fn end(&self) -> Option<&[u8]> {
+        let (path, _) = self.rows().last().filter(|_| self.rows.len() as i64 == PAGE_ROWS)?;
+        Some(path)
+    }
+
+    /// The paths and their rows.
+    pub(super) fn rows(&self) -> impl DoubleEndedIterator<Item = (&[u8], &Confirmed)> {
+        self.rows.iter().map(|(path, row)| (&self.paths[path.clone()], row))
+    }
+}
+
+/// Reads the rows behind the path `after`.
+pub(super) fn read_page(connection: &Connection, after: &[u8]) -> Result<Page, StoreError> {
+    let mut page = Page::default();
     let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2");
     let mut select = connection.prepare_cached(&select)?;
     let mut rows = select.query(params![after, PAGE_ROWS])?;
     while let Some(row) = rows.next()? {
         let path = blob(row, PATH)?;
-        let confirmed = decode(path, row)?;
-        let lags = Confirmed { by_version_only: confirmed.by_version_only || !complete, ..confirmed };
-        page.rows += 1;
-        match take(path, &lags) {
-            Fate::LeftOut if lags != confirmed => drop(page.changes.insert(path.into(), Some(lags))),
-            Fate::Gone => drop(page.changes.insert(path.into(), None)),
-            Fate::Known | Fate::LeftOut => {}
-        }
-        if page.rows == PAGE_ROWS {
-            page.end = Some(path.into());
-        }
+        let begin = page.paths.len();
+        page.paths.extend_from_slice(path);
+        page.rows.push((begin..page.paths.len(), decode(path, row)?));
     }
     Ok(page)
 }
