@@ -138,17 +138,18 @@ fn a_binding_that_comes_and_goes_loses_and_repeats_nothing() {
     service.wait_ready();
     let socket = service.control_socket();
     for round in 1..=ROUNDS {
-        let writer = std::thread::spawn({
-            let data = data.clone();
-            move || write_files(&data, &format!("round-{round}"), FILES)
-        });
+        let data = data.clone();
         queue.with(async |channel| {
+            unbind_queue(channel, QUEUE).await;
+            // Not before: all files could be published before the connection is made.
+            let writer = std::thread::spawn(move || write_files(&data, &format!("round-{round}"), FILES));
             while !writer.is_finished() {
-                unbind_queue(channel, QUEUE).await;
                 bind_queue(channel, QUEUE).await;
+                unbind_queue(channel, QUEUE).await;
             }
+            bind_queue(channel, QUEUE).await;
+            writer.join().unwrap();
         });
-        writer.join().unwrap();
         wait_for_metrics(&socket, "every confirm", |seen| {
             seen["apollonia_messages_confirmed_total"] >= (round * FILES) as f64
         });
