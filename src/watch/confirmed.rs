@@ -361,7 +361,7 @@ impl Confirmed {
             // Rows of files that had a message are needed for their removals, and each is void before another is published.
             for Removed { id, directory, known, .. } in removed {
                 let last = tree.with_draining(*id).map(|node| &node.last);
-                let rows = known.keys().filter(|name| last.is_none_or(|last| !last.contains_key(*name)));
+                let rows = known.keys().filter(|name| last.is_none_or(|last| !last.contains_key(name)));
                 rows.for_each(|name| ledger.invalidate(&directory.absolute(name)));
             }
             return;
