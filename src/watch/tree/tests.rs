@@ -229,3 +229,14 @@ proptest! {
         prop_assert!(fixture.tree.draining.is_empty());
     }
 }
+
+#[test]
+fn only_what_is_no_directory_of_the_tree_is_nothing_to_enter() {
+    for errno in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV] {
+        assert!(nothing_to_enter(Call::Open, errno), "{errno}");
+    }
+    // It is there, and may be entered another time.
+    for errno in [Errno::ACCESS, Errno::PERM, Errno::IO, Errno::STALE, Errno::MFILE, Errno::NOMEM, Errno::AGAIN] {
+        assert!(!nothing_to_enter(Call::Open, errno), "{errno}");
+    }
+}
