@@ -1,12 +1,13 @@
 //! The service manager's notifications (sd_notify(3)), and the totals that are logged once a minute.
 
-use std::io;
+mod manager;
+
+use std::mem;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use manager::{State, manager};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::error::os_message;
 use crate::health::{Status, assess};
 use crate::metrics::Totals;
 use crate::progress::{Phase, Progress, StartCounts};
@@ -31,20 +32,16 @@ const _: () = assert!(PING_MIN.as_millis() < STATUS_EVERY.as_millis());
 /// The interval of the totals in the log while there is work.
 const TOTALS_EVERY: Duration = Duration::from_secs(60);
 
-/// Notifies the service manager that the directories are watched and the broker is connected.
-pub fn ready() {
-    notify(&[NotifyState::Ready]);
-}
-
-/// Notifies the service manager that the service stops.
-pub fn stopping() {
-    notify(&[NotifyState::Stopping]);
+/// Notifies the service manager that the service is ready, or that it stops. Where it has no room for that now,
+/// [`keep_informed`] notifies it again.
+pub fn of_phase(progress: &Progress) {
+    manager().notify_of_phase(progress);
 }
 
 /// Notifies and logs for as long as the service runs: watchdog pings while every stage makes progress, the status line,
 /// directories that hang, totals.
 pub async fn keep_informed(progress: &Progress, stall: Duration) {
-    let watchdog = sd_notify::watchdog_enabled();
+    let watchdog = manager::watchdog();
     let every = watchdog.map_or(STATUS_EVERY, |allowed| (allowed / PINGS).clamp(PING_MIN, STATUS_EVERY));
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,11 +52,12 @@ pub async fn keep_informed(progress: &Progress, stall: Duration) {
     loop {
         ticks.tick().await;
         let (status, summary) = assess(progress, stall);
+        of_phase(progress);
         start.report(progress);
         status_line.renew(status, summary);
         log_hanging(progress, stall, &mut hanging);
         if watchdog.is_some() && status != Status::Unhealthy {
-            notify(&[NotifyState::Watchdog]);
+            manager().notify(State::Watchdog);
         }
         minutes.log(progress);
     }
@@ -67,15 +65,17 @@ pub async fn keep_informed(progress: &Progress, stall: Duration) {
 
 /// The status line that the service manager shows.
 #[derive(Default)]
-struct StatusLine(String);
+struct StatusLine {
+    /// The line that it was notified of last.
+    shown: String,
+    unhealthy: bool,
+}
 
 impl StatusLine {
-    /// Notifies the service manager where the line has changed, and logs where the service becomes unhealthy.
+    /// Notifies the service manager until it has the line, and logs where the service becomes unhealthy.
     fn renew(&mut self, status: Status, summary: String) {
-        if summary == self.0 {
-            return;
-        }
-        if status == Status::Unhealthy && !self.0.starts_with("unhealthy") {
+        let unhealthy = status == Status::Unhealthy;
+        if !mem::replace(&mut self.unhealthy, unhealthy) && unhealthy {
             tracing::error!(
                 event = "unhealthy",
                 error = summary,
@@ -83,8 +83,9 @@ impl StatusLine {
             );
         }
         // A notification is of lines: a newline in a name must not begin one (sd_notify(3)).
-        notify(&[NotifyState::Status(&line(&summary))]);
-        self.0 = summary;
+        if summary != self.shown && manager().notify(State::Status(&line(&summary))) {
+            self.shown = summary;
+        }
     }
 }
 
@@ -105,8 +106,9 @@ impl LongStart {
         if progress.phase() != Phase::Starting || counts == self.before {
             return;
         }
-        self.before = counts;
-        notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(START_STEP.as_micros()).unwrap_or(u32::MAX))]);
+        if manager().notify(State::ExtendTimeout(START_STEP)) {
+            self.before = counts;
+        }
         if Instant::now() >= self.due {
             self.due = Instant::now() + STATUS_EVERY;
             let StartCounts { directories, listed, files, rows, compared } = counts;
@@ -166,20 +168,4 @@ fn log_hanging<'a>(progress: &'a Progress, stall: Duration, logged: &mut Vec<&'a
         tracing::info!(event = "directories_answer", path = directories, "files are read in {directories} again");
     }
     *logged = hanging;
-}
-
-/// Sends a notification, if a service manager has started this process and listens.
-fn notify(state: &[NotifyState<'_>]) {
-    match sd_notify::notify(state) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            let error = os_message(&error);
-            tracing::debug!(
-                event = "not_notified",
-                error,
-                "the service manager was not notified of {state:?}: {error}"
-            );
-        }
-    }
 }

@@ -54,7 +54,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let facts = progress.facts.get_or_init(|| facts);
     let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
     progress.enter(Phase::Ready);
-    notify::ready();
+    notify::of_phase(&progress);
     // The warning comes after the start, because a start that fails is one line.
     if let Some(line) = without_ledger {
         tracing::warn!(event = "no_ledger", "{line}");

@@ -92,7 +92,7 @@ impl Watcher {
         self.progress.watch.add(1);
         let followed = self.follow();
         self.progress.enter(Phase::Stopping);
-        notify::stopping();
+        notify::of_phase(&self.progress);
         let drained = match followed {
             Ok(()) | Err(Error::DirectoryGone { .. }) => self.drain().and_then(|()| self.dispatcher.finish()),
             Err(_) => Ok(()),

@@ -53,6 +53,31 @@ fn the_watchdog_is_fed_while_every_stage_makes_progress() {
 }
 
 #[test]
+fn a_service_manager_that_reads_nothing_holds_up_nothing_and_is_notified_once_it_reads() {
+    let (_root, data, outside) = directories();
+    let socket = outside.join("notify.sock");
+    let mut manager = Manager::listen(&socket);
+    manager.fill(&socket);
+    let setup = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data);
+    let service = setup.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000").spawn();
+    service.wait_ready();
+    std::fs::write(data.join("file"), "content").unwrap();
+    service.wait_stdout("its message", |line| line.contains("/file"));
+    let (status, body) = health(&service.control_socket());
+    assert_eq!((status, &body["status"]), (200, &Value::from("healthy")), "{body:#}");
+    service.wait_log("that the manager does not read", |line| line.contains("WARN") && line.contains("NOTIFY_SOCKET"));
+    for state in ["READY=1", "STATUS=healthy", "WATCHDOG=1"] {
+        manager.wait_for(state, |lines| position(lines, state).is_some());
+    }
+    service.wait_log("that it reads again", |line| line.contains("is notified again"));
+
+    manager.fill(&socket);
+    let ended = service.stop().expect_code(0);
+    assert_eq!(ended.stderr.matches("not_notified").count(), 2, "once for each time: {}", ended.stderr);
+    assert_eq!(ended.stderr.matches("is notified again").count(), 1, "{}", ended.stderr);
+}
+
+#[test]
 fn a_blocked_broker_is_not_unhealthy() {
     let mut broker = Broker::borrow();
     let (_root, data, _) = directories();

@@ -19,6 +19,13 @@ impl Manager {
         Self { socket, lines: Vec::new() }
     }
 
+    /// Fills its queue of notifications, of which it reads none until something is waited for.
+    pub fn fill(&self, path: &Path) {
+        let filler = UnixDatagram::unbound().expect("a socket");
+        filler.set_nonblocking(true).expect("a socket that does not wait");
+        while filler.send_to(b"FILLED=1", path).is_ok() {}
+    }
+
     #[track_caller]
     pub fn wait_for(&mut self, what: &str, enough: impl Fn(&[String]) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
