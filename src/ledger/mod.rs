@@ -16,7 +16,9 @@
 //! invalidation*, and the file waits: see [`Ledger::still_holds`].
 //!
 //! **Behind.** A full disk takes no deletion. An empty file beside the database, `ledger.behind`, then says that rows are
-//! left in it which ought to be deleted. Files need not wait, because the next start does without such a ledger.
+//! left in it which ought to be deleted. Files need not wait, because the next start does without such a ledger. A disk that
+//! has no inode for the file takes a second name of the database in its place (link(2)), or the database is set aside at once.
+//! Where there is no database, no row can be stale, and its first rows are marked before they are written.
 //!
 //! **Complete.** chmod(2) changes nothing of a version but ctime, so a row whose version agrees in all else still counts if
 //! the content agrees, too. But rename(2) also changes ctime: a file that was renamed away and back around a crash looks

@@ -17,7 +17,8 @@ pub const FILE: &str = "ledger.sqlite";
 /// Where a damaged database is moved. An earlier damaged one is replaced.
 pub(super) const DAMAGED: &str = "ledger.sqlite.damaged";
 
-/// Says that the database holds rows which ought to be deleted. It is empty: a full disk has room for a name.
+/// Says that the database holds rows which ought to be deleted. It is empty: a full disk has room for a name. Where there is no
+/// room for another file it is a second name of the database.
 pub(super) const BEHIND: &str = "ledger.behind";
 
 /// Says that every row is what was published last. It is removed before anything is published, because rows may lag from
@@ -98,9 +99,30 @@ pub(super) fn unmark_complete(dir: &OwnedFd, directory: &Path) -> Result<bool, E
     })
 }
 
-pub(super) fn mark_behind(directory: &Path, behind: bool) -> io::Result<()> {
+/// Makes [`BEHIND`]. Returns whether it is there: where there is neither room for it nor a database, there is nothing to mark.
+pub(super) fn mark_behind(directory: &Path) -> io::Result<bool> {
     let mark = directory.join(BEHIND);
-    if behind { File::create(mark).map(drop) } else { fs::remove_file(mark) }
+    let Err(refused) = create_mark(&mark) else { return Ok(true) };
+    // A disk without a free inode takes another name for one that is there.
+    for suffix in SUFFIXES {
+        match fs::hard_link(directory.join(format!("{FILE}{suffix}")), &mark).map_err(|error| error.kind()) {
+            Ok(()) | Err(io::ErrorKind::AlreadyExists) => return Ok(true),
+            Err(io::ErrorKind::NotFound) => {}
+            Err(_) => return Err(refused),
+        }
+    }
+    Ok(false)
+}
+
+fn create_mark(mark: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    super::faults::create(mark)?;
+    // One that is there may be the database itself.
+    File::options().write(true).create(true).truncate(false).open(mark).map(drop)
+}
+
+pub(super) fn unmark_behind(directory: &Path) -> io::Result<()> {
+    fs::remove_file(directory.join(BEHIND))
 }
 
 pub(super) fn set_aside(directory: &Path) -> io::Result<()> {

@@ -223,14 +223,30 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn mark_behind(&self, behind: bool) -> io::Result<()> {
-        state_directory::mark_behind(&self.directory, behind)
+    /// Creates the database where there is none, without a row.
+    pub(super) fn create(&mut self) -> Result<(), StoreError> {
+        self.connect_or_set_aside().map(drop)
+    }
+
+    /// Marks the ledger as behind. Returns `false` where there is no database, whose rows alone could be.
+    pub(super) fn mark_behind(&self) -> io::Result<bool> {
+        state_directory::mark_behind(&self.directory)
+    }
+
+    /// Marks it as behind, as [`Store::mark_behind`] does. Where it cannot be marked, does at once what the mark makes the next
+    /// start do: nothing is left to be marked then.
+    pub(super) fn fall_behind(&mut self) -> io::Result<bool> {
+        self.mark_behind().or_else(|refused| self.set_aside(&StoreError::Behind).map_or(Err(refused), |()| Ok(false)))
+    }
+
+    pub(super) fn unmark_behind(&self) -> io::Result<()> {
+        state_directory::unmark_behind(&self.directory)
     }
 
     fn set_aside_if_behind(&mut self) -> Result<(), StoreError> {
         if self.directory.join(BEHIND).try_exists()? {
             self.set_aside(&StoreError::Behind)?;
-            self.mark_behind(false)?;
+            self.unmark_behind()?;
         }
         Ok(())
     }

@@ -33,8 +33,10 @@ pub(super) struct Writer {
     batch: Batch,
     /// The number of the batch: see [`Queue::pending_invalidations`].
     number: u64,
-    /// The ledger is marked as behind until the batch with this number is written.
+    /// The ledger is behind until the batch with this number is written.
     behind: Option<u64>,
+    /// It is marked as behind. While there is no database it is not, and no row can be stale.
+    marked: bool,
     /// When the last warning was logged.
     warned: Option<Instant>,
     /// The last attempt failed.
@@ -55,6 +57,7 @@ impl Writer {
             batch,
             number: 0,
             behind: None,
+            marked: false,
             warned: None,
             failing: false,
             lags: false,
@@ -157,7 +160,18 @@ impl Writer {
     }
 
     fn write(&mut self) -> Result<(), StoreError> {
-        if self.batch.is_empty() { Ok(()) } else { self.store.write(&self.batch.below, &self.batch.rows) }
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.behind.is_some() && !self.marked {
+            // The first rows of a database are marked before they are written: a later batch may delete some of them.
+            self.store.create()?;
+            self.marked = self.store.mark_behind()?;
+            if !self.marked {
+                return Err(StoreError::Behind); // somebody has taken the database away
+            }
+        }
+        self.store.write(&self.batch.below, &self.batch.rows)
     }
 
     /// Answers which rows there are, those included that could not be written yet.
@@ -220,10 +234,10 @@ impl Writer {
     }
 
     /// Marks the ledger as behind, because rows that ought to be deleted stay for now. The next start does without it, so no
-    /// invalidation is pending any more.
+    /// invalidation is pending any more. So it is where there is no database, and no row in it.
     fn fall_behind(&mut self) -> io::Result<()> {
         if self.behind.is_none() {
-            self.store.mark_behind(true)?;
+            self.marked = self.store.fall_behind()?;
         }
         let mut queue = self.shared.lock();
         queue.pending_invalidations.clear();
@@ -234,8 +248,9 @@ impl Writer {
     /// Ends the invalidations of the batch that was written, and removes the mark if it was the last one behind.
     fn catch_up(&mut self) {
         self.shared.lock().pending_invalidations.retain(|_, number| *number > self.number);
-        if self.behind.is_some_and(|last| last <= self.number) && self.store.mark_behind(false).is_ok() {
-            self.behind = None;
+        let ends = self.behind.is_some_and(|last| last <= self.number);
+        if ends && (!self.marked || self.store.unmark_behind().is_ok()) {
+            (self.behind, self.marked) = (None, false);
         }
     }
 

@@ -4,11 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-use crate::support::ledger::{SMALL, kill, one_run, with_ledger, world};
+use crate::support::ledger::{SMALL, kill, one_run, published, with_ledger, world};
 use crate::support::setup::{Setup, binary};
 use crate::support::skip;
 use crate::support::volume::SmallDisk;
+use crate::support::wait::retry;
 use crate::support::world::{directories, list};
+
+const BEHIND: &str = "ledger.behind";
 
 #[test]
 fn a_full_disk_costs_repeats_after_a_restart_and_no_file() {
@@ -45,6 +48,43 @@ fn a_full_disk_costs_repeats_after_a_restart_and_no_file() {
     for repeat in &repeats {
         assert_eq!(all[repeat.name()], repeat.message_id(), "{}", list(std::slice::from_ref(repeat)));
     }
+}
+
+#[test]
+fn a_disk_without_an_inode_costs_repeats_and_no_file() {
+    let (mut world, state) = world();
+    let Some(disk) = SmallDisk::mount(&state, "size=1m,nr_inodes=32,mode=0777") else {
+        return skip("a file system to fill cannot be mounted here");
+    };
+
+    // No database yet, and no room for one.
+    disk.use_up_inodes();
+    world.launch(with_ledger(&state));
+    world.write("first", "content");
+    world.wait_for_one("first");
+    disk.free_inodes();
+    world.service().wait_log("the ledger's recovery", |line| line.contains("ledger is written again"));
+    retry("an unmarked ledger", || if state.join(BEHIND).exists() { Err(BEHIND.to_owned()) } else { Ok(()) });
+    assert_eq!(world.stop_service().status.code(), Some(0));
+
+    // A database that cannot be opened, and no room for a mark beside it. A name is an inode on tmpfs, too.
+    fs::remove_file(state.join("ledger.complete")).unwrap();
+    disk.use_up_inodes();
+    world.launch(with_ledger(&state));
+    world.write("second", "content");
+    world.wait_for_one("second");
+    assert!(world.service().stderr().contains("ledger_set_aside"), "{}", world.service().stderr());
+    kill(&mut world);
+    disk.free_inodes();
+
+    let (repeats, _) = one_run(&mut world, with_ledger(&state));
+    let repeated: Vec<_> = published(&repeats).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(repeated, ["first", "second"]);
+    let all = published(&world.consumer.messages());
+    let ids: HashSet<_> = all.iter().map(|(name, _, id)| (name, id)).collect();
+    assert_eq!(ids.len(), 2, "repeats have another id: {all:?}");
+    let (repeats, _) = one_run(&mut world, with_ledger(&state));
+    assert!(published(&repeats).is_empty(), "{}", list(&repeats));
 }
 
 #[test]

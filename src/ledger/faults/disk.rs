@@ -29,7 +29,8 @@ pub(super) struct Left {
 pub(super) struct Fault {
     /// Counted from 0.
     pub at: usize,
-    pub lasts: bool,
+    /// How many changes it meets.
+    pub lasts: usize,
     pub answer: Answer,
 }
 
@@ -123,7 +124,7 @@ impl Recorder {
     fn answer(&mut self) -> Answer {
         let number = self.changes;
         self.changes += 1;
-        let met = |fault: &Fault| number == fault.at || fault.lasts && number > fault.at;
+        let met = |fault: &Fault| number.checked_sub(fault.at).is_some_and(|since| since < fault.lasts);
         let Some(fault) = self.fault.filter(met) else { return Answer::Made };
         self.refused += 1;
         fault.answer
@@ -133,6 +134,10 @@ impl Recorder {
 impl Disk for Recorder {
     fn change(&mut self, path: &Path, change: &Change<'_>) -> Answer {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name == BEHIND {
+            self.note(); // what a power cut leaves of a mark is decided in `cut`
+            return self.answer();
+        }
         // A file that was there before is taken for synced.
         let before = || Unsynced { synced: fs::read(path).ok(), pieces: Vec::new() };
         self.unsynced.entry(name.clone()).or_insert_with(before);

@@ -9,20 +9,24 @@ mod history;
 mod vfs;
 
 use std::cell::RefCell;
-use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use tempfile::TempDir;
 
 use self::disk::{Fault, Files, Left, Recorder};
 use self::history::{History, State};
-use self::vfs::{Answer, Observed};
+use self::vfs::{Answer, Change, Observed, ask};
+use super::Ledger;
+use super::queue::{QUEUED_MAX, Shared};
 use super::row::Confirmed;
-use super::state_directory::{BEHIND, DAMAGED, mark_complete};
+use super::state_directory::{BEHIND, DAMAGED, FILE, mark_complete};
 use super::store::{Fate, Store};
-use super::tests::{known, loaded, put};
+use super::tests::{confirm, crash, known, loaded, put};
+use super::writer::Writer;
 
 /// Histories of each test, unless this variable says another number.
 const SEEDS: u64 = 3;
@@ -30,6 +34,15 @@ const SEEDS_VARIABLE: &str = "INGESTOR_LEDGER_SEEDS";
 
 /// Outcomes of a power cut at each change.
 const CUTS: usize = 2;
+
+/// Asks the disk that stands before this thread's, if there is one, whether it has an inode for a mark.
+pub(super) fn create(mark: &Path) -> io::Result<()> {
+    match ask(mark, &Change::Create) {
+        Answer::Made => Ok(()),
+        Answer::Full | Answer::HalfFull => Err(io::ErrorKind::StorageFull.into()),
+        Answer::Error => Err(io::Error::from_raw_os_error(libc::EIO)),
+    }
+}
 
 fn seeds() -> u64 {
     std::env::var(SEEDS_VARIABLE).map_or(SEEDS, |seeds| seeds.parse().expect("a number of histories"))
@@ -120,9 +133,14 @@ fn a_kill_or_a_power_cut_at_any_write_loses_at_most_the_tail() {
     eprintln!("the ledger survived {kills} kills and {cuts} power cuts in {:?}", began.elapsed());
 }
 
-/// The faults of a disk that is full, or fails, from one change on.
-const FAULTS: [(bool, Answer); 4] =
-    [(false, Answer::Full), (true, Answer::Full), (true, Answer::HalfFull), (false, Answer::Error)];
+/// The faults of a disk that is full, or fails, from one change on: for how many changes. A dozen is several attempts to write.
+const FAULTS: [(usize, Answer); 5] = [
+    (1, Answer::Full),
+    (usize::MAX, Answer::Full),
+    (usize::MAX, Answer::HalfFull),
+    (1, Answer::Error),
+    (12, Answer::Full),
+];
 
 #[test]
 fn a_disk_that_is_full_at_any_write_repeats_messages_and_loses_none() {
@@ -155,4 +173,66 @@ fn full_from(seed: u64, fault: Fault) -> usize {
     assert_eq!(&rows, history.queued(), "with room again, all is written");
     assert!(by_content || rows.is_empty(), "and complete");
     disk.borrow().refused
+}
+
+/// A database that comes to be only when there is room again holds the rows of the first batch before the second one deletes
+/// some of them. Their files have gone on, because there was none.
+#[test]
+fn a_new_database_holds_no_row_for_the_next_start_that_a_later_batch_deletes() {
+    let home = directory();
+    let mut recorder = Recorder::new(home.path(), 0);
+    recorder.fault = Some(Fault { at: 0, lasts: usize::MAX, answer: Answer::Full });
+    let disk = Rc::new(RefCell::new(recorder));
+    let observed = Observed::new(disk.clone());
+    let shared = Arc::new(Shared::new(Arc::default()));
+    let ledger = Ledger { shared: Arc::clone(&shared), thread: None };
+    let mut writer = Writer::new(Store::open(home.path()).unwrap(), shared);
+    let name = |number: usize| number.to_string().into_bytes();
+    for number in 0..QUEUED_MAX {
+        confirm(&ledger, [b"/d/", &*name(number)].concat(), number as u64);
+    }
+    writer.turn(Duration::ZERO);
+    ledger.invalidate(b"/d/7");
+    assert!(ledger.still_holds(b"/d/", b"7"));
+    writer.turn(Duration::ZERO);
+    assert!(!ledger.still_holds(b"/d/", b"7"), "there is no row");
+    assert!(!home.path().join(FILE).exists(), "the disk has no inode");
+
+    disk.borrow_mut().fault = None;
+    writer.turn(Duration::ZERO);
+    let next = |what: &str| {
+        let killed = directory();
+        crash(home.path(), killed.path());
+        let (rows, _, _) = next_start(killed.path());
+        assert!(!rows.contains_key(&b"/d/7"[..]), "{what}");
+        rows.len()
+    };
+    next("the first batch is written");
+    writer.turn(Duration::ZERO);
+    assert_eq!(next("both are"), QUEUED_MAX - 1);
+    assert!(!home.path().join(BEHIND).exists());
+    writer.close();
+    drop((ledger, observed));
+}
+
+/// Where no file can be made beside the database, its mark is a second name of it, and costs it nothing.
+#[test]
+fn a_ledger_is_marked_as_behind_where_there_is_no_inode() {
+    let home = directory();
+    let mut store = Store::open(home.path()).unwrap();
+    put(&mut store, &[(b"a".to_vec(), Some(1))]);
+    let recorder = Rc::new(RefCell::new(Recorder::new(home.path(), 0)));
+    recorder.borrow_mut().fault = Some(Fault { at: 0, lasts: usize::MAX, answer: Answer::Full });
+    let observed = Observed::new(recorder);
+    assert!(store.mark_behind().unwrap());
+    drop(observed);
+    assert!(store.mark_behind().unwrap(), "it is there, and is not made empty");
+    let killed = directory();
+    crash(home.path(), killed.path());
+    assert!(next_start(killed.path()).0.is_empty(), "the next start does without it");
+
+    store.unmark_behind().unwrap();
+    drop(store);
+    let mut store = Store::open(home.path()).unwrap();
+    assert_eq!(loaded(&mut store, [b"a".to_vec()]), [(b"a".to_vec(), known(1))].into());
 }

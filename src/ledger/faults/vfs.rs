@@ -67,7 +67,7 @@ impl Drop for Observed {
     }
 }
 
-fn ask(path: &Path, change: &Change<'_>) -> Answer {
+pub(super) fn ask(path: &Path, change: &Change<'_>) -> Answer {
     let disk = DISK.with_borrow(Clone::clone);
     disk.map_or(Answer::Made, |disk| disk.borrow_mut().change(path, change))
 }

@@ -19,6 +19,7 @@ pub(super) struct Disk(Mutex<Content>);
 #[derive(Default)]
 struct Content {
     rows: Map,
+    created: bool,
     behind: bool,
     /// How many writes may still be refused.
     refusals: usize,
@@ -60,6 +61,7 @@ impl Store {
             disk.refusals -= 1;
             return Err(io::Error::from_raw_os_error(28).into());
         }
+        disk.created = true;
         disk.rows.retain(|path, _| !below.iter().any(|above| path.starts_with(above)));
         for (path, row) in rows {
             match row {
@@ -71,8 +73,25 @@ impl Store {
     }
 
     #[allow(clippy::unnecessary_wraps)] // because the real one can fail, here and below
-    pub(in crate::ledger) fn mark_behind(&self, behind: bool) -> io::Result<()> {
-        self.0.0.lock().unwrap().behind = behind;
+    pub(in crate::ledger) fn create(&mut self) -> Result<(), StoreError> {
+        self.0.0.lock().unwrap().created = true;
+        Ok(())
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    pub(in crate::ledger) fn mark_behind(&self) -> io::Result<bool> {
+        let mut disk = self.0.0.lock().unwrap();
+        disk.behind = disk.created;
+        Ok(disk.behind)
+    }
+
+    pub(in crate::ledger) fn fall_behind(&mut self) -> io::Result<bool> {
+        self.mark_behind()
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    pub(in crate::ledger) fn unmark_behind(&self) -> io::Result<()> {
+        self.0.0.lock().unwrap().behind = false;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
+use rustix::fs::{Mode, OFlags, SeekFrom, open, seek, statvfs};
 
 use super::wait::retry;
 
@@ -117,6 +117,23 @@ impl SmallDisk {
         // Whole blocks come first, then what is left, because SQLite makes do with little.
         for size in [65_536, 4_096, 1] {
             while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Leaves it no inode, and room for what is in the files that are there.
+    pub fn use_up_inodes(&self) {
+        let left = statvfs(&self.0).expect("a file system").f_ffree;
+        for number in 0..left {
+            File::create(self.0.join(format!("{FILLER}-{number}"))).expect("a filler");
+        }
+    }
+
+    /// Undoes `use_up_inodes`.
+    pub fn free_inodes(&self) {
+        for number in 0.. {
+            if fs::remove_file(self.0.join(format!("{FILLER}-{number}"))).is_err() {
+                return;
+            }
         }
     }
 
