@@ -5,7 +5,8 @@
 //! connection only when it has handled everything from the last one (AMQP 0-9-1, queue.declare: 405 resource-locked).
 //!
 //! An administrator's policy may let unused queues expire. A queue with a consumer is in use, and so is one that is declared
-//! again and again. A fence that is deleted all the same is taken again at once.
+//! again and again. A fence that is deleted all the same is taken again a second later. Where this user may not take it any more, the
+//! service goes on without it, as a start does.
 
 use std::future::pending;
 use std::time::Duration;
@@ -23,6 +24,10 @@ use crate::error::Error;
 
 /// Where this user may not consume from a fence, it is declared again so often: the broker counts that as use.
 const RENEWAL: Duration = Duration::from_secs(1);
+
+/// The pause before a deleted fence is taken again. A virtual host that is deleted loses its queues first and its connections
+/// after that. What is declared in it meanwhile stays behind (RabbitMQ 3.10), and is locked for good once the virtual host is made again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What comes from a fence: `true` for a message, and at its end `false`.
 type Deliveries = BoxStream<'static, bool>;
@@ -54,7 +59,7 @@ impl Fence {
         for publisher in publishers {
             match answer_or_refusal(at, declare(&channel, &publisher.name)).await? {
                 Ok(()) => fence.held.push(publisher.clone()),
-                Err(refused) if soft_error(&refused) == Some(AMQPSoftError::ACCESSREFUSED) => {
+                Err(refused) if is_forbidden(&refused) => {
                     channel = answer(at, connection.create_channel()).await?;
                 }
                 Err(refused) => return Err(failure(at, &refused)),
@@ -62,12 +67,8 @@ impl Fence {
         }
         match answer_or_refusal(at, consume_all(&channel, &fence.held)).await? {
             Ok(consumers) => fence.consumers = consumers,
-            Err(refused) if soft_error(&refused) == Some(AMQPSoftError::ACCESSREFUSED) => {
-                tracing::debug!(
-                    event = "fences_renewed",
-                    error = %refused,
-                    "the fences are declared again each {RENEWAL:?}, for want of the permission `read`: {refused}"
-                );
+            Err(refused) if is_forbidden(&refused) => {
+                log_renewing(&refused);
                 fence.renewing = true;
                 channel = answer(at, connection.create_channel()).await?;
             }
@@ -77,28 +78,35 @@ impl Fence {
         Ok(fence)
     }
 
-    /// Keeps the fences for as long as it is polled. It ends only when one cannot be had any more.
-    pub async fn keep(&mut self, at: &str) -> Error {
+    /// Keeps the fences for as long as it is polled. It ends only when there is no virtual host any more to have them in, with the
+    /// broker's words: that counts as the loss of the connection, which the broker is about to close.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] when another connection has taken a fence, or the broker refuses one for good.
+    pub async fn keep(&mut self, connection: &Connection, at: &str) -> Result<lapin::Error, Error> {
         loop {
-            match self.taken_again().await {
+            match self.taken_again(connection).await {
                 Ok(()) => {}
                 Err(Lost::WithTheConnection) => return pending().await,
-                Err(Lost::To(publisher)) => return taken(at, &publisher),
-                Err(Lost::Refused(refused)) => return failure(at, &refused),
+                Err(Lost::WithTheVhost(cause)) => return Ok(cause),
+                Err(Lost::To(publisher)) => return Err(taken(at, &publisher)),
+                Err(Lost::Refused(refused)) => return Err(failure(at, &refused)),
             }
         }
     }
 
     /// Waits until a fence may be gone, and takes all of them again. Nothing here has a timeout, because a blocked broker
     /// answers only when it is unblocked.
-    async fn taken_again(&mut self) -> Result<(), Lost> {
-        let Some(channel) = &self.channel else { return pending().await };
+    async fn taken_again(&mut self, connection: &Connection) -> Result<(), Lost> {
+        let Some(channel) = self.channel.clone() else { return pending().await };
         if self.renewing {
             tokio::time::sleep(RENEWAL).await;
         } else if self.consumers.next().await == Some(true) {
             return Ok(()); // somebody has written to the queue itself
+        } else {
+            tokio::time::sleep(PAUSE).await;
         }
-        if !channel.status().connected() {
+        if !connection.status().connected() {
             return Err(Lost::WithTheConnection);
         }
         if !self.renewing {
@@ -107,14 +115,32 @@ impl Fence {
                 "the broker has deleted a queue that keeps other services from this one's directories: it is taken again"
             );
         }
+        // Whoever polls may stop at any point and begin again: so all of them are held until it is known which are not.
+        let (mut held, mut channel) = (Vec::new(), open(connection, channel).await?);
         for publisher in &self.held {
-            declare(channel, &publisher.name).await.map_err(|refused| lost(channel, publisher, refused))?;
+            match declare(&channel, &publisher.name).await {
+                Ok(()) => held.push(publisher.clone()),
+                Err(refused) if is_forbidden(&refused) => {
+                    warn_forbidden(publisher);
+                    channel = open(connection, channel).await?;
+                }
+                Err(refused) => return Err(lost(&channel, publisher, refused)),
+            }
         }
-        if !self.renewing {
+        if !self.renewing && !held.is_empty() {
             // The consumers of fences that are there go with the old ones, and the fences have new ones by then.
-            let consumers = consume_all(channel, &self.held).await;
-            self.consumers = consumers.map_err(|refused| lost(channel, &self.held[0], refused))?;
+            match consume_all(&channel, &held).await {
+                Ok(consumers) => self.consumers = consumers,
+                Err(refused) if is_forbidden(&refused) => {
+                    log_renewing(&refused);
+                    self.renewing = true;
+                    channel = open(connection, channel).await?;
+                }
+                Err(refused) => return Err(lost(&channel, &held[0], refused)),
+            }
         }
+        self.channel = Some(channel).filter(|_| !held.is_empty());
+        self.held = held;
         Ok(())
     }
 }
@@ -123,6 +149,8 @@ impl Fence {
 enum Lost {
     /// The connection has ended, which is noticed elsewhere.
     WithTheConnection,
+    /// Its virtual host was deleted.
+    WithTheVhost(lapin::Error),
     To(Publisher),
     Refused(lapin::Error),
 }
@@ -130,9 +158,40 @@ enum Lost {
 fn lost(channel: &Channel, publisher: &Publisher, refused: lapin::Error) -> Lost {
     match soft_error(&refused) {
         Some(AMQPSoftError::RESOURCELOCKED) => Lost::To(publisher.clone()),
+        Some(AMQPSoftError::NOTFOUND) => Lost::WithTheVhost(refused),
         None if !channel.status().connected() => Lost::WithTheConnection,
         _ => Lost::Refused(refused),
     }
+}
+
+/// The channel, or another one where a refusal has closed it. To open one fails with the connection alone: there was room for it.
+async fn open(connection: &Connection, channel: Channel) -> Result<Channel, Lost> {
+    if channel.status().connected() {
+        return Ok(channel);
+    }
+    connection.create_channel().await.map_err(|_| Lost::WithTheConnection)
+}
+
+/// Whether the broker's refusal is for want of a permission.
+pub fn is_forbidden(refused: &lapin::Error) -> bool {
+    soft_error(refused) == Some(AMQPSoftError::ACCESSREFUSED)
+}
+
+/// Logs that the service goes on without a fence.
+pub fn warn_forbidden(Publisher { name, .. }: &Publisher) {
+    tracing::warn!(
+        event = "no_fence",
+        queue = name,
+        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia-ingestor-"
+    );
+}
+
+fn log_renewing(refused: &lapin::Error) {
+    tracing::debug!(
+        event = "fences_renewed",
+        error = %refused,
+        "the fences are declared again each {RENEWAL:?}, for want of the permission `read`: {refused}"
+    );
 }
 
 /// What the broker says to one who asks for the fences and does not wait.

@@ -13,7 +13,7 @@ use super::connect::connect;
 use super::deferred::{Deferred, Until};
 use super::errors::{answer, answer_or_refusal, failure, soft_error};
 use super::exchange::{declare, log};
-use super::fence::Fence;
+use super::fence::{Fence, warn_forbidden};
 use super::frame::FrameLimit;
 use super::window::Sent;
 use crate::address::Broker;
@@ -121,11 +121,7 @@ impl Session {
                 }
                 Some(AMQPSoftError::RESOURCELOCKED) => return Err(self.still_held(publisher, began.elapsed())),
                 Some(AMQPSoftError::ACCESSREFUSED) => {
-                    tracing::warn!(
-                        event = "no_fence",
-                        queue = name,
-                        "this user may not declare the queue {name}: after a crash a path's last message may be an older one; allow `configure` on ^apollonia-ingestor-"
-                    );
+                    warn_forbidden(publisher);
                     return self.reopen_channel().await;
                 }
                 _ => return Err(failure(&self.at, &refused)),

@@ -8,10 +8,11 @@ use lapin::types::FieldTable;
 use rustix::process::Signal;
 
 use crate::support::broker::{self, binary, vhost_of};
+use crate::support::consumer::Consumer;
 use crate::support::queue::Queue;
 use crate::support::service::Service;
 use crate::support::setup::Setup;
-use crate::support::wait::retry;
+use crate::support::wait::{TIMEOUT, retry};
 use crate::support::world::directories;
 
 fn fences(url: &str) -> Vec<String> {
@@ -73,13 +74,7 @@ fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
     // While it is stopped below, the broker is not to miss its heartbeats.
     let service = watch(&data, &format!("{url}?heartbeat=600"));
     let name = fences(&url).pop().expect("a fence");
-    let [vhost, queue] = [vhost_of(&url), &name].map(binary);
-    let delete = || {
-        broker.eval(&format!(
-            "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r({vhost}, queue, {queue})), \
-             {{ok, _}} = rabbit_amqqueue:delete(Queue, false, false, <<\"test\">>)"
-        ))
-    };
+    let delete = || broker.delete_queue(vhost_of(&url), &name);
     delete();
     service.wait_log("that it is taken again", |line| line.contains("WARN") && line.contains("taken again"));
     retry("the fence", || if fences(&url).is_empty() { Err("no fence".to_owned()) } else { Ok(()) });
@@ -95,4 +90,36 @@ fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
         service.wait_exit().expect_code(1)
     });
     ended.assert_one_error("another connection has taken it");
+}
+
+#[test]
+fn a_service_that_may_not_take_its_queue_again_goes_on_without_it() {
+    let broker = broker::shared();
+    let url = broker.vhost();
+    let vhost = vhost_of(&url);
+    let (_root, data, other) = directories();
+    let user = "loses-a-permission";
+    let of_user = broker.user(user, vhost, [".*", ".*", ".*"]);
+    let consumer = Consumer::bind(&url);
+    let service = Setup::new(&["watch"]).arg(&data).arg(&other).env("AMQP_CONNECTION_STRING", &of_user).spawn();
+    service.wait_ready();
+    let [lost, kept] = <[String; 2]>::try_from(fences(&url)).expect("one a directory");
+    broker.permit(user, vhost, [&format!("^{kept}$"), ".*", ".*"]);
+    broker.wait_until_permissions_count(vhost, &lost);
+    broker.delete_queue(vhost, &lost);
+    service.wait_log("that it goes on without", |line| line.contains("WARN") && line.contains("no_fence"));
+    retry("the other directory's queue", || {
+        let left = fences(&url);
+        if left == [kept.clone()] { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    for directory in [&data, &other] {
+        std::fs::write(directory.join("file"), "content").unwrap();
+    }
+    let published = consumer.wait_until(TIMEOUT, |messages| messages.len() >= 2);
+    assert!(published, "{}", service.stderr());
+    // The one that is left is still watched over.
+    broker.delete_queue(vhost, &kept);
+    retry("its queue again", || if fences(&url) == [kept.clone()] { Ok(()) } else { Err("no queue".to_owned()) });
+    let log = service.stop().stderr;
+    assert_eq!(log.matches("no_fence").count(), 1, "{log}");
 }

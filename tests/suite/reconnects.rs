@@ -310,3 +310,20 @@ fn whatever_the_broker_does_nothing_is_lost() {
     let ended = service.stop();
     assert!(ended.errors().is_empty() && ended.stderr.contains(", 0 left unpublished"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_virtual_host_that_is_deleted_and_made_again_is_an_outage() {
+    let broker = broker::shared();
+    let url = broker.vhost();
+    let (_root, data, _) = directories();
+    let service = Setup::watch(&data, &url).env("INGESTOR_RECONNECT_SECONDS", "120").spawn();
+    service.wait_ready();
+    broker.delete_vhost(vhost_of(&url));
+    service.wait_log("that the connection is lost", |line| line.contains("connection_lost"));
+    fs::write(data.join("file"), "content").unwrap();
+    broker.add_vhost(vhost_of(&url));
+    service.wait_log("that it has connected again", |line| line.contains("connected_again"));
+    let consumer = Consumer::bind(&url);
+    assert!(consumer.wait_until(TIMEOUT, |messages| !messages.is_empty()), "{}", service.stderr());
+    service.stop();
+}

@@ -27,7 +27,7 @@ use super::errors::{failure, soft_error};
 use super::frame::FrameLimit;
 use super::outage::Outage;
 use super::refusal::Refusal;
-use super::session::{Session, publish};
+use super::session::{Session, close, publish};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
@@ -184,7 +184,8 @@ impl<'a> PublishLoop<'a> {
 
     async fn publish_on(&mut self, session: &mut Session) -> Result<End, Error> {
         let Session { connection, channel, at, fence } = session;
-        let mut fence_lost = pin!(fence.keep(at));
+        let connection = &*connection;
+        let mut fence_lost = pin!(fence.keep(connection, at));
         let frame = FrameLimit::of(connection);
         let mut events = connection.events_listener();
         let deferred = Arc::clone(self.wake_ups.deferred());
@@ -216,7 +217,11 @@ impl<'a> PublishLoop<'a> {
                 }
                 // The connection's own events: it is blocked, or lost even while no message is on its way.
                 Some(event) = events.next() => self.on_event(&event, channel),
-                error = &mut fence_lost => return Err(error),
+                lost = &mut fence_lost => {
+                    let cause = lost?;
+                    close(connection).await; // so that the client gives back what it has no answer to
+                    Err(Broken::Lost(cause))
+                }
             };
             match handled {
                 Ok(()) => {}

@@ -74,6 +74,48 @@ impl Broker {
         ));
     }
 
+    /// Gives a user other permissions in a virtual host, and returns once they count.
+    pub fn permit(&self, name: &str, vhost: &str, permissions: [&str; 3]) {
+        let [name, vhost] = [name, vhost].map(binary);
+        let [configure, write, read] = permissions.map(binary);
+        self.eval_to_ok(&format!(
+            "rabbit_auth_backend_internal:set_permissions({name}, {vhost}, {configure}, {write}, {read}, <<\"test\">>)"
+        ));
+    }
+
+    /// Waits until no channel remembers which permissions its user has for a queue. A channel forgets them when it has been idle.
+    #[track_caller]
+    pub fn wait_until_permissions_count(&self, vhost: &str, queue: &str) {
+        let [vhost, queue] = [vhost, queue].map(binary);
+        retry("channels that look at the permissions again", || {
+            let remember = self.eval(&format!(
+                "length([P || P <- rabbit_channel:list_local(), {{dictionary, D}} <- [erlang:process_info(P, dictionary)], \
+                 {{permission_cache, C}} <- D, lists:keymember(rabbit_misc:r({vhost}, queue, {queue}), 1, C)])"
+            ));
+            if remember == "0" { Ok(()) } else { Err(format!("{remember} channels remember them")) }
+        });
+    }
+
+    /// Deletes a queue of a virtual host, whoever has it.
+    pub fn delete_queue(&self, vhost: &str, name: &str) {
+        let [vhost, name] = [vhost, name].map(binary);
+        self.eval(&format!(
+            "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r({vhost}, queue, {name})), \
+             {{ok, _}} = rabbit_amqqueue:delete(Queue, false, false, <<\"test\">>)"
+        ));
+    }
+
+    /// Deletes a virtual host with all that is in it, which ends its connections.
+    pub fn delete_vhost(&self, vhost: &str) {
+        self.eval_to_ok(&format!("rabbit_vhost:delete({}, <<\"test\">>)", binary(vhost)));
+    }
+
+    /// Makes a virtual host that was deleted again, for `guest`.
+    pub fn add_vhost(&self, vhost: &str) {
+        self.eval_to_ok(&format!("rabbit_vhost:add({}, <<\"test\">>)", binary(vhost)));
+        self.permit("guest", vhost, [".*", ".*", ".*"]);
+    }
+
     /// The names of all queues of a virtual host.
     pub fn queues(&self, vhost: &str) -> Vec<String> {
         let names = "[binary_to_list(element(4, amqqueue:get_name(Q)))";
