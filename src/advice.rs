@@ -1,7 +1,9 @@
 //! Advice that depends on who reads it: nobody who types `scan` or `listen` at a terminal has a unit or workers to change.
 
 use std::sync::OnceLock;
-use std::{env, process};
+use std::{env, io, process};
+
+use rustix::io::Errno;
 
 /// Who reads the lines of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,18 @@ pub fn limit(unit: &str, shell: &str) -> String {
 #[must_use]
 pub fn open_files() -> String {
     format!("Raise the limit of open files ({}), or lower --workers", limit("LimitNOFILE", "ulimit -n"))
+}
+
+/// What to do if the process lacks descriptors or memory, whatever it wants them for; `None` for any other cause.
+#[must_use]
+pub fn want(cause: &io::Error) -> Option<&'static str> {
+    Some(match Errno::from_io_error(cause)? {
+        Errno::MFILE if may_have_a_unit() => "raise the limit of open files (ulimit -n, LimitNOFILE= in systemd)",
+        Errno::MFILE => "raise the limit of open files (ulimit -n)",
+        Errno::NFILE => "raise the sysctl fs.file-max, or end what holds many files open on this host",
+        Errno::NOMEM | Errno::NOBUFS => "leave it more memory, or raise the limit of it that this process has",
+        _ => return None,
+    })
 }
 
 /// What to do if the system refuses a thread.

@@ -242,7 +242,7 @@ impl Dispatcher {
     /// Ends the stages. The caller has waited for the jobs in flight; late reports are in the mailbox.
     ///
     /// # Errors
-    /// [`Error::Internal`] when poll(2) fails.
+    /// [`Error::System`] when poll(2) fails.
     pub fn finish(&mut self) -> Result<(), Error> {
         for volume in &self.volumes {
             volume.small.queue.close();

@@ -8,6 +8,9 @@ use std::{fmt, io};
 
 use crate::advice;
 
+/// The next step where only the developers have one.
+const REPORT: &str = "this should not happen, please report it";
+
 /// A failure of the whole command. It is shown as one line: the cause, a semicolon, the next step.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -127,6 +130,13 @@ pub enum Error {
         /// What the kernel said.
         cause: io::Error,
     },
+    /// The system refused what no setting is at fault for, for example a descriptor.
+    System {
+        /// What could not be had or done.
+        what: String,
+        /// What the kernel said.
+        cause: io::Error,
+    },
     /// A failure that only a bug or a broken system explains, for example a thread that panicked.
     Internal(String),
     /// A signal has ended a command before its work was done.
@@ -159,6 +169,24 @@ impl Error {
     #[must_use]
     pub fn usage(cause: impl Into<String>, next: impl Into<String>) -> Self {
         Self::Usage { cause: cause.into(), next: next.into() }
+    }
+
+    /// What the system refused.
+    #[must_use]
+    pub fn system(what: impl Into<String>, cause: impl Into<io::Error>) -> Self {
+        Self::System { what: what.into(), cause: cause.into() }
+    }
+
+    /// What the system refused of something that a setting names. A want of descriptors or memory is not the setting's fault and
+    /// passes, so it is a failure at run time; what any other cause means, `refused` says of its words.
+    #[must_use]
+    pub fn of_setting(
+        what: impl Into<String>,
+        cause: impl Into<io::Error>,
+        refused: impl FnOnce(String) -> Self,
+    ) -> Self {
+        let cause = cause.into();
+        if advice::want(&cause).is_some() { Self::system(what, cause) } else { refused(os_message(&cause)) }
     }
 
     /// What went wrong, in words, without the next step.
@@ -196,6 +224,7 @@ impl Error {
                 format!("{differ} {differences} between the ledger and {files} files on the disk")
             }
             Self::Stdout(cause) => format!("standard output: {}", os_message(cause)),
+            Self::System { what, cause } => format!("{what}: {}", os_message(cause)),
             Self::Threads { what, cause } => format!("cannot start {what}: {}", os_message(cause)),
             Self::Incomplete { failed, total } => format!("{failed} of {total} files could not be read or published"),
             Self::Interrupted { signal, left } => format!("{signal} has ended it early: {left}"),
@@ -224,7 +253,8 @@ impl Error {
             Self::Differs { .. } => "each is named above",
             Self::Stdout(cause) => next_for_stdout(cause),
             Self::Threads { .. } => advice::threads(),
-            Self::Internal(_) => "this should not happen, please report it",
+            Self::System { cause, .. } => advice::want(cause).unwrap_or(REPORT),
+            Self::Internal(_) => REPORT,
             Self::Incomplete { .. } => "each is named above",
             Self::Interrupted { .. } => "start it again",
             Self::Fewer { .. } => "give it more time (--timeout), or see whether anything is published",
@@ -328,7 +358,7 @@ fn next_for_stdout(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk, or in its quota",
         io::ErrorKind::FileTooLarge => advice::file_size(),
-        _ => advice::stdout(),
+        _ => advice::want(cause).unwrap_or_else(advice::stdout),
     }
 }
 
@@ -377,6 +407,21 @@ mod tests {
         assert_eq!(os_message(&io::Error::other("cut short (os error 5")), "cut short");
         let unknown = io::Error::other(format!("{RESOLVING}Name or service not known"));
         assert_eq!(os_message(&unknown), "the host's name cannot be resolved: Name or service not known");
+    }
+
+    #[test]
+    fn a_want_of_the_process_is_no_fault_of_a_setting() {
+        let of_setting =
+            |errno| Error::of_setting("x", io::Error::from_raw_os_error(errno), |cause| Error::usage(cause, "y"));
+        for (errno, cure) in [(libc::EMFILE, "ulimit -n"), (libc::ENFILE, "fs.file-max"), (libc::ENOMEM, "memory")] {
+            let error = of_setting(errno);
+            assert!(error.next().is_some_and(|next| next.contains(cure)), "{error}");
+            assert_eq!(error.exit_status(), 1, "{error}");
+        }
+        let refused = of_setting(libc::EACCES);
+        assert_eq!((refused.to_string().as_str(), refused.exit_status()), ("Permission denied; y", 2));
+        let unexplained = Error::system("x", io::Error::from_raw_os_error(libc::EINVAL));
+        assert_eq!(unexplained.to_string(), format!("x: Invalid argument; {REPORT}"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{process, ptr, thread};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::{Error, StopSignal, os_message};
+use crate::error::{Error, StopSignal};
 use crate::logging;
 use crate::mailbox::Sender;
 
@@ -46,11 +46,11 @@ impl CaughtSignals {
     /// background jobs ignore SIGINT, and who sends one to this process means it.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the system refuses handlers, [`Error::Threads`] when it gives no thread.
+    /// [`Error::System`] when the system refuses handlers, [`Error::Threads`] when it gives no thread.
     pub fn listen(caller: Caller) -> Result<Self, Error> {
         let hang_up = (caller == Caller::Service || !is_ignored(SIGHUP)).then_some(SIGHUP);
         let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hang_up))
-            .map_err(|error| Error::Internal(format!("cannot listen for signals: {}", os_message(&error))))?;
+            .map_err(|cause| Error::system("cannot listen for signals", cause))?;
         let act = Arc::new(OnceLock::<Act>::new());
         let caught = Self(Arc::clone(&act));
         let listen = move || {

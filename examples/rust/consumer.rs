@@ -20,8 +20,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
-use std::pin::pin;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
@@ -34,7 +34,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use serde::Deserialize;
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 const EXCHANGE: &str = "apollonia";
@@ -142,7 +144,7 @@ async fn main() -> ExitCode {
 }
 
 async fn consume(options: &Options) -> Result<(u64, u64), Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
+    let mut end = asked_to_end().map_err(Failure::Signals)?;
     let mut uri: AMQPUri = options.url.parse().map_err(|_: String| Failure::Url)?;
     if uri.vhost.is_empty() {
         uri.vhost = "/".to_owned(); // what a URL that ends with / means to other clients
@@ -169,12 +171,10 @@ async fn consume(options: &Options) -> Result<(u64, u64), Failure> {
     eprintln!("ready: {} is bound to {EXCHANGE}", options.queue);
 
     let (mut recent, mut done, mut repeats) = (Recent::default(), 0, 0);
-    let mut interrupted = pin!(tokio::signal::ctrl_c());
     while options.count.is_none_or(|count| done < count.get()) {
         let delivery = tokio::select! {
             delivery = deliveries.next() => delivery.ok_or(Failure::Deleted)??,
-            _ = &mut interrupted => break,
-            _ = terminate.recv() => break,
+            _ = &mut end => break,
         };
         let id = delivery.properties.message_id().as_ref();
         if id.is_some_and(|id| recent.ids.contains(id)) {
@@ -199,6 +199,17 @@ async fn consume(options: &Options) -> Result<(u64, u64), Failure> {
     // What is here and not acknowledged goes back to the queue. A broker that hangs must not keep us.
     let _ = timeout(ANSWER, connection.close(200, "done".into())).await;
     Ok((done, repeats))
+}
+
+/// SIGINT and SIGTERM.
+fn asked_to_end() -> io::Result<oneshot::Receiver<()>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (ask, asked) = oneshot::channel();
+    thread::spawn(move || {
+        signals.wait();
+        let _ = ask.send(());
+    });
+    Ok(asked)
 }
 
 /// Yours.

@@ -35,7 +35,7 @@ pub(super) fn request(places: &SocketPlaces, path: &str, bytes_max: usize) -> Re
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {}", os_message(&error))))?;
+        .map_err(|cause| Error::system("cannot start a runtime", cause))?;
     let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(stream, path, bytes_max)).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::vec;
 
+use crate::advice;
 use crate::error::os_message;
 use crate::files::directory::Directory;
 use crate::files::errno::{Call, Meaning, meaning};
@@ -82,7 +83,13 @@ impl Walk {
                     *unlisted += 1;
                     let (path, error) = (directory.absolute(b""), os_message(&errno));
                     let path = String::from_utf8_lossy(&path);
-                    tracing::warn!(event = "not_listed", path = &*path, error, "{path:?} cannot be listed: {error}");
+                    let next = advice::want(&errno.into()).map(|next| format!("; {next}")).unwrap_or_default();
+                    tracing::warn!(
+                        event = "not_listed",
+                        path = &*path,
+                        error,
+                        "{path:?} cannot be listed: {error}{next}"
+                    );
                 }
             }
         }

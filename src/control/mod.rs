@@ -67,17 +67,18 @@ impl Control {
     /// Binds the socket and the address, and starts the thread.
     ///
     /// # Errors
-    /// [`Error::ControlSocket`] when the path was set and cannot be bound; [`Error::MetricsAddress`] when the address cannot.
+    /// [`Error::ControlSocket`] when the path was set and cannot be bound; [`Error::MetricsAddress`] when the address cannot;
+    /// [`Error::System`] and [`Error::Threads`] when descriptors, memory or threads are short.
     pub fn start(settings: ControlSettings, progress: Arc<Progress>) -> Result<Self, Error> {
         let ControlSettings { places, metrics_address, stall } = settings;
         let unix = bind_unix(places)?;
         let tcp = metrics_address.map(bind_tcp).transpose()?;
         let (socket, unix) = unix.unzip();
         let source = Arc::new(Source { progress, stall, began: Instant::now(), history: Mutex::default() });
-        let refuse = |error: io::Error| {
-            Error::Internal(format!("cannot start the control socket's runtime: {}", os_message(&error)))
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refuse)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|cause| Error::system("cannot start the control socket's runtime", cause))?;
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(run(source, unix, tcp)))
@@ -91,7 +92,7 @@ fn bind_unix(places: SocketPlaces) -> Result<Option<(OwnSocket, UnixListener)>, 
     let first = places.made.first().cloned().unwrap_or_default();
     match OwnSocket::bind_first(&places.made) {
         Ok((own, listener, taken)) => {
-            if let Some(cause) = taken.first() {
+            if let Some(cause) = taken.first().map(os_message) {
                 let path = own.path();
                 tracing::warn!(
                     event = "other_control_socket",
@@ -103,15 +104,19 @@ fn bind_unix(places: SocketPlaces) -> Result<Option<(OwnSocket, UnixListener)>, 
             Ok(Some((own, listener)))
         }
         Err(causes) => {
-            let cause = causes.into_iter().next().unwrap_or_default();
-            if places.by_name {
-                return Err(Error::ControlSocket { path: first, cause });
+            let cause = causes.into_iter().next().unwrap_or_else(|| io::ErrorKind::NotFound.into());
+            let text = os_message(&cause);
+            let refused = Error::of_setting(format!("no control socket at {first:?}"), cause, |cause| {
+                Error::ControlSocket { path: first.clone(), cause }
+            });
+            if places.by_name || matches!(refused, Error::System { .. }) {
+                return Err(refused);
             }
             tracing::warn!(
                 event = "no_control_socket",
                 path = &*first.to_string_lossy(),
-                error = cause,
-                "no control socket at {first:?}: {cause}; `health` and scrapers get no answer: set --control-socket"
+                error = text,
+                "no control socket at {first:?}: {text}; `health` and scrapers get no answer: set --control-socket"
             );
             Ok(None)
         }
@@ -119,21 +124,22 @@ fn bind_unix(places: SocketPlaces) -> Result<Option<(OwnSocket, UnixListener)>, 
 }
 
 fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
-    let refuse = |error| refuse_address(address, &error);
+    let refuse = |error| refuse_address(address, error);
     let listener = TcpListener::bind(address).map_err(refuse)?;
     listener.set_nonblocking(true).map_err(refuse)?;
     Ok(listener)
 }
 
-fn refuse_address(address: SocketAddr, error: &io::Error) -> Error {
-    Error::MetricsAddress { address, cause: os_message(error) }
+fn refuse_address(address: SocketAddr, error: io::Error) -> Error {
+    let refused = |cause| Error::MetricsAddress { address, cause };
+    Error::of_setting(format!("no socket for {address}"), error, refused)
 }
 
 /// Checks that the address for metrics can be bound. It is bound for a moment and does not listen, so that a service which
 /// starts meanwhile can still have it.
 ///
 /// # Errors
-/// [`Error::MetricsAddress`].
+/// [`Error::MetricsAddress`], or [`Error::System`] when there is no descriptor to find out.
 pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     socket
@@ -141,7 +147,7 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
             socket.set_reuseaddr(true)?; // as TcpListener::bind does
             socket.bind(address)
         })
-        .map_err(|error| refuse_address(address, &error))
+        .map_err(|error| refuse_address(address, error))
 }
 
 async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
+use crate::advice;
 use crate::config::SocketPlaces;
 use crate::error::{Error, os_message};
 
@@ -89,15 +90,16 @@ fn socket_at(path: &Path) -> rustix::io::Result<(OwnedFd, SocketAddrUnix)> {
 /// Checks that the control socket may be made at this path, where a dead process may have left its own.
 ///
 /// # Errors
-/// What is at that path, in words.
-pub fn place_is_free(path: &Path) -> Result<(), String> {
+/// What is at that path, or why the kernel does not show it.
+pub fn place_is_free(path: &Path) -> io::Result<()> {
     match look(path) {
         There::Nothing | There::Socket { listener: Listener::Nobody, .. } => Ok(()),
-        There::Unseen(error) => Err(os_message(&error)),
-        There::Other(kind) => Err(format!("there is {kind} of that name")),
-        There::Socket { owner, .. } if owner != own_user() => Err(format!("a socket of user {owner} is there")),
-        There::Socket { listener: Listener::Unknown(error), .. } => Err(os_message(&error)),
-        There::Socket { .. } => Err("another process answers there".to_owned()),
+        There::Unseen(error) | There::Socket { listener: Listener::Unknown(error), .. } => Err(error),
+        There::Other(kind) => Err(io::Error::other(format!("there is {kind} of that name"))),
+        There::Socket { owner, .. } if owner != own_user() => {
+            Err(io::Error::other(format!("a socket of user {owner} is there")))
+        }
+        There::Socket { .. } => Err(io::Error::other("another process answers there")),
     }
 }
 
@@ -111,7 +113,8 @@ pub fn is_listened_at(path: &Path) -> bool {
 /// service was killed, and the places behind are not looked at: another service's health would hide that.
 ///
 /// # Errors
-/// [`Error::NoService`], with the first thing that was found in place of such a socket.
+/// [`Error::NoService`], with the first thing that was found in place of such a socket; [`Error::System`] where there is no
+/// descriptor to ask with.
 pub fn reach(places: &SocketPlaces) -> Result<(&Path, UnixStream), Error> {
     let refuse = |path: &Path, cause: String| Error::NoService { socket: path.to_owned(), cause };
     let mut passed = None;
@@ -126,6 +129,9 @@ pub fn reach(places: &SocketPlaces) -> Result<(&Path, UnixStream), Error> {
                 Listener::Of(_, stream) => return Ok((path, stream)),
                 Listener::Nobody => return Err(refuse(path, os_message(&Errno::CONNREFUSED))),
                 Listener::Busy => return Err(refuse(path, "too many others wait for an answer there".to_owned())),
+                Listener::Unknown(error) if advice::want(&error).is_some() => {
+                    return Err(Error::system(format!("the service at {path:?} cannot be asked"), error));
+                }
                 Listener::Unknown(error) => os_message(&error),
             },
         };
@@ -170,7 +176,7 @@ impl OwnSocket {
     ///
     /// # Errors
     /// The reasons, one for each path.
-    pub fn bind_first(paths: &[PathBuf]) -> Result<(Self, UnixListener, Vec<String>), Vec<String>> {
+    pub fn bind_first(paths: &[PathBuf]) -> Result<(Self, UnixListener, Vec<io::Error>), Vec<io::Error>> {
         let mut taken = Vec::new();
         for path in paths {
             match Self::bind(path) {
@@ -182,7 +188,7 @@ impl OwnSocket {
     }
 
     /// Binds under another name and renames, so that it can take the place of a dead process's socket.
-    fn bind(path: &Path) -> Result<(Self, UnixListener), String> {
+    fn bind(path: &Path) -> io::Result<(Self, UnixListener)> {
         place_is_free(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
@@ -194,10 +200,7 @@ impl OwnSocket {
             fs::rename(&beside, path)?;
             Ok((Self { path: path.to_owned(), file: (there.dev(), there.ino()) }, listener))
         })();
-        bound.map_err(|error: io::Error| {
-            let _ = fs::remove_file(&beside);
-            os_message(&error)
-        })
+        bound.inspect_err(|_: &io::Error| drop(fs::remove_file(&beside)))
     }
 
     /// Where it is.
@@ -248,7 +251,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let (own, listener) = bound(&path);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.contains("another process")));
+        assert!(OwnSocket::bind(&path).is_err_and(|cause| cause.to_string().contains("another process")));
         drop((own, listener));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it removes its socket");
     }
@@ -263,7 +266,7 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
         for (path, kind) in [(&file, "a file"), (&link, "a link"), (&directory, "a directory"), (&fifo, "a FIFO")] {
-            assert!(OwnSocket::bind(path).is_err_and(|cause| cause.contains(kind)), "{kind}");
+            assert!(OwnSocket::bind(path).is_err_and(|cause| cause.to_string().contains(kind)), "{kind}");
             let refused = reach(&places([path])).unwrap_err().to_string();
             assert!(refused.contains(kind), "{refused}");
         }

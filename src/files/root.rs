@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::errno::{Call, Meaning, meaning};
-use crate::error::{Error, os_message};
+use crate::error::Error;
 use crate::files::unread::Unread;
 
 /// Opening does not block, so that neither a FIFO nor somebody's write lease holds up the service (open(2), fcntl(2)).
@@ -314,27 +314,29 @@ pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
 /// Opens a data directory.
 ///
 /// # Errors
-/// [`Error::DataDirectory`], naming what is wrong with it.
+/// [`Error::DataDirectory`], naming what is wrong with it; [`Error::System`] where descriptors or memory are short.
 pub fn open_root(path: &Path) -> Result<Root, Error> {
-    let refuse = |cause: String, next| Error::DataDirectory { path: path.to_owned(), cause, next };
+    let refuse = |error: std::io::Error, next| {
+        let refused = |cause| Error::DataDirectory { path: path.to_owned(), cause, next };
+        Error::of_setting(format!("the data directory {path:?} cannot be opened"), error, refused)
+    };
     let real = std::fs::canonicalize(path).map_err(|error| {
         let next = match error.kind() {
             std::io::ErrorKind::NotFound => "create it, or name another directory",
             _ => "give this user the right to reach it, or name another directory",
         };
-        refuse(os_message(&error), next)
+        refuse(error, next)
     })?;
     let dir = openat(rustix::fs::CWD, &real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| match errno {
             rustix::io::Errno::NOTDIR => {
-                refuse("it is not a directory".into(), "name the directory that the files land in")
+                refuse(std::io::Error::other("it is not a directory"), "name the directory that the files land in")
             }
-            _ => refuse(os_message(&errno), "give this user the right to read it (r-x), or run as another user"),
+            _ => refuse(errno.into(), "give this user the right to read it (r-x), or run as another user"),
         })?;
     // Without x on the directory its names can be listed, but no file in it can be opened.
-    statat(&dir, ".", AtFlags::empty()).map_err(|errno| {
-        refuse(os_message(&errno), "give this user the right to search it (r-x), or run as another user")
-    })?;
+    statat(&dir, ".", AtFlags::empty())
+        .map_err(|errno| refuse(errno.into(), "give this user the right to search it (r-x), or run as another user"))?;
     Ok(Root::new(dir, real.as_os_str().as_bytes()))
 }
 

@@ -49,21 +49,24 @@ impl Snapshot {
     /// [`Error::StateDirectory`]: there is no ledger, it cannot be read, it is damaged, or the copy finds no room.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
-        let unread = |error: &io::Error| match error.kind() {
+        let unread = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => {
                 refuse("there is no ledger in it".to_owned(), "name the directory of the service")
             }
-            io::ErrorKind::PermissionDenied => refuse(os_message(error), "run it as the service's user, or as root"),
-            _ => refuse(os_message(error), "see to its disk, and to the room in TMPDIR for a copy of the ledger"),
+            io::ErrorKind::PermissionDenied => refuse(os_message(&error), "run it as the service's user, or as root"),
+            _ => Error::of_setting(format!("the ledger in {directory:?} cannot be copied"), error, |cause| {
+                refuse(cause, "see to its disk, and to the room in TMPDIR for a copy of the ledger")
+            }),
         };
         let behind = directory.join(BEHIND).exists();
         let private = Private::make().map_err(|error| {
-            refuse(format!("a copy cannot be made in {:?}: {}", std::env::temp_dir(), os_message(&error)), "set TMPDIR")
+            let copy = format!("a copy cannot be made in {:?}", std::env::temp_dir());
+            Error::of_setting(copy.clone(), error, |cause| refuse(format!("{copy}: {cause}"), "set TMPDIR"))
         })?;
         let copy = private.0.join(FILE);
         for _ in 0..TRIES {
             let at = Timestamp::now();
-            if !copy_once(&directory.join(FILE), &copy).map_err(|error| unread(&error))? {
+            if !copy_once(&directory.join(FILE), &copy).map_err(unread)? {
                 continue;
             }
             let opened = table::connect(&copy).and_then(|connection| {

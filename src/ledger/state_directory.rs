@@ -33,8 +33,10 @@ const GIVE_THE_RIGHT: &str = "give this user the right to write there, or name a
 /// Creates the state directory where it is missing, checks that it can be written, and locks it: flock(2) on the
 /// directory itself needs no file, and the kernel drops the lock with the process.
 pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
-    let refuse = |cause: String, next| Error::StateDirectory { path: directory.to_owned(), cause, next };
-    let unusable = |error: io::Error| refuse(os_message(&error), GIVE_THE_RIGHT);
+    let unusable = |error: io::Error| {
+        let refused = |cause| Error::StateDirectory { path: directory.to_owned(), cause, next: GIVE_THE_RIGHT };
+        Error::of_setting(format!("the state directory {directory:?} cannot be opened"), error, refused)
+    };
     create(directory).map_err(unusable)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(rustix::fs::CWD, directory, flags, Mode::empty()).map_err(|errno| unusable(errno.into()))?;
@@ -42,7 +44,13 @@ pub(super) fn lock(directory: &Path) -> Result<OwnedFd, Error> {
         .map_err(|errno| unusable(errno.into()))?;
     flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         Errno::WOULDBLOCK => Error::StateLocked { path: directory.to_owned() },
-        _ => refuse(format!("it cannot be locked: {}", os_message(&errno)), "name a directory on a local file system"),
+        _ => Error::of_setting(format!("the state directory {directory:?} cannot be locked"), errno, |cause| {
+            Error::StateDirectory {
+                path: directory.to_owned(),
+                cause: format!("it cannot be locked: {cause}"),
+                next: "name a directory on a local file system",
+            }
+        }),
     })?;
     Ok(dir)
 }
@@ -92,10 +100,13 @@ pub(super) fn unmark_complete(dir: &OwnedFd, directory: &Path) -> Result<bool, E
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     };
-    removed.map_err(|error| Error::StateDirectory {
-        path: directory.join(COMPLETE),
-        cause: format!("it cannot be removed: {}", os_message(&error)),
-        next: GIVE_THE_RIGHT,
+    removed.map_err(|error| {
+        let mark = directory.join(COMPLETE);
+        Error::of_setting(format!("{mark:?} cannot be removed"), error, |cause| Error::StateDirectory {
+            path: mark.clone(),
+            cause: format!("it cannot be removed: {cause}"),
+            next: GIVE_THE_RIGHT,
+        })
     })
 }
 

@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use self::waker::{ASLEEP, Event, LEAVES_REPORTS, Slept, Waker};
-use crate::error::{Error, StopSignal, os_message};
+use crate::error::{Error, StopSignal};
 use crate::inquiry::Question;
 use crate::job::Report;
 
@@ -142,10 +142,10 @@ impl Mailbox {
     /// Makes a mailbox for `bound` notices.
     ///
     /// # Errors
-    /// [`Error::Internal`] when there is no descriptor for it.
+    /// [`Error::System`] when there is no descriptor for it.
     pub(crate) fn new(bound: usize) -> Result<(Sender, Self), Error> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::Internal(format!("eventfd: {}", os_message(&errno))))?;
+            .map_err(|errno| Error::system("no eventfd can be had", errno))?;
         let (rescan_asked, question) = (AtomicBool::new(false), AtomicBool::new(false));
         let shared = Arc::new(Shared { waker: Waker::new(eventfd), rescan_asked, question });
         let (notices, receiver) = sync_channel(bound);
@@ -169,7 +169,7 @@ impl Mailbox {
     /// longest at most.
     ///
     /// # Errors
-    /// [`Error::Internal`] when poll(2) fails, which it has no reason to.
+    /// [`Error::System`] when poll(2) fails, which it has no reason to.
     pub fn sleep(
         &mut self,
         also: Option<BorrowedFd<'_>>,
@@ -197,7 +197,7 @@ impl Mailbox {
         };
         match ended {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::Internal(format!("poll: {}", os_message(&errno)))),
+            Err(errno) => return Err(Error::system("poll(2)", errno)),
         }
         // One who wakes may write only after this, and then the next sleep is a short one.
         if woken {

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use std::{io, thread};
 
@@ -13,6 +14,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::net::TcpStream;
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -187,18 +189,31 @@ async fn agree(broker: &Broker, address: &Address, socket: SocketAddr) -> lapin:
     Ok(connection)
 }
 
-/// Makes `async-compat` create its fallback runtime now. The client's own thread drops the connection's socket outside of any
-/// runtime and so needs that one; created only then, it panics if this process has no descriptor left.
-fn create_fallback_runtime() {
-    // The thread is in no runtime, so the fallback is used. If it cannot be created, the client has no runtime of its own
-    // either, and reports that.
-    let created = thread::Builder::new().spawn(|| drop(Compat::new(())));
-    let _ = created.map(thread::JoinHandle::join);
+/// Makes `async-compat` create its fallback runtime now, once. The client's own thread drops the connection's socket outside of
+/// any runtime and so needs that one; created only then, it panics if this process has no descriptor left.
+///
+/// # Errors
+/// The system has no thread or no descriptor for it.
+fn create_fallback_runtime() -> io::Result<()> {
+    static CREATED: AtomicBool = AtomicBool::new(false);
+    if CREATED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    // The thread is in no runtime, so the fallback is used. It panics where it lacks something, so that is asked for before.
+    let create = || -> io::Result<()> {
+        drop(thread::Builder::new().spawn(|| ())?.join());
+        drop(Builder::new_current_thread().enable_all().build()?);
+        drop(Compat::new(()));
+        Ok(())
+    };
+    let created = thread::Builder::new().spawn(create)?.join();
+    created.unwrap_or_else(|_| Err(io::Error::other("the client's runtime cannot be created")))?;
+    CREATED.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 async fn open(broker: &Broker, uri: AMQPUri, socket: SocketAddr) -> lapin::Result<Connection> {
-    static FALLBACK_RUNTIME: Once = Once::new();
-    FALLBACK_RUNTIME.call_once(create_fallback_runtime);
+    create_fallback_runtime()?;
     let tls = broker.tls().cloned();
     let stream = TcpStream::connect(socket).await?;
     stream.set_nodelay(true)?;
@@ -244,6 +259,8 @@ async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
             let mut seen = HashSet::new();
             found.filter(|address| seen.insert(*address)).collect::<Vec<_>>()
         });
+        // The resolver says that a name is not known where it finds no descriptor for its files.
+        let resolved = resolved.or_else(|error| io::stderr().as_fd().try_clone_to_owned().and(Err(error)));
         drop(sender.send(resolved));
     };
     thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
+use crate::advice;
 use crate::error::{Error, os_message};
 use crate::tls;
 
@@ -63,7 +64,8 @@ pub fn failure(at: &str, error: &lapin::Error) -> Error {
             ("connection refused".to_owned(), "start the broker, or correct host and port in AMQP_CONNECTION_STRING")
         }
         ErrorKind::IOError(io) => tls::explain(io).unwrap_or_else(|| {
-            (os_message(io), "check that the broker runs and can be reached from here, then start again")
+            let unreachable = "check that the broker runs and can be reached from here, then start again";
+            (os_message(io), advice::want(io).unwrap_or(unreachable))
         }),
         ErrorKind::MissingHeartbeatError => {
             ("connection lost: no heartbeat".to_owned(), "check the broker and the network, then start again")

@@ -10,7 +10,8 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::fs::inotify::{WatchFlags, add_watch, remove_watch};
 use rustix::io::Errno;
 
-use crate::error::{Error, os_message};
+use crate::advice;
+use crate::error::Error;
 
 /// Bytes of one read. Two of them empty a full queue of the default length (`fs.inotify.max_queued_events`, 16384) if the
 /// names are short.
@@ -83,7 +84,7 @@ impl Watch {
             let next = match cause.raw_os_error() {
                 Some(libc::ENOSPC) => "raise the sysctl fs.inotify.max_user_watches",
                 Some(libc::EMFILE) => "raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
-                _ => "check that it exists and that this user may read it",
+                _ => advice::want(&cause).unwrap_or("check that it exists and that this user may read it"),
             };
             Error::Watch { path: directory.to_owned(), cause, next }
         };
@@ -106,25 +107,23 @@ impl Watch {
     /// A second handle to the same instance, to add further watches.
     ///
     /// # Errors
-    /// [`Error::Internal`] when no descriptor is left.
+    /// [`Error::System`] when no descriptor is left.
     pub fn watches(&self) -> Result<Watches, Error> {
         let instance = self.inotify.as_fd().try_clone_to_owned();
-        instance
-            .map(Watches)
-            .map_err(|error| Error::Internal(format!("a descriptor for watches: {}", os_message(&error))))
+        instance.map(Watches).map_err(|cause| Error::system("no descriptor for watches can be had", cause))
     }
 
     /// Passes the events of one read to `take`. Returns whether there were any.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the kernel refuses the read, for which it has no reason.
+    /// [`Error::System`] when the kernel refuses the read, for which it has no reason.
     pub fn read(&mut self, mut take: impl FnMut(WatchId, Event<'_>)) -> Result<bool, Error> {
         let events = match self.inotify.read_events(&mut self.buffer) {
             Ok(events) => events,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Ok(false);
             }
-            Err(error) => return Err(Error::Internal(format!("reading inotify events: {}", os_message(&error)))),
+            Err(error) => return Err(Error::system("inotify events cannot be read", error)),
         };
         for event in events {
             let watch_id = WatchId(event.wd.get_watch_descriptor_id());

@@ -1,6 +1,7 @@
 //! Few descriptors, threads or locked memory: the service uses what there is, waits, warns, and loses no file.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use crate::support::files::noise;
 use crate::support::seccomp::io_uring_is_allowed;
 use crate::support::service::Ended;
 use crate::support::setup::Setup;
+use crate::support::wait::retry;
 use crate::support::world::{World, directories};
 use crate::support::{is_root, skip};
 
@@ -62,6 +64,81 @@ fn loses_no_event_with_descriptors(most: u64) {
     let published: std::collections::HashSet<String> =
         world.consumer.drain().iter().map(|message| message.path().to_owned()).collect();
     assert_eq!(published.len(), FILES);
+}
+
+/// The numbers of descriptors from one that is enough for the dynamic linker alone to one that is enough for everything.
+const FEW_DESCRIPTORS: RangeInclusive<u64> = 4..=40;
+
+/// A want of descriptors is no setting's fault: one error with its cure and status 1, whatever the process had come to.
+#[track_caller]
+fn assert_descriptors_are_named(ended: &Ended, descriptors: u64) {
+    let errors = ended.errors();
+    assert_eq!((ended.status.code(), errors.len()), (Some(1), 1), "{descriptors}:\n{}", ended.stderr);
+    let named = ended.stderr.contains("Too many open files") && ended.stderr.contains("limit of open files");
+    let reported = ended.stderr.contains("panicked") || ended.stderr.contains("please report");
+    assert!(named && !reported, "{descriptors}:\n{}", ended.stderr);
+}
+
+#[test]
+fn a_start_without_descriptors_is_one_error_with_its_cure() {
+    let (_root, data, outside) = directories();
+    fill(&data, 1);
+    let url = broker::shared().vhost();
+    for output in ["stdout", "amqp"] {
+        let mut enough = 0;
+        for descriptors in FEW_DESCRIPTORS {
+            let mut service = Setup::watch(&data, &url)
+                .args(&["--output", output])
+                .env("STATE_DIRECTORY", outside.join(output))
+                .limited(libc::RLIMIT_NOFILE, descriptors, descriptors)
+                .spawn();
+            retry("its being ready, or its end", || {
+                let settled = !service.is_running() || service.stderr().contains(" ready: ");
+                settled.then_some(()).ok_or_else(|| service.stderr())
+            });
+            if service.is_running() {
+                enough += 1;
+                service.stop();
+            } else {
+                assert_eq!(enough, 0, "{descriptors} are enough and not enough:\n{}", service.stderr());
+                assert_descriptors_are_named(&service.wait_exit(), descriptors);
+            }
+        }
+        assert!(enough > 0, "{output}: none of {FEW_DESCRIPTORS:?} is enough");
+    }
+}
+
+#[test]
+fn a_command_without_descriptors_is_one_error_with_its_cure() {
+    let (_root, data, outside) = directories();
+    fill(&data, 1);
+    let url = broker::shared().vhost();
+    let service = Setup::new(&["watch", "--output", "stdout", "--catch-up", "baseline"])
+        .env("DATA_DIRECTORY", &data)
+        .env("STATE_DIRECTORY", &outside)
+        .spawn();
+    service.wait_ready();
+    for words in [
+        &["scan", "--output", "stdout"][..],
+        &["scan", "--output", "amqp", "--unroutable", "warn"],
+        &["listen", "--timeout", "1"],
+        &["verify"],
+        &["health"],
+        &["status"],
+    ] {
+        for descriptors in FEW_DESCRIPTORS {
+            let ended = Setup::new(words)
+                .env("DATA_DIRECTORY", &data)
+                .env("STATE_DIRECTORY", &outside)
+                .env("AMQP_CONNECTION_STRING", &url)
+                .env("INGESTOR_CONTROL_SOCKET", service.control_socket())
+                .limited(libc::RLIMIT_NOFILE, descriptors, descriptors)
+                .run();
+            if !ended.status.success() {
+                assert_descriptors_are_named(&ended, descriptors);
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::address::Broker;
 use crate::cli::{Output, Settings};
 use crate::commands::roots::publishers;
 use crate::config::{Publisher, open_directories};
-use crate::error::{Error, os_message};
+use crate::error::Error;
 use crate::publish::exchange::Known;
 use crate::publish::fence::Fenced;
 use crate::publish::look::{Seen, look};
@@ -33,7 +33,7 @@ pub fn check(settings: &Settings) -> Check {
     let checked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Internal(format!("cannot start: {}", os_message(&error))))
+        .map_err(|cause| Error::system("cannot start a runtime", cause))
         .and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }

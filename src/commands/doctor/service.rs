@@ -1,5 +1,6 @@
 //! A service that runs here already, the control socket, and the address for metrics.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -44,9 +45,10 @@ fn free_place(places: &SocketPlaces) -> Check {
     let cause = match could_be_made(first) {
         Ok(()) => return Check::ok(NAME, format!("none answers at {first:?}")),
         Err(cause) if places.by_name => {
-            return Check::refused(NAME, &Error::ControlSocket { path: first.to_owned(), cause });
+            let (path, cause) = (first.to_owned(), os_message(&cause));
+            return Check::refused(NAME, &Error::ControlSocket { path, cause });
         }
-        Err(cause) => cause,
+        Err(cause) => os_message(&cause),
     };
     let found = format!("none answers at {first:?}, and a service could not make its socket there: {cause}");
     match places.made.iter().find(|place| could_be_made(place).is_ok()) {
@@ -60,11 +62,11 @@ fn free_place(places: &SocketPlaces) -> Check {
 }
 
 /// Whether a service could make its socket at this path, or the reason why not.
-fn could_be_made(socket: &Path) -> Result<(), String> {
+fn could_be_made(socket: &Path) -> io::Result<()> {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     control::place_is_free(socket)?;
     accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-        .map_err(|errno| format!("{parent:?}: {}", os_message(&errno)))
+        .map_err(|errno| io::Error::other(format!("{parent:?}: {errno}")))
 }
 
 /// Checks the address for metrics. Where a service `runs` here, it may be the one that has bound the address.

@@ -31,7 +31,7 @@ use super::session::{Session, close, publish};
 use super::window::{Resolution, Route, Sent, Window};
 use crate::cli::Unroutable;
 use crate::config::PublishSettings;
-use crate::error::{Error, os_message};
+use crate::error::Error;
 use crate::job::Outgoing;
 use crate::mailbox::Sender;
 use crate::progress::{BrokerState, Progress};
@@ -55,10 +55,13 @@ pub fn run(
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
     let wake_ups = WakeUps::new(settings.window);
-    let runtime = wake_ups
-        .deferred()
-        .runtime()
-        .map_err(|error| Error::Internal(format!("cannot start the publisher's runtime: {}", os_message(&error))))?;
+    let runtime = match wake_ups.deferred().runtime() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            let _ = ready.send(Err(Error::system("cannot start the publisher's runtime", cause)));
+            return Ok(());
+        }
+    };
     runtime.block_on(async {
         let opened = async {
             let mut session = Session::open(&settings.broker, &settings.exchange).await?;

@@ -362,9 +362,10 @@ fn not_listed(root: &Root, errno: Errno) -> Error {
         // A profile can answer EPERM where systemd's answers ENOSYS.
         _ => "give this user the right to read it; where it has it, allow openat2 in the seccomp filter",
     };
-    Error::DataDirectory {
-        path: root.path().to_owned(),
-        cause: format!("it cannot be listed: {}", os_message(&errno)),
+    let path = root.path();
+    Error::of_setting(format!("the data directory {path:?} cannot be listed"), errno, |cause| Error::DataDirectory {
+        path: path.to_owned(),
+        cause: format!("it cannot be listed: {cause}"),
         next,
-    }
+    })
 }
