@@ -13,10 +13,14 @@ use crate::support::control::{get, health, metrics, wait_for_metrics};
 use crate::support::files::{chmod, give_name, nameless};
 use crate::support::ledger::{kill, rows, with_ledger, world_of_nobody};
 use crate::support::setup::{NOBODY, Setup};
+use crate::support::wait::retry;
 use crate::support::world::{World, list};
 use crate::support::{is_root, skip};
 
 const PERMISSION: &str = "apollonia_failures_total{cause=\"permission\"}";
+
+/// Tries after the first refusal, the last after a second and a half.
+const TRIES: usize = 5;
 
 /// Starts the service as a user without rights; the test writes as root.
 #[track_caller]
@@ -78,6 +82,27 @@ fn a_directory_that_was_shut_during_a_rescan_is_rescanned_once_it_is_open() {
     world.service().wait_log("the refusal", |line| line.contains(&named));
     chmod(&world.path("shut"), 0o755);
     world.wait_for_content("shut/below/file", b"written meanwhile\n");
+    world.finish();
+}
+
+/// Each try looks at the file as at a new one: it settles, because no lease of another user's file can be had.
+#[test]
+fn a_file_that_stays_closed_is_warned_of_and_counted_once() {
+    let settling = |setup: Setup| setup.args(&["--settle-ms", "1"]).env("LOG_LEVEL", "DEBUG");
+    let Some(mut world) = start(settling) else { return };
+    write_as(&world.path("closed"), 0o600, "closed");
+    let named = format!("{:?}", world.path("closed"));
+    let of_it = |line: &&str| line.contains(&named) && line.contains("Permission denied");
+    retry("the tries", || {
+        let log = world.service().stderr();
+        if log.lines().filter(of_it).count() > TRIES { Ok(()) } else { Err(log) }
+    });
+    let log = world.service().stderr();
+    assert_eq!(log.lines().filter(of_it).filter(|line| line.contains("WARN")).count(), 1, "{log}");
+    let seen = metrics(&world.service().control_socket());
+    assert_eq!((seen[PERMISSION], seen["apollonia_refused_files"]), (1.0, 1.0));
+    chmod(&world.path("closed"), 0o644);
+    world.wait_for_one("closed");
     world.finish();
 }
 

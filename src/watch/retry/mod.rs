@@ -109,6 +109,15 @@ struct Entry {
     cause: i32,
     /// There was a refusal since the last try. Always set for a [`Retry::Recheck`].
     fresh: bool,
+    /// What is checked once a refused file has been read, see [`Retries::recheck`].
+    recheck: Option<Recheck>,
+}
+
+/// A version that was published early, by its fingerprint, and the pause before it is checked.
+#[derive(Debug, Clone, Copy)]
+struct Recheck {
+    version: u64,
+    pause: Duration,
 }
 
 impl Entry {
@@ -177,11 +186,14 @@ impl Retries {
         self.put(id, name, what, errno, PAUSE_MIN, now)
     }
 
-    /// A file was published that may still have a writer whose close raises no event. It is checked after the pause, and
-    /// after growing ones. When there is no room, it is not.
+    /// A file is published that may still have a writer whose close raises no event. It is checked after the pause, and after
+    /// growing ones. When there is no room, it is not. One that is refused stays refused, and is checked once it could be read.
     pub(crate) fn recheck(&mut self, id: DirectoryId, name: &Name, version: u64, pause: Duration, now: Instant) {
-        if self.get(id, name).is_some() || self.names < self.bound {
-            self.put(id, name, Retry::Recheck { version }, 0, pause, now);
+        let has_room = self.names < self.bound;
+        match self.get_mut(id, name) {
+            Some(entry) if entry.what.is_refused() => entry.recheck = Some(Recheck { version, pause }),
+            None if !has_room => {}
+            _ => drop(self.put(id, name, Retry::Recheck { version }, 0, pause, now)),
         }
     }
 
@@ -212,7 +224,8 @@ impl Retries {
                 if renewed { Recorded::New } else { Recorded::Again }
             }
             MapEntry::Vacant(vacant) => {
-                vacant.insert(Entry { what, due, pause: what.next_pause(pause), since: now, cause, fresh: true });
+                let pause = what.next_pause(pause);
+                vacant.insert(Entry { what, due, pause, since: now, cause, fresh: true, recheck: None });
                 self.schedule.insert(due, id, Arc::clone(name));
                 self.count(name, what);
                 assert!(self.names <= self.bound, "more names are kept than there is room for");
@@ -234,7 +247,9 @@ impl Retries {
             let (what, tries) = (entry.what, entry.fresh);
             let ends = if what.is_recheck() { entry.age(now) >= RECHECK_TIME } else { !tries && !waits(id, &name) };
             if ends {
+                let recheck = entry.recheck;
                 self.remove_unscheduled(id, &name);
+                self.check_later(id, &name, recheck, now);
             } else {
                 let due = entry.try_again(now, number);
                 self.schedule.insert(due, id, Arc::clone(&name));
@@ -247,15 +262,25 @@ impl Retries {
     }
 
     /// A refused name has succeeded: it was read, entered or listed.
-    pub(crate) fn forget(&mut self, id: DirectoryId, name: &Name) {
+    pub(crate) fn forget(&mut self, id: DirectoryId, name: &Name, now: Instant) {
+        let Some(entry) = self.get(id, name).filter(|entry| entry.what.is_refused()) else { return };
+        let recheck = entry.recheck;
         self.remove_if(id, name, Retry::is_refused);
+        self.check_later(id, name, recheck, now);
+    }
+
+    /// What was to be checked of a refused name that has succeeded.
+    fn check_later(&mut self, id: DirectoryId, name: &Name, recheck: Option<Recheck>, now: Instant) {
+        if let Some(Recheck { version, pause }) = recheck {
+            self.recheck(id, name, version, pause, now);
+        }
     }
 
     /// A job of a refused name has ended with its file. Where the name was refused again since its last try, that may have
     /// been while the job was in flight, about a later file: it is tried once more, at once.
     pub(crate) fn completed(&mut self, id: DirectoryId, name: &Name, now: Instant) {
         if !self.get(id, name).is_some_and(|entry| entry.fresh && entry.what.is_refused()) {
-            return self.forget(id, name);
+            return self.forget(id, name, now);
         }
         self.hurry(id, name, now);
     }
@@ -272,6 +297,9 @@ impl Retries {
 
     /// A file was closed. Its writer raises events after all, so it needs no further check.
     pub(crate) fn closed(&mut self, id: DirectoryId, name: &Name) {
+        if let Some(entry) = self.get_mut(id, name) {
+            entry.recheck = None;
+        }
         self.remove_if(id, name, Retry::is_recheck);
     }
 

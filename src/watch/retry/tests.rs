@@ -33,7 +33,7 @@ fn a_refused_name_is_tried_with_growing_pauses_until_it_succeeds() {
         assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::Again);
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    retries.forget(HERE, &name("a"));
+    retries.forget(HERE, &name("a"), now);
     assert_eq!((retries.refused(), retries.next_time()), (0, None));
 }
 
@@ -110,6 +110,43 @@ fn a_file_published_early_is_checked_less_and_less_often_until_its_time_is_over(
     assert!(checks.len() < 50 && (600..700).contains(checks.last().unwrap()), "{checks:?}");
 }
 
+#[test]
+fn a_refused_file_that_is_to_be_checked_stays_refused_and_is_checked_once_it_was_read() {
+    let recheck = Retry::Recheck { version: 7 };
+    let check = |retries: &mut Retries, now| retries.recheck(HERE, &name("a"), 7, Duration::from_secs(1), now);
+    let refused = |closed: bool| {
+        let (mut retries, now) = (Retries::new(10), Instant::now());
+        assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::New);
+        // Each try looks at the file, and then cannot read it.
+        for seconds in [1, 10, 100] {
+            let now = now + Duration::from_secs(seconds);
+            assert_eq!(due(&mut retries, now), Some((HERE, name("a"), FILE)));
+            check(&mut retries, now);
+            assert_eq!(retries.refused(), 1);
+            assert_eq!(refuse(&mut retries, HERE, &name("a"), FILE, now), Recorded::Again, "after {seconds} s");
+        }
+        if closed {
+            retries.closed(HERE, &name("a"));
+        }
+        let now = now + Duration::from_secs(1000);
+        assert!(due(&mut retries, now).is_some());
+        (retries, now)
+    };
+    let after = Duration::from_secs(1);
+    let (mut retries, now) = refused(false);
+    retries.completed(HERE, &name("a"), now);
+    assert_eq!((retries.refused(), retries.next_time()), (0, Some(now + after)));
+    assert_eq!(due(&mut retries, now + after), Some((HERE, name("a"), recheck)));
+    // Without a report of its success, at the time of the next try.
+    let (mut retries, _) = refused(false);
+    let next = retries.next_time().unwrap();
+    assert_eq!(due(&mut retries, next), None);
+    assert_eq!((retries.refused(), retries.next_time()), (0, Some(next + after)));
+    let (mut retries, now) = refused(true);
+    retries.completed(HERE, &name("a"), now);
+    assert_eq!(retries.next_time(), None, "its writer raises events");
+}
+
 proptest! {
     /// After any step the counts and the schedule agree with the entries.
     #[test]
@@ -126,7 +163,7 @@ proptest! {
                 4 if seconds == 0 => retries.gone(id, &name),
                 4 if seconds == 1 => retries.closed(id, &name),
                 4 if seconds == 2 => retries.completed(id, &name, now),
-                4 => retries.forget(id, &name),
+                4 => retries.forget(id, &name, now),
                 5 => drop(retries.hurry(id, &name, now)),
                 6 => retries.remove_directory(id),
                 7 => drop(due(&mut retries, now)),

@@ -38,11 +38,11 @@ impl State {
         self.remove_directories(&removed, now);
         match resolved {
             Resolved::New(new) => {
-                self.retries.forget(parent, name);
+                self.retries.forget(parent, name, now);
                 self.enter(new, depth);
             }
             Resolved::Same { id, again } => {
-                self.retries.forget(parent, name);
+                self.retries.forget(parent, name, now);
                 self.stays(id, origin, again, depth);
             }
             Resolved::Nothing => {

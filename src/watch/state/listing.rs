@@ -102,7 +102,7 @@ impl State {
             }
             (Err(errno), _) => return Err(errno),
         };
-        self.retries.forget(id, &Name::from(&b""[..]));
+        self.retries.forget(id, &Name::from(&b""[..]), now);
         if self.progress.phase() == Phase::Starting {
             self.count_names(listing.files.len());
         }
@@ -161,7 +161,7 @@ impl State {
         let comparison = Confirmed::compare(node, name, &stat, self.rescan.publishes_known());
         match comparison {
             Comparison::Confirmed => {
-                self.retries.forget(id, name);
+                self.retries.forget(id, name, now);
                 // A job in flight may have read another file, whose directory was at this path for a moment.
                 self.pending.read_again(id, name, false, seen_at);
                 return;
