@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -154,10 +154,54 @@ fn a_running_service_is_compared_and_not_disturbed() {
     }
     world.pass_sentinel();
     wait_for_rows(&mut world, 301);
-    let part = verify(&world.data, &state).arg(&world.outside).run().expect_code(1);
-    assert!(part.stdout.contains("never confirmed") && !part.stdout.contains("file-"), "another directory: {part:?}");
     let ended = world.stop_service();
     assert!(!ended.stderr.contains("WARN"), "{}", ended.stderr);
+}
+
+/// As the service does, which publishes nothing of them.
+#[test]
+fn what_leads_out_of_the_data_directory_is_no_difference() {
+    let (mut world, state) = world();
+    fs::write(world.outside.join("file"), "elsewhere").unwrap();
+    symlink(world.outside.join("file"), world.path("out")).unwrap();
+    symlink("nothing", world.path("dangling")).unwrap();
+    publish(&mut world, &state, &["file", "retargeted"]);
+    symlink("file", world.path("inside")).unwrap();
+    fs::remove_file(world.path("retargeted")).unwrap();
+    symlink(world.outside.join("file"), world.path("retargeted")).unwrap();
+    let ended = verify(&world.data, &state).run().expect_code(1);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let [never, totals] = lines[..] else { panic!("{ended:?}") };
+    assert_eq!(never, format!("never confirmed  {:?}", world.path("inside")));
+    assert!(
+        totals.starts_with("2 files")
+            && totals.ends_with("; 2 links that lead out of their data directory, which have no message"),
+        "{totals}"
+    );
+    fs::remove_file(world.path("inside")).unwrap();
+    for more in [&[][..], &["--content"]] {
+        let ended = verify(&world.data, &state).arg("--json").args(more).run().expect_code(0);
+        let totals = objects(&ended.stdout).pop().unwrap();
+        assert!(totals["files"] == 1 && totals["same"] == 1 && totals["leads_out"] == 2, "{totals:#}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_in_no_data_directory_is_refused() {
+    let (mut world, state) = world();
+    fs::create_dir(world.path("sub")).unwrap();
+    publish(&mut world, &state, &["sub/file"]);
+    for outside in [world.outside.as_path(), Path::new("/")] {
+        let ended = verify(&world.data, &state).arg(outside).run().expect_code(2);
+        ended.assert_one_line(&[&format!("{outside:?} is no data directory")]);
+        assert!(
+            ended.stderr.contains(&format!("{:?}", world.data)) && ended.stderr.contains("--data-dir"),
+            "{ended:?}"
+        );
+    }
+    for inside in [world.data.as_path(), &world.path("sub")] {
+        assert!(verify(&world.data, &state).arg(inside).run().expect_code(0).stdout.contains("1 as confirmed"));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod judge;
 mod totals;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::walk::{Start, Walk};
 use crate::cli::{Output, Settings};
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::error::{Error, StopSignal, os_message};
+use crate::error::{Error, StopSignal, named, os_message};
 use crate::files::listing::{FileStat, look, target_of};
 use crate::files::root::{Root, open_root};
 use crate::files::unread::Unread;
@@ -71,6 +71,7 @@ pub fn run(settings: &Settings, directory: Option<&Path>, options: &Options) -> 
     let no_ledger =
         || Error::usage("--state-dir (STATE_DIRECTORY): there is no ledger to compare with", "name the service's");
     let state = settings.state_dir.as_deref().ok_or_else(no_ledger)?;
+    let below = scope(&config.roots, directory)?;
     let signals = CaughtSignals::listen(Caller::OneShot)?;
     let snapshot = Snapshot::take(state)?;
     if snapshot.behind {
@@ -80,8 +81,7 @@ pub fn run(settings: &Settings, directory: Option<&Path>, options: &Options) -> 
             "the ledger in {state:?} holds rows that ought to be deleted, because its disk was full: published files may be shown as changed"
         );
     }
-    let (roots, below) = scope(config.roots, directory)?;
-    let roots = prepare(roots)?;
+    let roots = prepare(config.roots)?;
     let starts = starts(&roots, below);
     let filter = Arc::new(config.filter);
     let mut pipeline = config.pipeline;
@@ -106,20 +106,24 @@ pub fn run(settings: &Settings, directory: Option<&Path>, options: &Options) -> 
 /// The path of a data directory, and what is compared of it: the path below it.
 type Part = (PathBuf, Vec<u8>);
 
-/// The directories that are opened, and which part of one of them is compared where one was named. A directory that lies in a
-/// data directory is compared as a part of it, so that the globs mean the same.
-fn scope(mut roots: Vec<Root>, directory: Option<&Path>) -> Result<(Vec<Root>, Option<Part>), Error> {
-    let Some(directory) = directory else { return Ok((roots, None)) };
+/// Which part of which data directory is compared where one was named. It is compared as a part, so that the globs mean the
+/// same.
+///
+/// # Errors
+/// [`Error::Usage`]: it is in no data directory, so that the ledger has nothing of it. [`Error::DataDirectory`]: it cannot be
+/// opened.
+fn scope(roots: &[Root], directory: Option<&Path>) -> Result<Option<Part>, Error> {
+    let Some(directory) = directory else { return Ok(None) };
     let own = open_root(directory)?;
-    let real = own.path().to_owned();
-    if let Some(root) = roots.iter().find(|root| real.starts_with(root.path())) {
-        let below = real.strip_prefix(root.path()).unwrap_or(Path::new(""));
-        let part = (root.path().to_owned(), below.as_os_str().as_encoded_bytes().to_vec());
-        return Ok((roots, Some(part)));
-    }
-    roots.clear();
-    roots.push(own);
-    Ok((roots, Some((real, Vec::new()))))
+    let below = |root: &Root| Some((root.path().to_owned(), own.path().strip_prefix(root.path()).ok()?.to_owned()));
+    let Some((root, below)) = roots.iter().find_map(below) else {
+        let watched = named(roots.iter().map(Root::path));
+        return Err(Error::usage(
+            format!("{directory:?} is no data directory, nor does it lie in one: nothing of it is published"),
+            format!("name one in {watched}, or set DATA_DIRECTORY (--data-dir) as it is set for the service"),
+        ));
+    };
+    Ok(Some((root, below.into_os_string().into_encoded_bytes())))
 }
 
 fn starts(roots: &[Arc<Root>], part: Option<Part>) -> Vec<Start> {
@@ -248,7 +252,7 @@ impl Verify {
         let (root, below) = (job.directory.root(), job.directory.below(&job.name));
         let version = match look(root, &below) {
             Ok(Some(FileStat { regular: true, version, .. })) => Some(version),
-            // A link that leads nowhere, or out of the directory, has no message.
+            // A link that leads nowhere has no message.
             Ok(Some(_)) => target_of(root, &below),
             Ok(None) => None,
             Err(errno) => {
@@ -260,9 +264,14 @@ impl Verify {
         let path = job.directory.absolute(&job.name);
         let confirmed = self.snapshot.row(&path)?;
         let row = confirmed.map(|row| row.shown(&path));
+        let judged = judge(row.as_ref(), &version, self.early);
+        if matches!(judged, Judged::Differs(_)) && leads_out(root, &below) {
+            self.totals.lead_out += 1;
+            return Ok(None);
+        }
         self.totals.files += 1;
         self.totals.bytes += version.size;
-        match judge(row.as_ref(), &version, self.early) {
+        match judged {
             Judged::Early => self.totals.early += 1,
             Judged::Differs(kind) => self.totals.note(kind, &path, None)?,
             Judged::Same { same_version } => {
@@ -350,6 +359,12 @@ impl Verify {
     }
 }
 
+/// Whether the service refuses to read what is at a path: a link out of the data directory, or a file of another file system.
+/// It is asked only of what differs, because it opens the file.
+fn leads_out(root: &Root, below: &[u8]) -> bool {
+    CString::new(below).is_ok_and(|below| matches!(root.open_file(&below), Err(Unread::LeadsOut)))
+}
+
 /// Whether names came or went since then in the directory of a path, or in the next one above it that is still there.
 fn changed_since(path: &[u8], early: Timestamp) -> bool {
     let above = Path::new(OsStr::from_bytes(path)).ancestors().skip(1).find_map(|above| stat(above).ok());
@@ -368,7 +383,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().canonicalize().unwrap();
         fs::create_dir_all(real.join("sub/deep")).unwrap();
-        let (roots, part) = scope(vec![open_root(&real).unwrap()], Some(&real.join("sub"))).unwrap();
+        let roots = vec![open_root(&real).unwrap()];
+        assert_eq!(scope(&roots, None).unwrap(), None);
+        assert_eq!(scope(&roots, Some(&real)).unwrap(), Some((real.clone(), Vec::new())));
+        let part = scope(&roots, Some(&real.join("sub"))).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        for not_in_one in [other.path(), Path::new("/")] {
+            let error = scope(&roots, Some(not_in_one)).unwrap_err();
+            let named = error.to_string().contains(&format!("{not_in_one:?}"))
+                && error.to_string().contains(&format!("{real:?}"));
+            assert!(named && error.exit_status() == 2, "{error}");
+        }
         let roots: Vec<Arc<Root>> = roots.into_iter().map(Arc::new).collect();
         let filter = Arc::new(Filter::new(&[], &["*.tmp".into()], false).unwrap());
         let within = |recursive, part: Option<Part>, name: &str| {
@@ -381,8 +406,5 @@ mod tests {
         assert_eq!(within(false, part.clone(), "sub/a"), Some(b"sub/a".to_vec()));
         assert!(within(true, part.clone(), "a").is_none() && within(true, part, "subs/a").is_none());
         assert!(within(false, None, "a").is_some() && within(true, None, "a.tmp").is_none());
-        let other = tempfile::tempdir().unwrap();
-        let (roots, part) = scope(vec![open_root(&real).unwrap()], Some(other.path())).unwrap();
-        assert_eq!((roots.len(), part), (1, Some((other.path().canonicalize().unwrap(), Vec::new()))));
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Totals {
     pub(super) same: u64,
     /// Those that are not judged, because they have changed too lately.
     pub(super) early: u64,
+    /// Links and files that the service refuses, because they lead out of the data directory.
+    pub(super) lead_out: u64,
     /// Directories that could not be listed. The walk has named each.
     pub(super) unlisted: u64,
     counts: [u64; Kind::ALL.len()],
@@ -69,7 +71,7 @@ pub(super) struct Totals {
 impl Totals {
     /// Nothing yet.
     pub(super) fn new(json: bool) -> Self {
-        Self { json, files: 0, bytes: 0, same: 0, early: 0, unlisted: 0, counts: [0; Kind::ALL.len()] }
+        Self { json, files: 0, bytes: 0, same: 0, early: 0, lead_out: 0, unlisted: 0, counts: [0; Kind::ALL.len()] }
     }
 
     /// Counts and prints how a path differs.
@@ -104,11 +106,11 @@ impl Totals {
     /// # Errors
     /// [`Error::Stdout`].
     pub(super) fn print(&self) -> Result<(), Error> {
-        let Self { json, files, bytes, same, early, unlisted, counts } = self;
+        let Self { json, files, bytes, same, early, lead_out, unlisted, counts } = self;
         if *json {
             let mut said = json!({
                 "kind": "totals", "files": files, "bytes": bytes, "same": same, "not_judged": early,
-                "directories_not_listed": unlisted,
+                "leads_out": lead_out, "directories_not_listed": unlisted,
             });
             Kind::ALL.iter().zip(counts).for_each(|(kind, count)| said[kind.word()] = (*count).into());
             return show(&format!("{said}\n"));
@@ -116,8 +118,13 @@ impl Totals {
         let differing: Vec<String> =
             Kind::ALL.iter().zip(counts).map(|(kind, count)| format!("{count} {}", kind.words())).collect();
         let early = if *early > 0 { format!("; {early} changed too lately to be judged") } else { String::new() };
+        let refused = match lead_out {
+            0 => String::new(),
+            1 => "; 1 link that leads out of its data directory, which has no message".to_owned(),
+            links => format!("; {links} links that lead out of their data directory, which have no message"),
+        };
         let bytes = DecimalBytes(*bytes);
-        show(&format!("{files} files ({bytes}): {same} as confirmed, {}{early}\n", differing.join(", ")))
+        show(&format!("{files} files ({bytes}): {same} as confirmed, {}{early}{refused}\n", differing.join(", ")))
     }
 }
 
