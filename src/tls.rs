@@ -1,7 +1,6 @@
 //! TLS: the trusted authorities, our client certificate, and the error line for each failed handshake.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, ConfigBuilder, Ro
 
 use crate::cli::AmqpSettings;
 use crate::error::{Error, os_message};
+use crate::files::whole::read_whole;
 
 /// The longest PEM file that is read, in bytes. A system's whole bundle of authorities has some 250,000.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -130,15 +130,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, Error> {
-    let refuse = |cause: &str| refuse(setting, path, cause, "name a PEM file that this user may read");
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| refuse(&os_message(&error)))?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(refuse(&format!("it is longer than {PEM_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    let refuse = |cause: String| refuse(setting, path, &cause, "name a PEM file that this user may read");
+    read_whole(path, PEM_BYTES_MAX)
+        .map_err(|error| Error::of_setting(format!("{setting}: {path:?} cannot be read"), error, refuse))
 }
 
 fn unfit(error: &rustls::Error) -> String {

@@ -2,16 +2,15 @@
 //! Kubernetes, credentials of systemd).
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::parts::{NEXT, Parts};
 use crate::cli::{AMQP_URL_DEFAULT, AmqpSettings};
-use crate::error::{Error, os_message};
+use crate::error::Error;
+use crate::files::whole::read_whole;
 
 /// The longest secret that is read, in bytes: no login needs more, and a file that is longer is another one.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -118,20 +117,14 @@ pub(super) fn with_password_file(
 /// Reads a secret, without one newline at its end. No error shows what the file holds.
 fn read(setting: &str, file: &Path, what: &str) -> Result<String, Error> {
     let refuse = |cause: &str, next: &str| unusable(setting, file, cause, next);
-    let right = "name a file that this user may read";
-    let unreadable = |error: std::io::Error| refuse(&os_message(&error), right);
-    // A FIFO that nobody writes to would hold up the start for ever.
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).custom_flags(libc::O_NONBLOCK).open(file).map_err(unreadable)?;
-    if !opened.metadata().map_err(unreadable)?.is_file() {
-        return Err(refuse("it is not a regular file", right));
-    }
-    let mut bytes = Vec::new();
-    opened.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     let next = format!("write {what} into it, and nothing else");
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(refuse(&format!("it is longer than {SECRET_BYTES_MAX} bytes"), &next));
-    }
+    let bytes = read_whole(file, SECRET_BYTES_MAX).map_err(|error| {
+        let next = match error.kind() {
+            io::ErrorKind::FileTooLarge => &next,
+            _ => "name a file that this user may read",
+        };
+        Error::of_setting(format!("{setting}: {file:?} cannot be read"), error, |cause| refuse(&cause, next))
+    })?;
     let mut secret = String::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8", &next))?;
     if secret.ends_with('\n') {
         secret.pop();

@@ -10,4 +10,5 @@ pub mod names;
 pub mod root;
 pub mod unread;
 pub mod version;
+pub mod whole;
 pub mod writers;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::support::broker::{self, NO_BROKER};
 use crate::support::consumer::{block_on, connect, declare_exchange};
+use crate::support::files::fifo;
 use crate::support::namespaces::{self, Mounted};
 use crate::support::seccomp::{io_uring_is_allowed, without_io_uring};
 use crate::support::service::Ended;
@@ -207,8 +208,21 @@ fn the_settings_of_a_file_are_checked() {
     assert_verdict(&check().run().expect_code(1), "broker", "fail", &["host:port"]);
     fs::write(&file, "INGESTOR_WORKERS=none\n").unwrap();
     assert!(check().run().expect_code(2).stderr.contains("INGESTOR_WORKERS"));
+    fs::write(&file, "#".repeat(1024 * 1024 + 1)).unwrap();
+    check().run().expect_code(2).assert_one_line(&["settings.env\" cannot be read: it is longer than 1048576 bytes"]);
     fs::remove_file(&file).unwrap();
-    assert!(check().run().expect_code(2).stderr.contains("settings.env\" cannot be read"));
+    check().run().expect_code(2).assert_one_line(&["settings.env\" cannot be read: No such file"]);
+}
+
+/// A FIFO would be waited for, and a device read without an end.
+#[test]
+fn settings_are_read_from_a_regular_file_alone() {
+    let (_root, data, outside) = directories();
+    fifo(&outside.join("fifo"));
+    for other in [&outside.join("fifo"), Path::new("/dev/zero"), &outside] {
+        let ended = doctor(&data, NO_BROKER).arg("--env-file").arg(other).run().expect_code(2);
+        ended.assert_one_line(&[&format!("{other:?} cannot be read: it is not a regular file")]);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVer
 
 use crate::support::broker::tls_error;
 use crate::support::certificates::{Authority, Certified, named};
+use crate::support::files::fifo;
 use crate::support::setup::Setup;
 use crate::support::world::directories;
 
@@ -135,8 +136,10 @@ fn files_that_cannot_be_used_are_refused_by_name() {
         written("secret.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----\n");
     let damaged = written("damaged.pem", "-----BEGIN CERTIFICATE-----\nc2VjcmV0\n-----END CERTIFICATE-----\n");
     let missing = outside.join("missing.pem");
+    let endless = outside.join("fifo");
+    fifo(&endless);
 
-    for path in [&missing, &empty, &damaged, &key, &outside] {
+    for path in [&missing, &empty, &damaged, &key, &outside, &endless] {
         assert_unusable(URL, &[(CA, path)], &[&format!("({CA}): {path:?}")]);
     }
     for path in [&missing, &empty, &key, &outside] {

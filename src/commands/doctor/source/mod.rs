@@ -11,14 +11,18 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs, io};
+use std::{env, io};
 
 use env_file::EnvFile;
 use unit::Unit;
 
 use super::check::Check;
 use crate::cli;
-use crate::error::{Error, os_message};
+use crate::error::Error;
+use crate::files::whole::read_whole;
+
+/// The longest file of settings that is read, in bytes: all settings with long globs take a hundredth of it.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What was asked for.
 #[derive(Debug, Default, Clone, Copy)]
@@ -65,7 +69,7 @@ impl Source {
     /// Begins the program again, with the settings of the source. It comes back only when that cannot be done.
     ///
     /// # Errors
-    /// [`Error::Usage`] when a file cannot be read, [`Error::Internal`] when the program cannot be started.
+    /// [`Error::Usage`] when a file cannot be read, [`Error::System`] when the program cannot be started.
     pub(super) fn begin_again(&self, asked: &Asked<'_>) -> Result<(), Error> {
         let (mut variables, files) = match self {
             Self::Own => return Ok(()),
@@ -76,14 +80,14 @@ impl Source {
             let file = read(path, optional)?;
             variables.extend(file.variables.into_iter().map(|(name, value)| (name.into(), value.into())));
         }
-        let program = env::current_exe().map_err(|error| not_again(&error))?;
+        let program = env::current_exe().map_err(not_again)?;
         let mut command = Command::new(program);
         command.args(env::args_os().skip(1));
         if let (Self::Unit(unit), None) = (self, asked.unit) {
             command.args(["--unit", &unit.name]);
         }
         command.arg("--settings-loaded").env_clear().envs(without_settings()).envs(with_one_url(variables));
-        Err(not_again(&command.exec()))
+        Err(not_again(command.exec()))
     }
 
     /// What there is to say of the source.
@@ -118,18 +122,19 @@ fn with_one_url(variables: Vec<(OsString, OsString)>) -> BTreeMap<OsString, OsSt
 }
 
 fn read(path: &Path, optional: bool) -> Result<EnvFile, Error> {
-    match fs::read(path) {
+    match read_whole(path, FILE_BYTES_MAX) {
         Ok(bytes) => Ok(EnvFile::parse(&String::from_utf8_lossy(&bytes))),
         Err(error) if optional && error.kind() == io::ErrorKind::NotFound => Ok(EnvFile::default()),
-        Err(error) => Err(Error::usage(
-            format!("the settings file {path:?} cannot be read: {}", os_message(&error)),
-            "name another by --env-file, or ask as root",
-        )),
+        Err(error) => {
+            let unread = format!("the settings file {path:?} cannot be read");
+            let next = "name another by --env-file, or ask as root";
+            Err(Error::of_setting(unread.clone(), error, |cause| Error::usage(format!("{unread}: {cause}"), next)))
+        }
     }
 }
 
-fn not_again(error: &io::Error) -> Error {
-    Error::Internal(format!("doctor cannot begin again with other settings: {}", os_message(error)))
+fn not_again(cause: io::Error) -> Error {
+    Error::system("doctor cannot begin again with other settings", cause)
 }
 
 fn file_check(path: &Path, optional: bool) -> Check {
