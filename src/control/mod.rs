@@ -131,7 +131,8 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn refuse_address(address: SocketAddr, error: io::Error) -> Error {
-    let refused = |cause| Error::MetricsAddress { address, cause };
+    let taken = error.kind() == io::ErrorKind::AddrInUse;
+    let refused = |cause| Error::MetricsAddress { address, cause, taken };
     Error::of_setting(format!("no socket for {address}"), error, refused)
 }
 
@@ -318,7 +319,7 @@ mod tests {
     fn an_address_is_free_until_somebody_listens_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(matches!(address_is_free(address), Err(Error::MetricsAddress { .. })));
+        assert!(matches!(address_is_free(address), Err(Error::MetricsAddress { taken: true, .. })));
         drop(listener);
         address_is_free(address).unwrap();
         TcpListener::bind(address).unwrap();
