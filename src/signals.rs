@@ -5,6 +5,7 @@
 use std::mem::MaybeUninit;
 use std::os::raw::c_int;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use std::{process, ptr, thread};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -35,6 +36,10 @@ pub enum Caller {
     Listener,
 }
 
+/// The orderly end takes 10 s at most: the sum of [`STOP_TIMEOUT`](crate::dispatch::STOP_TIMEOUT) and of the time to close the
+/// connection. One that has not come to its own end then never may.
+const END_TIMEOUT: Duration = Duration::from_secs(11);
+
 type Act = Box<dyn Fn(Request) + Send + Sync>;
 
 /// The first signal that asks for the end is passed on, the second ends the process at once. So does the first one before
@@ -53,7 +58,11 @@ impl CaughtSignals {
             .map_err(|cause| Error::system("cannot listen for signals", cause))?;
         let act = Arc::new(OnceLock::<Act>::new());
         let caught = Self(Arc::clone(&act));
+        // From now on only the signals' own thread handles them: this one, and those that it makes, may hang in a call to a
+        // file system, where no handler runs (and the kernel prefers this one: signal(7), pthread_sigmask(3)).
+        mask(libc::SIG_BLOCK);
         let listen = move || {
+            mask(libc::SIG_UNBLOCK);
             let mut asked = false;
             for number in signals.forever() {
                 match (request(number, caller), act.get()) {
@@ -62,6 +71,9 @@ impl CaughtSignals {
                     (Request::Stop(signal), Some(act)) => {
                         asked = true;
                         act(Request::Stop(signal));
+                        if caller == Caller::Service {
+                            end_in_time(signal);
+                        }
                     }
                     (Request::Rescan, Some(act)) => act(Request::Rescan),
                     // The start lists the directories anyway.
@@ -115,6 +127,23 @@ fn end_before_the_start(signal: StopSignal, caller: Caller) -> ! {
     process::exit(status.into())
 }
 
+/// Ends the process, unless it has ended by then: a main thread that hangs in a call to a file system reads no mailbox.
+fn end_in_time(signal: StopSignal) {
+    let wait = move || {
+        thread::sleep(END_TIMEOUT);
+        tracing::warn!(
+            event = "ended_by_force",
+            %signal,
+            seconds = END_TIMEOUT.as_secs(),
+            "{signal}: the end has taken {} s, and is not waited for any more; a file system that does not answer is one reason",
+            END_TIMEOUT.as_secs()
+        );
+        end_at_once(signal, Caller::Service);
+    };
+    // Without a thread the second signal does it.
+    let _ = thread::Builder::new().name("end".to_owned()).spawn(wait);
+}
+
 #[expect(clippy::exit, reason = "the main thread is not asked")]
 fn end_at_once(signal: StopSignal, caller: Caller) -> ! {
     logging::finish();
@@ -128,16 +157,24 @@ fn end_at_once(signal: StopSignal, caller: Caller) -> ! {
 /// (`ulimit -f`, `LimitFSIZE=`) fails with EFBIG, as on a full disk it fails with ENOSPC (setrlimit(2)). SIGPIPE is ignored
 /// by the standard library, and a write to a pipe that nobody reads fails with EPIPE.
 pub fn prepare() {
+    mask(libc::SIG_UNBLOCK);
+    // SAFETY: SIG_IGN installs no handler, so no code of ours can run at a bad moment.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// Blocks or unblocks the signals that are handled, in this thread and those that it makes.
+fn mask(how: c_int) {
     let mut handled = MaybeUninit::uninit();
     // SAFETY: sigemptyset initializes the set that the two other functions read, sigaddset gets signals that exist, and the
-    // former mask is not asked for. SIG_IGN installs no handler, so no code of ours can run at a bad moment.
+    // former mask is not asked for.
     unsafe {
         libc::sigemptyset(handled.as_mut_ptr());
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             libc::sigaddset(handled.as_mut_ptr(), signal);
         }
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, handled.as_ptr(), ptr::null_mut());
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::pthread_sigmask(how, handled.as_ptr(), ptr::null_mut());
     }
 }
 

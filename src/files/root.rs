@@ -77,12 +77,16 @@ impl Root {
     /// # Errors
     /// The error of stat(2), unless it means that the path is gone.
     pub fn still_there(&self) -> Result<bool, Errno> {
-        let held = fstat(&self.dir)?;
-        match rustix::fs::stat(self.path()) {
-            Ok(found) => Ok(same_file(&held, &found) && held.st_nlink > 0),
-            Err(errno) => match meaning(Call::Stat, errno) {
-                Meaning::Gone | Meaning::NotRegular => Ok(false),
-                _ => Err(errno),
+        let held = fstat(&self.dir);
+        match rustix::fs::stat(self.path()).map_err(|errno| (errno, meaning(Call::Stat, errno))) {
+            Err((_, Meaning::Gone | Meaning::NotRegular)) => Ok(false),
+            Err((errno, _)) => Err(errno),
+            Ok(found) => match held {
+                Ok(held) => Ok(same_file(&held, &found) && held.st_nlink > 0),
+                // The descriptor's file system was dead already, for good (the server of a FUSE mount has ended, the
+                // handle is none of the NFS server's any more): what is at the path is another one.
+                Err(Errno::NOTCONN | Errno::STALE) => Ok(false),
+                Err(errno) => Err(errno),
             },
         }
     }

@@ -13,6 +13,7 @@ pub mod pending;
 mod renames;
 pub mod rescan;
 pub mod retry;
+mod root_checks;
 mod schedule;
 mod state;
 mod target_directories;
@@ -25,6 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inotify::Watch;
+use root_checks::{ROOT_CHECK, RootChecks};
 use state::{BATCH_MAX, State};
 use tree::Tree;
 
@@ -48,15 +50,12 @@ const READS_IN_A_ROW: usize = 8;
 /// Watches ended in a row. Each end is an event in the kernel's queue, which holds 16,384 by default.
 const ENDS_IN_A_ROW: usize = 4096;
 
-/// How often the path is compared with the directory that is watched: it can be replaced or covered by a
-/// mount without any event.
-const ROOT_CHECK: Duration = Duration::from_secs(1);
-
 /// The source of jobs for `watch`.
 pub struct Watcher {
     watch: Watch,
     state: State,
     dispatcher: Dispatcher,
+    roots: RootChecks,
     rescan: Option<Duration>,
     /// How fast files come.
     pace: Pace,
@@ -67,7 +66,7 @@ impl Watcher {
     /// The watch was set up first, and the directories are listed now: what lands in between is seen by both.
     ///
     /// # Errors
-    /// [`Error::Watch`], or [`Error::DataDirectory`] when it cannot be listed.
+    /// [`Error::Watch`], [`Error::DataDirectory`] when it cannot be listed, or [`Error::Threads`].
     pub fn new(
         roots: &[Arc<Root>],
         watch: Watch,
@@ -77,11 +76,20 @@ impl Watcher {
         settings: WatchSettings,
         progress: Arc<Progress>,
     ) -> Result<Self, Error> {
+        let root_checks = RootChecks::start(roots)?;
         let tree = Tree::new(roots.iter().zip(watch.roots()), watch.watches()?);
         let mut state = State::new(tree, filter, &settings, Arc::clone(&progress));
         state.list_all(store.is_some(), Instant::now())?;
         state.begin(store, settings.catch_up)?;
-        Ok(Self { watch, state, dispatcher, rescan: settings.rescan, pace: Pace::default(), progress })
+        Ok(Self {
+            watch,
+            state,
+            dispatcher,
+            roots: root_checks,
+            rescan: settings.rescan,
+            pace: Pace::default(),
+            progress,
+        })
     }
 
     /// Follows the directories until a stop is asked for, then finishes what is in progress.
@@ -119,7 +127,7 @@ impl Watcher {
             }
             let now = Instant::now();
             if now >= root_check {
-                self.state.check_roots(now)?;
+                self.state.check_roots(self.roots.answers(), now)?;
                 root_check = now + ROOT_CHECK;
                 self.state.report(now);
             }

@@ -4,12 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::control::wait_for_health;
 use crate::support::seccomp::io_uring_is_allowed;
 use crate::support::service::Service;
 use crate::support::setup::Setup;
 use crate::support::skip;
 use crate::support::slow_directory::SlowDirectory;
+use crate::support::wait::retry;
 use crate::support::world::directories;
 
 fn watch_both(slow: &SlowDirectory, fast: &Path, engine: &str) -> Service {
@@ -24,6 +27,10 @@ fn watch_both(slow: &SlowDirectory, fast: &Path, engine: &str) -> Service {
         .spawn();
     service.wait_ready();
     service
+}
+
+fn to_stdout(directory: &Path) -> Setup {
+    Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", directory)
 }
 
 fn delays_its_own_files_alone(engine: &str) {
@@ -60,6 +67,69 @@ fn a_hanging_directory_delays_its_own_files_alone() {
 #[test]
 fn a_hanging_directory_delays_its_own_files_with_blocking_reads() {
     delays_its_own_files_alone("blocking");
+}
+
+/// Waits until a thread of the service waits for the answer of a file system in user space. `main`: the main thread.
+fn wait_until_it_hangs(service: &Service, main: bool) {
+    let tasks = format!("/proc/{}/task", service.id());
+    retry("a thread that waits for the file system", || {
+        let threads = fs::read_dir(&tasks).expect("it runs").flatten();
+        let mut threads = threads.filter(|thread| !main || thread.file_name() == *service.id().to_string());
+        let waits = |at: String| at.contains("fuse") || at.contains("request_wait_answer");
+        match threads.any(|thread| fs::read_to_string(thread.path().join("wchan")).is_ok_and(waits)) {
+            true => Ok(()),
+            false => Err(service.stderr()),
+        }
+    });
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_at_all_delays_its_own_files_alone() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    let service = watch_both(&slow, &fast, "blocking");
+    slow.freeze();
+    wait_until_it_hangs(&service, false);
+    fs::write(fast.join("fast"), "y").unwrap();
+    service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
+    service.stop();
+}
+
+/// A listing hangs in the main thread: its data directory is rescanned.
+fn hung_main_thread() -> Option<(SlowDirectory, Service)> {
+    let slow = SlowDirectory::mount()?;
+    let service = to_stdout(&slow.path).args(&["--rescan-seconds", "1"]).spawn();
+    service.wait_ready();
+    slow.freeze();
+    wait_until_it_hangs(&service, true);
+    Some((slow, service))
+}
+
+#[test]
+fn a_second_signal_ends_a_service_whose_main_thread_hangs() {
+    let Some((_slow, mut service)) = hung_main_thread() else { return };
+    retry("its end", || {
+        service.signal(Signal::TERM);
+        if service.is_running() { Err(service.stderr()) } else { Ok(()) }
+    });
+    service.wait_exit().expect_code(1);
+}
+
+#[test]
+fn one_signal_ends_a_service_whose_main_thread_hangs_in_time() {
+    let Some((_slow, service)) = hung_main_thread() else { return };
+    service.signal(Signal::TERM);
+    let ended = service.wait_exit().expect_code(1);
+    assert!(ended.stderr.contains("ended_by_force"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_directory_whose_file_system_has_died_and_is_unmounted_is_gone() {
+    let Some(mut slow) = SlowDirectory::mount() else { return };
+    let service = to_stdout(&slow.path).spawn();
+    service.wait_ready();
+    slow.die_and_unmount();
+    service.wait_exit().expect_code(1).assert_one_error("leads elsewhere");
 }
 
 /// A read that has begun cannot be canceled and delays the process's end, so that none that takes 5 s may begin late.

@@ -8,17 +8,22 @@ use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::progress::Phase;
 use crate::watch::retry::Retry;
+use crate::watch::root_checks::Answer;
 use crate::watch::tree::{Node, Origin, Removed, Resolved};
 
 impl State {
-    /// Compares each data directory with what its path leads to. One that cannot be looked at for the moment is listed again
-    /// once it can be.
+    /// Takes the answers whether each data directory is still at its path. One that cannot be looked at for the moment is
+    /// listed again once it can be.
     ///
     /// # Errors
     /// [`Error::DirectoryGone`].
-    pub(in crate::watch) fn check_roots(&mut self, now: Instant) -> Result<(), Error> {
-        for directory in self.tree.roots().to_vec() {
-            match directory.root().still_there() {
+    pub(in crate::watch) fn check_roots(
+        &mut self,
+        answers: impl Iterator<Item = Answer>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        for (directory, answer) in self.tree.roots().to_vec().into_iter().zip(answers) {
+            match answer {
                 Ok(true) => {}
                 Ok(false) => return Err(directory_gone(directory.root(), "its path leads elsewhere")),
                 Err(errno) => self.refuse_listing(directory.id(), errno, now),

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::wait::retry;
@@ -63,6 +64,20 @@ impl SlowDirectory {
     /// Sets how many seconds each read takes from now on.
     pub fn set_delay(&self, seconds: u32) {
         fs::write(&self.delay, seconds.to_string()).expect("a file");
+    }
+
+    /// SIGSTOP: no call to the file system is answered any more.
+    pub fn freeze(&self) {
+        let server = Pid::from_raw(self.server.id().cast_signed()).expect("the id of a process");
+        kill_process(server, Signal::STOP).expect("it runs");
+    }
+
+    /// The server dies, and somebody unmounts what is left.
+    pub fn die_and_unmount(&mut self) {
+        self.server.kill().expect("it runs");
+        self.server.wait().expect("its end");
+        let unmount = Command::new("fusermount3").arg("-uz").arg(&self.path).status();
+        assert!(unmount.expect("fusermount3").success());
     }
 
     pub fn fill(&self, files: usize) {

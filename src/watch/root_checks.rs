@@ -1,0 +1,69 @@
+//! Whether each data directory is still at its path, asked once a second: it can be replaced or covered by a mount without
+//! any event.
+//!
+//! Where a file system hangs, stat(2) does, too. So each volume has a thread that asks, and the watch looks at its answers.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::files::root::Root;
+
+/// The pause between two checks of a volume's data directories.
+pub(super) const ROOT_CHECK: Duration = Duration::from_secs(1);
+
+/// The answer of [`Root::still_there`].
+pub(super) type Answer = Result<bool, Errno>;
+
+/// A data directory, and the last answer.
+#[derive(Debug)]
+struct Check {
+    root: Arc<Root>,
+    answer: Mutex<Answer>,
+}
+
+/// The checks of all data directories. The threads end when it is dropped. One that hangs is not waited for.
+#[derive(Debug)]
+pub(super) struct RootChecks {
+    /// In the order of the data directories.
+    checks: Vec<Arc<Check>>,
+    _until: Vec<Sender<()>>,
+}
+
+impl RootChecks {
+    /// # Errors
+    /// [`Error::Threads`] when a thread cannot be started.
+    pub(super) fn start(roots: &[Arc<Root>]) -> Result<Self, Error> {
+        let checks: Vec<Arc<Check>> =
+            roots.iter().map(|root| Arc::new(Check { root: Arc::clone(root), answer: Mutex::new(Ok(true)) })).collect();
+        let volumes = roots.iter().map(|root| root.volume()).max().map_or(0, |last| last + 1);
+        let until = (0..volumes).map(|volume| {
+            let (sender, until) = mpsc::channel();
+            let own: Vec<_> = checks.iter().filter(|check| check.root.volume() == volume).cloned().collect();
+            let thread = thread::Builder::new().name(format!("roots-{volume}")).spawn(move || ask(&own, &until));
+            thread.map_err(|cause| Error::Threads { what: "a thread that checks data directories", cause })?;
+            Ok(sender)
+        });
+        let until = until.collect::<Result<_, Error>>()?;
+        Ok(Self { checks, _until: until })
+    }
+
+    /// The last answer for each data directory.
+    pub(super) fn answers(&self) -> impl Iterator<Item = Answer> {
+        self.checks.iter().map(|check| *check.answer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks again and again, until the other side of the channel is dropped.
+fn ask(checks: &[Arc<Check>], until: &Receiver<()>) {
+    while until.recv_timeout(ROOT_CHECK) == Err(RecvTimeoutError::Timeout) {
+        for check in checks {
+            let answer = check.root.still_there();
+            *check.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+        }
+    }
+}
