@@ -40,7 +40,8 @@ use crate::status::page::POLICY;
 use crate::streams::stderr;
 use crate::{metrics, notify};
 
-/// The largest number of connections at a time; the next waits to be accepted. A probe and some scrapers need three.
+/// The largest number of connections at a time, of the socket and of the address for metrics each, so that who can reach the
+/// one does not hold up the probe at the other; the next waits to be accepted. A probe and some scrapers need three.
 const CONNECTIONS_MAX: usize = 16;
 
 /// The time that a client has for the head of its request.
@@ -152,14 +153,13 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
 }
 
 async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     if let Some(listener) = unix.and_then(|listener| tokio::net::UnixListener::from_std(listener).ok()) {
-        let (source, permits) = (Arc::clone(&source), Arc::clone(&permits));
-        tokio::spawn(accept(source, permits, async move || listener.accept().await.map(|(stream, _)| stream)));
+        let source = Arc::clone(&source);
+        tokio::spawn(accept(source, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
     if let Some(listener) = tcp.and_then(|listener| tokio::net::TcpListener::from_std(listener).ok()) {
         let source = Arc::clone(&source);
-        tokio::spawn(accept(source, permits, async move || listener.accept().await.map(|(stream, _)| stream)));
+        tokio::spawn(accept(source, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
     tokio::spawn(sample(Arc::clone(&source)));
     notify::keep_informed(&source.progress, source.stall).await;
@@ -177,9 +177,9 @@ async fn sample(source: Arc<Source>) {
 
 async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     source: Arc<Source>,
-    permits: Arc<Semaphore>,
     next: impl AsyncFn() -> io::Result<S>,
 ) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         match next().await {
             Ok(stream) => {
