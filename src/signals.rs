@@ -71,8 +71,8 @@ impl CaughtSignals {
                     (Request::Stop(signal), Some(act)) => {
                         asked = true;
                         act(Request::Stop(signal));
-                        if caller == Caller::Service {
-                            end_in_time(signal);
+                        if caller != Caller::Listener {
+                            end_in_time(signal, caller);
                         }
                     }
                     (Request::Rescan, Some(act)) => act(Request::Rescan),
@@ -128,7 +128,7 @@ fn end_before_the_start(signal: StopSignal, caller: Caller) -> ! {
 }
 
 /// Ends the process, unless it has ended by then: a main thread that hangs in a call to a file system reads no mailbox.
-fn end_in_time(signal: StopSignal) {
+fn end_in_time(signal: StopSignal, caller: Caller) {
     let wait = move || {
         thread::sleep(END_TIMEOUT);
         tracing::warn!(
@@ -138,7 +138,7 @@ fn end_in_time(signal: StopSignal) {
             "{signal}: the end has taken {} s, and is not waited for any more; a file system that does not answer is one reason",
             END_TIMEOUT.as_secs()
         );
-        end_at_once(signal, Caller::Service);
+        end_at_once(signal, caller);
     };
     // Without a thread the second signal does it.
     let _ = thread::Builder::new().name("end".to_owned()).spawn(wait);
