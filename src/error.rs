@@ -97,8 +97,6 @@ pub enum Error {
         address: SocketAddr,
         /// What the kernel said.
         cause: String,
-        /// Another process has it, which may end: the former service, for example.
-        taken: bool,
     },
     /// `health` got no answer from a service.
     NoService {
@@ -215,7 +213,7 @@ impl Error {
             Self::ControlSocket { path, cause } => {
                 format!("INGESTOR_CONTROL_SOCKET (--control-socket): {path:?} cannot be used: {cause}")
             }
-            Self::MetricsAddress { address, cause, .. } => {
+            Self::MetricsAddress { address, cause } => {
                 format!("INGESTOR_METRICS_ADDRESS (--metrics-address): {address} cannot be used: {cause}")
             }
             Self::NoService { socket, cause } => format!("no service answers at {socket:?}: {cause}"),
@@ -248,8 +246,7 @@ impl Error {
             Self::DirectoryGone { .. } => "put it back and start again",
             Self::Unroutable { .. } => "bind a queue, or set --unroutable wait and bind it later",
             Self::ControlSocket { .. } => "name another path, one a service",
-            Self::MetricsAddress { taken: true, .. } => "wait for the end of what listens there, or name another",
-            Self::MetricsAddress { taken: false, .. } => "name another",
+            Self::MetricsAddress { .. } => "name another",
             Self::NoService { .. } => "start it, or name the --control-socket that it was started with",
             Self::Unhealthy(_) => return None,
             Self::Unfit { .. } => "each says above how to mend it",
@@ -306,7 +303,7 @@ impl Error {
             | Self::DataDirectory { .. }
             | Self::StateDirectory { .. }
             | Self::ControlSocket { .. }
-            | Self::MetricsAddress { taken: false, .. } => 2,
+            | Self::MetricsAddress { .. } => 2,
             Self::Interrupted { signal, .. } => signal.exit_status(),
             Self::Logged(error) => error.exit_status(),
             _ if self.is_reader_gone() => 0,

@@ -132,8 +132,7 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn refuse_address(address: SocketAddr, error: io::Error) -> Error {
-    let taken = error.kind() == io::ErrorKind::AddrInUse;
-    let refused = |cause| Error::MetricsAddress { address, cause, taken };
+    let refused = |cause| Error::MetricsAddress { address, cause };
     Error::of_setting(format!("no socket for {address}"), error, refused)
 }
 
@@ -319,7 +318,7 @@ mod tests {
     fn an_address_is_free_until_somebody_listens_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(matches!(address_is_free(address), Err(Error::MetricsAddress { taken: true, .. })));
+        assert!(matches!(address_is_free(address), Err(Error::MetricsAddress { .. })));
         drop(listener);
         address_is_free(address).unwrap();
         TcpListener::bind(address).unwrap();
