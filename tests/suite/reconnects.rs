@@ -170,6 +170,8 @@ fn scan_connects_again_too() {
 fn a_signal_ends_it_while_the_broker_is_away() {
     let linked = Linked::new();
     let idle = linked.watch(60);
+    // Before its end nobody can say that nothing is left.
+    idle.wait_log("the end of the first rescan", |line| line.contains("rescan finished"));
     linked.link.cut();
     idle.wait_log("that the connection is lost", |line| line.contains("WARN") && line.contains("lost"));
     let ended = idle.stop();
