@@ -8,7 +8,7 @@ import time
 from broker import EXCHANGE
 from observe import becoming, say
 
-PAUSE_SECONDS = 12
+PAUSE_SECONDS = 60
 FAULT_SECONDS = 10
 # Sparse: takes the service some seconds, and the disk nothing.
 HUGE_BYTES = 8 << 30
