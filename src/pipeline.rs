@@ -16,7 +16,7 @@ use crate::config::PipelineSettings;
 use crate::dispatch::{Dispatcher, NOTICES_BESIDE_REPORTS, Volume};
 use crate::error::{Error, named};
 use crate::files::inline_reads;
-use crate::files::root::Root;
+use crate::files::root::{Root, volume_count};
 use crate::mailbox::Mailbox;
 use crate::progress::Progress;
 use crate::publish;
@@ -72,8 +72,7 @@ pub fn start(settings: &PipelineSettings, roots: &[Arc<Root>], progress: Arc<Pro
 
 /// The volumes that the data directories are on, with their shares of what may be in flight.
 fn volumes(settings: &PipelineSettings, roots: &[Arc<Root>]) -> Vec<Volume> {
-    let count = roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1);
-    let shares = limits::share_out(settings.workers, count).enumerate();
+    let shares = limits::share_out(settings.workers, volume_count(roots)).enumerate();
     let volume = |(number, workers): (usize, usize)| {
         // A window of unconfirmed messages, and for each thread the files it reads and as many queued ones.
         let bound = settings.publish.window + 2 * workers * FILES_IN_FLIGHT;

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::address::Broker;
 use crate::cli::{RouteSettings, Settings};
+use crate::commands::runtime::runtime;
 use crate::error::Error;
 use crate::logging::{self, Repeats};
 use crate::publish::errors::{answer, failure};
@@ -52,10 +53,7 @@ pub fn run(settings: &Settings, count: Option<NonZeroU32>, time: Option<NonZeroU
     logging::start(settings);
     logging::warn_of_unknown_variables();
     let signals = CaughtSignals::listen(Caller::Listener)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| Error::system("cannot start a runtime", cause))?;
+    let runtime = runtime()?;
     let source = Source { exchange, keys };
     runtime.block_on(listen(&broker, &source, count.map(NonZeroU32::get), time, signals))
 }

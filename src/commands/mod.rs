@@ -8,6 +8,7 @@ pub mod process;
 mod progress_bar;
 mod request;
 pub(crate) mod roots;
+mod runtime;
 pub mod scan;
 pub mod status;
 pub mod verify;

@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
+use crate::commands::runtime::runtime;
 use crate::config::SocketPlaces;
 use crate::control;
 use crate::error::{Error, os_message};
@@ -32,10 +33,7 @@ pub(super) struct Answered {
 pub(super) fn request(places: &SocketPlaces, path: &str, bytes_max: usize) -> Result<Answered, Error> {
     let (socket, stream) = control::reach(places)?;
     let refuse = |cause: String| Error::NoService { socket: socket.to_owned(), cause };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| Error::system("cannot start a runtime", cause))?;
+    let runtime = runtime()?;
     let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(stream, path, bytes_max)).await };
     let (status, body) = match runtime.block_on(asked) {
         Ok(answered) => answered.map_err(refuse)?,

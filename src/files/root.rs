@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat, statat};
 use rustix::io::Errno;
@@ -313,6 +313,12 @@ pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
         roots.push(root);
     }
     Ok(roots)
+}
+
+/// The number of volumes that data directories are on.
+#[must_use]
+pub fn volume_count(roots: &[Arc<Root>]) -> usize {
+    roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1)
 }
 
 /// Opens a data directory.

@@ -19,7 +19,7 @@ use rusqlite::Connection;
 
 use super::row::{Confirmed, StoreError};
 use super::state_directory::{BEHIND, FILE};
-use super::table;
+use super::table::{self, Pages};
 use crate::error::{Error, os_message};
 use crate::files::version::{Timestamp, Version, nanoseconds};
 
@@ -96,17 +96,13 @@ impl Snapshot {
     /// # Errors
     /// [`Error::StateDirectory`]: a row is damaged; or what `take` returns.
     pub fn each(&self, mut take: impl FnMut(&[u8], &Confirmed) -> Result<(), Error>) -> Result<(), Error> {
-        let mut last = Box::default();
-        loop {
-            let page = table::read_page(&self.connection, &last).map_err(|error| self.damaged(&error))?;
-            for (path, row) in page.rows() {
+        let mut pages = Pages::new();
+        while let Some(page) = pages.next(&self.connection) {
+            for (path, row) in page.map_err(|error| self.damaged(&error))?.rows() {
                 take(path, row)?;
             }
-            match page.end() {
-                Some(path) => last = path.into(),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     fn damaged(&self, error: &StoreError) -> Error {

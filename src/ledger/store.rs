@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{io, mem, thread};
+use std::{io, iter, mem, thread};
 
 use rusqlite::Connection;
 
@@ -18,7 +18,7 @@ use super::row::{Confirmed, Rows, StoreError};
 pub use super::state_directory::FILE;
 use super::state_directory::{self, BEHIND, DAMAGED};
 pub use super::table::Fate;
-use super::table::{self, FORM, Page};
+use super::table::{self, FORM, Page, Pages};
 use crate::error::{Error, os_message};
 use crate::files::version::Version;
 use crate::job::Last;
@@ -308,14 +308,13 @@ impl Store {
     }
 }
 
-type Pages = Result<Page, StoreError>;
+type PageRead = Result<Page, StoreError>;
 
 /// Reads all rows by the page, until nobody takes them any more.
-fn read_pages(connection: &Mutex<&mut Connection>, sender: SyncSender<Pages>) {
-    let mut last = Some(Box::default());
-    while let Some(after) = last {
-        let page = table::read_page(&lock(connection), &after);
-        last = page.as_ref().ok().and_then(Page::end).map(Box::from);
+fn read_pages(connection: &Mutex<&mut Connection>, sender: SyncSender<PageRead>) {
+    let mut pages = Pages::new();
+    // Between two pages others can have the lock, also while this thread waits for room.
+    for page in iter::from_fn(|| pages.next(&lock(connection))) {
         if sender.send(page).is_err() {
             return;
         }
@@ -326,7 +325,7 @@ fn read_pages(connection: &Mutex<&mut Connection>, sender: SyncSender<Pages>) {
 /// the changes that could not be written.
 fn take_all(
     connection: &Mutex<&mut Connection>,
-    pages: Receiver<Pages>,
+    pages: Receiver<PageRead>,
     complete: bool,
     mut take: impl FnMut(&[u8], &Confirmed) -> Fate,
 ) -> Result<(i64, Rows), StoreError> {

@@ -169,7 +169,7 @@ pub(super) struct Page {
 
 impl Page {
     /// The last path, or `None` if no rows follow.
-    pub(super) fn end(&self) -> Option<&[u8]> {
+    fn end(&self) -> Option<&[u8]> {
         let (path, _) = self.rows().last().filter(|_| self.rows.len() as i64 == PAGE_ROWS)?;
         Some(path)
     }
@@ -180,8 +180,28 @@ impl Page {
     }
 }
 
+/// All rows by the page.
+pub(super) struct Pages {
+    /// The path behind which the next page begins; `None` at the end, which an error is, too.
+    after: Option<Box<[u8]>>,
+}
+
+impl Pages {
+    /// From the first row on.
+    pub(super) fn new() -> Self {
+        Self { after: Some(Box::default()) }
+    }
+
+    /// Reads the next page.
+    pub(super) fn next(&mut self, connection: &Connection) -> Option<Result<Page, StoreError>> {
+        let page = read_page(connection, &self.after.take()?);
+        self.after = page.as_ref().ok().and_then(Page::end).map(Box::from);
+        Some(page)
+    }
+}
+
 /// Reads the rows behind the path `after`.
-pub(super) fn read_page(connection: &Connection, after: &[u8]) -> Result<Page, StoreError> {
+fn read_page(connection: &Connection, after: &[u8]) -> Result<Page, StoreError> {
     let mut page = Page::default();
     let select = format!("SELECT {COLUMNS} FROM confirmed WHERE path > ?1 ORDER BY path LIMIT ?2");
     let mut select = connection.prepare_cached(&select)?;

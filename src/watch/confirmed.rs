@@ -207,7 +207,6 @@ impl Confirmed {
         for (name, loaded) in self.unlisted.remove(node.directory.prefix()).into_iter().flatten() {
             Self::load(node, &name, loaded);
         }
-        node.known.shrink_to_fit();
         // Usually every known name is listed, and to count is cheaper than to build a set. A name that readdir(3) returns
         // twice, because it was renamed meanwhile, can hide one removed name until the next listing.
         let known = files.iter().filter(|found| node.known.contains_key(&found.name)).count();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::files::root::Root;
+use crate::files::root::{Root, volume_count};
 
 /// The pause between two checks of a volume's data directories.
 pub(super) const ROOT_CHECK: Duration = Duration::from_secs(1);
@@ -40,8 +40,7 @@ impl RootChecks {
     pub(super) fn start(roots: &[Arc<Root>]) -> Result<Self, Error> {
         let checks: Vec<Arc<Check>> =
             roots.iter().map(|root| Arc::new(Check { root: Arc::clone(root), answer: Mutex::new(Ok(true)) })).collect();
-        let volumes = roots.iter().map(|root| root.volume()).max().map_or(0, |last| last + 1);
-        let until = (0..volumes).map(|volume| {
+        let until = (0..volume_count(roots)).map(|volume| {
             let (sender, until) = mpsc::channel();
             let own: Vec<_> = checks.iter().filter(|check| check.root.volume() == volume).cloned().collect();
             let thread = thread::Builder::new().name(format!("roots-{volume}")).spawn(move || ask(&own, &until));

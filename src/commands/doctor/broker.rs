@@ -6,6 +6,7 @@ use super::check::Check;
 use crate::address::Broker;
 use crate::cli::{Output, Settings};
 use crate::commands::roots::publishers;
+use crate::commands::runtime::runtime;
 use crate::config::{Publisher, open_directories};
 use crate::error::Error;
 use crate::publish::exchange::Known;
@@ -30,11 +31,7 @@ pub fn check(settings: &Settings) -> Check {
     // Another check reports directories that cannot be opened.
     let roots: Vec<_> = open_directories(&settings.data_dirs).unwrap_or_default().into_iter().map(Arc::new).collect();
     let publishers = publishers(&roots, &exchange);
-    let checked = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| Error::system("cannot start a runtime", cause))
-        .and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
+    let checked = runtime().and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }
 

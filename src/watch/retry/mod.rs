@@ -247,9 +247,8 @@ impl Retries {
             let (what, tries) = (entry.what, entry.fresh);
             let ends = if what.is_recheck() { entry.age(now) >= RECHECK_TIME } else { !tries && !waits(id, &name) };
             if ends {
-                let recheck = entry.recheck;
-                self.remove_unscheduled(id, &name);
-                self.check_later(id, &name, recheck, now);
+                let ended = self.remove_unscheduled(id, &name);
+                self.check_later(id, &name, ended, now);
             } else {
                 let due = entry.try_again(now, number);
                 self.schedule.insert(due, id, Arc::clone(&name));
@@ -263,15 +262,13 @@ impl Retries {
 
     /// A refused name has succeeded: it was read, entered or listed.
     pub(crate) fn forget(&mut self, id: DirectoryId, name: &Name, now: Instant) {
-        let Some(entry) = self.get(id, name).filter(|entry| entry.what.is_refused()) else { return };
-        let recheck = entry.recheck;
-        self.remove_if(id, name, Retry::is_refused);
-        self.check_later(id, name, recheck, now);
+        let ended = self.remove_if(id, name, Retry::is_refused);
+        self.check_later(id, name, ended, now);
     }
 
     /// What was to be checked of a refused name that has succeeded.
-    fn check_later(&mut self, id: DirectoryId, name: &Name, recheck: Option<Recheck>, now: Instant) {
-        if let Some(Recheck { version, pause }) = recheck {
+    fn check_later(&mut self, id: DirectoryId, name: &Name, ended: Option<Entry>, now: Instant) {
+        if let Some(Recheck { version, pause }) = ended.and_then(|entry| entry.recheck) {
             self.recheck(id, name, version, pause, now);
         }
     }
@@ -308,14 +305,10 @@ impl Retries {
         self.remove_if(id, name, |_| true);
     }
 
-    fn remove_if(&mut self, id: DirectoryId, name: &Name, is_meant: fn(Retry) -> bool) {
-        if let Some(entry) = self.get(id, name)
-            && is_meant(entry.what)
-        {
-            let due = entry.due;
-            assert!(self.schedule.remove(due), "an entry has no place in the schedule");
-            self.remove_unscheduled(id, name);
-        }
+    fn remove_if(&mut self, id: DirectoryId, name: &Name, is_meant: fn(Retry) -> bool) -> Option<Entry> {
+        let due = self.get(id, name).filter(|entry| is_meant(entry.what))?.due;
+        assert!(self.schedule.remove(due), "an entry has no place in the schedule");
+        self.remove_unscheduled(id, name)
     }
 
     /// The rights of a name have changed: if it was refused, it is tried at once. Returns whether it was.
@@ -390,13 +383,13 @@ impl Retries {
         self.entries.get_mut(&id)?.get_mut(name)
     }
 
-    fn remove_unscheduled(&mut self, id: DirectoryId, name: &Name) {
-        let MapEntry::Occupied(mut names) = self.entries.entry(id) else { return };
+    fn remove_unscheduled(&mut self, id: DirectoryId, name: &Name) -> Option<Entry> {
+        let MapEntry::Occupied(mut names) = self.entries.entry(id) else { return None };
         let removed = names.get_mut().remove(name);
         if names.get().is_empty() {
             names.remove();
         }
-        removed.into_iter().for_each(|entry| self.uncount(name, entry.what));
+        removed.inspect(|entry| self.uncount(name, entry.what))
     }
 
     fn count(&mut self, name: &Name, what: Retry) {
