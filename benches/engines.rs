@@ -32,7 +32,7 @@ fn engines(criterion: &mut Criterion) {
             match Passes::start(files_of.path(), engine) {
                 Ok(mut passes) => {
                     group.bench_function(engine, |bencher| bencher.iter(|| passes.pass()));
-                    passes.pipeline.finish().expect("nothing has failed");
+                    passes.end();
                 }
                 Err(error) => eprintln!("{engine} is left out: {error}"),
             }

@@ -1,6 +1,7 @@
-//! The source's side of the stages: it dispatches as many jobs as there is room for, and completes each.
+//! The sources' side of the stages: each dispatches as many jobs as there is room for, and completes each.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -35,28 +36,46 @@ const SMALL_AT_ONCE: usize = LANES_MAX;
 /// The same of large files, each of which takes longer than any wake-up.
 const LARGE_AT_ONCE: usize = 1;
 
-/// Notices that are no reports: a failure of each stage, the signal to stop, the signal for a rescan, a question.
+/// Notices that are no reports: a failure of each stage and of the source itself, the signal to stop, the signal for a rescan, a
+/// question, the end of the wait.
 pub(crate) const NOTICES_BESIDE_REPORTS: usize = 9;
 
-/// The running stages behind a source, and the jobs in flight.
+/// The jobs in flight of a source, which has the files of one volume, or of all.
 pub struct Dispatcher {
-    /// Reports and other notices from the stages.
+    /// Reports and other notices.
     pub mailbox: Mailbox,
-    /// The way into the mailbox, for the signals' thread.
-    pub sender: Sender,
+    volumes: Vec<Volume>,
+    /// The number of the first of them.
+    first: usize,
+}
+
+/// The threads of the stages behind the sources.
+pub struct Stages {
     /// The name of the read engine.
     pub engine: &'static str,
     /// How each volume's files are read.
     pub engines: Vec<Engine>,
     /// The number of hashing threads.
     pub workers: usize,
-    pub(crate) volumes: Vec<Volume>,
+    pub(crate) queues: Vec<Arc<Queue>>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) deadline: Arc<Deadline>,
     pub(crate) readers: Vec<JoinHandle<()>>,
     pub(crate) publisher: Option<JoinHandle<()>>,
-    /// No thread of the stages runs any more.
+    /// No thread of them runs any more.
     pub(crate) ended: bool,
+}
+
+/// The running stages, and a source for each volume, which has a thread of its own.
+pub struct Pipeline {
+    /// The threads behind the sources.
+    pub stages: Stages,
+    /// The main thread's mailbox.
+    pub mailbox: Mailbox,
+    /// The way to the main thread.
+    pub sender: Sender,
+    /// By the volumes' numbers, each with the way to it.
+    pub sources: Vec<(Dispatcher, Sender)>,
 }
 
 /// The jobs of one file system.
@@ -121,6 +140,11 @@ impl Volume {
     fn in_flight(&self) -> usize {
         self.small.count + self.large.count + self.large_waiting.len()
     }
+
+    /// Reports how many are in flight to those who cannot ask the source.
+    fn report(&self) {
+        self.progress.in_flight.store(self.in_flight(), Ordering::Relaxed);
+    }
 }
 
 /// The jobs between one queue's entry and their reports.
@@ -152,11 +176,17 @@ impl InFlight {
 }
 
 impl Dispatcher {
-    /// How many jobs of each volume may be submitted now, in the order of
-    /// [`Root::volume`](crate::files::root::Root::volume).
+    /// Of volumes with numbers from `first` on.
+    pub(crate) fn new(mailbox: Mailbox, volumes: Vec<Volume>, first: usize) -> Self {
+        Self { mailbox, volumes, first }
+    }
+
+    /// How many jobs of each volume may be submitted now, by
+    /// [`Root::volume`](crate::files::root::Root::volume): none of those of other sources.
     #[must_use]
     pub fn rooms(&self) -> Vec<usize> {
-        self.volumes.iter().map(|volume| volume.small.room()).collect()
+        let own = self.volumes.iter().map(|volume| volume.small.room());
+        iter::repeat_n(0, self.first).chain(own).collect()
     }
 
     /// How many jobs may be submitted now, whichever volumes they are of.
@@ -186,20 +216,45 @@ impl Dispatcher {
     /// Dispatches a batch. It must have no more jobs of a volume than [`Dispatcher::rooms`] says.
     ///
     /// # Panics
-    /// When it has more, or a job of an unknown volume.
+    /// When it has more, or a job of another source's volume.
     pub fn submit(&mut self, batch: impl IntoIterator<Item = Job>) {
         let mut batch: Vec<Job> = batch.into_iter().collect();
         let several = self.volumes.len() > 1;
-        for (number, volume) in self.volumes.iter_mut().enumerate() {
+        for (number, volume) in (self.first..).zip(&mut self.volumes) {
             let of_volume = |job: &mut Job| !several || job.directory.root().volume() == number;
             let own: Vec<Job> = batch.extract_if(.., of_volume).collect();
             if !own.is_empty() {
                 volume.submit(own, false);
+                volume.report();
             }
         }
         assert!(batch.is_empty(), "each job is of a volume that was there at start");
     }
 
+    /// The next notice. Jobs that it reports are completed: they are in flight no more.
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        let notice = self.mailbox.take()?;
+        let Notice::Reports(reports) = notice else { return Some(notice) };
+        let (volumes, first) = (&mut self.volumes, self.first);
+        let complete = |report: Report| volumes[report.job.directory.root().volume() - first].complete(report);
+        let reports = reports.into_iter().filter_map(complete).collect();
+        for volume in &mut self.volumes {
+            volume.dispatch_large();
+            volume.report();
+        }
+        Some(Notice::Reports(reports))
+    }
+
+    /// Drops the jobs of large files that wait for their queue, because the end has begun and none of them has.
+    pub fn begin_no_more(&mut self) {
+        for volume in &mut self.volumes {
+            volume.large_waiting.clear();
+            volume.report();
+        }
+    }
+}
+
+impl Stages {
     /// Whether a message without a confirm may have reached the broker's consumers, or still may. Files that are being
     /// read, and messages that were returned because no queue is bound, are not counted.
     #[must_use]
@@ -213,25 +268,9 @@ impl Dispatcher {
     /// Whether nothing is in flight but messages that wait until a queue is bound, which can take any time. A message
     /// that was published to find out, and that is neither returned nor confirmed yet, may have reached a queue.
     #[must_use]
-    pub fn waits_for_a_queue(&self) -> bool {
-        let unanswered = self.progress.metrics.unconfirmed_messages.get();
-        self.busy() && self.progress.unroutable() == self.in_flight() && unanswered == 0
-    }
-
-    /// The next notice. Jobs that it reports are completed: they are in flight no more.
-    pub fn next_notice(&mut self) -> Option<Notice> {
-        let notice = self.mailbox.take()?;
-        let Notice::Reports(reports) = notice else { return Some(notice) };
-        let volumes = &mut self.volumes;
-        let complete = |report: Report| volumes[report.job.directory.root().volume()].complete(report);
-        let reports = reports.into_iter().filter_map(complete).collect();
-        self.volumes.iter_mut().for_each(Volume::dispatch_large);
-        Some(Notice::Reports(reports))
-    }
-
-    /// Drops the jobs of large files that wait for their queue, because the end has begun and none of them has.
-    pub fn begin_no_more(&mut self) {
-        self.volumes.iter_mut().for_each(|volume| volume.large_waiting.clear());
+    pub fn wait_for_a_queue(&self) -> bool {
+        let (in_flight, unanswered) = (self.progress.in_flight(), self.progress.metrics.unconfirmed_messages.get());
+        in_flight > 0 && self.progress.unroutable() == in_flight && unanswered == 0
     }
 
     /// Ends reading: no further file, and no further piece of a file, is begun.
@@ -239,15 +278,13 @@ impl Dispatcher {
         self.deadline.end();
     }
 
-    /// Ends the stages. The caller has waited for the jobs in flight; late reports are in the mailbox.
+    /// Ends the stages. The caller has waited for the jobs in flight; late reports are in the sources' mailboxes. `mailbox` is
+    /// the caller's, whose notices end a sleep.
     ///
     /// # Errors
     /// [`Error::System`] when poll(2) fails.
-    pub fn finish(&mut self) -> Result<(), Error> {
-        for volume in &self.volumes {
-            volume.small.queue.close();
-            volume.large.queue.close();
-        }
+    pub fn finish(&mut self, mailbox: &mut Mailbox) -> Result<(), Error> {
+        self.queues.iter().for_each(|queue| queue.close());
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let mut pause = Duration::from_micros(50);
         for thread in self.readers.drain(..).chain(self.publisher.take()) {
@@ -256,7 +293,7 @@ impl Dispatcher {
                 if left.is_zero() {
                     return Ok(()); // a thread hangs in a call; the end of the process ends it
                 }
-                self.mailbox.sleep(None, Some(left.min(pause)), Reports::Wake)?;
+                mailbox.sleep(None, Some(left.min(pause)), Reports::Wake)?;
                 pause = (2 * pause).min(Duration::from_millis(5));
             }
             let _ = thread.join();

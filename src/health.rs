@@ -170,7 +170,7 @@ impl<'a> Health<'a> {
             stages: progress.stages().into_iter().map(stage).collect(),
             hanging_directories: progress.hanging(stall).map(|(volume, _)| volume.directories.as_str()).collect(),
             pending_files: metrics.pending_files.get(),
-            oldest_pending_seconds: metrics.oldest_pending_seconds.get(),
+            oldest_pending_seconds: progress.oldest_pending().as_secs_f64(),
             unconfirmed_messages: metrics.unconfirmed_messages.get(),
             unroutable_messages: progress.unroutable(),
             confirmed_messages: metrics.messages_confirmed.get(),
@@ -227,7 +227,7 @@ mod tests {
         let progress = at_work();
         progress.set_unroutable(7);
         assert_not_ready(&progress, &["no queue", "7 messages"]);
-        progress.unreadable.are(2, "/srv/x", "Permission denied");
+        progress.unreadable.are(0, 2, "/srv/x", "Permission denied");
         assert_not_ready(
             &progress,
             &["no queue", "; 2 directories cannot be read, \"/srv/x\" for one: Permission denied"],
@@ -239,7 +239,7 @@ mod tests {
         assert!(["takes no messages", "no queue", "2 directories"].iter().all(|word| line.contains(word)), "{line}");
         progress.set_broker(BrokerState::Disconnected);
         progress.set_unroutable(0);
-        progress.unreadable.are(0, "", "");
+        progress.unreadable.are(0, 0, "", "");
         assert_not_ready(&progress, &["no connection"]);
         progress.set_broker(BrokerState::Connected);
         assert!(assess_readiness(&progress, STALL).0);

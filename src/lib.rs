@@ -5,8 +5,8 @@
 //! ```text
 //!  inotify       jobs                 messages               reports              rows
 //!  ──────► watch ────► read + hash ────────────► publish ───────────► watch ────────► ledger
-//!          main        N threads, one ring       1 thread, a          main, through    1 thread,
-//!          thread,     and registered            window of            its mailbox      many rows a
+//!          1 thread    N threads, one ring       1 thread, a          through its      1 thread,
+//!          a volume,   and registered            window of            mailbox          many rows a
 //!          pending     buffers each              unconfirmed                           transaction
 //!          set                                   messages
 //! ```
@@ -20,8 +20,9 @@
 //!
 //! A job is in flight from its dispatch to its report, and no path has two: that keeps a path's messages in order. The
 //! number of jobs in flight is bounded (`dispatch`), and every channel behind has room for all of them (`queue` to the
-//! readers, a tokio channel to the publisher, the `mailbox` back to the main thread): so no stage waits for a full channel.
-//! Two more threads serve the control socket with the service manager (`control`, `notify`), and signals (`signals`).
+//! readers, a tokio channel to the publisher, the `mailbox` back to the watch): so no stage waits for a full channel.
+//! The main thread waits for a signal or a failure. Two more serve the control socket with the service manager (`control`,
+//! `notify`), and signals (`signals`).
 //!
 //! `pipeline` starts the threads and hands each its ends of the channels. [`commands`] holds the two sources of jobs, `watch`
 //! and `scan`, and what is asked beside them: `listen`, `health`, `doctor`. Every stage writes its progress to `progress` and
@@ -88,7 +89,7 @@ mod pipeline;
 pub mod bench {
     pub use crate::commands::roots::prepare;
     pub use crate::config::Config;
-    pub use crate::dispatch::Dispatcher;
+    pub use crate::dispatch::{Dispatcher, Stages};
     pub use crate::files::directory::{Directory, DirectoryId};
     pub use crate::files::listing::{Found, list};
     pub use crate::files::names::{NEIGHBORS_MAX, Name, Names, stem};
@@ -99,7 +100,7 @@ pub mod bench {
     pub use crate::job::{Job, Outcome};
     pub use crate::mailbox::{Notice, Reports};
     pub use crate::message::{EventType, Message, Paths};
-    pub use crate::pipeline::start as start_pipeline;
+    pub use crate::pipeline::start_for_one_source as start_pipeline;
     pub use crate::read::buffer::CHUNK_BYTES;
     pub use crate::read::limits::FILES_IN_FLIGHT;
     pub use crate::watch::pending::{Change, Due, PENDING_MAX, Pending};

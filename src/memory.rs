@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What the process needs without any names: code, threads, rings, the pending set's first thousand.
 const BASE_BYTES: u64 = 24 * 1000 * 1000;
@@ -54,8 +55,9 @@ pub struct Budget {
     /// `None` where there is no limit.
     limit: Option<u64>,
     name_bytes: u64,
-    names: u64,
-    warned: bool,
+    /// Those of all volumes, whose watches find them side by side.
+    names: AtomicU64,
+    warned: AtomicBool,
 }
 
 impl Budget {
@@ -67,22 +69,21 @@ impl Budget {
 
     fn new(limit: Option<u64>, ledger: bool, removals: bool) -> Self {
         let beside = u64::from(ledger) * VERSION_BYTES + u64::from(removals) * MESSAGE_BYTES;
-        Self { limit, name_bytes: NAME_BYTES + beside, names: 0, warned: false }
+        Self { limit, name_bytes: NAME_BYTES + beside, ..Self::default() }
     }
 
     /// Adds names that were found. Returns what all of them need as soon as that does not fit, once.
-    pub fn add(&mut self, names: usize) -> Option<Need> {
-        self.names += names as u64;
-        let short = self.need().filter(|need| !need.fits() && !self.warned)?;
-        self.warned = true;
-        Some(short)
+    pub fn add(&self, names: usize) -> Option<Need> {
+        self.names.fetch_add(names as u64, Ordering::Relaxed);
+        self.need().filter(|need| !need.fits() && !self.warned.swap(true, Ordering::Relaxed))
     }
 
     /// What the names so far need; `None` where there is no limit.
     #[must_use]
     pub fn need(&self) -> Option<Need> {
-        let bytes = BASE_BYTES.saturating_add(self.names.saturating_mul(self.name_bytes));
-        Some(Need { names: self.names, bytes, limit: self.limit? })
+        let names = self.names.load(Ordering::Relaxed);
+        let bytes = BASE_BYTES.saturating_add(names.saturating_mul(self.name_bytes));
+        Some(Need { names, bytes, limit: self.limit? })
     }
 }
 
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn names_that_do_not_fit_are_reported_once_and_before_the_others_are_found() {
-        let mut budget = Budget::new(Some(256 << 20), true, false);
+        let budget = Budget::new(Some(256 << 20), true, false);
         assert_eq!(budget.add(1_000_000), None);
         assert!(budget.need().unwrap().fits());
         let need = budget.add(400_000).unwrap();

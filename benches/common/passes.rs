@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apollonia_ingestor::bench::{
-    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Reports, Timestamp, list, prepare,
+    Config, Directory, Dispatcher, EventType, Found, Job, Notice, Outcome, Reports, Stages, Timestamp, list, prepare,
     start_pipeline,
 };
 use apollonia_ingestor::cli::Cli;
@@ -28,7 +28,8 @@ pub fn directory(files: usize, bytes: usize) -> TempDir {
 
 /// A listed directory and the running pipeline.
 pub struct Passes {
-    pub pipeline: Dispatcher,
+    stages: Stages,
+    pipeline: Dispatcher,
     directory: Arc<Directory>,
     files: Vec<Found>,
 }
@@ -42,13 +43,13 @@ impl Passes {
         let directory = Directory::new(&roots[0], b"");
         let listing = list(directory.root(), b"").expect("the directory has just been made");
         directory.set_names(listing.neighbors());
-        let pipeline = start_pipeline(&config.pipeline, &roots, Arc::default())?;
-        Ok(Self { pipeline, directory: Arc::new(directory), files: listing.files })
+        let (stages, pipeline, _) = start_pipeline(&config.pipeline, &roots, Arc::default())?;
+        Ok(Self { stages, pipeline, directory: Arc::new(directory), files: listing.files })
     }
 
     /// Reads and hashes every file, and waits until its message is confirmed.
     pub fn pass(&mut self) {
-        let Self { pipeline, directory, files } = self;
+        let Self { pipeline, directory, files, .. } = self;
         let job = |found: &Found| {
             Job::new(
                 Arc::clone(directory),
@@ -75,5 +76,10 @@ impl Passes {
                 return;
             }
         }
+    }
+
+    /// Ends the stages.
+    pub fn end(mut self) {
+        self.stages.finish(&mut self.pipeline.mailbox).expect("nothing has failed");
     }
 }

@@ -11,7 +11,7 @@ use super::roots::{log_protections, prepare};
 use super::walk::{Start, Walk};
 use crate::cli::Settings;
 use crate::config::Config;
-use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT};
+use crate::dispatch::{Dispatcher, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT, Stages};
 use crate::error::{Error, StopSignal};
 use crate::files::unread::Unread;
 use crate::files::version::Timestamp;
@@ -48,13 +48,14 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     log_protections(&roots);
     let signals = CaughtSignals::listen(Caller::OneShot)?;
     let progress = Arc::new(Progress::default());
-    let dispatcher = pipeline::start(&config.pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask_source(dispatcher.sender.clone());
+    let (stages, dispatcher, sender) = pipeline::start_for_one_source(&config.pipeline, &roots, Arc::clone(&progress))?;
+    signals.ask_source(sender);
     let filter = Arc::new(config.filter);
     let starts: Vec<Start> = roots.iter().map(Start::whole).collect();
     let bar = Bar::start(&starts, &filter, settings.recursive);
     let scan = Scan {
         walk: Walk::new(&starts, filter, settings.recursive),
+        stages,
         dispatcher,
         progress,
         lines: FileLines::all(),
@@ -72,6 +73,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
 
 struct Scan {
     walk: Walk,
+    stages: Stages,
     dispatcher: Dispatcher,
     progress: Arc<Progress>,
     lines: FileLines,
@@ -97,7 +99,7 @@ impl Scan {
         let worked = self.work();
         self.bar.end();
         let seconds = began.elapsed().as_secs_f64();
-        let finished = if worked.is_ok() { self.dispatcher.finish() } else { Ok(()) };
+        let finished = if worked.is_ok() { self.stages.finish(&mut self.dispatcher.mailbox) } else { Ok(()) };
         // Whatever has ended the scan, the reports in the mailbox count.
         let rest = self.read_rest();
         let how = match &worked {
@@ -192,7 +194,7 @@ impl Scan {
                 Notice::Reports(reports) => reports.into_iter().for_each(|report| self.finish_job(report)),
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop(signal) => stopped = Some(signal),
-                Notice::Rescan | Notice::Asked(_) => {} // for a service alone
+                Notice::Rescan | Notice::Asked(_) | Notice::Leave | Notice::Ended => {} // for a service alone
             }
         }
         Ok(stopped)
@@ -212,9 +214,9 @@ impl Scan {
         let began = Instant::now();
         let mut reading = Some(began + READ_TIMEOUT);
         self.dispatcher.begin_no_more();
-        while self.dispatcher.busy() && !self.dispatcher.waits_for_a_queue() && began.elapsed() < STOP_TIMEOUT {
+        while self.dispatcher.busy() && !self.stages.wait_for_a_queue() && began.elapsed() < STOP_TIMEOUT {
             if reading.take_if(|until| Instant::now() >= *until).is_some() {
-                self.dispatcher.read_no_more();
+                self.stages.read_no_more();
             }
             self.dispatcher.mailbox.sleep(None, Some(STOP_LOOKS), Reports::Wake)?;
             self.read_notices()?;

@@ -103,8 +103,11 @@ fn of_all(said: &Value) -> Vec<String> {
     });
     section(&mut lines, "being read", None, reading);
     let files = &said["files"];
+    if !said["files_missing"].is_null() {
+        let what = if files.is_null() { "single files" } else { "some files" };
+        lines.push(format!("nothing is known of {what} now: {}", text(&said["files_missing"])));
+    }
     if files.is_null() {
-        lines.push(format!("nothing is known of single files now: {}", text(&said["files_missing"])));
         return lines;
     }
     let waiting = each(&files["waiting"], |it| format!("{:?}  {}  {}", text(&it["path"]), age(it), text(&it["why"])));

@@ -11,7 +11,7 @@ use crate::cli::{CatchUp, Output, Settings};
 use crate::commands::roots::{log_protections, prepare, protections, publishers};
 use crate::config::{Config, WatchSettings};
 use crate::control::Control;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::Stages;
 use crate::error::{Error, named};
 use crate::files::root::Root;
 use crate::ledger::store::Store;
@@ -19,8 +19,7 @@ use crate::mailbox::Sender;
 use crate::progress::{Facts, Phase, Progress};
 use crate::signals::{Caller, CaughtSignals};
 use crate::streams::stdout::Stdout;
-use crate::watch::Watcher;
-use crate::watch::inotify::Watch;
+use crate::watch::{Watchers, watches};
 use crate::{logging, notify, pipeline};
 
 /// Runs the service until SIGINT or SIGTERM.
@@ -41,18 +40,18 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     let state_dir = config.state_dir.filter(|_| config.pipeline.output != Output::None);
     let store = state_dir.as_deref().map(Store::open).transpose()?;
     let paths: Vec<&Path> = roots.iter().map(|root| root.path()).collect();
-    let watch = Watch::new(&paths)?;
+    let watches = watches(&roots)?;
     let mut pipeline = config.pipeline;
     pipeline.publish.publishers = publishers(&roots, &pipeline.publish.exchange);
-    let dispatcher = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
-    signals.ask_source(dispatcher.sender.clone());
+    let running = pipeline::start(&pipeline, &roots, Arc::clone(&progress))?;
+    signals.ask_source(running.sender.clone());
     if pipeline.output == Output::Stdout {
-        end_with_the_reader(dispatcher.sender.clone())?;
+        end_with_the_reader(running.sender.clone())?;
     }
-    drop(progress.source.set(dispatcher.sender.clone()));
-    let facts = facts(settings, &roots, pipeline.publish.broker.describe(pipeline.output), &dispatcher);
+    drop(progress.sources.set(running.sources.iter().map(|(_, sender)| sender.clone()).collect()));
+    let facts = facts(settings, &roots, pipeline.publish.broker.describe(pipeline.output), &running.stages);
     let facts = progress.facts.get_or_init(|| facts);
-    let watcher = Watcher::new(&roots, watch, dispatcher, store, config.filter, config.watch, Arc::clone(&progress))?;
+    let watchers = Watchers::new(&roots, watches, running, store, config.filter, config.watch, Arc::clone(&progress))?;
     progress.enter(Phase::Ready);
     notify::of_phase(&progress);
     // The warning comes after the start, because a start that fails is one line.
@@ -60,7 +59,7 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
         tracing::warn!(event = "no_ledger", "{line}");
     }
     log_ready(settings, &config.watch, state_dir.as_deref(), &paths, facts);
-    watcher.run()
+    watchers.run()
 }
 
 /// Ends the service when nobody reads standard output any more, also while there is nothing to write.
@@ -84,16 +83,16 @@ fn without_ledger(named: bool, output: Output, catch_up: CatchUp) -> Option<&'st
     }
 }
 
-fn facts(settings: &Settings, roots: &[Arc<Root>], output: &str, dispatcher: &Dispatcher) -> Facts {
+fn facts(settings: &Settings, roots: &[Arc<Root>], output: &str, stages: &Stages) -> Facts {
     let shown = |root: &Arc<Root>| root.path().to_string_lossy().into_owned();
     Facts {
         directories: roots.iter().map(shown).collect(),
         recursive: settings.recursive,
         filters: filters(settings),
         output: output.to_owned(),
-        engine: dispatcher.engine,
-        engines: roots.iter().map(|root| (shown(root), dispatcher.engines[root.volume()])).collect(),
-        workers: dispatcher.workers,
+        engine: stages.engine,
+        engines: roots.iter().map(|root| (shown(root), stages.engines[root.volume()])).collect(),
+        workers: stages.workers,
         protection: protections(roots).join("; "),
     }
 }

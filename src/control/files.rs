@@ -1,4 +1,4 @@
-//! Questions about files on their way to the source of jobs, and the status that is made of its answer.
+//! Questions about files on their way to the sources of jobs, and the status that is made of their answers.
 
 use std::time::{Duration, Instant};
 
@@ -8,18 +8,19 @@ use hyper::{Request, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::{JSON, Source, TEXT};
 use crate::files::writers::{Writer, writers};
 use crate::inquiry::{Answer, FileAnswer, Held, Place, Question, Row, Waiting};
+use crate::mailbox::Sender;
 use crate::progress::Phase;
 use crate::shown::json_line;
 use crate::status::file::{FileStatus, OnDisk};
 use crate::status::page::page;
 use crate::status::{Status, View};
 
-/// How long the source may take for its answer: it is between two rounds of its loop within milliseconds, unless a file system
+/// How long a source may take for its answer: it is between two rounds of its loop within milliseconds, unless a file system
 /// holds it up.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -62,17 +63,17 @@ impl Source {
         }
     }
 
-    /// The status, with what the source of jobs knows, if it answers in time.
+    /// The status, with what the sources of jobs know that answer in time.
     async fn status(&self, path: Option<Vec<u8>>) -> Status<'_> {
         let view = View { progress: &self.progress, stall: self.stall, began: self.began };
-        let answer = self.ask(path.clone()).await;
-        let missing = answer.as_ref().err().copied().unwrap_or_default();
+        let (answer, missing) = self.ask(path.as_ref()).await;
         let mut status = view.status(&self.history(), missing);
-        if let Ok(mut answer) = answer {
-            let file = answer.file.take();
+        if let Some(mut answer) = answer {
+            // A path of a watch that is silent is no other's.
+            let elsewhere = |file: &FileAnswer| status.files_missing.is_none() || file.place != Place::Outside;
+            let file = answer.file.take().filter(elsewhere);
             let writers = writers_of(&answer.waiting).await;
             status.files = Some(view.files(&answer, &writers));
-            status.files_missing = None;
             if let (Some(path), Some(file)) = (path, file) {
                 status.file = Some(file_status(view, path, file).await);
             }
@@ -80,16 +81,35 @@ impl Source {
         status
     }
 
-    /// Asks the source of jobs.
-    async fn ask(&self, path: Option<Vec<u8>>) -> Result<Answer, &'static str> {
-        const SILENT: &str = "the watch has not answered: a file system may hold it up";
-        let sender = self.progress.source.get().filter(|_| self.progress.phase() != Phase::Starting);
-        let sender = sender.ok_or("the service is starting")?;
-        let (reply, answer) = oneshot::channel();
-        if !sender.ask(Box::new(Question { path, asked: Instant::now(), reply })) {
-            return Err(SILENT);
+    /// Asks the sources of jobs. Returns what those know that answer in time, and why others do not.
+    async fn ask(&self, path: Option<&Vec<u8>>) -> (Option<Answer>, Option<String>) {
+        let sources = self.progress.sources.get().filter(|_| self.progress.phase() != Phase::Starting);
+        let Some(sources) = sources else { return (None, Some("the service is starting".to_owned())) };
+        let asked = Instant::now();
+        let question = |sender: &Sender| {
+            let (reply, answer) = oneshot::channel();
+            sender.ask(Box::new(Question { path: path.cloned(), asked, reply })).then_some(answer)
+        };
+        let answers: Vec<_> = sources.iter().map(question).collect();
+        let (mut all, mut missing) = (None::<Answer>, None);
+        for (volume, answer) in answers.into_iter().enumerate() {
+            let until = (asked + ANSWER_TIME).into();
+            let answered = match answer {
+                Some(answer) => timeout_at(until, answer).await.ok(),
+                None => None,
+            };
+            match (answered, &mut all) {
+                (Some(Ok(answer)), Some(all)) => all.add(answer),
+                (Some(Ok(answer)), all @ None) => *all = Some(answer),
+                (Some(Err(_)), _) => missing = Some("the service stops".to_owned()),
+                (None, _) => {
+                    let directories = self.progress.volumes().get(volume).map_or("", |volume| &volume.directories);
+                    let silent = format!("the watch of {directories} has not answered: its file system may hold it up");
+                    missing = Some(missing.map_or_else(|| silent.clone(), |before: String| before + "; " + &silent));
+                }
+            }
         }
-        timeout(ANSWER_TIME, answer).await.map_err(|_| SILENT)?.map_err(|_| "the service stops")
+        (all, missing)
     }
 }
 

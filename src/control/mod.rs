@@ -290,8 +290,9 @@ pub fn encode(progress: &Progress, ready: bool) -> Vec<u8> {
         metrics.stage_stalled_seconds.with_label_values(&[stage.name]).set(stage.stalled.as_secs().cast_signed());
     }
     // One file system that hangs needs attention, too, though the service goes on beside it.
-    let hanging = progress.volumes().iter().map(|volume| volume.read.stalled().as_secs()).max().unwrap_or(0);
+    let hanging = progress.volumes().iter().map(|volume| volume.stalled().as_secs()).max().unwrap_or(0);
     metrics.stage_stalled_seconds.with_label_values(&["read"]).set(hanging.cast_signed());
+    metrics.oldest_pending_seconds.set(progress.oldest_pending().as_secs_f64());
     let broker = progress.broker();
     metrics.broker_connected.set(matches!(broker, BrokerState::Connected | BrokerState::Blocked).into());
     metrics.broker_blocked.set((broker == BrokerState::Blocked).into());

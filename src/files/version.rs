@@ -8,7 +8,7 @@ use rustix::fs::Stat;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A point in time as file systems store it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01 UTC.
     pub seconds: i64,

@@ -1,10 +1,11 @@
-//! What people ask of single files: a question to the source of jobs, its answer, and the outcomes that it remembers.
+//! What people ask of single files: a question to the sources of jobs, their answers, and the outcomes that they remember.
 //!
-//! The source owns all that an answer is made of, and answers between two rounds of its loop. So nothing is locked, and
+//! A source owns all that an answer is made of, and answers between two rounds of its loop. So nothing is locked, and
 //! nothing is collected while nobody asks, but for the ring of outcomes ([`recent`]).
 
 pub mod recent;
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -17,7 +18,7 @@ use recent::Ended;
 /// Entries of each list of an answer at most: more than anybody reads. The counts beside the lists are of all.
 pub const LISTED_MAX: usize = 50;
 
-/// A question to the source of jobs.
+/// A question to a source of jobs.
 #[derive(Debug)]
 pub struct Question {
     /// The absolute path of a file, if one is asked for.
@@ -51,6 +52,33 @@ pub struct Answer {
     pub failures: Vec<Ended>,
     /// What became of the path that was asked for.
     pub file: Option<FileAnswer>,
+}
+
+impl Answer {
+    /// Adds what the source of another volume knows.
+    pub fn add(&mut self, other: Self) {
+        self.pending += other.pending;
+        self.waiting.extend(other.waiting);
+        self.waiting.sort_by_key(|waiting| Reverse(waiting.age));
+        self.refused += other.refused;
+        self.refusals.extend(other.refusals);
+        self.refusals.sort_by_key(|refusal| Reverse(refusal.age));
+        self.unwatched += other.unwatched;
+        self.unwatched_paths.extend(other.unwatched_paths);
+        self.unwatched_cause = self.unwatched_cause.take().or(other.unwatched_cause);
+        self.recent.extend(other.recent);
+        self.failures.extend(other.failures);
+        for ended in [&mut self.recent, &mut self.failures] {
+            ended.sort_by_key(|ended| Reverse(ended.at));
+            ended.truncate(LISTED_MAX);
+        }
+        self.waiting.truncate(LISTED_MAX);
+        self.refusals.truncate(LISTED_MAX);
+        self.unwatched_paths.truncate(LISTED_MAX);
+        if let Some(file) = other.file.filter(|file| file.place != Place::Outside) {
+            self.file = Some(file);
+        }
+    }
 }
 
 /// A file that waits for its message's confirm.

@@ -35,7 +35,8 @@ pub mod store;
 mod table;
 mod writer;
 
-use std::sync::{self, Arc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{self, Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -58,10 +59,12 @@ use crate::progress::Progress;
 /// How long the end waits for the last rows to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The way of confirms into the ledger. Dropped, it writes what is queued and ends its thread.
+/// The way of confirms into the ledger, which the watches share. Dropped, it writes what is queued and ends its thread.
 pub struct Ledger {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once its end has begun.
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: AtomicBool,
 }
 
 impl Ledger {
@@ -76,7 +79,7 @@ impl Ledger {
             move || Writer::new(store, shared).run()
         });
         let thread = thread.map_err(|error| Error::Threads { what: "the ledger's thread", cause: error })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), ended: AtomicBool::new(false) })
     }
 
     /// Queues the row of what was confirmed for an absolute path. `racy`: see [`Version::is_racy`].
@@ -86,8 +89,25 @@ impl Ledger {
 
     /// Writes what is queued and ends. To be called when all that was published has been confirmed here and all that was
     /// loaded has been compared: the next start may rely on each row, but for those of some paths.
-    pub fn end_exact(self, but_for: Vec<Box<[u8]>>) {
+    pub fn end_exact(&self, but_for: Vec<Box<[u8]>>) {
         self.shared.lock().exact_but_for = Some(but_for);
+        self.end();
+    }
+
+    /// Writes what is queued and ends. What comes later, from a watch that hangs, is not written.
+    pub fn end(&self) {
+        if self.ended.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let closed = self.shared.close(CLOSE_TIMEOUT);
+        match self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A panic of the thread has been logged.
+            Some(thread) if closed => drop(thread.join()),
+            _ => tracing::warn!(
+                event = "ledger_unfinished",
+                "the ledger was not written to its end: some files may be published again"
+            ),
+        }
     }
 
     /// Queues the deletion of the row of a path that is gone.
@@ -138,15 +158,15 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        let closed = self.shared.close(CLOSE_TIMEOUT);
-        match self.thread.take() {
-            // A panic of the thread has been logged.
-            Some(thread) if closed => drop(thread.join()),
-            _ => tracing::warn!(
-                event = "ledger_unfinished",
-                "the ledger was not written to its end: some files may be published again"
-            ),
-        }
+        self.end();
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    /// A ledger whose writer is the test's.
+    fn of(shared: Arc<Shared>) -> Self {
+        Self { shared, thread: Mutex::default(), ended: AtomicBool::default() }
     }
 }
 

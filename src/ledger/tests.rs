@@ -76,7 +76,7 @@ pub fn wait_until_gone(ledger: &Ledger, directory: &[u8], name: &[u8]) {
 
 /// A ledger without a thread, so that what is queued stays queued.
 pub(super) fn without_writer() -> Ledger {
-    let ledger = Ledger { shared: Arc::default(), thread: None };
+    let ledger = Ledger::of(Arc::default());
     ledger.shared.lock().closed = true; // dropping it does not wait
     ledger
 }

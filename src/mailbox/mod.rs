@@ -32,6 +32,10 @@ pub enum Notice {
     Rescan,
     /// Somebody asks what became of files. Who does not answer drops it.
     Asked(Box<Question>),
+    /// What is in flight is not waited for any more: from the main thread to the watch of a volume.
+    Leave,
+    /// The watch of a volume has ended: from there to the main thread.
+    Ended,
 }
 
 /// The end of the mailbox that each stage has a clone of.
@@ -112,6 +116,16 @@ impl Sender {
         room
     }
 
+    /// Asks the source to wait for nothing any more.
+    pub fn leave(&self) {
+        self.send(Notice::Leave);
+    }
+
+    /// Says that the sender has ended.
+    pub fn ended(&self) {
+        self.send(Notice::Ended);
+    }
+
     /// Makes a guard that reports a failure when it is dropped by a panic, because the source would wait for the
     /// reports of that thread or task without end.
     #[must_use]
@@ -124,6 +138,51 @@ impl Sender {
         // A source that has ended reads no more notices.
         let _ = self.notices.send(notice);
         self.shared.waker.wake(urgent);
+    }
+}
+
+/// The way of the stages: reports go to the source of their volume, failures to the main thread.
+#[derive(Debug, Clone)]
+pub struct ReportSender {
+    main: Sender,
+    /// By the numbers of the volumes; one alone has the reports of all.
+    sources: Arc<[Sender]>,
+}
+
+impl ReportSender {
+    /// Makes the way to a source for each volume, by the volumes' numbers, and to the main thread.
+    #[must_use]
+    pub fn new(main: Sender, sources: Vec<Sender>) -> Self {
+        Self { main, sources: sources.into() }
+    }
+
+    /// Sends each report to its source.
+    pub fn report(&self, mut reports: Vec<Report>) {
+        if let [source] = &*self.sources {
+            return source.report(reports);
+        }
+        for (volume, source) in self.sources.iter().enumerate() {
+            source.report(reports.extract_if(.., |report| report.job.directory.root().volume() == volume).collect());
+        }
+        debug_assert!(reports.is_empty(), "each volume has its source");
+    }
+
+    /// As [`Sender::fail`], for the main thread.
+    pub fn fail(&self, error: Error) {
+        self.main.fail(error);
+    }
+
+    /// As [`Sender::guard_panics`], for the main thread.
+    #[must_use]
+    pub fn guard_panics(&self) -> PanicGuard {
+        self.main.clone().guard_panics()
+    }
+}
+
+/// The main thread is the source of all volumes.
+impl From<Sender> for ReportSender {
+    fn from(main: Sender) -> Self {
+        Self { sources: [main.clone()].into(), main }
     }
 }
 

@@ -24,8 +24,6 @@ use crate::metrics::Metrics;
 /// The progress of the whole service.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The loop of the watch. It has work for as long as it runs, and makes a round at least once a second.
-    pub watch: StageProgress,
     /// Messages that were handed to the output and are not yet confirmed.
     pub publish: StageProgress,
     /// Rows that wait for the ledger.
@@ -42,8 +40,8 @@ pub struct Progress {
     pub facts: OnceLock<Facts>,
     /// The name of the exchange that messages go to, once an output publishes to it.
     pub exchange: OnceLock<String>,
-    /// The way to the source of jobs, for questions, once there is one.
-    pub source: OnceLock<Sender>,
+    /// The ways to the watches of the volumes, for questions, by the volumes' numbers, once there are any.
+    pub sources: OnceLock<Vec<Sender>>,
     /// The volumes by their numbers, set before the readers start.
     volumes: OnceLock<Vec<Arc<Volume>>>,
     phase: AtomicU8,
@@ -117,15 +115,29 @@ impl Progress {
         self.volumes.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The volumes whose files have waited for at least this time without progress, each with that time: their file system
-    /// does not answer.
+    /// The number of jobs in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.volumes().iter().map(|volume| volume.in_flight.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The age of the oldest pending file.
+    #[must_use]
+    pub fn oldest_pending(&self) -> Duration {
+        let since = self.volumes().iter().map(|volume| volume.oldest_since.load(Ordering::Relaxed));
+        let oldest = since.filter(|since| *since > 0).min();
+        oldest.map_or(Duration::ZERO, |since| Duration::from_millis(milliseconds().saturating_sub(since)))
+    }
+
+    /// The volumes whose files have waited for at least this time without progress, or whose watch has, each with that time:
+    /// their file system does not answer.
     pub fn hanging(&self, stall: Duration) -> impl Iterator<Item = (&Volume, Duration)> {
-        let stalled = self.volumes().iter().map(|volume| (&**volume, volume.read.stalled()));
+        let stalled = self.volumes().iter().map(|volume| (&**volume, volume.stalled()));
         stalled.filter(move |(_, stalled)| *stalled >= stall)
     }
 
-    /// Each stage, in the order of the data. Reading stalls only if every volume does, because a restart would not mend one
-    /// file system that hangs, and would interrupt the others (see [`Progress::hanging`]).
+    /// Each stage, in the order of the data. The watch and reading stall only if those of every volume do, because a restart
+    /// would not mend one file system that hangs, and would interrupt the others (see [`Progress::hanging`]).
     #[must_use]
     pub fn stages(&self) -> [Stage; 4] {
         let publish = match self.broker() {
@@ -134,29 +146,37 @@ impl Progress {
             BrokerState::Blocked | BrokerState::Disconnected => Duration::ZERO,
             BrokerState::Connected | BrokerState::Unused => self.publish.stalled(),
         };
-        let volumes = self.volumes().iter();
-        let read = Stage {
-            name: "read",
-            waiting: volumes.clone().map(|volume| volume.read.waiting()).sum(),
-            stalled: volumes.map(|volume| volume.read.stalled()).min().unwrap_or_default(),
+        let of_volumes = |name, stage: fn(&Volume) -> &StageProgress| {
+            let stages = self.volumes().iter().map(|volume| stage(volume));
+            Stage {
+                name,
+                waiting: stages.clone().map(StageProgress::waiting).sum(),
+                stalled: stages.map(StageProgress::stalled).min().unwrap_or_default(),
+            }
         };
         let of = |name, stage: &StageProgress, stalled| Stage { name, waiting: stage.waiting(), stalled };
         [
-            of("watch", &self.watch, self.watch.stalled()),
-            read,
+            of_volumes("watch", |volume| &volume.watch),
+            of_volumes("read", |volume| &volume.read),
             of("publish", &self.publish, publish),
             of("ledger", &self.ledger, self.ledger.stalled()),
         ]
     }
 }
 
-/// A file system with data directories on it. Threads of its own read their files, so that it can hang alone.
-#[derive(Debug)]
+/// A file system with data directories on it. Threads of its own watch them and read their files, so that it can hang alone.
+#[derive(Debug, Default)]
 pub struct Volume {
     /// The paths of the data directories, quoted, with commas between; the first few where there are many.
     pub directories: String,
+    /// The loop of its watch. It has work for as long as it runs, and makes a round at least once a second.
+    pub watch: StageProgress,
     /// Files that were dispatched and are not yet read.
     pub read: StageProgress,
+    /// Jobs that were dispatched and have no report yet.
+    pub in_flight: AtomicUsize,
+    /// Since when its oldest pending file waits, in milliseconds of the monotonic clock; 0 where there is none.
+    oldest_since: AtomicU64,
     /// The large ones among them.
     pub large: AtomicUsize,
     /// Those that are being read and take long.
@@ -167,7 +187,19 @@ impl Volume {
     /// A volume with nothing to read yet.
     #[must_use]
     pub fn new(directories: String) -> Self {
-        Self { directories, read: StageProgress::default(), large: AtomicUsize::new(0), long: LongReads::default() }
+        Self { directories, ..Self::default() }
+    }
+
+    /// The time without progress of its watch or of its files, whichever is longer.
+    #[must_use]
+    pub fn stalled(&self) -> Duration {
+        self.read.stalled().max(self.watch.stalled())
+    }
+
+    /// Sets the age of its oldest pending file.
+    pub fn set_oldest(&self, age: Option<Duration>) {
+        let since = age.map_or(0, |age| milliseconds().saturating_sub(age.as_millis() as u64).max(1));
+        self.oldest_since.store(since, Ordering::Relaxed);
     }
 }
 
@@ -478,17 +510,17 @@ mod tests {
     fn unreadable_directories_are_described_by_one_example() {
         let unreadable = Unreadable::default();
         assert_eq!(unreadable.describe("directory", "directories"), None);
-        unreadable.are(2, "/srv/x", "Permission denied");
+        unreadable.are(0, 2, "/srv/x", "Permission denied");
         let line = unreadable.describe("directory", "directories").unwrap();
         assert_eq!(line, "2 directories cannot be read, \"/srv/x\" for one: Permission denied");
-        unreadable.are(1, "/srv/x", "Permission denied");
+        unreadable.are(0, 1, "/srv/x", "Permission denied");
         assert_eq!(
             unreadable.describe("directory", "directories").unwrap(),
             "the directory \"/srv/x\" cannot be read: Permission denied"
         );
-        unreadable.are(1, &"é".repeat(5000), "Permission denied");
+        unreadable.are(0, 1, &"é".repeat(5000), "Permission denied");
         assert!(unreadable.describe("directory", "directories").unwrap().chars().count() < unreadable::SHOWN_MAX + 64);
-        unreadable.are(0, "", "");
+        unreadable.are(0, 0, "", "");
         assert_eq!(unreadable.describe("directory", "directories"), None);
     }
 

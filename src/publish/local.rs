@@ -6,7 +6,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Sender;
+use crate::mailbox::ReportSender;
 use crate::progress::Progress;
 use crate::streams::stdout::Stdout;
 
@@ -23,7 +23,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 pub fn to_stdout(
     stdout: Stdout,
     mut messages: Receiver<Vec<Outgoing>>,
-    sender: &Sender,
+    sender: &ReportSender,
     progress: &Progress,
 ) -> Result<(), Error> {
     let mut lines = BufWriter::with_capacity(WRITE_BYTES, stdout);

@@ -27,7 +27,7 @@ use crate::cli::Output;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Sender;
+use crate::mailbox::ReportSender;
 use crate::progress::{BrokerState, Progress};
 use crate::streams::stdout::Stdout;
 
@@ -40,7 +40,7 @@ pub fn start(
     output: Output,
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
-    sender: Sender,
+    sender: ReportSender,
     progress: &Arc<Progress>,
 ) -> Result<Option<JoinHandle<()>>, Error> {
     if output == Output::None {
@@ -55,7 +55,7 @@ pub fn start(
     let thread = thread::Builder::new()
         .name("publish".to_owned())
         .spawn(move || {
-            let _guard = sender.clone().guard_panics();
+            let _guard = sender.guard_panics();
             let ended = match output {
                 Output::Stdout => to_stdout(messages, &sender, &progress, &ready),
                 Output::Amqp | Output::None => confirms::run(&settings, messages, &sender, &progress, &ready),
@@ -72,7 +72,7 @@ pub fn start(
 /// Publishes to the standard output that the process was given. `ready` gets what it has, or lacks, at the start.
 fn to_stdout(
     messages: Receiver<Vec<Outgoing>>,
-    sender: &Sender,
+    sender: &ReportSender,
     progress: &Progress,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {

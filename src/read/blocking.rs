@@ -38,7 +38,7 @@ pub fn start(readers: &Readers) -> Result<Vec<JoinHandle<()>>, Error> {
 }
 
 fn run(readers: &Readers, queue: &Queue) {
-    let _guard = readers.sender.clone().guard_panics();
+    let _guard = readers.sender.guard_panics();
     let mut outbox = Outbox::new(readers.clone());
     let mut reader = Reader { path: CPath::default(), buffer: vec![0; CHUNK_BYTES] };
     loop {

@@ -17,7 +17,7 @@ use crate::files::root::Root;
 use crate::files::unread::Unread;
 use crate::hash::Digests;
 use crate::job::{Job, Outcome, Outgoing, Report, Subject};
-use crate::mailbox::Sender;
+use crate::mailbox::ReportSender;
 use crate::message::{Message, Paths, Removal, message_id, removal_id};
 use crate::progress::{Progress, Shown, Volume};
 use crate::queue::{Deadline, Queue};
@@ -53,7 +53,7 @@ pub struct Readers {
     /// Where batches of messages go; `None` where there is no output.
     pub messages: Option<mpsc::Sender<Vec<Outgoing>>>,
     /// Where reports of files without a message go.
-    pub sender: Sender,
+    pub sender: ReportSender,
 }
 
 impl Readers {

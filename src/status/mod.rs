@@ -56,10 +56,10 @@ pub struct Status<'a> {
     pub rates: Rates,
     /// Large files that are being read.
     pub reading: Vec<Reading>,
-    /// What the watch knows of single files; `null` where it does not answer.
+    /// What the watches of the volumes know of single files; `null` where none answers.
     pub files: Option<Files>,
-    /// Why it does not.
-    pub files_missing: Option<&'static str>,
+    /// Why one does not, where one does not.
+    pub files_missing: Option<String>,
     /// What became of the file that was asked for, if one was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileStatus>,
@@ -102,7 +102,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// The status without the files that the source knows. `missing` says why.
     #[must_use]
-    pub fn status(self, history: &History, missing: &'static str) -> Status<'a> {
+    pub fn status(self, history: &History, missing: Option<String>) -> Status<'a> {
         let Self { progress, stall, began } = self;
         let health = Health::of(progress, stall, began);
         let Readiness { ready, summary: readiness } = Readiness::of(progress, stall);
@@ -126,7 +126,7 @@ impl<'a> View<'a> {
             rates: history.rates(&Sample::of(&progress.metrics, now)),
             reading: self.reading(),
             files: None,
-            files_missing: Some(missing),
+            files_missing: missing,
             file: None,
         }
     }

@@ -69,12 +69,12 @@ fn write_page(to: &mut String, status: &Status<'_>, steps: &[Rate]) -> fmt::Resu
     write_facts(to, status)?;
     write_charts(to, status, steps)?;
     write_reading(to, &status.reading)?;
-    match &status.files {
-        Some(files) => write_files(to, files)?,
-        None => {
-            let missing = status.files_missing.unwrap_or_default();
-            writeln!(to, "<section><h2>Files</h2>Nothing is known of single files now: {}.</section>", Html(missing))?;
-        }
+    if let Some(files) = &status.files {
+        write_files(to, files)?;
+    }
+    if let Some(missing) = &status.files_missing {
+        let what = if status.files.is_none() { "single files" } else { "some files" };
+        writeln!(to, "<section><h2>Files</h2>Nothing is known of {what} now: {}.</section>", Html(missing))?;
     }
     writeln!(
         to,
@@ -340,7 +340,7 @@ mod tests {
         let progress = Progress::default();
         let _ = progress.exchange.set(HOSTILE.to_owned());
         let view = View { progress: &progress, stall: Duration::from_secs(60), began: Instant::now() };
-        let mut status = view.status(&History::default(), "");
+        let mut status = view.status(&History::default(), None);
         status.files = Some(view.files(&hostile_answer(), &[]));
         status.summary = HOSTILE.to_owned();
         status.reading = vec![Reading { path: ShownPath::of(HOSTILE.as_bytes()), bytes: 1, of_bytes: 2 }];

@@ -38,7 +38,7 @@
 
 mod answers;
 mod departures;
-mod ending;
+pub(super) mod ending;
 mod removals;
 
 use std::collections::BTreeMap;
@@ -47,17 +47,14 @@ use std::sync::Arc;
 use super::departed::Departed;
 use super::pending::{NameLost, Pending};
 use super::tree::{Node, Removed, Tree};
-use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::listing::{FileStat, Found, target_of};
 use crate::files::names::{Map, Name, Set};
 use crate::files::version::Version;
 use crate::hash::Digests;
 use crate::job::{Job, Known, Last};
-use crate::ledger::store::Store;
-use crate::ledger::{ALL, Ledger, MessageId};
+use crate::ledger::{Ledger, MessageId};
 use crate::message::Content;
-use crate::progress::Progress;
 
 /// Confirms without a row that are kept for an orderly end, at some 300 bytes each. Those of more are published again by the
 /// next start.
@@ -117,7 +114,7 @@ pub(super) enum Before {
 #[derive(Default)]
 pub(super) struct Confirmed {
     /// `None` without a state directory, and until the start has loaded it.
-    ledger: Option<Ledger>,
+    ledger: Option<Arc<Ledger>>,
     /// Loaded rows below directories that could not be listed, by the directory's path.
     unlisted: BTreeMap<Vec<u8>, Map<Name, Loaded>>,
     /// What was confirmed and got no row, by path: see [`Confirmed::confirm`].
@@ -185,19 +182,10 @@ impl Confirmed {
         if before.is_some() { Before::Other } else { Before::Nothing }
     }
 
-    /// Starts to write the ledger. `whole`: it was read to its end, and what is there could be entered. Otherwise no row of
-    /// it counts, at the next start either.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when there is no thread.
-    pub(super) fn start(&mut self, store: Store, whole: bool, progress: Arc<Progress>) -> Result<(), Error> {
+    /// From now on each confirm is written to the ledger.
+    pub(super) fn write_to(&mut self, ledger: Arc<Ledger>) {
         assert!(self.ledger.is_none(), "the ledger is started once");
-        let ledger = Ledger::start(store, progress)?;
-        if !whole {
-            ledger.forget_below(ALL);
-        }
         self.ledger = Some(ledger);
-        Ok(())
     }
 
     /// A directory has been listed: its rows that waited for that are compared next, and names that it lists no more are
@@ -279,7 +267,7 @@ impl Confirmed {
 
     /// Whether so many rows have to go first that rescans are to find no further ones.
     pub(super) fn is_pressed(&self) -> bool {
-        self.ledger.as_ref().is_some_and(Ledger::is_pressed)
+        self.ledger.as_ref().is_some_and(|ledger| ledger.is_pressed())
     }
 
     /// Whether a job that found its file unchanged leaves memory and row as they are. The row of a job with
@@ -376,8 +364,8 @@ impl Confirmed {
     }
 
     #[cfg(test)]
-    pub(super) fn ledger(&self) -> Option<&Ledger> {
-        self.ledger.as_ref()
+    pub(super) fn ledger(&self) -> Option<Arc<Ledger>> {
+        self.ledger.clone()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Whether each data directory is still at its path, asked once a second: it can be replaced or covered by a mount without
 //! any event.
 //!
-//! Where a file system hangs, stat(2) does, too. So each volume has a thread that asks, and the watch looks at its answers.
+//! Where a file system hangs, stat(2) does, too. So a thread of its own asks for each volume, and the volume's watch looks at its
+//! answers.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::files::root::{Root, volume_count};
+use crate::files::root::Root;
 
 /// The pause between two checks of a volume's data directories.
 pub(super) const ROOT_CHECK: Duration = Duration::from_secs(1);
@@ -26,29 +27,25 @@ struct Check {
     answer: Mutex<Answer>,
 }
 
-/// The checks of all data directories. The threads end when it is dropped. One that hangs is not waited for.
+/// The checks of a volume's data directories. Their thread ends when it is dropped. It is not waited for: it may hang.
 #[derive(Debug)]
 pub(super) struct RootChecks {
     /// In the order of the data directories.
     checks: Vec<Arc<Check>>,
-    _until: Vec<Sender<()>>,
+    _until: Sender<()>,
 }
 
 impl RootChecks {
     /// # Errors
-    /// [`Error::Threads`] when a thread cannot be started.
+    /// [`Error::Threads`] when the thread cannot be started.
     pub(super) fn start(roots: &[Arc<Root>]) -> Result<Self, Error> {
-        let checks: Vec<Arc<Check>> =
-            roots.iter().map(|root| Arc::new(Check { root: Arc::clone(root), answer: Mutex::new(Ok(true)) })).collect();
-        let until = (0..volume_count(roots)).map(|volume| {
-            let (sender, until) = mpsc::channel();
-            let own: Vec<_> = checks.iter().filter(|check| check.root.volume() == volume).cloned().collect();
-            let thread = thread::Builder::new().name(format!("roots-{volume}")).spawn(move || ask(&own, &until));
-            thread.map_err(|cause| Error::Threads { what: "a thread that checks data directories", cause })?;
-            Ok(sender)
-        });
-        let until = until.collect::<Result<_, Error>>()?;
-        Ok(Self { checks, _until: until })
+        let check = |root: &Arc<Root>| Arc::new(Check { root: Arc::clone(root), answer: Mutex::new(Ok(true)) });
+        let checks: Vec<Arc<Check>> = roots.iter().map(check).collect();
+        let (sender, until) = mpsc::channel();
+        let (own, volume) = (checks.clone(), roots.first().map_or(0, |root| root.volume()));
+        let thread = thread::Builder::new().name(format!("roots-{volume}")).spawn(move || ask(&own, &until));
+        thread.map_err(|cause| Error::Threads { what: "a thread that checks data directories", cause })?;
+        Ok(Self { checks, _until: sender })
     }
 
     /// The last answer for each data directory.

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
-use crate::support::control::wait_for_health;
+use crate::support::control::{get, wait_for_health};
 use crate::support::seccomp::io_uring_is_allowed;
 use crate::support::service::Service;
 use crate::support::setup::Setup;
@@ -69,14 +70,15 @@ fn a_hanging_directory_delays_its_own_files_with_blocking_reads() {
     delays_its_own_files_alone("blocking");
 }
 
-/// Waits until a thread of the service waits for the answer of a file system in user space. `main`: the main thread.
-fn wait_until_it_hangs(service: &Service, main: bool) {
+/// Waits until a thread of the service whose name begins so waits for the answer of a file system in user space.
+fn wait_until_it_hangs(service: &Service, name: &str) {
     let tasks = format!("/proc/{}/task", service.id());
     retry("a thread that waits for the file system", || {
         let threads = fs::read_dir(&tasks).expect("it runs").flatten();
-        let mut threads = threads.filter(|thread| !main || thread.file_name() == *service.id().to_string());
+        let of = |thread: &fs::DirEntry, file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let mut threads = threads.filter(|thread| of(thread, "comm").starts_with(name));
         let waits = |at: String| at.contains("fuse") || at.contains("request_wait_answer");
-        match threads.any(|thread| fs::read_to_string(thread.path().join("wchan")).is_ok_and(waits)) {
+        match threads.any(|thread| waits(of(&thread, "wchan"))) {
             true => Ok(()),
             false => Err(service.stderr()),
         }
@@ -89,25 +91,64 @@ fn a_file_system_that_does_not_answer_at_all_delays_its_own_files_alone() {
     let (_root, fast, _) = directories();
     let service = watch_both(&slow, &fast, "blocking");
     slow.freeze();
-    wait_until_it_hangs(&service, false);
+    wait_until_it_hangs(&service, "");
     fs::write(fast.join("fast"), "y").unwrap();
     service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
     service.stop();
 }
 
-/// A listing hangs in the main thread: its data directory is rescanned.
-fn hung_main_thread() -> Option<(SlowDirectory, Service)> {
+/// What the service looks at takes 2 s each time: names that are new, directories that are new, and all that a rescan finds.
+#[test]
+fn a_file_system_that_is_slow_to_be_looked_at_delays_its_own_files_alone() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    for number in 0..20 {
+        fs::create_dir(slow.path.join(format!("before-{number}"))).unwrap();
+    }
+    let service = to_stdout(&slow.path)
+        .args(&["--recursive", "--rescan-seconds", "1", "--data-dir"])
+        .arg(&slow.path)
+        .arg("--data-dir")
+        .arg(&fast)
+        .spawn();
+    service.wait_ready();
+    slow.fill(20);
+    for number in 0..20 {
+        fs::create_dir(slow.path.join(format!("after-{number}"))).unwrap();
+    }
+    slow.set_delay_of_looks(2);
+    for number in 0..5 {
+        wait_until_it_hangs(&service, "watch-0");
+        let written = Instant::now();
+        fs::write(fast.join(format!("fast-{number}")), "y").unwrap();
+        service.wait_stdout("the fast directory's file", |line| line.contains(&format!("/fast-{number}\"")));
+        // Behind a single look it would have waited for 2 s, and there are dozens.
+        assert!(written.elapsed() < Duration::from_secs(10), "{:?}", written.elapsed());
+    }
+    // What the other watch knows is told, and that the slow one is silent.
+    slow.freeze();
+    wait_until_it_hangs(&service, "watch-0");
+    let (_, _, status) = get(&service.control_socket(), "/status");
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let (files, missing) = (&status["files"], status["files_missing"].as_str().unwrap_or_default());
+    assert!(files["recent"][0]["path"].as_str().is_some_and(|path| path.contains("/fast-")), "{status:#}");
+    assert!(missing.contains(slow.path.to_str().unwrap()), "{status:#}");
+    drop(slow);
+}
+
+/// A listing hangs in the thread of the watch: its data directory is rescanned.
+fn hung_watch() -> Option<(SlowDirectory, Service)> {
     let slow = SlowDirectory::mount()?;
     let service = to_stdout(&slow.path).args(&["--rescan-seconds", "1"]).spawn();
     service.wait_ready();
     slow.freeze();
-    wait_until_it_hangs(&service, true);
+    wait_until_it_hangs(&service, "watch-0");
     Some((slow, service))
 }
 
 #[test]
-fn a_second_signal_ends_a_service_whose_main_thread_hangs() {
-    let Some((_slow, mut service)) = hung_main_thread() else { return };
+fn a_second_signal_ends_a_service_whose_watch_hangs() {
+    let Some((_slow, mut service)) = hung_watch() else { return };
     retry("its end", || {
         service.signal(Signal::TERM);
         if service.is_running() { Err(service.stderr()) } else { Ok(()) }
@@ -116,11 +157,31 @@ fn a_second_signal_ends_a_service_whose_main_thread_hangs() {
 }
 
 #[test]
-fn one_signal_ends_a_service_whose_main_thread_hangs_in_time() {
-    let Some((_slow, service)) = hung_main_thread() else { return };
+fn one_signal_ends_a_service_whose_watch_hangs_in_order() {
+    let Some((slow, service)) = hung_watch() else { return };
+    service.signal(Signal::TERM);
+    let ended = service.wait_exit().expect_code(0);
+    assert!(ended.stderr.contains("is left behind") && ended.stderr.contains(slow.path.to_str().unwrap()));
+    assert!(ended.stderr.lines().last().is_some_and(|line| line.contains("stopped: ")), "{}", ended.stderr);
+}
+
+#[test]
+fn one_signal_ends_a_service_whose_start_hangs_in_time() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    for number in 0..30 {
+        fs::create_dir(slow.path.join(number.to_string())).unwrap();
+    }
+    slow.set_delay_of_looks(1);
+    let service = to_stdout(&slow.path).arg("--recursive").spawn();
+    let socket = service.control_socket();
+    retry("its control socket", || if socket.exists() { Ok(()) } else { Err(service.stderr()) });
+    wait_for_health(&socket, "a start that lists", |_, health| {
+        health["summary"].as_str().is_some_and(|line| line.contains("directories watched"))
+    });
+    // Its 30 directories take a minute.
     service.signal(Signal::TERM);
     let ended = service.wait_exit().expect_code(1);
-    assert!(ended.stderr.contains("ended_by_force"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the end has taken 11 s"), "{}", ended.stderr);
 }
 
 #[test]

@@ -2,18 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::broker::{self, NO_BROKER};
 use crate::support::consumer::Consumer;
-use crate::support::control::health;
+use crate::support::control::{get, health, wait_for_metrics};
+use crate::support::files::chmod;
 use crate::support::ledger::rows;
 use crate::support::message::Message;
 use crate::support::service::{Ended, Service};
 use crate::support::setup::Setup;
+use crate::support::skip;
 use crate::support::wait::TIMEOUT;
 use crate::support::world::list;
 
@@ -24,17 +28,36 @@ struct Two {
     beside: PathBuf,
     url: String,
     consumer: Consumer,
-    _home: TempDir,
+    _homes: Vec<TempDir>,
 }
 
 impl Two {
     fn new() -> Self {
         let home = TempDir::with_prefix("ingestor-suite-").unwrap();
-        let real = home.path().canonicalize().unwrap();
-        let [one, other, beside] = ["one", "other", "beside"].map(|name| real.join(name));
+        let other = home.path().canonicalize().unwrap().join("other");
+        Self::with(other, vec![home])
+    }
+
+    /// The other one is on a file system of its own. `None` where there is none, which is printed.
+    fn on_two_volumes() -> Option<Self> {
+        let home = TempDir::with_prefix("ingestor-suite-").unwrap();
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+        let memory = TempDir::with_prefix_in("ingestor-suite-", "/dev/shm").ok();
+        let apart = |memory: &TempDir| device(memory.path()).unwrap() != device(home.path()).unwrap();
+        let Some(memory) = memory.filter(apart) else {
+            skip("/dev/shm is no file system of its own, or cannot be written");
+            return None;
+        };
+        let other = memory.path().canonicalize().unwrap().join("other");
+        Some(Self::with(other, vec![home, memory]))
+    }
+
+    fn with(other: PathBuf, homes: Vec<TempDir>) -> Self {
+        let real = homes[0].path().canonicalize().unwrap();
+        let (one, beside) = (real.join("one"), real.join("beside"));
         [&one, &other, &beside].into_iter().for_each(|directory| fs::create_dir(directory).unwrap());
         let url = broker::shared().vhost();
-        Self { one, other, beside, consumer: Consumer::bind(&url), url, _home: home }
+        Self { one, other, beside, consumer: Consumer::bind(&url), url, _homes: homes }
     }
 
     fn list(&self) -> OsString {
@@ -155,10 +178,72 @@ fn one_ledger_keeps_the_rows_of_directories_left_out_of_a_start() {
     assert_eq!(paths_and_events(&two.consumer.drain()), expected);
 }
 
+/// Each volume has a watch of its own. They have the ledger, the numbers, and the answers in common.
+#[test]
+fn directories_on_two_volumes_are_one_service() {
+    let Some(two) = Two::on_two_volumes() else { return };
+    let state = two.beside.join("state");
+    let options = |setup: Setup| setup.recursive().args(&["--removals"]).env("STATE_DIRECTORY", &state);
+    fs::create_dir(two.other.join("sub")).unwrap();
+    fs::write(two.one.join("a"), "a").unwrap();
+    let service = two.start(options);
+    fs::write(two.other.join("b"), "b").unwrap();
+    fs::write(two.other.join("sub/c"), "c").unwrap();
+    two.wait_for(3);
+    let socket = service.control_socket();
+    wait_for_metrics(&socket, "sums of both", |numbers| {
+        let is = |name: &str, value: f64| numbers[&format!("apollonia_{name}")] == value;
+        is("known_files", 3.0) && is("watched_directories", 3.0) && is("pending_files", 0.0)
+    });
+    for path in [two.one.join("a"), two.other.join("sub/c")] {
+        let (_, _, status) = get(&socket, &format!("/status?path={}", path.display()));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(
+            (&status["file"]["fate"], &status["files_missing"]),
+            (&"confirmed".into(), &Value::Null),
+            "{status:#}"
+        );
+        assert_eq!(status["files"]["recent"].as_array().unwrap().len(), 3, "{status:#}");
+    }
+    assert!(service.stop().stderr.contains("stopped: 3 files and 3 bytes read, 3 messages confirmed, 0 left"));
+    let path = |directory: &Path, name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let mut all = [path(&two.one, "a"), path(&two.other, "b"), path(&two.other, "sub/c")];
+    all.sort();
+    assert_eq!(rows(&state), all);
+
+    // The ledger was marked complete for both: metadata alone is silent. What is gone is taken back.
+    chmod(&two.one.join("a"), 0o640);
+    chmod(&two.other.join("b"), 0o640);
+    fs::remove_dir_all(two.other.join("sub")).unwrap();
+    fs::write(two.one.join("new"), "new").unwrap();
+    let service = two.start(options);
+    two.wait_for(5);
+    service.signal(Signal::HUP);
+    wait_for_metrics(&service.control_socket(), "a rescan of both", |numbers| {
+        numbers["apollonia_rescans_total{cause=\"signal\"}"] == 2.0
+    });
+    service.stop();
+    let messages = two.consumer.drain();
+    assert_eq!(messages.iter().filter(|message| message.is_removal()).count(), 1, "{}", list(&messages));
+    let expected = [
+        named(&two.one, "a", "IN_CREATE"),
+        named(&two.one, "new", "IN_CREATE"),
+        named(&two.other, "b", "IN_CREATE"),
+        named(&two.other, "sub/c", "IN_CREATE"),
+        named(&two.other, "sub/c", "IN_DELETE"),
+    ];
+    assert_eq!(paths_and_events(&messages), {
+        let mut sorted = expected;
+        sorted.sort();
+        sorted
+    });
+}
+
 #[test]
 fn the_end_of_one_directory_ends_the_service() {
-    for removed in [false, true] {
-        let two = Two::new();
+    let (same, apart) = (Two::new(), Two::on_two_volumes());
+    for (removed, two) in [(false, Some(same)), (true, Some(Two::new())), (true, apart)] {
+        let Some(two) = two else { continue };
         let service = two.start(|setup| setup);
         if removed {
             fs::remove_dir(&two.other).unwrap();

@@ -91,7 +91,7 @@ fn leases(root: &Root) -> Check {
 /// Checks whether the memory that this process may have is enough for the names.
 fn memory(settings: &Settings, names: usize) -> Check {
     const NAME: &str = "memory";
-    let mut budget = Budget::of_this_process(settings.state_dir.is_some(), settings.removals);
+    let budget = Budget::of_this_process(settings.state_dir.is_some(), settings.removals);
     match (budget.add(names), budget.need()) {
         (Some(need), _) => Check::warn(NAME, format!("{need}"), MORE_MEMORY),
         (None, Some(need)) => Check::ok(NAME, format!("{need}")),

@@ -20,7 +20,7 @@ use super::roots::prepare;
 use super::walk::{Start, Walk};
 use crate::cli::{Output, Settings};
 use crate::config::Config;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Stages};
 use crate::error::{Error, StopSignal, named, os_message};
 use crate::files::listing::{FileStat, look, target_of};
 use crate::files::root::{Root, open_root};
@@ -32,7 +32,6 @@ use crate::inquiry::Row;
 use crate::job::{Job, Outcome, Report};
 use crate::ledger::snapshot::Snapshot;
 use crate::mailbox::{Notice, Reports};
-use crate::progress::Progress;
 use crate::signals::{Caller, CaughtSignals};
 use crate::{logging, pipeline};
 
@@ -86,14 +85,15 @@ pub fn run(settings: &Settings, directory: Option<&Path>, options: &Options) -> 
     let filter = Arc::new(config.filter);
     let mut pipeline = config.pipeline;
     pipeline.output = Output::None;
-    let dispatcher = pipeline::start(&pipeline, &roots, Arc::new(Progress::default()))?;
-    signals.ask_source(dispatcher.sender.clone());
+    let (stages, dispatcher, sender) = pipeline::start_for_one_source(&pipeline, &roots, Arc::default())?;
+    signals.ask_source(sender);
     let verify = Verify {
         walk: Walk::new(&starts, Arc::clone(&filter), settings.recursive),
         bar: Bar::start(&starts, &filter, settings.recursive),
         scope: Scope { starts, filter, recursive: settings.recursive },
         early: Timestamp { seconds: snapshot.at.seconds.saturating_sub(options.grace.into()), ..snapshot.at },
         snapshot,
+        stages,
         dispatcher,
         content: options.content,
         expected: HashMap::new(),
@@ -172,6 +172,7 @@ struct Verify {
     walk: Walk,
     scope: Scope,
     snapshot: Snapshot,
+    stages: Stages,
     dispatcher: Dispatcher,
     content: bool,
     /// What has changed from this time on is not judged.
@@ -193,9 +194,9 @@ impl Verify {
         self.bar.end();
         if let Ok(stopped) = worked {
             if stopped.is_some() {
-                self.dispatcher.read_no_more();
+                self.stages.read_no_more();
             }
-            self.dispatcher.finish()?;
+            self.stages.finish(&mut self.dispatcher.mailbox)?;
         }
         if let Some(signal) = worked? {
             return Err(Error::Interrupted { signal, left: "not everything was compared".to_owned() });
@@ -296,7 +297,7 @@ impl Verify {
                 Notice::Reports(reports) => reports.into_iter().try_for_each(|report| self.read(report))?,
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop(signal) => stopped = Some(signal),
-                Notice::Rescan | Notice::Asked(_) => {}
+                Notice::Rescan | Notice::Asked(_) | Notice::Leave | Notice::Ended => {}
             }
         }
         Ok(stopped)

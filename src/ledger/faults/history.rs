@@ -180,7 +180,7 @@ impl History {
             self.happens(Moment { allowed, ..self.last().clone() });
         }
         let shared = Arc::new(Shared::new(Arc::default()));
-        self.ledger = Some(Ledger { shared: Arc::clone(&shared), thread: None });
+        self.ledger = Some(Ledger::of(Arc::clone(&shared)));
         self.writer = Some(Writer::new(store, shared));
         if loaded.is_none() {
             self.forget_below(ALL);

@@ -185,7 +185,7 @@ fn a_new_database_holds_no_row_for_the_next_start_that_a_later_batch_deletes() {
     let disk = Rc::new(RefCell::new(recorder));
     let observed = Observed::new(disk.clone());
     let shared = Arc::new(Shared::new(Arc::default()));
-    let ledger = Ledger { shared: Arc::clone(&shared), thread: None };
+    let ledger = Ledger::of(Arc::clone(&shared));
     let mut writer = Writer::new(Store::open(home.path()).unwrap(), shared);
     let name = |number: usize| number.to_string().into_bytes();
     for number in 0..QUEUED_MAX {

@@ -33,7 +33,7 @@ use crate::cli::Unroutable;
 use crate::config::PublishSettings;
 use crate::error::Error;
 use crate::job::Outgoing;
-use crate::mailbox::Sender;
+use crate::mailbox::ReportSender;
 use crate::progress::{BrokerState, Progress};
 
 /// The most batches of messages received at once.
@@ -50,7 +50,7 @@ const UNROUTABLE_EVERY: Duration = Duration::from_secs(60);
 pub fn run(
     settings: &PublishSettings,
     messages: Receiver<Vec<Outgoing>>,
-    sender: &Sender,
+    sender: &ReportSender,
     progress: &Progress,
     ready: &SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
@@ -85,7 +85,7 @@ pub fn run(
 /// Publishes messages and follows what the broker answers.
 struct PublishLoop<'a> {
     settings: &'a PublishSettings,
-    sender: &'a Sender,
+    sender: &'a ReportSender,
     progress: &'a Progress,
     messages: Receiver<Vec<Outgoing>>,
     batches: Vec<Vec<Outgoing>>,
@@ -130,7 +130,7 @@ enum Broken {
 impl<'a> PublishLoop<'a> {
     fn new(
         settings: &'a PublishSettings,
-        sender: &'a Sender,
+        sender: &'a ReportSender,
         progress: &'a Progress,
         messages: Receiver<Vec<Outgoing>>,
         wake_ups: WakeUps,

@@ -171,7 +171,7 @@ fn run(buffers: usize, ready: &mpsc::Sender<io::Result<()>>, assigned: &mpsc::Re
         if ready.send(Ok(())).is_ok()
             && let Ok(readers) = assigned.recv()
         {
-            let _guard = readers.sender.clone().guard_panics();
+            let _guard = readers.sender.guard_panics();
             let worker = Worker::new(readers, Buffers::new(pool, buffers));
             pool::read_all(Rc::new(Pool::new(worker))).await;
         }

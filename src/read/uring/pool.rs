@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::files::unread::Unread;
 use crate::hash::Digests;
 use crate::job::Job;
-use crate::mailbox::Sender;
+use crate::mailbox::ReportSender;
 use crate::queue::Queue;
 use crate::read::verify::Before;
 
@@ -186,8 +186,8 @@ pub(super) async fn read_all(pool: Rc<Pool>) {
 
 /// Spawns a task whose panic ends the process. tokio catches it, so that the thread would run on without the task, and
 /// the source would wait for its job.
-fn spawn(sender: &Sender, task: impl Future<Output = ()> + 'static) {
-    let guard = sender.clone().guard_panics();
+fn spawn(sender: &ReportSender, task: impl Future<Output = ()> + 'static) {
+    let guard = sender.guard_panics();
     tokio_uring::spawn(async move {
         let _guard = guard;
         task.await;
@@ -240,7 +240,7 @@ mod tests {
             plain_reads: false,
             deadline: Arc::new(Deadline::default()),
             messages: None,
-            sender,
+            sender: sender.into(),
         };
         readers.volume.read.add(1);
         let buffers = Buffers::new(FixedBufPool::new([]), BUFFERS_MIN);

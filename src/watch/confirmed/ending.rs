@@ -9,13 +9,24 @@ use crate::watch::tree::Tree;
 /// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
 const LAGGING_MAX: usize = 4096;
 
+/// Ends the ledger. Where the end was `orderly`, nothing is in flight any more, and the ledger is marked complete but for the
+/// paths whose rows may lag (see [`Confirmed::end`]), those of all volumes.
+pub(in crate::watch) fn end(ledger: &Ledger, lagging: Vec<Box<[u8]>>, orderly: bool) {
+    if orderly && lagging.len() <= LAGGING_MAX {
+        ledger.end_exact(lagging);
+    } else {
+        ledger.end();
+    }
+}
+
 impl Confirmed {
-    /// Ends the ledger. Where the end was `orderly`, nothing is in flight any more, and the ledger is marked complete but for
-    /// the paths whose rows may lag.
-    pub(in crate::watch) fn end(&mut self, tree: &Tree, orderly: bool) {
-        let Some(ledger) = self.ledger.take() else { return };
+    /// Writes no more to the ledger. Returns the paths whose rows may lag, one more than [`LAGGING_MAX`] at most. `orderly`:
+    /// nothing is in flight any more.
+    pub(in crate::watch) fn end(&mut self, tree: &Tree, orderly: bool) -> Vec<Box<[u8]>> {
+        let Some(ledger) = self.ledger.take() else { return Vec::new() };
         if orderly {
             self.write_withheld(tree, &ledger);
+            Self::forget_announced(tree, &ledger);
         }
         let nodes = tree
             .iter()
@@ -26,11 +37,7 @@ impl Confirmed {
             .flat_map(|(directory, rows)| rows.iter().map(|(name, row)| (&directory[..], name, &row.known)));
         let lagging = nodes.chain(unlisted).filter(|(_, _, known)| !known.is_exact());
         let path = |(directory, name, _): (&[u8], &Name, _)| [directory, name].concat().into();
-        let lagging: Vec<Box<[u8]>> = lagging.map(path).take(LAGGING_MAX + 1).collect();
-        if orderly && lagging.len() <= LAGGING_MAX {
-            Self::forget_announced(tree, &ledger);
-            ledger.end_exact(lagging);
-        }
+        lagging.map(path).take(LAGGING_MAX + 1).collect()
     }
 
     /// Writes the rows that were withheld because their paths had changed: nothing is published any more, so what was

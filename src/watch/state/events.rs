@@ -11,7 +11,7 @@ use crate::files::version::Timestamp;
 use crate::job::Known;
 use crate::watch::confirmed::is_still;
 use crate::watch::inotify::{Event, WatchId};
-use crate::watch::pending::{Change, Full, NameLost, PENDING_MAX};
+use crate::watch::pending::{Change, Full, NameLost};
 use crate::watch::tree::Origin;
 
 impl State {
@@ -275,11 +275,12 @@ impl State {
         if put == Err(Full) {
             self.progress.metrics.overflows_pending.inc();
             self.pending.drop_waiting();
+            let most = self.pending_max;
             self.ask_for_rescan(now, || {
                 tracing::warn!(
                     event = "pending_dropped",
-                    files = PENDING_MAX,
-                    "more than {PENDING_MAX} files wait: the list is dropped, and a rescan follows when there is room"
+                    files = most,
+                    "more than {most} files wait: the list is dropped, and a rescan follows when there is room"
                 );
             });
         } else if self.pending.len() == waiting {

@@ -13,7 +13,7 @@ use crate::files::names::{Name, Set};
 use crate::files::version::{Timestamp, Version};
 use crate::progress::Phase;
 use crate::watch::confirmed::{Comparison, Confirmed};
-use crate::watch::pending::{Change, NameLost, PENDING_MAX};
+use crate::watch::pending::{Change, NameLost};
 use crate::watch::rescan::{Finished, Step};
 use crate::watch::tree::{Origin, nothing_to_enter};
 
@@ -33,13 +33,12 @@ impl State {
     /// A signal asks for a rescan.
     pub(in crate::watch) fn rescan_on_signal(&mut self, now: Instant) {
         self.progress.metrics.rescans.signal.inc();
-        tracing::info!(event = "rescan_asked", "SIGHUP: the directories are rescanned now");
         self.rescan.ask_now(now);
     }
 
     /// Whether a rescan can go on at once.
     pub(in crate::watch) fn may_rescan(&self, now: Instant) -> bool {
-        let room = self.pending.len() < PENDING_MAX / 2 && self.pending.backlog() < BACKLOG_MAX;
+        let room = self.pending.len() < self.pending_max / 2 && self.pending.backlog() < BACKLOG_MAX;
         self.rescan.has_work(now) && room && !self.confirmed.is_pressed()
     }
 

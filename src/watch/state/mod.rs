@@ -1,4 +1,4 @@
-//! The state of the watch: events and reports go in, batches of jobs come out.
+//! The state of the watch of a volume: events and reports go in, batches of jobs come out.
 //!
 //! It uses no thread and no channel, and takes the time as an argument. It does look at names (lstat), open and list
 //! directories, and add watches.
@@ -12,13 +12,15 @@ mod listing;
 mod refused;
 mod removals;
 mod report;
-mod start;
+mod shares;
+pub(super) mod start;
 mod target_directories;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use shares::Shares;
 
 use super::confirmed::Confirmed;
 use super::hard_links::HardLinks;
@@ -95,8 +97,12 @@ impl Depth {
 }
 
 pub(super) struct State {
+    /// The number of its volume.
+    volume: usize,
     tree: Tree,
     pending: Pending,
+    /// Files that may be pending: each volume's share of [`PENDING_MAX`].
+    pending_max: usize,
     confirmed: Confirmed,
     retries: Retries,
     rescan: Rescan,
@@ -109,7 +115,7 @@ pub(super) struct State {
     hard_links: HardLinks,
     renames: Renames,
     unseen: Unseen,
-    filter: Filter,
+    filter: Arc<Filter>,
     recursive: bool,
     settle: Duration,
     quiet: Duration,
@@ -119,16 +125,26 @@ pub(super) struct State {
     unwatched_at: Option<Instant>,
     progress: Arc<Progress>,
     /// What the names that a start finds may take.
-    memory: Budget,
+    memory: Arc<Budget>,
+    shares: Shares,
     lines: FileLines,
     recent: Recent,
 }
 
 impl State {
-    pub(super) fn new(tree: Tree, filter: Filter, settings: &WatchSettings, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        tree: Tree,
+        filter: Arc<Filter>,
+        settings: &WatchSettings,
+        memory: Arc<Budget>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let pending_max = PENDING_MAX / progress.volumes().len().max(1);
         Self {
+            volume: tree.roots().first().map_or(0, |root| root.root().volume()),
             tree,
-            pending: Pending::new(settings.settle, settings.quiet, PENDING_MAX),
+            pending: Pending::new(settings.settle, settings.quiet, pending_max),
+            pending_max,
             confirmed: Confirmed::new(settings.removals),
             retries: Retries::new(NAMES_MAX),
             rescan: Rescan::new(),
@@ -146,10 +162,16 @@ impl State {
             unwatched_every: settings.rescan.unwrap_or(UNWATCHED_RESCAN),
             unwatched_at: None,
             progress,
-            memory: Budget::default(),
+            memory,
+            shares: Shares::default(),
             lines: FileLines::limited(),
             recent: Recent::default(),
         }
+    }
+
+    /// The number of its volume.
+    pub(super) fn volume(&self) -> usize {
+        self.volume
     }
 
     /// Does what is due besides events, reports and jobs, each at most for as long as an event may wait.
@@ -168,9 +190,10 @@ impl State {
         rescans.into_iter().chain([pending, self.hard_links.next_time(now)]).flatten().min()
     }
 
-    /// Ends the ledger. `orderly`: nothing is in flight any more.
-    pub(super) fn end(&mut self, orderly: bool) {
-        self.confirmed.end(&self.tree, orderly);
+    /// Writes no more to the ledger. Returns the paths whose rows may lag: see [`Confirmed::end`]. `orderly`: nothing is in
+    /// flight any more.
+    pub(super) fn end(&mut self, orderly: bool) -> Vec<Box<[u8]>> {
+        self.confirmed.end(&self.tree, orderly)
     }
 
     /// What is at a name; `None` when it is neither a file nor a link, or gone.

@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{slice, thread};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -20,7 +20,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::State;
+use super::{State, start};
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
@@ -28,13 +28,12 @@ use crate::files::errno::Call;
 use crate::files::root::Root;
 use crate::files::unread::{Unread, Why};
 use crate::files::version::{Timestamp, version_of};
-use crate::filter::Filter;
 use crate::hash::Digests;
 use crate::job::{Job, Known, Last, Outcome, Report};
 use crate::ledger::store::{FILE, Store};
 use crate::ledger::tests::{crash, wait_until_gone};
 use crate::message::Content;
-use crate::watch::confirmed::Loaded;
+use crate::watch::confirmed::{Loaded, ending};
 use crate::watch::inotify::{Event, Watch};
 use crate::watch::tree::Tree;
 
@@ -203,7 +202,8 @@ impl Scene {
 
     fn restart_with(&mut self, catch_up: CatchUp, meanwhile: impl FnOnce(&mut Self)) {
         self.complete_all();
-        self.state.end(true);
+        let ledger = self.state.confirmed.ledger().unwrap();
+        ending::end(&ledger, self.state.end(true), true);
         meanwhile(self);
         (self.watch, self.state) = begin(&self.top, self.kills, catch_up, self.removals, self.recursive);
     }
@@ -318,7 +318,7 @@ impl Scene {
     fn write_ledger(&self) {
         let ledger = self.state.confirmed.ledger().unwrap();
         ledger.invalidate(b"/nothing");
-        wait_until_gone(ledger, b"/", b"nothing");
+        wait_until_gone(&ledger, b"/", b"nothing");
     }
 
     /// A kill publishes nothing again.
@@ -361,9 +361,10 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursi
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
     let settings =
         WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
-    let mut state = State::new(tree, Filter::default(), &settings, Arc::default());
-    state.list_all(false, Instant::now()).unwrap();
-    state.begin(Some(open(&state_directory(top, kills))), catch_up).unwrap();
+    let mut state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());
+    state.list_all(Instant::now()).unwrap();
+    let store = open(&state_directory(top, kills));
+    start::begin(slice::from_mut(&mut state), Some(store), catch_up, &Arc::default()).unwrap();
     (watch, state)
 }
 

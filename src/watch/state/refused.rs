@@ -66,7 +66,7 @@ impl State {
             (&self.progress.unreadable_files, self.retries.refused() - directories, false),
         ] {
             let (path, cause) = self.example(directory).unwrap_or_default();
-            unreadable.are(count, &path, &cause);
+            unreadable.are(self.volume, count, &path, &cause);
         }
     }
 

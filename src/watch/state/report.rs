@@ -6,20 +6,22 @@ use super::State;
 
 impl State {
     /// Reports how many files are pending: whenever there is nothing else to do.
-    pub(super) fn report_pending(&self) {
-        self.progress.metrics.pending_files.set(self.pending.len() as i64);
+    pub(super) fn report_pending(&mut self) {
+        self.shares.pending.set(&self.progress.metrics.pending_files, self.pending.len());
     }
 
     /// Reports once a second what only scrapes and checks ask for.
     pub(in crate::watch) fn report(&mut self, now: Instant) {
         let metrics = &self.progress.metrics;
         let (refused, directories) = (self.retries.refused(), self.retries.directories());
-        metrics.known_files.set(self.tree.iter().map(|(_, node)| node.known.len()).sum::<usize>() as i64);
-        metrics.watched_directories.set(self.tree.watched() as i64);
-        metrics.unwatched_directories.set((self.tree.unwatched().len() + directories) as i64);
-        metrics.refused_files.set((refused - directories) as i64);
-        let oldest = self.pending.oldest().map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
-        metrics.oldest_pending_seconds.set(oldest);
+        let known = self.tree.iter().map(|(_, node)| node.known.len()).sum();
+        self.shares.known.set(&metrics.known_files, known);
+        self.shares.watched.set(&metrics.watched_directories, self.tree.watched());
+        self.shares.unwatched.set(&metrics.unwatched_directories, self.tree.unwatched().len() + directories);
+        self.shares.refused.set(&metrics.refused_files, refused - directories);
+        if let Some(volume) = self.progress.volumes().get(self.volume) {
+            volume.set_oldest(self.pending.oldest().map(|since| now.saturating_duration_since(since)));
+        }
         self.report_unreadable();
         self.lines.report_held_back(now);
         self.attend();

@@ -18,7 +18,9 @@ use crate::files::version::{Timestamp, Version};
 use crate::filter::Filter;
 use crate::job::Last;
 use crate::ledger::store::{Entered, Entry, Fate, Row, Store};
-use crate::memory::{Budget, MORE_MEMORY, Need};
+use crate::ledger::{ALL, Ledger};
+use crate::memory::MORE_MEMORY;
+use crate::progress::Progress;
 use crate::watch::confirmed::{Before, Confirmed, Loaded};
 use crate::watch::tree::{Node, Origin, nothing_to_enter};
 
@@ -77,7 +79,13 @@ impl Listed {
 
 /// Loads the ledger, row by row.
 struct Loader<'a> {
-    state: &'a mut State,
+    /// By the numbers of the volumes.
+    states: &'a mut [State],
+    filter: Arc<Filter>,
+    recursive: bool,
+    /// With `--removals`.
+    keeps_last: bool,
+    progress: Arc<Progress>,
     roots: &'a [Arc<Directory>],
     /// By path.
     listed: Map<Vec<u8>, Listed>,
@@ -90,18 +98,18 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// Loads one row. `path` is absolute.
     fn load(&mut self, path: &[u8], row: &Row) -> Fate {
-        self.state.progress.start.loaded();
-        let last = if self.state.confirmed.keeps_last() { row.last(path) } else { None };
+        self.progress.start.loaded();
+        let last = if self.keeps_last { row.last(path) } else { None };
         let loaded = Loaded { known: row.known(), last };
         let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
         match self.listed.get(directory) {
             Some(listed) => {
                 let id = listed.id;
-                let Some(node) = self.state.tree.get_mut(id) else { return Fate::Gone };
+                let Some(node) = self.states[id.volume()].tree.get_mut(id) else { return Fate::Gone };
                 let Some(name) = listed.name(&node.directory, name) else {
                     return self.load_lost(id, name, last);
                 };
-                if !self.state.filter.admits(&node.directory.below(&name)) {
+                if !self.filter.admits(&node.directory.below(&name)) {
                     return Fate::LeftOut;
                 }
                 Confirmed::load(node, &name, loaded);
@@ -112,10 +120,12 @@ impl<'a> Loader<'a> {
                     return Fate::LeftOut;
                 }
                 Unlisted::Gone(root) => {
-                    let id = self.state.tree.vanished(root, &directory[root.prefix().len()..]);
+                    let id = self.states[root.id().volume()].tree.vanished(root, &directory[root.prefix().len()..]);
                     return self.load_lost(id, name, last);
                 }
-                Unlisted::Refused(_) => self.state.confirmed.load_unlisted(directory, name, loaded),
+                Unlisted::Refused(root) => {
+                    self.states[root.id().volume()].confirmed.load_unlisted(directory, name, loaded);
+                }
                 Unlisted::LeftOut => return Fate::LeftOut,
             },
         }
@@ -125,8 +135,10 @@ impl<'a> Loader<'a> {
 
     /// Keeps the row of a path that has had a message and has no file any more. Its removal is due.
     fn load_lost(&mut self, id: DirectoryId, name: &[u8], last: Option<Last>) -> Fate {
-        let (Some(last), Some(node)) = (last, self.state.tree.with_draining_mut(id)) else { return Fate::Gone };
-        if !self.state.filter.admits(&node.directory.below(name)) {
+        let (Some(last), Some(node)) = (last, self.states[id.volume()].tree.with_draining_mut(id)) else {
+            return Fate::Gone;
+        };
+        if !self.filter.admits(&node.directory.below(name)) {
             return Fate::LeftOut;
         }
         let name = Name::from(name);
@@ -137,7 +149,7 @@ impl<'a> Loader<'a> {
 
     fn admits(&self, root: &Directory, directory: &[u8], name: &[u8]) -> bool {
         let directory = root.deeper(&directory[root.prefix().len()..]);
-        self.state.filter.admits(&directory.below(name))
+        self.filter.admits(&directory.below(name))
     }
 
     /// Each directory is opened once, however many rows there are below it.
@@ -145,7 +157,7 @@ impl<'a> Loader<'a> {
         if let Some(found) = self.unlisted.get(directory) {
             return *found;
         }
-        let found = Unlisted::at(directory, self.roots, self.state.recursive, &self.state.filter);
+        let found = Unlisted::at(directory, self.roots, self.recursive, &self.filter);
         self.unlisted.insert(directory.into(), found);
         found
     }
@@ -224,12 +236,11 @@ impl State {
         }
     }
 
-    /// Watches and lists the whole tree. `ledger`: one is kept.
+    /// Watches and lists the whole tree.
     ///
     /// # Errors
     /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
-    pub(in crate::watch) fn list_all(&mut self, ledger: bool, now: Instant) -> Result<(), Error> {
-        self.memory = Budget::of_this_process(ledger, self.confirmed.keeps_last());
+    pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
         self.progress.start.watched(self.tree.roots().len());
         self.rescan.begin(self.tree.roots(), now);
         while let Some((id, deep)) = self.rescan.next_to_list() {
@@ -240,64 +251,13 @@ impl State {
             }
         }
         self.progress.metrics.rescans.start.inc();
-        if let Some(need) = self.memory.need().filter(Need::fits) {
-            tracing::info!(event = "memory", "{need}");
-        }
         Ok(())
-    }
-
-    /// Loads what the ledger holds, and does with the listed files what `--catch-up` says.
-    ///
-    /// # Errors
-    /// [`Error::StateDirectory`], or [`Error::Internal`] when the ledger's thread cannot be had.
-    pub(in crate::watch) fn begin(&mut self, mut store: Option<Store>, catch_up: CatchUp) -> Result<(), Error> {
-        let mut whole = match &mut store {
-            Some(store) => self.load(store)?,
-            None => true,
-        };
-        match catch_up {
-            CatchUp::None | CatchUp::Baseline => whole &= self.take_as_confirmed(store.as_mut(), catch_up),
-            CatchUp::Changed => {}
-            CatchUp::All => self.rescan.publish_known(),
-        }
-        store.map_or(Ok(()), |store| self.confirmed.start(store, whole, Arc::clone(&self.progress)))
-    }
-
-    /// Loads what the ledger holds of the listed files. `false`: it could not be read, and nothing of it counts.
-    fn load(&mut self, store: &mut Store) -> Result<bool, Error> {
-        let mut listed = Map::default();
-        let mut files = 0;
-        let rows_max = store.rows_max();
-        for (id, names) in self.rescan.listed() {
-            let Some(node) = self.tree.get_mut(id) else { continue };
-            files += names.iter().filter(|name| self.filter.admits(&node.directory.below(name))).count();
-            // A map that grows by the row is for a while there twice, the second time with room for twice as many.
-            node.known.reserve(names.len().min(rows_max));
-            listed.insert(node.directory.prefix().to_vec(), Listed::new(id, &node.directory, names));
-        }
-        let roots = self.tree.roots().to_vec();
-        let (unlisted, lost) = (Map::default(), Map::default());
-        let mut loader = Loader { state: self, roots: &roots, listed, unlisted, lost, loaded: 0 };
-        let whole = store.load(|path, row| loader.load(path, row))?;
-        let Loader { mut loaded, lost, listed, .. } = loader;
-        for Listed { id, .. } in listed.values() {
-            self.tree.get_mut(*id).into_iter().for_each(|node| node.known.shrink_to_fit());
-        }
-        if whole {
-            lost.into_iter().for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
-        } else {
-            loaded = 0;
-            self.confirmed.unload(&mut self.tree);
-        }
-        tracing::info!(event = "ledger_loaded", rows = loaded, files, "the ledger holds {loaded} of {files} files");
-        Ok(whole)
     }
 
     /// Takes the listed files as they are now for confirmed, because they were there before this process. What the ledger
     /// holds of another file is deleted before anything is published, and with [`CatchUp::Baseline`] what is there is
-    /// entered. `false`: it could not be written, and nothing of it may count.
-    fn take_as_confirmed(&mut self, store: Option<&mut Store>, catch_up: CatchUp) -> bool {
-        let mut entries = Entries { store, catch_up, waiting: Vec::new(), whole: true };
+    /// entered. Returns the number of files.
+    fn take_as_confirmed(&mut self, entries: &mut Entries<'_>) -> usize {
         let mut files = 0;
         let mut lost = Vec::new();
         for (id, names) in self.rescan.finish_uncompared() {
@@ -330,10 +290,92 @@ impl State {
         // A removal is due whatever `--catch-up` says of files that are there.
         let lost = lost.into_iter().filter(|(_, names)| !names.is_empty());
         lost.for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
-        entries.write();
-        report_taken(files);
-        entries.whole
+        files
     }
+}
+
+/// Loads what the ledger holds, and does with the listed files of all volumes what `--catch-up` says. Returns the ledger, to
+/// which each confirm is written from then on.
+///
+/// # Errors
+/// [`Error::StateDirectory`], or [`Error::Threads`] when the ledger's thread cannot be had.
+pub(in crate::watch) fn begin(
+    states: &mut [State],
+    mut store: Option<Store>,
+    catch_up: CatchUp,
+    progress: &Arc<Progress>,
+) -> Result<Option<Arc<Ledger>>, Error> {
+    let mut whole = match &mut store {
+        Some(store) => load(states, store, progress)?,
+        None => true,
+    };
+    match catch_up {
+        CatchUp::None | CatchUp::Baseline => {
+            let mut entries = Entries { store: store.as_mut(), catch_up, waiting: Vec::new(), whole: true };
+            let files = states.iter_mut().map(|state| state.take_as_confirmed(&mut entries)).sum();
+            entries.write();
+            report_taken(files);
+            whole &= entries.whole;
+        }
+        CatchUp::Changed => {}
+        CatchUp::All => states.iter_mut().for_each(|state| state.rescan.publish_known()),
+    }
+    let Some(store) = store else { return Ok(None) };
+    let ledger = Arc::new(Ledger::start(store, Arc::clone(progress))?);
+    if !whole {
+        // It could not be read to its end, or what is there could not be entered: no row counts, at the next start either.
+        ledger.forget_below(ALL);
+    }
+    states.iter_mut().for_each(|state| state.confirmed.write_to(Arc::clone(&ledger)));
+    Ok(Some(ledger))
+}
+
+/// Loads what the ledger holds of the listed files. `false`: it could not be read, and nothing of it counts.
+fn load(states: &mut [State], store: &mut Store, progress: &Arc<Progress>) -> Result<bool, Error> {
+    let mut listed = Map::default();
+    let mut files = 0;
+    let rows_max = store.rows_max();
+    for State { rescan, tree, filter, .. } in &mut *states {
+        for (id, names) in rescan.listed() {
+            let Some(node) = tree.get_mut(id) else { continue };
+            files += names.iter().filter(|name| filter.admits(&node.directory.below(name))).count();
+            // A map that grows by the row is for a while there twice, the second time with room for twice as many.
+            node.known.reserve(names.len().min(rows_max));
+            listed.insert(node.directory.prefix().to_vec(), Listed::new(id, &node.directory, names));
+        }
+    }
+    let roots: Vec<_> = states.iter().flat_map(|state| state.tree.roots()).cloned().collect();
+    let Some(State { filter, recursive, confirmed, .. }) = states.first() else { return Ok(true) };
+    let (filter, recursive, keeps_last) = (Arc::clone(filter), *recursive, confirmed.keeps_last());
+    let mut loader = Loader {
+        states,
+        filter,
+        recursive,
+        keeps_last,
+        progress: Arc::clone(progress),
+        roots: &roots,
+        listed,
+        unlisted: Map::default(),
+        lost: Map::default(),
+        loaded: 0,
+    };
+    let whole = store.load(|path, row| loader.load(path, row))?;
+    let Loader { states, mut loaded, lost, listed, .. } = loader;
+    for Listed { id, .. } in listed.values() {
+        states[id.volume()].tree.get_mut(*id).into_iter().for_each(|node| node.known.shrink_to_fit());
+    }
+    if whole {
+        for (id, names) in lost {
+            states[id.volume()].rescan.compare_later(id, names, Origin::Found);
+        }
+    } else {
+        loaded = 0;
+        for State { confirmed, tree, .. } in states {
+            confirmed.unload(tree);
+        }
+    }
+    tracing::info!(event = "ledger_loaded", rows = loaded, files, "the ledger holds {loaded} of {files} files");
+    Ok(whole)
 }
 
 /// Logs that all files that were there count as confirmed.

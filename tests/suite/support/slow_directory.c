@@ -1,4 +1,5 @@
-/* A pass-through file system whose reads take as many seconds as the file DELAY says:
+/* A pass-through file system whose calls take as many seconds as the file DELAY says: the first number is that of reads, the second
+ * that of looks at names and directories.
  *
  *     slow_directory SOURCE DELAY -f MOUNTPOINT
  *
@@ -22,21 +23,24 @@ static const char *real(char *buffer, const char *path) {
     return buffer;
 }
 
-static void pause_as_set(void) {
-    double seconds = 0;
+enum { READS, LOOKS };
+
+static void pause_as_set(int call) {
+    double seconds[] = {0, 0};
     FILE *file = fopen(delay, "r");
     if (file) {
-        if (fscanf(file, "%lf", &seconds) != 1)
-            seconds = 0;
+        if (fscanf(file, "%lf %lf", &seconds[READS], &seconds[LOOKS]) != 2)
+            seconds[call] = 0;
         fclose(file);
     }
-    if (seconds > 0)
-        usleep(seconds * 1e6);
+    if (seconds[call] > 0)
+        usleep(seconds[call] * 1e6);
 }
 
 static int fs_getattr(const char *path, struct stat *stat, struct fuse_file_info *file) {
     char buffer[4096];
     (void)file;
+    pause_as_set(LOOKS);
     return lstat(real(buffer, path), stat) ? -errno : 0;
 }
 
@@ -44,6 +48,7 @@ static int fs_readdir(const char *path, void *to, fuse_fill_dir_t fill, off_t of
                       enum fuse_readdir_flags flags) {
     char buffer[4096];
     (void)offset, (void)file, (void)flags;
+    pause_as_set(LOOKS);
     DIR *directory = opendir(real(buffer, path));
     if (!directory)
         return -errno;
@@ -68,12 +73,13 @@ static int fs_create(const char *path, mode_t mode, struct fuse_file_info *file)
 
 static int fs_open(const char *path, struct fuse_file_info *file) {
     char buffer[4096];
+    pause_as_set(LOOKS);
     return opened(open(real(buffer, path), file->flags & O_ACCMODE), file);
 }
 
 static int fs_read(const char *path, char *to, size_t length, off_t offset, struct fuse_file_info *file) {
     (void)path;
-    pause_as_set();
+    pause_as_set(READS);
     int count = pread(file->fh, to, length, offset);
     return count < 0 ? -errno : count;
 }
@@ -95,6 +101,11 @@ static int fs_unlink(const char *path) {
     return unlink(real(buffer, path)) ? -errno : 0;
 }
 
+static int fs_mkdir(const char *path, mode_t mode) {
+    char buffer[4096];
+    return mkdir(real(buffer, path), mode) ? -errno : 0;
+}
+
 static int fs_truncate(const char *path, off_t length, struct fuse_file_info *file) {
     char buffer[4096];
     (void)file;
@@ -110,6 +121,7 @@ static const struct fuse_operations operations = {
     .write = fs_write,
     .release = fs_release,
     .unlink = fs_unlink,
+    .mkdir = fs_mkdir,
     .truncate = fs_truncate,
 };
 

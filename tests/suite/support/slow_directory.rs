@@ -1,4 +1,4 @@
-//! A directory on a file system in user space whose reads take as long as a test says.
+//! A directory on a file system in user space whose calls take as long as a test says.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -37,7 +37,7 @@ impl SlowDirectory {
         }
         fs::create_dir(&source).expect("a directory");
         fs::create_dir(&path).expect("a directory");
-        fs::write(&delay, "0").expect("a file");
+        fs::write(&delay, "0 0").expect("a file");
         let mut server = Command::new(&program)
             .args([&source, &delay])
             .arg("-f")
@@ -63,7 +63,12 @@ impl SlowDirectory {
 
     /// Sets how many seconds each read takes from now on.
     pub fn set_delay(&self, seconds: u32) {
-        fs::write(&self.delay, seconds.to_string()).expect("a file");
+        fs::write(&self.delay, format!("{seconds} 0")).expect("a file");
+    }
+
+    /// Sets how many seconds each look at a name or a directory takes from now on.
+    pub fn set_delay_of_looks(&self, seconds: u32) {
+        fs::write(&self.delay, format!("0 {seconds}")).expect("a file");
     }
 
     /// SIGSTOP: no call to the file system is answered any more.
