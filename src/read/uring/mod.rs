@@ -9,6 +9,7 @@ mod file;
 mod opened;
 mod operations;
 mod pool;
+mod waits;
 mod worker;
 
 use std::rc::Rc;

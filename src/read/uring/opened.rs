@@ -9,6 +9,7 @@ use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::fs::File;
 
 use super::operations::borrow;
+use super::waits::waits_so_far;
 use super::worker::Worker;
 
 /// An open file, and the way in which it is read.
@@ -26,9 +27,10 @@ impl Opened {
             Self::InRing(file) => return file.read_fixed_at(buffer, at).await,
             Self::Plain(file) => file,
         };
+        let waits = worker.plain_reads.may_be_slow().then(waits_so_far);
         let began = Instant::now();
         let read = retry_on_intr(|| pread(file, &mut buffer[..], at));
-        worker.plain_reads.observe(began.elapsed());
+        worker.plain_reads.observe(began.elapsed(), waits.is_none_or(|before| waits_so_far() > before));
         (read.map_err(io::Error::from), buffer)
     }
 

@@ -33,7 +33,8 @@ impl Worker {
 /// The longest time of a plain read of what is in memory. A disk takes longer, and the thread does nothing else meanwhile.
 const QUICK: Duration = Duration::from_micros(100);
 
-/// Slow reads in a row that show that a disk is read. A single one may have waited for the processor.
+/// Slow reads in a row that show that a disk is read. The first may have waited for the processor, and of the next ones it is
+/// asked.
 const SLOW_IN_A_ROW: u32 = 2;
 
 /// Files that go through the ring after plain reads were slow: as many as a thread has in flight, so that the next plain
@@ -65,9 +66,15 @@ impl PlainReads {
         }
     }
 
-    /// Takes into account how long a plain read has taken.
-    pub(super) fn observe(&self, elapsed: Duration) {
-        let slow = if elapsed > QUICK { self.slow_in_a_row.get() + 1 } else { 0 };
+    /// Whether the last read was slow, so that it counts of the next one whether the thread waits in it.
+    pub(super) fn may_be_slow(&self) -> bool {
+        self.slow_in_a_row.get() > 0
+    }
+
+    /// Takes into account how long a plain read has taken. `waited`: the thread may have waited in it, and has not just lost its
+    /// processor to another one for a while.
+    pub(super) fn observe(&self, elapsed: Duration, waited: bool) {
+        let slow = if elapsed > QUICK && waited { self.slow_in_a_row.get() + 1 } else { 0 };
         self.slow_in_a_row.set(slow % SLOW_IN_A_ROW);
         if slow == SLOW_IN_A_ROW {
             self.ring_files.set(RING_FILES);
@@ -133,12 +140,15 @@ mod tests {
         let plain = PlainReads::new(true);
         let by_ring = || (0..2 * RING_FILES).filter(|_| !plain.are_quick()).count();
         for elapsed in [SLOW, QUICK, SLOW] {
-            plain.observe(elapsed);
+            plain.observe(elapsed, true);
         }
-        assert_eq!(by_ring(), 0, "no two in a row");
-        plain.observe(SLOW);
+        assert_eq!((by_ring(), plain.may_be_slow()), (0, true), "no two in a row");
+        plain.observe(SLOW, false);
+        assert_eq!((by_ring(), plain.may_be_slow()), (0, false), "another thread had the processor");
+        plain.observe(SLOW, true);
+        plain.observe(SLOW, true);
         assert_eq!(by_ring(), RING_FILES);
-        plain.observe(SLOW);
+        plain.observe(SLOW, true);
         assert_eq!(by_ring(), 0, "they are counted anew");
         assert!(!PlainReads::new(false).are_quick());
     }
