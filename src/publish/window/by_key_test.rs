@@ -339,6 +339,21 @@ fn what_waits_for_a_queue_does_not_keep_the_others_one_at_a_time_behind_a_messag
     assert_eq!((model.count(Ended::Refused), model.window.unroutable(), model.window.left()), (11, 0, 0));
 }
 
+/// No number of new messages keeps those waiting whose pause is over.
+#[test]
+fn what_waits_for_a_queue_goes_before_what_is_new_once_its_pause_is_over() {
+    let mut model = with_ten_parked(true);
+    let parked = model.aside.clone();
+    let of_parked = |model: &Model| model.published.iter().filter(|sent| parked.contains(sent.message())).count();
+    (200..200 + 8 * SIZE).filter(|path| path % KEYS != 1).for_each(|path| model.add(path, false));
+    model.publish();
+    assert_eq!((of_parked(&model), model.published.len()), (0, SIZE), "the pause is not over");
+    model.now += PAUSE_MAX;
+    model.step(&Step::Handle(SIZE));
+    model.step(&Step::Confirm(vec![0; SIZE]));
+    assert_eq!((of_parked(&model), model.published.len()), (SIZE, SIZE));
+}
+
 #[test]
 fn a_limit_that_the_broker_names_counts_for_what_waits_for_a_queue_too() {
     let mut model = with_ten_parked(true);
