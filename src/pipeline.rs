@@ -16,7 +16,7 @@ use crate::config::PipelineSettings;
 use crate::dispatch::{Dispatcher, NOTICES_BESIDE_REPORTS, Pipeline, Stages, Volume};
 use crate::error::{Error, named};
 use crate::files::inline_reads;
-use crate::files::root::{Root, volume_count};
+use crate::files::root::{Root, of_volume, volume_count};
 use crate::mailbox::{Mailbox, ReportSender, Sender};
 use crate::progress::Progress;
 use crate::publish;
@@ -101,11 +101,11 @@ fn volumes(settings: &PipelineSettings, roots: &[Arc<Root>]) -> Vec<Volume> {
 
 /// Whether a ring can read the files of a volume's data directories inline.
 fn reads_inline(roots: &[Arc<Root>], volume: usize) -> bool {
-    roots.iter().filter(|root| root.volume() == volume).all(|root| inline_reads::can_be_had(root))
+    of_volume(roots, volume).all(|root| inline_reads::can_be_had(root))
 }
 
 /// The paths of a volume's data directories.
 fn directories(roots: &[Arc<Root>], volume: usize) -> String {
-    let of_volume: Vec<_> = roots.iter().filter(|root| root.volume() == volume).map(|root| root.path()).collect();
-    named(of_volume.into_iter())
+    let paths: Vec<_> = of_volume(roots, volume).map(|root| root.path()).collect();
+    named(paths.into_iter())
 }

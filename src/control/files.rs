@@ -91,7 +91,7 @@ impl Source {
             sender.ask(Box::new(Question { path: path.cloned(), asked, reply })).then_some(answer)
         };
         let answers: Vec<_> = sources.iter().map(question).collect();
-        let (mut all, mut missing) = (None::<Answer>, None);
+        let (mut all, mut silent, mut stops) = (None::<Answer>, Vec::new(), false);
         for (volume, answer) in answers.into_iter().enumerate() {
             let until = (asked + ANSWER_TIME).into();
             let answered = match answer {
@@ -101,15 +101,17 @@ impl Source {
             match (answered, &mut all) {
                 (Some(Ok(answer)), Some(all)) => all.add(answer),
                 (Some(Ok(answer)), all @ None) => *all = Some(answer),
-                (Some(Err(_)), _) => missing = Some("the service stops".to_owned()),
+                (Some(Err(_)), _) => stops = true,
                 (None, _) => {
                     let directories = self.progress.volumes().get(volume).map_or("", |volume| &volume.directories);
-                    let silent = format!("the watch of {directories} has not answered: its file system may hold it up");
-                    missing = Some(missing.map_or_else(|| silent.clone(), |before: String| before + "; " + &silent));
+                    silent.push(format!("the watch of {directories} has not answered: its file system may hold it up"));
                 }
             }
         }
-        (all, missing)
+        if stops {
+            return (all, Some("the service stops".to_owned()));
+        }
+        (all, (!silent.is_empty()).then(|| silent.join("; ")))
     }
 }
 

@@ -321,6 +321,11 @@ pub fn volume_count(roots: &[Arc<Root>]) -> usize {
     roots.iter().map(|root| root.volume() + 1).max().unwrap_or(1)
 }
 
+/// The data directories on a volume.
+pub fn of_volume(roots: &[Arc<Root>], volume: usize) -> impl Iterator<Item = &Arc<Root>> {
+    roots.iter().filter(move |root| root.volume() == volume)
+}
+
 /// Opens a data directory.
 ///
 /// # Errors

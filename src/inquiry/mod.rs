@@ -58,27 +58,26 @@ impl Answer {
     /// Adds what the source of another volume knows.
     pub fn add(&mut self, other: Self) {
         self.pending += other.pending;
-        self.waiting.extend(other.waiting);
-        self.waiting.sort_by_key(|waiting| Reverse(waiting.age));
+        merge(&mut self.waiting, other.waiting, |waiting| waiting.age);
         self.refused += other.refused;
-        self.refusals.extend(other.refusals);
-        self.refusals.sort_by_key(|refusal| Reverse(refusal.age));
+        merge(&mut self.refusals, other.refusals, |refusal| refusal.age);
         self.unwatched += other.unwatched;
         self.unwatched_paths.extend(other.unwatched_paths);
-        self.unwatched_cause = self.unwatched_cause.take().or(other.unwatched_cause);
-        self.recent.extend(other.recent);
-        self.failures.extend(other.failures);
-        for ended in [&mut self.recent, &mut self.failures] {
-            ended.sort_by_key(|ended| Reverse(ended.at));
-            ended.truncate(LISTED_MAX);
-        }
-        self.waiting.truncate(LISTED_MAX);
-        self.refusals.truncate(LISTED_MAX);
         self.unwatched_paths.truncate(LISTED_MAX);
+        self.unwatched_cause = self.unwatched_cause.take().or(other.unwatched_cause);
+        merge(&mut self.recent, other.recent, |ended| ended.at);
+        merge(&mut self.failures, other.failures, |ended| ended.at);
         if let Some(file) = other.file.filter(|file| file.place != Place::Outside) {
             self.file = Some(file);
         }
     }
+}
+
+/// Adds entries to a list that has those with the largest key first.
+fn merge<T, K: Ord>(list: &mut Vec<T>, more: Vec<T>, key: impl Fn(&T) -> K) {
+    list.extend(more);
+    list.sort_by_key(|entry| Reverse(key(entry)));
+    list.truncate(LISTED_MAX);
 }
 
 /// A file that waits for its message's confirm.

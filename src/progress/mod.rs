@@ -173,14 +173,14 @@ pub struct Volume {
     pub watch: StageProgress,
     /// Files that were dispatched and are not yet read.
     pub read: StageProgress,
-    /// Jobs that were dispatched and have no report yet.
-    pub in_flight: AtomicUsize,
-    /// Since when its oldest pending file waits, in milliseconds of the monotonic clock; 0 where there is none.
-    oldest_since: AtomicU64,
     /// The large ones among them.
     pub large: AtomicUsize,
     /// Those that are being read and take long.
     pub long: LongReads,
+    /// Jobs that were dispatched and have no report yet.
+    pub in_flight: AtomicUsize,
+    /// Since when its oldest pending file waits, in milliseconds of the monotonic clock; 0 where there is none.
+    oldest_since: AtomicU64,
 }
 
 impl Volume {

@@ -38,11 +38,11 @@ pub(super) struct RootChecks {
 impl RootChecks {
     /// # Errors
     /// [`Error::Threads`] when the thread cannot be started.
-    pub(super) fn start(roots: &[Arc<Root>]) -> Result<Self, Error> {
+    pub(super) fn start<'a>(roots: impl Iterator<Item = &'a Arc<Root>>) -> Result<Self, Error> {
         let check = |root: &Arc<Root>| Arc::new(Check { root: Arc::clone(root), answer: Mutex::new(Ok(true)) });
-        let checks: Vec<Arc<Check>> = roots.iter().map(check).collect();
+        let checks: Vec<Arc<Check>> = roots.map(check).collect();
         let (sender, until) = mpsc::channel();
-        let (own, volume) = (checks.clone(), roots.first().map_or(0, |root| root.volume()));
+        let (own, volume) = (checks.clone(), checks.first().map_or(0, |check| check.root.volume()));
         let thread = thread::Builder::new().name(format!("roots-{volume}")).spawn(move || ask(&own, &until));
         thread.map_err(|cause| Error::Threads { what: "a thread that checks data directories", cause })?;
         Ok(Self { checks, _until: sender })

@@ -59,7 +59,7 @@ impl Watcher {
         loop {
             self.volume.watch.touch();
             let more = self.read_events()?;
-            if self.read_notices()? {
+            if self.read_notices() {
                 return Ok(());
             }
             let now = Instant::now();
@@ -121,8 +121,8 @@ impl Watcher {
         Ok(true)
     }
 
-    /// Whether one of the notices asks for the end.
-    fn read_notices(&mut self) -> Result<bool, Error> {
+    /// Reads the notices in the mailbox. Returns whether one of them asks for the end.
+    pub(super) fn read_notices(&mut self) -> bool {
         let (now, time_of_day) = (Instant::now(), Timestamp::now());
         let mut ends = false;
         while let Some(notice) = self.dispatcher.next_notice() {
@@ -130,28 +130,16 @@ impl Watcher {
                 Notice::Reports(reports) => {
                     reports.into_iter().for_each(|report| self.state.complete(report, now, time_of_day));
                 }
-                Notice::Failed(error) => return Err(error),
                 // What is not found now is found at the next start.
                 Notice::Rescan if self.progress.phase() == Phase::Stopping => {}
                 Notice::Rescan => self.state.rescan_on_signal(now),
                 Notice::Asked(question) => self.state.answer(*question, now),
                 Notice::Stop(_) => ends = true,
                 Notice::Leave => (ends, self.leaves) = (true, true),
-                Notice::Ended => {} // for the main thread alone
+                Notice::Failed(_) | Notice::Ended => {} // for the main thread alone
             }
         }
-        Ok(ends)
-    }
-
-    /// Reads all notices that are left, also behind a failure. Returns the first failure.
-    pub(super) fn read_rest(&mut self) -> Result<(), Error> {
-        let mut first = Ok(());
-        loop {
-            match self.read_notices() {
-                Err(error) => first = first.and(Err(error)),
-                Ok(_) => return first,
-            }
-        }
+        ends
     }
 
     /// Waits for the reports of what is in flight. No more events are read.
@@ -160,7 +148,7 @@ impl Watcher {
         while self.dispatcher.busy() && !self.leaves {
             self.volume.watch.touch();
             self.dispatcher.mailbox.sleep(None, Some(ROOT_CHECK), Reports::Wake)?;
-            self.read_notices()?;
+            self.read_notices();
         }
         Ok(())
     }

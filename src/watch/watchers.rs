@@ -17,7 +17,7 @@ use super::{confirmed, state};
 use crate::config::WatchSettings;
 use crate::dispatch::{Pipeline, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT, Stages};
 use crate::error::{Error, StopSignal};
-use crate::files::root::{Root, volume_count};
+use crate::files::root::{Root, of_volume, volume_count};
 use crate::filter::Filter;
 use crate::ledger::Ledger;
 use crate::ledger::store::Store;
@@ -72,8 +72,7 @@ impl Watchers {
         let filter = Arc::new(filter);
         let memory = Arc::new(Budget::of_this_process(store.is_some(), settings.removals));
         let state = |(volume, watch): (usize, &Watch)| {
-            let own = of_volume(roots, volume);
-            let tree = Tree::new(own.iter().zip(watch.roots()), watch.watches()?);
+            let tree = Tree::new(of_volume(roots, volume).zip(watch.roots()), watch.watches()?);
             Ok(State::new(tree, Arc::clone(&filter), &settings, Arc::clone(&memory), Arc::clone(&progress)))
         };
         let mut states = watches.iter().enumerate().map(state).collect::<Result<Vec<_>, Error>>()?;
@@ -87,18 +86,19 @@ impl Watchers {
         let parts = watches.into_iter().zip(states).zip(sources).zip(progress.volumes()).enumerate();
         let threads = parts.map(|(number, (((watch, state), (dispatcher, sender)), volume))| {
             senders.push(sender);
-            Thread::new(Watcher {
+            let watcher = Watcher {
                 watch,
                 state,
                 dispatcher,
-                roots: RootChecks::start(&of_volume(roots, number))?,
+                roots: RootChecks::start(of_volume(roots, number))?,
                 rescan: settings.rescan,
                 pace: Pace::default(),
                 progress: Arc::clone(&progress),
                 volume: Arc::clone(volume),
                 main: main.clone(),
                 leaves: false,
-            })
+            };
+            Thread::new(watcher, number)
         });
         let threads = threads.collect::<Result<_, Error>>()?;
         Ok(Self { threads, sources: senders, mailbox, stages, ledger, progress, ended: 0 })
@@ -123,7 +123,10 @@ impl Watchers {
             _ => Ok(()),
         };
         // Whatever has ended it: what was reported counts.
-        let rest = watchers.iter_mut().map(Watcher::read_rest).fold(self.read_rest(), Result::and);
+        let rest = self.read_rest();
+        for watcher in &mut watchers {
+            watcher.read_notices();
+        }
         let in_order = all && followed.is_ok() && drained.is_ok() && finished.is_ok() && rest.is_ok();
         // What has ended it comes before the totals, which are the last line of every run.
         let ended = followed.and(drained).and(finished).and(rest).map_err(failed);
@@ -236,9 +239,9 @@ impl Watchers {
 }
 
 impl Thread {
-    fn new(watcher: Watcher) -> Result<Self, Error> {
+    fn new(watcher: Watcher, volume: usize) -> Result<Self, Error> {
         let (give, given) = sync_channel::<Watcher>(1);
-        let (guard, volume) = (watcher.main.clone(), watcher.state.volume());
+        let guard = watcher.main.clone();
         let run = move || {
             let _guard = guard.guard_panics();
             given.recv().ok().map(Watcher::run)
@@ -260,15 +263,8 @@ impl Thread {
 /// # Errors
 /// [`Error::Watch`], which names the limit to raise if there was one.
 pub fn watches(roots: &[Arc<Root>]) -> Result<Vec<Watch>, Error> {
-    let watch = |volume| {
-        let own = of_volume(roots, volume);
-        Watch::new(&own.iter().map(|root| root.path()).collect::<Vec<_>>())
-    };
+    let watch = |volume| Watch::new(&of_volume(roots, volume).map(|root| root.path()).collect::<Vec<_>>());
     (0..volume_count(roots)).map(watch).collect()
-}
-
-fn of_volume(roots: &[Arc<Root>], volume: usize) -> Vec<Arc<Root>> {
-    roots.iter().filter(|root| root.volume() == volume).cloned().collect()
 }
 
 /// Lists the trees of all volumes side by side.

@@ -169,11 +169,6 @@ impl State {
         }
     }
 
-    /// The number of its volume.
-    pub(super) fn volume(&self) -> usize {
-        self.volume
-    }
-
     /// Does what is due besides events, reports and jobs, each at most for as long as an event may wait.
     pub(super) fn advance(&mut self, now: Instant) {
         self.rescan_unwatched(now);
