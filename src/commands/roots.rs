@@ -1,13 +1,13 @@
 //! What `watch`, `scan` and `verify` do with the data directories before their first file.
 
-use std::fs;
 use std::sync::Arc;
+use std::{fs, io};
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cli::DEFAULT_EXCHANGE;
 use crate::config::Publisher;
-use crate::error::{Error, named};
+use crate::error::{Error, named, os_message};
 use crate::files::lease;
 use crate::files::root::{Protection, Root, raise_lease_capability};
 use crate::routing::Exchange;
@@ -69,22 +69,36 @@ pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
 /// messages of two exchanges have no order between them, so services that share a directory and not an exchange have
 /// different names, and do not wait for each other.
 ///
-/// The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
+/// A directory without a name is warned of. The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
 pub(super) fn publishers(roots: &[Arc<Root>], exchange: &Exchange) -> Vec<Publisher> {
     let of_another_exchange = match exchange.name.as_str() {
         DEFAULT_EXCHANGE => String::new(),
         name => format!("\0{name}"), // no path holds a NUL
     };
-    let publisher = |root: &Arc<Root>| {
-        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-        let directory = root.look(b".").ok()?;
+    let publisher = |root: &Arc<Root>| -> io::Result<Publisher> {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id")?;
+        let directory = root.look(b".")?;
         let (device, inode) = (directory.st_dev.to_le_bytes(), directory.st_ino.to_le_bytes());
         let path = root.path().as_os_str().as_encoded_bytes();
         let identity = [&boot, &device[..], &inode, path, of_another_exchange.as_bytes()].concat();
         let name = format!("apollonia-ingestor-{:032x}", xxh3_128(&identity));
-        Some(Publisher { name, directory: root.path().to_owned() })
+        Ok(Publisher { name, directory: root.path().to_owned() })
     };
-    let mut publishers: Vec<Publisher> = roots.iter().filter_map(publisher).collect();
+    let mut publishers = Vec::new();
+    for root in roots {
+        match publisher(root) {
+            Ok(publisher) => publishers.push(publisher),
+            Err(cause) => {
+                let (path, error) = (root.path(), os_message(&cause));
+                tracing::warn!(
+                    event = "no_fence",
+                    path = &*path.to_string_lossy(),
+                    error,
+                    "nothing keeps a second service out of {path:?}: it has no name that is the same for both ({error})"
+                );
+            }
+        }
+    }
     publishers.sort();
     publishers
 }

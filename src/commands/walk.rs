@@ -57,7 +57,8 @@ impl Walk {
         self.ahead.is_empty() && self.current.as_ref().is_none_or(|current| current.files.len() == 0)
     }
 
-    /// The job of the next file. Directories that cannot be listed are logged, and counted in `unlisted`.
+    /// The job of the next file. Directories that cannot be listed are logged, and counted in `unlisted` unless they are on
+    /// another file system.
     pub(super) fn next(&mut self, unlisted: &mut u64) -> Option<Job> {
         loop {
             if let Some(Current { directory, files, seen_at }) = &mut self.current
@@ -79,6 +80,15 @@ impl Walk {
                 }
                 // It went away meanwhile, and its files with it.
                 Err(errno) if !directory.below(b"").is_empty() && meaning(Call::Open, errno) == Meaning::Gone => {}
+                Err(errno) if meaning(Call::Open, errno) == Meaning::LeadsOut => {
+                    let path = directory.absolute(b"");
+                    let path = String::from_utf8_lossy(&path);
+                    tracing::info!(
+                        event = "mounted_below",
+                        path = &*path,
+                        "something is mounted at {path:?}, which is not gone into"
+                    );
+                }
                 Err(errno) => {
                     *unlisted += 1;
                     let (path, error) = (directory.absolute(b""), os_message(&errno));

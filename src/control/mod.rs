@@ -80,6 +80,11 @@ impl Control {
             .enable_all()
             .build()
             .map_err(|cause| Error::system("cannot start the control socket's runtime", cause))?;
+        let entered = runtime.enter();
+        let failed = |cause| Error::system("cannot serve the control socket", cause);
+        let unix = unix.map(tokio::net::UnixListener::from_std).transpose().map_err(failed)?;
+        let tcp = tcp.map(tokio::net::TcpListener::from_std).transpose().map_err(failed)?;
+        drop(entered);
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(run(source, unix, tcp)))
@@ -151,12 +156,12 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
         .map_err(|error| refuse_address(address, error))
 }
 
-async fn run(source: Arc<Source>, unix: Option<UnixListener>, tcp: Option<TcpListener>) {
-    if let Some(listener) = unix.and_then(|listener| tokio::net::UnixListener::from_std(listener).ok()) {
+async fn run(source: Arc<Source>, unix: Option<tokio::net::UnixListener>, tcp: Option<tokio::net::TcpListener>) {
+    if let Some(listener) = unix {
         let source = Arc::clone(&source);
         tokio::spawn(accept(source, async move || listener.accept().await.map(|(stream, _)| stream)));
     }
-    if let Some(listener) = tcp.and_then(|listener| tokio::net::TcpListener::from_std(listener).ok()) {
+    if let Some(listener) = tcp {
         let source = Arc::clone(&source);
         tokio::spawn(accept(source, async move || listener.accept().await.map(|(stream, _)| stream)));
     }

@@ -5,6 +5,7 @@ pub mod errno;
 pub mod inline_reads;
 pub mod lease;
 pub mod listing;
+pub mod mounts;
 pub mod name_map;
 pub mod names;
 pub mod root;

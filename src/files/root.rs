@@ -7,12 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fstat, openat, openat2, readlinkat, statat, statx,
+};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::errno::{Call, Meaning, meaning};
 use crate::error::Error;
+use crate::files::mounts::{Mounts, Place};
 use crate::files::unread::Unread;
 
 /// Opening does not block, so that neither a FIFO nor somebody's write lease holds up the service (open(2), fcntl(2)).
@@ -70,6 +73,13 @@ impl Root {
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         matches!((fstat(&self.dir), fstat(&other.dir)), (Ok(this), Ok(other)) if same_file(&this, &other))
+    }
+
+    /// Where it is on its file system, as far as the kernel says (`STATX_MNT_ID`, Linux 5.8).
+    fn place(&self, mounts: &Mounts) -> Option<Place> {
+        let found = statx(&self.dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+        let known = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        known.then_some(found.stx_mnt_id).and_then(|mount| mounts.place(mount, self.path()))
     }
 
     /// Whether the path still leads to the open directory. One that is removed, moved or mounted over may cause no event.
@@ -294,15 +304,21 @@ pub fn raise_lease_capability() {
 /// published twice.
 pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
     let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
+    let mounts = Mounts::read();
+    // By a bind mount, a directory can lie in another one without its path saying so.
+    let lies_in = |one: &Root, other: &Root| {
+        let places = one.place(&mounts).zip(other.place(&mounts));
+        one.path().starts_with(other.path()) || places.is_some_and(|(one, other)| one.lies_in(&other))
+    };
     for path in paths {
         let root = open_root(path)?;
         for other in &roots {
-            let (real, others) = (root.path(), other.path());
+            let others = other.path();
             let cause = if root.is(other) {
                 format!("it is {others:?}, which is named already")
-            } else if real.starts_with(others) {
+            } else if lies_in(&root, other) {
                 format!("it lies in {others:?}, which is a data directory too")
-            } else if others.starts_with(real) {
+            } else if lies_in(other, &root) {
                 format!("{others:?}, which is a data directory too, lies in it")
             } else {
                 continue;

@@ -65,6 +65,7 @@ impl Watcher {
             let now = Instant::now();
             if now >= root_check {
                 self.state.check_roots(self.roots.answers(), now)?;
+                self.roots.unmounted().iter().for_each(|point| self.state.unmounted(point, now));
                 root_check = now + ROOT_CHECK;
                 self.state.report(now);
             }

@@ -76,6 +76,8 @@ impl Watchers {
             Ok(State::new(tree, Arc::clone(&filter), &settings, Arc::clone(&memory), Arc::clone(&progress)))
         };
         let mut states = watches.iter().enumerate().map(state).collect::<Result<Vec<_>, Error>>()?;
+        let checks = |volume| RootChecks::start(of_volume(roots, volume), settings.recursive);
+        let checks = (0..watches.len()).map(checks).collect::<Result<Vec<_>, Error>>()?;
         list(&mut states)?;
         if let Some(need) = memory.need().filter(Need::fits) {
             tracing::info!(event = "memory", "{need}");
@@ -83,14 +85,14 @@ impl Watchers {
         let ledger = state::start::begin(&mut states, store, settings.catch_up, &progress)?;
         let Pipeline { stages, mailbox, sender: main, sources } = pipeline;
         let mut senders = Vec::new();
-        let parts = watches.into_iter().zip(states).zip(sources).zip(progress.volumes()).enumerate();
-        let threads = parts.map(|(number, (((watch, state), (dispatcher, sender)), volume))| {
+        let parts = watches.into_iter().zip(states).zip(checks).zip(sources).zip(progress.volumes()).enumerate();
+        let threads = parts.map(|(number, ((((watch, state), roots), (dispatcher, sender)), volume))| {
             senders.push(sender);
             let watcher = Watcher {
                 watch,
                 state,
                 dispatcher,
-                roots: RootChecks::start(of_volume(roots, number))?,
+                roots,
                 rescan: settings.rescan,
                 pace: Pace::default(),
                 progress: Arc::clone(&progress),

@@ -44,6 +44,7 @@ mod masked_passwords; // no line shows a password, wherever it was given
 mod memory; // memory stays bounded however many files wait
 mod message_fields; // the ten fields of a message
 mod message_schema; // the JSON schema in `deploy/`
+mod mounts_below; // what is mounted in a data directory, and unmounted
 mod narrow_connections; // a broker that allows only short frames, or one channel
 mod neighbors; // at most ten files that belong together
 mod one_line_each; // each event is one line, whatever the names are

@@ -3,11 +3,11 @@
 use std::fs;
 
 use super::check::Check;
-use super::mounts::Mounts;
 use super::state;
 use crate::cli::Settings;
 use crate::config::open_directories;
 use crate::files::listing::{list, path_in};
+use crate::files::mounts::Mounts;
 use crate::files::root::{Protection, Root};
 use crate::memory::{Budget, MORE_MEMORY};
 use crate::watch::inotify::Watch;

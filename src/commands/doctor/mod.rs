@@ -8,7 +8,6 @@ mod broker;
 mod check;
 mod files;
 mod kernel;
-mod mounts;
 mod service;
 mod source;
 mod state;

@@ -1,11 +1,13 @@
 //! Directories that appear, leave their paths, or have no watch.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::{Depth, State, directory_gone};
 use crate::error::{Error, os_message};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
+use crate::files::version::Timestamp;
 use crate::progress::Phase;
 use crate::watch::retry::Retry;
 use crate::watch::root_checks::Answer;
@@ -50,6 +52,7 @@ impl State {
                 self.retries.forget(parent, name, now);
                 self.stays(id, origin, again, depth);
             }
+            Resolved::Covered => {}
             Resolved::Nothing => {
                 self.lose_unlisted(parent, name);
                 self.retries.no_directory(parent, name);
@@ -59,6 +62,18 @@ impl State {
             }
         }
         self.report_unwatched(now);
+    }
+
+    /// What was mounted at a path is not any more, so the directory or file below it is there again.
+    pub(in crate::watch) fn unmounted(&mut self, point: &Path, now: Instant) {
+        let Some((id, name)) = self.tree.place(point) else { return };
+        tracing::info!(
+            event = "unmounted_below",
+            path = &*point.to_string_lossy(),
+            "nothing is mounted at {point:?} any more: what is there is looked at"
+        );
+        self.resolve(id, &name, Origin::Found, Depth::All, now);
+        self.compare(id, &name, Origin::Found, Timestamp::now(), now);
     }
 
     /// A directory is new in the tree.

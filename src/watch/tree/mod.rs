@@ -27,8 +27,11 @@ mod draining;
 mod node;
 mod watches;
 
+use std::ffi::OsStr;
 use std::mem;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use node::{Node, Origin};
@@ -66,6 +69,8 @@ pub(crate) enum Resolved {
     New(DirectoryId),
     /// No directory that can be entered: none, a link, or one of another file system.
     Nothing,
+    /// Something is mounted over a directory of the tree, which stays: it is there again when that is unmounted.
+    Covered,
     /// A directory that cannot be opened.
     Refused(Errno),
 }
@@ -169,6 +174,15 @@ impl Tree {
         self.get(id)?.children.get(name).copied()
     }
 
+    /// The directory of the tree that a path lies in, and the path's name there.
+    pub(crate) fn place(&self, path: &Path) -> Option<(DirectoryId, Name)> {
+        let (root, below) =
+            self.roots.iter().find_map(|root| Some((root, path.strip_prefix(root.root().path()).ok()?)))?;
+        let name = |part: &OsStr| Name::from(part.as_bytes());
+        let above = below.parent()?.iter().try_fold(root.id(), |id, part| self.child(id, &name(part)))?;
+        Some((above, name(below.file_name()?)))
+    }
+
     /// The names of the sub-directories that are in the tree.
     pub(crate) fn children(&self, id: DirectoryId) -> Vec<Name> {
         self.get(id).map(|node| node.children.keys().cloned().collect()).unwrap_or_default()
@@ -239,6 +253,9 @@ impl Tree {
         removed: &mut Vec<Removed>,
     ) -> Resolved {
         let nothing = nothing_to_enter(Call::Open, errno);
+        if existing.is_some() && meaning(Call::Open, errno) == Meaning::LeadsOut {
+            return Resolved::Covered;
+        }
         if let Some(id) = existing {
             let inode = self.nodes[&id].inode;
             if nothing || root.look(below).is_ok_and(|stat| Some(stat.st_ino) != inode) {

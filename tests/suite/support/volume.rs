@@ -155,6 +155,23 @@ impl Drop for SmallDisk {
 }
 
 /// A service that is just being killed may still have files open there.
+/// Another path of a directory or file, or something else over it; unmounted when dropped.
+pub struct Bind(PathBuf);
+
+impl Bind {
+    /// Mounts `source` at `at`, which is there (mount(8), --bind); `None` where that is not possible.
+    pub fn mount(source: &Path, at: &Path) -> Option<Self> {
+        run(Command::new("mount").arg("--bind").arg(source).arg(at))?;
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        unmount_lazily(&self.0);
+    }
+}
+
 fn unmount_lazily(at: &Path) {
     let _ = Command::new("umount").arg("--lazy").arg(at).output();
 }
