@@ -17,6 +17,7 @@ pub mod rescan;
 pub mod retry;
 mod root_checks;
 mod schedule;
+mod starting;
 mod state;
 mod target_directories;
 pub mod tree;

@@ -3,17 +3,20 @@
 //! Each watch runs in a thread of its own. What they have in common is the ledger, the output behind the readers, and the
 //! limits of memory. No name, link or rename crosses a file system's border, so no watch needs to know of another.
 
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::mem;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
+use super::starting::{Given, PATIENCE, Start, Thread, WatcherParts, wait_for_listings};
 use super::state::State;
+use super::state::start::Together;
 use super::tree::Tree;
 use super::watcher::Watcher;
 use super::{confirmed, state};
+use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::dispatch::{Pipeline, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT, Stages};
 use crate::error::{Error, StopSignal};
@@ -26,23 +29,15 @@ use crate::mailbox::{Mailbox, Notice, Reports, Sender};
 use crate::memory::{Budget, Need};
 use crate::metrics::Totals;
 use crate::notify;
-use crate::pace::Pace;
 use crate::progress::{Phase, Progress};
 
 /// The longest pause between two looks whether a watch that was told to leave has ended.
 const LEAVE_LOOKS: Duration = Duration::from_millis(5);
 
-/// The watch of a volume, and its thread, which waits for it.
-struct Thread {
-    give: SyncSender<Watcher>,
-    handle: JoinHandle<Option<Watcher>>,
-    watcher: Watcher,
-}
-
 /// The watches of all volumes, ready to run.
 pub struct Watchers {
     /// By the numbers of the volumes.
-    threads: Vec<Thread>,
+    threads: Vec<JoinHandle<Option<Watcher>>>,
     /// The ways to them.
     sources: Vec<Sender>,
     mailbox: Mailbox,
@@ -55,7 +50,7 @@ pub struct Watchers {
 
 impl Watchers {
     /// The watches were set up first (see [`watches`]), and the directories are listed now: what lands in between is seen by
-    /// both.
+    /// both. A volume that takes long for it, while another does not, joins once it is listed.
     ///
     /// # Errors
     /// [`Error::Watch`], [`Error::DataDirectory`] when one cannot be listed, [`Error::StateDirectory`], or
@@ -71,38 +66,53 @@ impl Watchers {
     ) -> Result<Self, Error> {
         let filter = Arc::new(filter);
         let memory = Arc::new(Budget::of_this_process(store.is_some(), settings.removals));
-        let state = |(volume, watch): (usize, &Watch)| {
-            let tree = Tree::new(of_volume(roots, volume).zip(watch.roots()), watch.watches()?);
-            Ok(State::new(tree, Arc::clone(&filter), &settings, Arc::clone(&memory), Arc::clone(&progress)))
-        };
-        let mut states = watches.iter().enumerate().map(state).collect::<Result<Vec<_>, Error>>()?;
         let checks = |volume| RootChecks::start(of_volume(roots, volume), settings.recursive);
         let checks = (0..watches.len()).map(checks).collect::<Result<Vec<_>, Error>>()?;
-        list(&mut states)?;
+        let Pipeline { stages, mailbox, sender: main, sources } = pipeline;
+        let (sender, listed) = mpsc::channel();
+        let thread = |(volume, watch): (usize, &Watch)| {
+            let tree = Tree::new(of_volume(roots, volume).zip(watch.roots()), watch.watches()?);
+            let state = State::new(tree, Arc::clone(&filter), &settings, Arc::clone(&memory), Arc::clone(&progress));
+            Thread::start(state, volume, (store.is_some(), settings.catch_up), main.clone(), sender.clone())
+        };
+        let threads = watches.iter().enumerate().map(thread).collect::<Result<Vec<_>, Error>>()?;
+        drop(sender);
+        // What is entered in the ledger before anything is published has to be whole.
+        let enters = store.is_some() && matches!(settings.catch_up, CatchUp::None | CatchUp::Baseline);
+        let patience = if enters { None } else { Some(PATIENCE) };
+        let mut begun = wait_for_listings(&threads, &listed, patience)?;
         if let Some(need) = memory.need().filter(Need::fits) {
             tracing::info!(event = "memory", "{need}");
         }
-        let ledger = state::start::begin(&mut states, store, settings.catch_up, &progress)?;
-        let Pipeline { stages, mailbox, sender: main, sources } = pipeline;
+        let is_late = |root: &&Arc<Root>| begun.get(root.volume()).is_some_and(Option::is_none);
+        let late_roots: Vec<Arc<Root>> = roots.iter().filter(is_late).cloned().collect();
+        let Together { ledger, mut late } =
+            state::start::begin(&mut begun, &late_roots, store, settings.catch_up, &progress)?;
         let mut senders = Vec::new();
-        let parts = watches.into_iter().zip(states).zip(checks).zip(sources).zip(progress.volumes()).enumerate();
-        let threads = parts.map(|(number, ((((watch, state), roots), (dispatcher, sender)), volume))| {
+        let mut running = Vec::new();
+        let parts = watches.into_iter().zip(checks).zip(sources).zip(progress.volumes()).zip(threads).zip(begun);
+        for (number, (((((watch, roots), (dispatcher, sender)), volume), thread), begun)) in parts.enumerate() {
             senders.push(sender);
-            let watcher = Watcher {
+            let watcher = WatcherParts {
                 watch,
-                state,
                 dispatcher,
                 roots,
                 rescan: settings.rescan,
-                pace: Pace::default(),
                 progress: Arc::clone(&progress),
                 volume: Arc::clone(volume),
                 main: main.clone(),
-                leaves: false,
             };
-            Thread::new(watcher, number)
-        });
-        let threads = threads.collect::<Result<_, Error>>()?;
+            let start = match (begun, late.remove(&number)) {
+                (Some(begun), _) => Start::Now(Box::new(begun)),
+                (None, Some(late)) => {
+                    watcher.report_late(number);
+                    Start::Late(late)
+                }
+                (None, None) => return Err(Error::Internal("a volume has no start".to_owned())),
+            };
+            running.push((thread, Given { watcher, start }));
+        }
+        let threads = running.into_iter().map(|(thread, given)| thread.give(given)).collect();
         Ok(Self { threads, sources: senders, mailbox, stages, ledger, progress, ended: 0 })
     }
 
@@ -111,15 +121,18 @@ impl Watchers {
     /// # Errors
     /// What ended it otherwise.
     pub fn run(mut self) -> Result<(), Error> {
-        let running: Vec<_> = self.threads.drain(..).map(Thread::run).collect();
+        let running = mem::take(&mut self.threads);
+        let count = running.len();
         let followed = self.follow();
         let until = Instant::now() + STOP_TIMEOUT;
         self.progress.enter(Phase::Stopping);
         notify::of_phase(&self.progress);
         let orderly = matches!(followed, Ok(()) | Err(Error::DirectoryGone { .. }));
-        let drained = if orderly { self.drain(running.len(), until) } else { Ok(()) };
+        let drained = if orderly { self.drain(count, until) } else { Ok(()) };
         self.sources.iter().for_each(Sender::leave);
         let (mut watchers, all) = self.join(running, until);
+        // One that was never listed has no watcher, and rows of its files are not compared.
+        let all = all && watchers.len() == count;
         let finished = match (orderly, &drained) {
             (true, Ok(())) => self.stages.finish(&mut self.mailbox),
             _ => Ok(()),
@@ -188,12 +201,14 @@ impl Watchers {
             self.mailbox.sleep(None, Some(left.min(STOP_LOOKS)), Reports::Wake)?;
         }
         let (files, seconds) = (self.progress.in_flight(), STOP_TIMEOUT.as_secs());
-        tracing::warn!(
-            event = "left_in_progress",
-            files,
-            seconds,
-            "{files} files were still in progress after {seconds} s and are left unconfirmed"
-        );
+        if files > 0 {
+            tracing::warn!(
+                event = "left_in_progress",
+                files,
+                seconds,
+                "{files} files were still in progress after {seconds} s and are left unconfirmed"
+            );
+        }
         Ok(())
     }
 
@@ -240,26 +255,6 @@ impl Watchers {
     }
 }
 
-impl Thread {
-    fn new(watcher: Watcher, volume: usize) -> Result<Self, Error> {
-        let (give, given) = sync_channel::<Watcher>(1);
-        let guard = watcher.main.clone();
-        let run = move || {
-            let _guard = guard.guard_panics();
-            given.recv().ok().map(Watcher::run)
-        };
-        let handle = thread::Builder::new().name(format!("watch-{volume}")).spawn(run);
-        let handle = handle.map_err(|cause| Error::Threads { what: "the thread of a watch", cause })?;
-        Ok(Self { give, handle, watcher })
-    }
-
-    fn run(self) -> JoinHandle<Option<Watcher>> {
-        // Its thread waits for it, and has room for one.
-        let _ = self.give.send(self.watcher);
-        self.handle
-    }
-}
-
 /// Watches the data directories: an inotify instance for each volume, by the volumes' numbers.
 ///
 /// # Errors
@@ -267,23 +262,6 @@ impl Thread {
 pub fn watches(roots: &[Arc<Root>]) -> Result<Vec<Watch>, Error> {
     let watch = |volume| Watch::new(&of_volume(roots, volume).map(|root| root.path()).collect::<Vec<_>>());
     (0..volume_count(roots)).map(watch).collect()
-}
-
-/// Lists the trees of all volumes side by side.
-fn list(states: &mut [State]) -> Result<(), Error> {
-    let now = Instant::now();
-    if let [state] = states {
-        return state.list_all(now);
-    }
-    thread::scope(|scope| {
-        let mut listing = Vec::new();
-        for state in states {
-            let thread = thread::Builder::new().spawn_scoped(scope, || state.list_all(now));
-            listing.push(thread.map_err(|cause| Error::Threads { what: "a thread that lists directories", cause })?);
-        }
-        let panicked = |_| Err(Error::Internal("a thread that lists directories has panicked".to_owned()));
-        listing.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).fold(Ok(()), Result::and)
-    })
 }
 
 /// `all`: no watch was left behind.

@@ -244,7 +244,7 @@ fn the_level_warning_silences_info_lines() {
         assert!(Instant::now() < deadline, "no message came:\n{}", service.stderr());
         assert!(service.is_running(), "it ended:\n{}", service.stderr());
         fs::write(data.join(format!("file-{number}")), "content").unwrap();
-        if service.stdout_has_lines() {
+        if service.stdout_lines() > 0 {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));

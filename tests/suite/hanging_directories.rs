@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::control::{get, wait_for_health};
+use crate::support::message::Message;
 use crate::support::seccomp::io_uring_is_allowed;
 use crate::support::service::Service;
 use crate::support::setup::Setup;
@@ -209,4 +210,124 @@ fn slow_reads_do_not_delay_a_stop_beyond_its_limit() {
         // Promised are 10 s. A busy machine may be a little late.
         assert!(begun.elapsed() < Duration::from_secs(12), "{engine}: the stop took {:?}", begun.elapsed());
     }
+}
+
+/// How many directories a slow file system has at a start. At a second each, they are listed later than the service waits for.
+const SLOW_DIRECTORIES: usize = 30;
+
+fn in_slow_directory(number: usize) -> String {
+    format!("{number}/file")
+}
+
+/// Each directory with a file.
+fn with_directories(slow: &SlowDirectory) {
+    for number in 0..SLOW_DIRECTORIES {
+        fs::create_dir(slow.path.join(number.to_string())).unwrap();
+        fs::write(slow.path.join(in_slow_directory(number)), "before").unwrap();
+    }
+}
+
+fn start_with_slow_directories(slow: &SlowDirectory, fast: &Path, options: &[&str]) -> Service {
+    let setup = to_stdout(&slow.path).arg("--recursive").args(options).arg("--data-dir").arg(&slow.path);
+    setup.arg("--data-dir").arg(fast).spawn()
+}
+
+fn wait_until_listed(service: &Service) {
+    service.wait_log("the rest of the start", |line| line.contains("is listed and watched now"));
+}
+
+fn paths(messages: &[Message]) -> Vec<String> {
+    let mut paths: Vec<_> = messages.iter().map(|message| message.fields["file_path"].to_string()).collect();
+    paths.sort();
+    paths
+}
+
+/// What was there before the start stays unpublished, as for each directory.
+#[test]
+fn directories_that_are_slow_to_be_listed_at_the_start_join_later() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    with_directories(&slow);
+    slow.set_delay_of_looks(1);
+    let service = start_with_slow_directories(&slow, &fast, &[]);
+    service.wait_ready();
+    fs::write(fast.join("fast"), "y").unwrap();
+    service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
+    let name = slow.path.to_str().unwrap();
+    let (status, _, answer) = get(&service.control_socket(), "/ready");
+    assert!(status == 503 && answer.contains(name) && answer.contains("its listing goes on"), "{answer}");
+    // Its watch may be behind.
+    let written = slow.path.join(in_slow_directory(SLOW_DIRECTORIES - 1));
+    slow.set_delay_of_looks(0);
+    wait_until_listed(&service);
+    fs::write(&written, "written").unwrap();
+    service.wait_stdout("the slow directory's file", |line| line.contains(written.to_str().unwrap()));
+    retry("readiness", || match get(&service.control_socket(), "/ready") {
+        (200, ..) => Ok(()),
+        (_, _, answer) => Err(answer),
+    });
+    assert_eq!(service.stop().messages().len(), 2);
+}
+
+#[test]
+fn directories_that_join_later_have_their_rows_of_the_ledger() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, outside) = directories();
+    let state = outside.join("state");
+    let options = ["--state-dir", state.to_str().unwrap(), "--removals"];
+    with_directories(&slow);
+    fs::write(fast.join("fast"), "y").unwrap();
+    let start = || {
+        let service = start_with_slow_directories(&slow, &fast, &options);
+        service.wait_ready();
+        service
+    };
+    // Each watch has compared what is there, and what differs is published.
+    let published = |service: Service, count: usize| {
+        let done = |service: &Service| service.count_log("rescan finished") == 2 && service.stdout_lines() >= count;
+        retry("both rescans", || if done(&service) { Ok(()) } else { Err(service.stderr()) });
+        let ended = service.stop();
+        assert_eq!(ended.messages().len(), count, "{}", ended.stderr);
+        paths(&ended.messages())
+    };
+    published(start(), SLOW_DIRECTORIES + 1);
+
+    fs::write(slow.source.join("1/file"), "changed while the service was down").unwrap();
+    fs::write(slow.source.join("2/new"), "new").unwrap();
+    fs::remove_file(slow.source.join("3/file")).unwrap();
+    fs::remove_dir_all(slow.source.join("4")).unwrap();
+    slow.set_delay_of_looks(1);
+    let service = start();
+    service.wait_log("a start without it", |line| line.contains("could not be listed within"));
+    slow.set_delay_of_looks(0);
+    wait_until_listed(&service);
+    let expected = ["1/file", "2/new", "3/file", "4/file"].map(|name| format!("{:?}", slow.path.join(name)));
+    assert_eq!(published(service, 4), expected);
+
+    published(start(), 0);
+}
+
+/// Its listing never ends. The others are published, and the end is in order.
+#[test]
+fn a_listing_that_hangs_at_the_start_delays_its_own_files_alone() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    with_directories(&slow);
+    slow.set_delay_of_looks(1);
+    let service = start_with_slow_directories(&slow, &fast, &[]);
+    let socket = service.control_socket();
+    retry("its control socket", || if socket.exists() { Ok(()) } else { Err(service.stderr()) });
+    wait_for_health(&socket, "a start that lists", |_, health| {
+        health["summary"].as_str().is_some_and(|line| line.contains("directories watched"))
+    });
+    slow.freeze();
+    service.wait_ready();
+    fs::write(fast.join("fast"), "y").unwrap();
+    service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
+    service.signal(Signal::TERM);
+    service.wait_log("the end without it", |line| line.contains("is left behind"));
+    service.wait_log("the totals", |line| line.contains("stopped: "));
+    // The kernel ends no process whose request is with the server.
+    drop(slow);
+    service.wait_exit().expect_code(0);
 }

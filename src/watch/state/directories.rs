@@ -8,7 +8,6 @@ use crate::error::{Error, os_message};
 use crate::files::directory::DirectoryId;
 use crate::files::names::Name;
 use crate::files::version::Timestamp;
-use crate::progress::Phase;
 use crate::watch::retry::Retry;
 use crate::watch::root_checks::Answer;
 use crate::watch::tree::{Node, Origin, Removed, Resolved};
@@ -81,7 +80,7 @@ impl State {
         if let Some(node) = self.tree.get_mut(new) {
             self.confirmed.entered(node);
         }
-        if self.progress.phase() == Phase::Starting {
+        if self.starting {
             self.progress.start.watched(1);
         }
         self.list_next(new, depth);

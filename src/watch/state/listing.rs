@@ -11,7 +11,6 @@ use crate::files::errno::Call;
 use crate::files::listing::{FileStat, list};
 use crate::files::names::{Name, Set};
 use crate::files::version::{Timestamp, Version};
-use crate::progress::Phase;
 use crate::watch::confirmed::{Comparison, Confirmed};
 use crate::watch::pending::{Change, NameLost};
 use crate::watch::rescan::{Finished, Step};
@@ -102,7 +101,7 @@ impl State {
             (Err(errno), _) => return Err(errno),
         };
         self.retries.forget(id, &Name::from(&b""[..]), now);
-        if self.progress.phase() == Phase::Starting {
+        if self.starting {
             self.count_names(listing.files.len());
         }
         let Some(node) = self.tree.get_mut(id) else { return Ok(()) };

@@ -116,6 +116,8 @@ pub(super) struct State {
     renames: Renames,
     unseen: Unseen,
     filter: Arc<Filter>,
+    /// Its directories are listed for the first time.
+    starting: bool,
     recursive: bool,
     settle: Duration,
     quiet: Duration,
@@ -156,6 +158,7 @@ impl State {
             renames: Renames::default(),
             unseen: Unseen::default(),
             filter,
+            starting: true,
             recursive: settings.recursive,
             settle: settings.settle,
             quiet: settings.quiet,

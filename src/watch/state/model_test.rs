@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{slice, thread};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -361,11 +361,13 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursi
     let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
     let settings =
         WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
-    let mut state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());
-    state.list_all(Instant::now()).unwrap();
+    let state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());
+    let (begun, listed) = state.begin(true, catch_up, Instant::now());
+    listed.unwrap();
     let store = open(&state_directory(top, kills));
-    start::begin(slice::from_mut(&mut state), Some(store), catch_up, &Arc::default()).unwrap();
-    (watch, state)
+    let mut begun = [Some(begun)];
+    start::begin(&mut begun, &[], Some(store), catch_up, &Arc::default()).unwrap();
+    (watch, begun.into_iter().flatten().next().unwrap().state)
 }
 
 /// Waits for the last process's ledger, whose thread may still write: a busy disk can take longer than its drop waits.

@@ -1,9 +1,16 @@
 //! The start: the tree is listed, the ledger is loaded, and the listed files are left to be compared.
+//!
+//! Each volume's own thread lists its directories ([`State::begin`]), and the main thread loads the ledger for all volumes that
+//! have been listed in time ([`begin`]). The others join later ([`Late`]): what the ledger holds of them is kept until then.
 
-use std::mem;
+mod loader;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use std::{iter, mem};
 
+use loader::{Kept, load};
 use rustix::io::Errno;
 
 use super::{Depth, State};
@@ -12,155 +19,38 @@ use crate::error::{Error, os_message};
 use crate::files::directory::{Directory, DirectoryId};
 use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{FileStat, look, target_of};
-use crate::files::names::{Map, Name, Set};
+use crate::files::names::Name;
 use crate::files::root::Root;
 use crate::files::version::{Timestamp, Version};
-use crate::filter::Filter;
-use crate::job::Last;
-use crate::ledger::store::{Entered, Entry, Fate, Row, Store};
+use crate::ledger::store::{Entered, Entry, Fate, Store};
 use crate::ledger::{ALL, Ledger};
 use crate::memory::MORE_MEMORY;
-use crate::progress::Progress;
-use crate::watch::confirmed::{Before, Confirmed, Loaded};
-use crate::watch::tree::{Node, Origin, nothing_to_enter};
+use crate::progress::{Phase, Progress};
+use crate::watch::confirmed::{Before, Confirmed};
+use crate::watch::tree::{Node, Origin};
 
 /// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
 const ENTRIES_TOGETHER: usize = 1 << 16;
 
-/// What becomes of the ledger's rows below a directory that is not listed at the start.
-#[derive(Clone, Copy)]
-enum Unlisted<'a> {
-    /// There is no directory to enter, below this data directory.
-    Gone(&'a Directory),
-    /// The directory is there, or may be, and could not be listed: nobody can say what is in it.
-    Refused(&'a Directory),
-    /// This process does not follow the directory: it is excluded, a sub-directory without `--recursive`, or below another
-    /// data directory.
-    LeftOut,
+/// A volume's state whose directories are listed.
+pub(in crate::watch) struct Begun {
+    pub(in crate::watch) state: State,
+    /// How many files were taken for confirmed.
+    taken: usize,
 }
 
-impl<'a> Unlisted<'a> {
-    /// `directory` ends in `/`.
-    fn at(directory: &[u8], roots: &'a [Arc<Directory>], recursive: bool, filter: &Filter) -> Self {
-        let Some(root) = roots.iter().find(|root| recursive && directory.starts_with(root.prefix())) else {
-            return Self::LeftOut;
-        };
-        let below = &directory[root.prefix().len()..];
-        let below = below.strip_suffix(b"/").unwrap_or(below);
-        match root.root().open_directory(below) {
-            Err(errno) if nothing_to_enter(Call::Open, errno) => Self::Gone(root),
-            _ if !filter.enters(below) => Self::LeftOut,
-            _ => Self::Refused(root),
-        }
-    }
+/// What a volume has to be given that is listed later than the service could wait for.
+pub(in crate::watch) struct Late {
+    rows: Kept,
+    catch_up: CatchUp,
+    ledger: Option<Arc<Ledger>>,
 }
 
-/// A listed directory. Its index holds the names of the regular files, so that none of a million is kept twice.
-struct Listed {
-    id: DirectoryId,
-    /// Listed names that the index lacks: those of links.
-    links: Set<Name>,
-}
-
-impl Listed {
-    fn new(id: DirectoryId, directory: &Directory, names: &[Name]) -> Self {
-        let links = directory.update(|index| {
-            // The index holds no names but listed ones.
-            let all = index.len() == names.len();
-            names.iter().filter(|name| !all && !index.contains(name)).cloned().collect()
-        });
-        Self { id, links }
-    }
-
-    fn name(&self, directory: &Directory, name: &[u8]) -> Option<Name> {
-        directory.name(name).or_else(|| self.links.get(name).cloned())
-    }
-}
-
-/// Loads the ledger, row by row.
-struct Loader<'a> {
-    /// By the numbers of the volumes.
-    states: &'a mut [State],
-    filter: Arc<Filter>,
-    recursive: bool,
-    /// With `--removals`.
-    keeps_last: bool,
-    progress: Arc<Progress>,
-    roots: &'a [Arc<Directory>],
-    /// By path.
-    listed: Map<Vec<u8>, Listed>,
-    unlisted: Map<Vec<u8>, Unlisted<'a>>,
-    /// Names that have had a message and are gone.
-    lost: Map<DirectoryId, Vec<Name>>,
-    loaded: usize,
-}
-
-impl<'a> Loader<'a> {
-    /// Loads one row. `path` is absolute.
-    fn load(&mut self, path: &[u8], row: &Row) -> Fate {
-        self.progress.start.loaded();
-        let last = if self.keeps_last { row.last(path) } else { None };
-        let loaded = Loaded { known: row.known(), last };
-        let (directory, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
-        match self.listed.get(directory) {
-            Some(listed) => {
-                let id = listed.id;
-                let Some(node) = self.states[id.volume()].tree.get_mut(id) else { return Fate::Gone };
-                let Some(name) = listed.name(&node.directory, name) else {
-                    return self.load_lost(id, name, last);
-                };
-                if !self.filter.admits(&node.directory.below(&name)) {
-                    return Fate::LeftOut;
-                }
-                Confirmed::load(node, &name, loaded);
-            }
-            None => match self.unlisted(directory) {
-                Unlisted::Gone(_) if last.is_none() => return Fate::Gone,
-                Unlisted::Gone(root) | Unlisted::Refused(root) if !self.admits(root, directory, name) => {
-                    return Fate::LeftOut;
-                }
-                Unlisted::Gone(root) => {
-                    let id = self.states[root.id().volume()].tree.vanished(root, &directory[root.prefix().len()..]);
-                    return self.load_lost(id, name, last);
-                }
-                Unlisted::Refused(root) => {
-                    self.states[root.id().volume()].confirmed.load_unlisted(directory, name, loaded);
-                }
-                Unlisted::LeftOut => return Fate::LeftOut,
-            },
-        }
-        self.loaded += 1;
-        Fate::Known
-    }
-
-    /// Keeps the row of a path that has had a message and has no file any more. Its removal is due.
-    fn load_lost(&mut self, id: DirectoryId, name: &[u8], last: Option<Last>) -> Fate {
-        let (Some(last), Some(node)) = (last, self.states[id.volume()].tree.with_draining_mut(id)) else {
-            return Fate::Gone;
-        };
-        if !self.filter.admits(&node.directory.below(name)) {
-            return Fate::LeftOut;
-        }
-        let name = Name::from(name);
-        node.last.insert(Arc::clone(&name), last);
-        self.lost.entry(id).or_default().push(name);
-        Fate::Known
-    }
-
-    fn admits(&self, root: &Directory, directory: &[u8], name: &[u8]) -> bool {
-        let directory = root.deeper(&directory[root.prefix().len()..]);
-        self.filter.admits(&directory.below(name))
-    }
-
-    /// Each directory is opened once, however many rows there are below it.
-    fn unlisted(&mut self, directory: &[u8]) -> Unlisted<'a> {
-        if let Some(found) = self.unlisted.get(directory) {
-            return *found;
-        }
-        let found = Unlisted::at(directory, self.roots, self.recursive, &self.filter);
-        self.unlisted.insert(directory.into(), found);
-        found
-    }
+/// What the main thread has begun, for the volumes that have been listed by then.
+pub(in crate::watch) struct Together {
+    pub(in crate::watch) ledger: Option<Arc<Ledger>>,
+    /// For each of the other volumes, by number.
+    pub(in crate::watch) late: BTreeMap<usize, Late>,
 }
 
 /// Rows of files that were there before this process: they are written before anything is published.
@@ -236,22 +126,54 @@ impl State {
         }
     }
 
-    /// Watches and lists the whole tree.
+    /// Watches and lists the whole tree. Without a ledger, which other files could be compared with, it also does with them what
+    /// `--catch-up` says. Where the service ends meanwhile, it returns early.
     ///
     /// # Errors
-    /// [`Error::DataDirectory`] when a data directory itself cannot be listed.
-    pub(in crate::watch) fn list_all(&mut self, now: Instant) -> Result<(), Error> {
+    /// The data directory that cannot be listed, and why.
+    pub(in crate::watch) fn begin(
+        mut self,
+        with_ledger: bool,
+        catch_up: CatchUp,
+        now: Instant,
+    ) -> (Begun, Result<(), NotListed>) {
+        let listed = self.list_all(now);
+        let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
+        let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
+        let taken = if known { self.take_as_confirmed(&mut entries) } else { 0 };
+        (Begun { state: self, taken }, listed)
+    }
+
+    /// Watches and lists the whole tree.
+    fn list_all(&mut self, now: Instant) -> Result<(), NotListed> {
         self.progress.start.watched(self.tree.roots().len());
         self.rescan.begin(self.tree.roots(), now);
+        let mut first = Ok(());
         while let Some((id, deep)) = self.rescan.next_to_list() {
+            if self.progress.phase() == Phase::Stopping {
+                break;
+            }
             match (self.list(id, Depth::of(deep), now), self.tree.root(id)) {
                 (Ok(()), _) => {}
-                (Err(errno), Some(root)) => return Err(not_listed(root, errno)),
+                (Err(errno), Some(_)) => first = first.and(Err(NotListed { id, errno })),
                 (Err(errno), None) => self.refuse_listing(id, errno, now),
             }
         }
         self.progress.metrics.rescans.start.inc();
-        Ok(())
+        first
+    }
+
+    /// The error of a data directory that cannot be listed.
+    pub(in crate::watch) fn not_listed(&self, NotListed { id, errno }: NotListed) -> Error {
+        self.tree.root(id).map_or_else(
+            || Error::Internal("what cannot be listed is no data directory".to_owned()),
+            |root| not_listed(root, errno),
+        )
+    }
+
+    /// A data directory that cannot be listed is listed again later.
+    pub(in crate::watch) fn list_later(&mut self, NotListed { id, errno }: NotListed, now: Instant) {
+        self.refuse_listing(id, errno, now);
     }
 
     /// Takes the listed files as they are now for confirmed, because they were there before this process. What the ledger
@@ -294,88 +216,106 @@ impl State {
     }
 }
 
-/// Loads what the ledger holds, and does with the listed files of all volumes what `--catch-up` says. Returns the ledger, to
-/// which each confirm is written from then on.
+/// Loads what the ledger holds, and does with the listed files of all volumes what `--catch-up` says. Each confirm is written
+/// to the ledger from then on. `late`: the data directories of volumes that are not listed yet, whose states are `None`.
 ///
 /// # Errors
 /// [`Error::StateDirectory`], or [`Error::Threads`] when the ledger's thread cannot be had.
 pub(in crate::watch) fn begin(
-    states: &mut [State],
+    begun: &mut [Option<Begun>],
+    late: &[Arc<Root>],
     mut store: Option<Store>,
     catch_up: CatchUp,
     progress: &Arc<Progress>,
-) -> Result<Option<Arc<Ledger>>, Error> {
-    let mut whole = match &mut store {
-        Some(store) => load(states, store, progress)?,
-        None => true,
-    };
+) -> Result<Together, Error> {
+    let mut taken = begun.iter().flatten().map(|begun| begun.taken).sum();
+    let mut states: Vec<Option<State>> = begun.iter_mut().map(|begun| begun.take().map(|begun| begun.state)).collect();
+    let (mut whole, mut kept) = (true, BTreeMap::new());
+    if let Some(store) = &mut store {
+        let late: Vec<Directory> = late.iter().map(of_root).collect();
+        (whole, kept) = load(&mut states, &late, store.rows_max(), progress, |loader| {
+            store.load(|path, row| loader.load(path, row))
+        })?;
+    }
     match catch_up {
         CatchUp::None | CatchUp::Baseline => {
-            let mut entries = Entries { store: store.as_mut(), catch_up, waiting: Vec::new(), whole: true };
-            let files = states.iter_mut().map(|state| state.take_as_confirmed(&mut entries)).sum();
-            entries.write();
-            report_taken(files);
-            whole &= entries.whole;
+            if store.is_some() {
+                let mut entries = Entries { store: store.as_mut(), catch_up, waiting: Vec::new(), whole: true };
+                taken = states.iter_mut().flatten().map(|state| state.take_as_confirmed(&mut entries)).sum();
+                entries.write();
+                whole &= entries.whole;
+            }
+            report_taken(taken);
         }
         CatchUp::Changed => {}
-        CatchUp::All => states.iter_mut().for_each(|state| state.rescan.publish_known()),
+        CatchUp::All => states.iter_mut().flatten().for_each(|state| state.rescan.publish_known()),
     }
-    let Some(store) = store else { return Ok(None) };
-    let ledger = Arc::new(Ledger::start(store, Arc::clone(progress))?);
-    if !whole {
+    let ledger = store.map(|store| Ledger::start(store, Arc::clone(progress)).map(Arc::new)).transpose()?;
+    if let Some(ledger) = ledger.as_ref().filter(|_| !whole) {
         // It could not be read to its end, or what is there could not be entered: no row counts, at the next start either.
         ledger.forget_below(ALL);
     }
-    states.iter_mut().for_each(|state| state.confirmed.write_to(Arc::clone(&ledger)));
-    Ok(Some(ledger))
+    for (begun, state) in begun.iter_mut().zip(states) {
+        *begun = state.map(|mut state| {
+            state.started(ledger.as_ref());
+            Begun { state, taken: 0 }
+        });
+    }
+    let not_yet = begun.iter().enumerate().filter(|(_, begun)| begun.is_none());
+    let late = not_yet.map(|(volume, _)| {
+        let rows = kept.remove(&volume).unwrap_or_default();
+        (volume, Late { rows, catch_up, ledger: ledger.clone() })
+    });
+    let late = late.collect();
+    Ok(Together { ledger, late })
 }
 
-/// Loads what the ledger holds of the listed files. `false`: it could not be read, and nothing of it counts.
-fn load(states: &mut [State], store: &mut Store, progress: &Arc<Progress>) -> Result<bool, Error> {
-    let mut listed = Map::default();
-    let mut files = 0;
-    let rows_max = store.rows_max();
-    for State { rescan, tree, filter, .. } in &mut *states {
-        for (id, names) in rescan.listed() {
-            let Some(node) = tree.get_mut(id) else { continue };
-            files += names.iter().filter(|name| filter.admits(&node.directory.below(name))).count();
-            // A map that grows by the row is for a while there twice, the second time with room for twice as many.
-            node.known.reserve(names.len().min(rows_max));
-            listed.insert(node.directory.prefix().to_vec(), Listed::new(id, &node.directory, names));
+impl Late {
+    /// The second half of the start of a volume: as [`begin`] does it for the others.
+    ///
+    /// # Errors
+    /// None that has to do with the volume: see [`begin`].
+    pub(in crate::watch) fn join(
+        self,
+        Begun { state, taken }: Begun,
+        progress: &Arc<Progress>,
+    ) -> Result<State, Error> {
+        let Self { rows, catch_up, ledger } = self;
+        let volume = state.volume;
+        let mut states: Vec<Option<State>> = iter::repeat_with(|| None).take(volume).chain([Some(state)]).collect();
+        if let Some(ledger) = &ledger {
+            load(&mut states, &[], rows.len(), progress, |loader| {
+                for (path, row) in rows {
+                    if loader.load(&path, &row) == Fate::Gone {
+                        ledger.forget(path.into());
+                    }
+                }
+                Ok(true)
+            })?;
         }
-    }
-    let roots: Vec<_> = states.iter().flat_map(|state| state.tree.roots()).cloned().collect();
-    let Some(State { filter, recursive, confirmed, .. }) = states.first() else { return Ok(true) };
-    let (filter, recursive, keeps_last) = (Arc::clone(filter), *recursive, confirmed.keeps_last());
-    let mut loader = Loader {
-        states,
-        filter,
-        recursive,
-        keeps_last,
-        progress: Arc::clone(progress),
-        roots: &roots,
-        listed,
-        unlisted: Map::default(),
-        lost: Map::default(),
-        loaded: 0,
-    };
-    let whole = store.load(|path, row| loader.load(path, row))?;
-    let Loader { states, mut loaded, lost, listed, .. } = loader;
-    for Listed { id, .. } in listed.values() {
-        states[id.volume()].tree.get_mut(*id).into_iter().for_each(|node| node.known.shrink_to_fit());
-    }
-    if whole {
-        for (id, names) in lost {
-            states[id.volume()].rescan.compare_later(id, names, Origin::Found);
+        let none = || Error::Internal("a volume has lost its state".to_owned());
+        let mut state = states.pop().flatten().ok_or_else(none)?;
+        match catch_up {
+            CatchUp::None | CatchUp::Baseline => report_taken(taken),
+            CatchUp::Changed => {}
+            CatchUp::All => state.rescan.publish_known(),
         }
-    } else {
-        loaded = 0;
-        for State { confirmed, tree, .. } in states {
-            confirmed.unload(tree);
-        }
+        state.started(ledger.as_ref());
+        Ok(state)
     }
-    tracing::info!(event = "ledger_loaded", rows = loaded, files, "the ledger holds {loaded} of {files} files");
-    Ok(whole)
+}
+
+impl State {
+    /// The start is over, and each confirm is written to the ledger from now on.
+    fn started(&mut self, ledger: Option<&Arc<Ledger>>) {
+        self.starting = false;
+        ledger.into_iter().for_each(|ledger| self.confirmed.write_to(Arc::clone(ledger)));
+    }
+}
+
+/// A data directory of a volume that is not listed yet.
+fn of_root(root: &Arc<Root>) -> Directory {
+    Directory::new(root, b"").at(DirectoryId::FIRST.on_volume(root.volume()))
 }
 
 /// Logs that all files that were there count as confirmed.
@@ -386,6 +326,13 @@ fn report_taken(files: usize) {
         publish = 0,
         "rescan finished: 0 of {files} files are to be published (--catch-up)"
     );
+}
+
+/// A data directory that cannot be listed at a start, and why.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::watch) struct NotListed {
+    id: DirectoryId,
+    errno: Errno,
 }
 
 /// What is at a name at the start, if that can be looked at.

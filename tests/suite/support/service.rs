@@ -139,8 +139,8 @@ impl Service {
         self.private.path().join(CONTROL_SOCKET)
     }
 
-    pub fn stdout_has_lines(&self) -> bool {
-        !self.output.text.lock().expect("output").stdout.is_empty()
+    pub fn stdout_lines(&self) -> usize {
+        self.output.text.lock().expect("output").stdout.len()
     }
 
     pub fn stderr(&self) -> String {

@@ -14,6 +14,8 @@ use super::{is_root, skip};
 /// Unmounted when dropped.
 pub struct SlowDirectory {
     pub path: PathBuf,
+    /// What it shows, without delays.
+    pub source: PathBuf,
     delay: PathBuf,
     server: Child,
     _private: TempDir,
@@ -58,7 +60,7 @@ impl SlowDirectory {
             skip("the file system in user space could not be mounted");
             return None;
         }
-        Some(Self { path, delay, server, _private: private })
+        Some(Self { path, source, delay, server, _private: private })
     }
 
     /// Sets how many seconds each read takes from now on.
