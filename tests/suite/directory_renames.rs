@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -19,11 +20,15 @@ fn a_tree_of_10_000_files_moved_in_gives_10_000_messages() {
     const DIRECTORIES: usize = 100;
     const EACH: usize = 100;
     let mut world = World::start_with(Setup::recursive);
-    for directory in 0..DIRECTORIES {
-        let directory = world.outside.join(format!("tree/{}/{directory}", directory % 10));
-        fs::create_dir_all(&directory).unwrap();
-        (0..EACH).for_each(|file| fs::write(directory.join(file.to_string()), file.to_string()).unwrap());
-    }
+    // By another process: a child that another test starts meanwhile has a file of this one open for a moment, and closes it when
+    // its directory is watched already. Such a file is one that was written there, not one that was renamed.
+    let script = format!(
+        "for d in $(seq 0 {}); do at=tree/$((d % 10))/$d; mkdir -p $at; for f in $(seq 0 {}); do printf $f >$at/$f; done; done",
+        DIRECTORIES - 1,
+        EACH - 1
+    );
+    let made = Command::new("sh").args(["-c", &script]).current_dir(&world.outside).status().unwrap();
+    assert!(made.success());
     fs::rename(world.outside.join("tree"), world.path("tree")).unwrap();
     world.wait_until("10,000 messages", |messages| messages.len() >= DIRECTORIES * EACH);
     let data = world.data.clone();

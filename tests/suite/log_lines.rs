@@ -11,6 +11,7 @@ use crate::support::broker::{self, NO_BROKER};
 use crate::support::files::chmod;
 use crate::support::service::{Ended, is_ready_line};
 use crate::support::setup::Setup;
+use crate::support::wait::TIMEOUT;
 use crate::support::world::directories;
 
 #[track_caller]
@@ -211,4 +212,17 @@ fn the_table_of_events_has_every_event_and_no_other() {
         code.iter().map(|text| macros.iter().map(|name| text.matches(name).count()).sum::<usize>()).sum();
     let with_event: usize = code.iter().map(|text| text.matches("event = \"").count()).sum();
     assert_eq!(lines, with_event, "each line has an event");
+}
+
+#[test]
+fn totals_are_logged_once_a_minute_while_there_is_work() {
+    let (_root, data, _) = directories();
+    let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
+    service.wait_ready();
+    fs::write(data.join("file"), "content").unwrap();
+    service.wait_log_within(2 * TIMEOUT, "the totals", |line| {
+        line.contains("in the last minute: 1 files read, 1 messages confirmed (7 bytes)")
+    });
+    let ended = service.stop();
+    assert_eq!(ended.stderr.matches("in the last minute").count(), 1, "{}", ended.stderr);
 }

@@ -6,7 +6,6 @@ use crate::support::broker::Broker;
 use crate::support::control::{health, health_command, wait_for_health};
 use crate::support::service_manager::{Manager, position};
 use crate::support::setup::Setup;
-use crate::support::wait::TIMEOUT;
 use crate::support::world::directories;
 
 #[test]
@@ -93,17 +92,4 @@ fn a_blocked_broker_is_not_unhealthy() {
     assert!(body["summary"].as_str().is_some_and(|line| line.contains("takes no messages")), "{body:#}");
     broker.unblock();
     service.wait_log("that it takes messages again", |line| line.contains("takes messages again"));
-}
-
-#[test]
-fn totals_are_logged_once_a_minute_while_there_is_work() {
-    let (_root, data, _) = directories();
-    let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
-    service.wait_ready();
-    std::fs::write(data.join("file"), "content").unwrap();
-    service.wait_log_within(2 * TIMEOUT, "the totals", |line| {
-        line.contains("in the last minute: 1 files read, 1 messages confirmed (7 bytes)")
-    });
-    let ended = service.stop();
-    assert_eq!(ended.stderr.matches("in the last minute").count(), 1, "{}", ended.stderr);
 }
