@@ -69,7 +69,8 @@ pub fn volumes(devices: &[Option<u64>]) -> Vec<usize> {
 /// messages of two exchanges have no order between them, so services that share a directory and not an exchange have
 /// different names, and do not wait for each other.
 ///
-/// A directory without a name is warned of. The names are sorted, so that two services take their fences in the same order and cannot wait for each other.
+/// A directory without a name is warned of. The names are sorted, so that two services take their fences in the same order and
+/// cannot wait for each other.
 pub(super) fn publishers(roots: &[Arc<Root>], exchange: &Exchange) -> Vec<Publisher> {
     let of_another_exchange = match exchange.name.as_str() {
         DEFAULT_EXCHANGE => String::new(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
 use super::state::State;
-use super::state::start::{Begun, Late, NotListed};
+use super::state::start::{Begun, Late, NotListed, PATIENCE};
 use super::watcher::Watcher;
 use crate::cli::CatchUp;
 use crate::dispatch::Dispatcher;
@@ -18,10 +18,6 @@ use crate::error::Error;
 use crate::mailbox::Sender;
 use crate::pace::Pace;
 use crate::progress::{self, Phase, Progress};
-
-/// How long a start waits for directories to be listed once some are: a file system that is slow or hangs delays its own
-/// files alone (contract 4.7).
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The thread of a volume's watch, which lists the directories first.
 pub(super) struct Thread {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
-use super::starting::{Given, PATIENCE, Start, Thread, WatcherParts, wait_for_listings};
+use super::starting::{Given, Start, Thread, WatcherParts, wait_for_listings};
 use super::state::State;
-use super::state::start::Together;
+use super::state::start::{PATIENCE, Together};
 use super::tree::Tree;
 use super::watcher::Watcher;
 use super::{confirmed, state};

@@ -7,7 +7,7 @@ mod loader;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{iter, mem};
 
 use loader::{Kept, load};
@@ -28,6 +28,10 @@ use crate::memory::MORE_MEMORY;
 use crate::progress::{Phase, Progress};
 use crate::watch::confirmed::{Before, Confirmed};
 use crate::watch::tree::{Node, Origin};
+
+/// How long a start waits for directories to be listed once some are: a file system that is slow or hangs delays its own
+/// files alone (contract 4.7).
+pub(in crate::watch) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
 const ENTRIES_TOGETHER: usize = 1 << 16;
@@ -137,10 +141,12 @@ impl State {
         catch_up: CatchUp,
         now: Instant,
     ) -> (Begun, Result<(), NotListed>) {
+        let began = Timestamp::now();
         let listed = self.list_all(now);
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
         let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
-        let taken = if known { self.take_as_confirmed(&mut entries) } else { 0 };
+        let since = Some(began).filter(|_| now.elapsed() >= PATIENCE);
+        let taken = if known { self.take_as_confirmed(&mut entries, since) } else { 0 };
         (Begun { state: self, taken }, listed)
     }
 
@@ -178,8 +184,9 @@ impl State {
 
     /// Takes the listed files as they are now for confirmed, because they were there before this process. What the ledger
     /// holds of another file is deleted before anything is published, and with [`CatchUp::Baseline`] what is there is
-    /// entered. Returns the number of files.
-    fn take_as_confirmed(&mut self, entries: &mut Entries<'_>) -> usize {
+    /// entered. What has come or changed since this time is left to be compared: the others' start has not waited for it. Returns
+    /// the number of files.
+    fn take_as_confirmed(&mut self, entries: &mut Entries<'_>, since: Option<Timestamp>) -> usize {
         let mut files = 0;
         let mut lost = Vec::new();
         for (id, names) in self.rescan.finish_uncompared() {
@@ -188,7 +195,7 @@ impl State {
                 continue;
             };
             Confirmed::compared(node);
-            let (mut links, mut gone) = (Vec::new(), Vec::new());
+            let (mut links, mut gone, mut later) = (Vec::new(), Vec::new(), Vec::new());
             for name in names {
                 if !self.filter.admits(&node.directory.below(&name)) {
                     continue;
@@ -198,6 +205,10 @@ impl State {
                     gone.push(name);
                     continue;
                 };
+                if seen.zip(since).is_some_and(|((version, _), since)| version.changed >= since) {
+                    later.push(name);
+                    continue;
+                }
                 files += 1;
                 self.progress.start.compared();
                 entries.take_as_confirmed(node, &name, regular, seen);
@@ -206,10 +217,11 @@ impl State {
                 }
             }
             gone.retain(|name| node.last.contains_key(name));
+            gone.append(&mut later);
             lost.push((id, gone));
             links.iter().for_each(|name| self.record_link(id, name));
         }
-        // A removal is due whatever `--catch-up` says of files that are there.
+        // A removal is due whatever `--catch-up` says of files that are there, and so is what has come since.
         let lost = lost.into_iter().filter(|(_, names)| !names.is_empty());
         lost.for_each(|(id, names)| self.rescan.compare_later(id, names, Origin::Found));
         files
@@ -241,7 +253,7 @@ pub(in crate::watch) fn begin(
         CatchUp::None | CatchUp::Baseline => {
             if store.is_some() {
                 let mut entries = Entries { store: store.as_mut(), catch_up, waiting: Vec::new(), whole: true };
-                taken = states.iter_mut().flatten().map(|state| state.take_as_confirmed(&mut entries)).sum();
+                taken = states.iter_mut().flatten().map(|state| state.take_as_confirmed(&mut entries, None)).sum();
                 entries.write();
                 whole &= entries.whole;
             }
