@@ -107,6 +107,67 @@ fn a_due_path_keeps_its_due_time() {
 }
 
 #[test]
+fn a_path_is_told_where_its_file_came_from_by_the_last_rename_before_its_dispatch() {
+    let (mut pending, now) = set();
+    let a = name("a");
+    let from = |path: &str| Some(Arc::from(path.as_bytes()));
+    let former = |pending: &mut Pending| match pending.next_due(now, |_| true) {
+        Some(Due::Ready { former, .. }) => former,
+        other => panic!("{other:?}"),
+    };
+    pending.event(HERE, &a, Change::MovedTo, false, SEEN, now).unwrap();
+    pending.renamed(HERE, &a, from("/first"));
+    pending.renamed(HERE, &a, from("/second"));
+    assert_eq!(former(&mut pending), from("/second"));
+    // The file in flight did not come by this one.
+    pending.event(HERE, &a, Change::MovedTo, false, SEEN, now).unwrap();
+    pending.renamed(HERE, &a, from("/third"));
+    pending.done(HERE, &a, now);
+    assert_eq!(former(&mut pending), from("/third"));
+}
+
+#[test]
+fn a_file_settles_from_its_creation_to_its_close() {
+    let (mut pending, now) = set();
+    let a = name("a");
+    assert!(!pending.is_settling(HERE, &a) && pending.is_empty());
+    pending.event(HERE, &a, Change::Created { version: 1 }, false, SEEN, now).unwrap();
+    assert!(pending.is_settling(HERE, &a) && !pending.is_empty());
+    pending.event(HERE, &a, Change::Closed, false, SEEN, now).unwrap();
+    assert!(!pending.is_settling(HERE, &a));
+}
+
+#[test]
+fn a_removed_directory_takes_its_files_away_and_no_removal_that_is_due() {
+    let (mut pending, now) = set();
+    let names = ["in-flight", "deleted", "waits", "removal"].map(name);
+    let [in_flight, deleted, waits, removal] = &names;
+    for path in [in_flight, deleted] {
+        pending.event(HERE, path, Change::Closed, false, SEEN, now).unwrap();
+        assert_eq!(ready(&mut pending, now).map(|(name, _)| name).as_ref(), Some(path));
+    }
+    pending.gone(HERE, deleted, NameLost::Deleted, false);
+    pending.event(HERE, waits, Change::Closed, false, SEEN, now).unwrap();
+    pending.event(HERE, removal, Change::Removed { how: NameLost::Deleted }, false, SEEN, now).unwrap();
+    pending.remove_directory(HERE);
+    let held: Vec<bool> = names.iter().map(|name| pending.holds(HERE, name)).collect();
+    assert_eq!(held, [true, true, false, true]);
+    assert_eq!(pending.done(HERE, in_flight, now), Some(NameLost::Renamed));
+    assert_eq!(pending.done(HERE, deleted, now), Some(NameLost::Deleted));
+    assert_eq!(ready(&mut pending, now).map(|(name, _)| name).as_ref(), Some(removal));
+}
+
+#[test]
+fn the_oldest_path_is_the_one_whose_first_event_came_first() {
+    let (mut pending, now) = set();
+    assert_eq!(pending.oldest(), None);
+    for (path, at) in [("late", now + SETTLE), ("early", now), ("early", now + SETTLE * 2)] {
+        pending.event(HERE, &name(path), Change::Closed, false, SEEN, at).unwrap();
+    }
+    assert_eq!(pending.oldest(), Some(now));
+}
+
+#[test]
 fn the_bound_holds_and_a_path_in_flight_outlives_the_drop() {
     let mut pending = Pending::new(SETTLE, Duration::ZERO, 2);
     let now = Instant::now();
