@@ -21,6 +21,9 @@ const READS_IN_A_ROW: usize = 8;
 /// Watches ended in a row. Each end is an event in the kernel's queue, which holds 16,384 by default.
 const ENDS_IN_A_ROW: usize = 4096;
 
+/// How long the end dispatches what is due. A file that was refused for a writer on its way out is tried again after 20 ms.
+const LAST_BATCHES: Duration = Duration::from_millis(200);
+
 /// The watch of a volume: the source of the jobs of its files.
 pub(super) struct Watcher {
     pub(super) watch: Watch,
@@ -143,13 +146,27 @@ impl Watcher {
         ends
     }
 
-    /// Waits for the reports of what is in flight. No more events are read.
+    /// Waits for the reports of what is in flight. No more events are read. What was read of them before is dispatched for a moment
+    /// longer, so that a file that was closed before the signal is published, also one that was refused just now, because the
+    /// event of a close comes before the kernel counts the writer out.
     fn drain(&mut self) -> Result<(), Error> {
+        let mut now = Instant::now();
+        let until = now + LAST_BATCHES;
         self.dispatcher.begin_no_more();
-        while self.dispatcher.busy() && !self.leaves {
+        while !self.leaves {
+            if now < until {
+                let batch = self.state.batch(self.dispatcher.rooms(), now);
+                self.dispatcher.submit(batch);
+            }
+            let due = self.state.next_pending().filter(|due| now < until && *due < until);
+            if due.is_none() && !self.dispatcher.busy() {
+                break;
+            }
             self.volume.watch.touch();
-            self.dispatcher.mailbox.sleep(None, Some(ROOT_CHECK), Reports::Wake)?;
+            let next = due.map_or(ROOT_CHECK, |due| due.saturating_duration_since(now));
+            self.dispatcher.mailbox.sleep(None, Some(next), Reports::Wake)?;
             self.read_notices();
+            now = Instant::now();
         }
         Ok(())
     }

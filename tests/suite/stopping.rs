@@ -7,7 +7,8 @@ use rustix::process::Signal;
 
 use crate::support::files::noise;
 use crate::support::service::Ended;
-use crate::support::world::{World, list};
+use crate::support::setup::Setup;
+use crate::support::world::{World, directories, list};
 
 fn stops_cleanly_in_the_middle_of_work(signal: Signal) {
     const FILES: usize = 400;
@@ -67,6 +68,20 @@ fn a_signal_while_a_file_is_still_being_written_is_a_clean_end() {
     world.stop_service();
     drop(open);
     assert!(world.messages_for("open").is_empty());
+}
+
+/// A file that is closed before the signal is no file of the next start.
+#[test]
+fn a_file_that_was_closed_before_the_signal_is_published() {
+    for _ in 0..10 {
+        let (_root, data, _) = directories();
+        let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
+        service.wait_ready();
+        (0..5).for_each(|number| fs::write(data.join(number.to_string()), "content").unwrap());
+        service.signal(Signal::TERM);
+        let ended = service.wait_exit().expect_code(0);
+        assert_eq!(ended.messages().len(), 5, "{}", ended.stderr);
+    }
 }
 
 /// The service ends by itself, with one error line that names the directory.

@@ -183,9 +183,14 @@ impl State {
 
     /// When the next of these is due: see [`State::advance`]. `has_room`: so is the next pending path.
     pub(super) fn next_time(&self, has_room: bool, now: Instant) -> Option<Instant> {
-        let pending = if has_room { self.pending.next_time() } else { None };
+        let pending = self.next_pending().filter(|_| has_room);
         let rescans = [self.rescan.next_time(), self.unwatched_at, self.next_retry()];
         rescans.into_iter().chain([pending, self.hard_links.next_time(now)]).flatten().min()
+    }
+
+    /// When the next pending path is due.
+    pub(super) fn next_pending(&self) -> Option<Instant> {
+        self.pending.next_time()
     }
 
     /// Writes no more to the ledger. Returns the paths whose rows may lag: see [`Confirmed::end`]. `orderly`: nothing is in
