@@ -46,6 +46,30 @@ pub fn open_files() -> String {
     format!("Raise the limit of open files ({}), or lower --workers", limit("LimitNOFILE", "ulimit -n"))
 }
 
+/// What to do if the disk, the server or the mount behind a path fails; `None` for any other cause. The errnos are those of
+/// disks and of network and user-space file systems in open(2), read(2) and stat(2), and of their transports.
+#[must_use]
+pub fn disk(cause: &io::Error) -> Option<&'static str> {
+    let errno = Errno::from_io_error(cause)?;
+    let fails = [
+        Errno::IO,
+        Errno::STALE,
+        Errno::NOTCONN,
+        Errno::TIMEDOUT,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::CONNREFUSED,
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::SHUTDOWN,
+        Errno::REMOTEIO,
+        Errno::BUSY,
+    ];
+    fails.contains(&errno).then_some("its disk, its server or its mount fails: see the kernel's log, and start again")
+}
+
 /// What to do if the process lacks descriptors or memory, whatever it wants them for; `None` for any other cause.
 #[must_use]
 pub fn want(cause: &io::Error) -> Option<&'static str> {

@@ -177,8 +177,9 @@ impl Error {
         Self::System { what: what.into(), cause: cause.into() }
     }
 
-    /// What the system refused of something that a setting names. A want of descriptors or memory is not the setting's fault and
-    /// passes, so it is a failure at run time; what any other cause means, `refused` says of its words.
+    /// What the system refused of something that a setting names. A want of descriptors or memory, and a disk or a server that
+    /// fails, are not the setting's fault and pass, so each is a failure at run time; what any other cause means, `refused` says
+    /// of its words.
     #[must_use]
     pub fn of_setting(
         what: impl Into<String>,
@@ -186,7 +187,8 @@ impl Error {
         refused: impl FnOnce(String) -> Self,
     ) -> Self {
         let cause = cause.into();
-        if advice::want(&cause).is_some() { Self::system(what, cause) } else { refused(os_message(&cause)) }
+        let passes = advice::want(&cause).or_else(|| advice::disk(&cause)).is_some();
+        if passes { Self::system(what, cause) } else { refused(os_message(&cause)) }
     }
 
     /// What went wrong, in words, without the next step.
@@ -253,7 +255,7 @@ impl Error {
             Self::Differs { .. } => "each is named above",
             Self::Stdout(cause) => next_for_stdout(cause),
             Self::Threads { .. } => advice::threads(),
-            Self::System { cause, .. } => advice::want(cause).unwrap_or(REPORT),
+            Self::System { cause, .. } => advice::want(cause).or_else(|| advice::disk(cause)).unwrap_or(REPORT),
             Self::Internal(_) => REPORT,
             Self::Incomplete { .. } => "each is named above",
             Self::Interrupted { .. } => "start it again",
@@ -410,10 +412,17 @@ mod tests {
     }
 
     #[test]
-    fn a_want_of_the_process_is_no_fault_of_a_setting() {
+    fn a_want_of_the_process_and_a_failing_disk_are_no_fault_of_a_setting() {
         let of_setting =
             |errno| Error::of_setting("x", io::Error::from_raw_os_error(errno), |cause| Error::usage(cause, "y"));
-        for (errno, cure) in [(libc::EMFILE, "ulimit -n"), (libc::ENFILE, "fs.file-max"), (libc::ENOMEM, "memory")] {
+        for (errno, cure) in [
+            (libc::EMFILE, "ulimit -n"),
+            (libc::ENFILE, "fs.file-max"),
+            (libc::ENOMEM, "memory"),
+            (libc::EIO, "disk"),
+            (libc::ESTALE, "server"),
+            (libc::ENOTCONN, "mount"),
+        ] {
             let error = of_setting(errno);
             assert!(error.next().is_some_and(|next| next.contains(cure)), "{error}");
             assert_eq!(error.exit_status(), 1, "{error}");

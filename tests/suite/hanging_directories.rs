@@ -194,6 +194,24 @@ fn a_directory_whose_file_system_has_died_and_is_unmounted_is_gone() {
     service.wait_exit().expect_code(1).assert_one_error("leads elsewhere");
 }
 
+/// It may come back, so a supervisor is to try again: status 1.
+#[test]
+fn a_start_on_a_file_system_that_has_died_is_a_failure_that_may_pass() {
+    let Some(mut slow) = SlowDirectory::mount() else { return };
+    let (_root, data, _) = directories();
+    slow.die();
+    let state = to_stdout(&data).env("STATE_DIRECTORY", slow.path.join("state"));
+    for setup in [to_stdout(&slow.path), state] {
+        let ended = setup.run().expect_code(1);
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains(slow.path.to_str().unwrap()), "{}", ended.stderr);
+        assert!(
+            last.contains("Transport endpoint is not connected; its disk, its server or its mount fails"),
+            "{last}"
+        );
+    }
+}
+
 /// A read that has begun cannot be canceled and delays the process's end, so that none that takes 5 s may begin late.
 #[test]
 fn slow_reads_do_not_delay_a_stop_beyond_its_limit() {

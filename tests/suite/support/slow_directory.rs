@@ -79,10 +79,15 @@ impl SlowDirectory {
         kill_process(server, Signal::STOP).expect("it runs");
     }
 
-    /// The server dies, and somebody unmounts what is left.
-    pub fn die_and_unmount(&mut self) {
+    /// The server dies, and what is left of the mount answers ENOTCONN.
+    pub fn die(&mut self) {
         self.server.kill().expect("it runs");
         self.server.wait().expect("its end");
+    }
+
+    /// The server dies, and somebody unmounts what is left.
+    pub fn die_and_unmount(&mut self) {
+        self.die();
         let unmount = Command::new("fusermount3").arg("-uz").arg(&self.path).status();
         assert!(unmount.expect("fusermount3").success());
     }
