@@ -3,7 +3,6 @@
 //! Each watch runs in a thread of its own. What they have in common is the ledger, the output behind the readers, and the
 //! limits of memory. No name, link or rename crosses a file system's border, so no watch needs to know of another.
 
-use std::mem;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,8 +35,8 @@ const LEAVE_LOOKS: Duration = Duration::from_millis(5);
 
 /// The watches of all volumes, ready to run.
 pub struct Watchers {
-    /// By the numbers of the volumes.
-    threads: Vec<JoinHandle<Option<Watcher>>>,
+    /// By the numbers of the volumes, each with what it waits for.
+    threads: Vec<(Thread, Given)>,
     /// The ways to them.
     sources: Vec<Sender>,
     mailbox: Mailbox,
@@ -89,7 +88,7 @@ impl Watchers {
         let Together { ledger, mut late } =
             state::start::begin(&mut begun, &late_roots, store, settings.catch_up, &progress)?;
         let mut senders = Vec::new();
-        let mut running = Vec::new();
+        let mut waiting = Vec::new();
         let parts = watches.into_iter().zip(checks).zip(sources).zip(progress.volumes()).zip(threads).zip(begun);
         for (number, (((((watch, roots), (dispatcher, sender)), volume), thread), begun)) in parts.enumerate() {
             senders.push(sender);
@@ -110,10 +109,9 @@ impl Watchers {
                 }
                 (None, None) => return Err(Error::Internal("a volume has no start".to_owned())),
             };
-            running.push((thread, Given { watcher, start }));
+            waiting.push((thread, Given { watcher, start }));
         }
-        let threads = running.into_iter().map(|(thread, given)| thread.give(given)).collect();
-        Ok(Self { threads, sources: senders, mailbox, stages, ledger, progress, ended: 0 })
+        Ok(Self { threads: waiting, sources: senders, mailbox, stages, ledger, progress, ended: 0 })
     }
 
     /// Follows the directories until a stop is asked for, then finishes what is in progress.
@@ -121,7 +119,7 @@ impl Watchers {
     /// # Errors
     /// What ended it otherwise.
     pub fn run(mut self) -> Result<(), Error> {
-        let running = mem::take(&mut self.threads);
+        let running: Vec<_> = self.threads.drain(..).map(|(thread, given)| thread.give(given)).collect();
         let count = running.len();
         let followed = self.follow();
         let until = Instant::now() + STOP_TIMEOUT;

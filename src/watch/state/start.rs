@@ -299,7 +299,7 @@ impl Late {
             load(&mut states, &[], rows.len(), progress, |loader| {
                 for (path, row) in rows {
                     if loader.load(&path, &row) == Fate::Gone {
-                        ledger.forget(path.into());
+                        ledger.invalidate(&path);
                     }
                 }
                 Ok(true)
