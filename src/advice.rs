@@ -46,10 +46,15 @@ pub fn open_files() -> String {
     format!("Raise the limit of open files ({}), or lower --workers", limit("LimitNOFILE", "ulimit -n"))
 }
 
+/// What to do about a cause that no setting is to blame for, and that may pass: see [`want`] and [`disk`]; `None` for any other.
+#[must_use]
+pub fn passing(cause: &io::Error) -> Option<&'static str> {
+    want(cause).or_else(|| disk(cause))
+}
+
 /// What to do if the disk, the server or the mount behind a path fails; `None` for any other cause. The errnos are those of
 /// disks and of network and user-space file systems in open(2), read(2) and stat(2), and of their transports.
-#[must_use]
-pub fn disk(cause: &io::Error) -> Option<&'static str> {
+fn disk(cause: &io::Error) -> Option<&'static str> {
     let errno = Errno::from_io_error(cause)?;
     let fails = [
         Errno::IO,

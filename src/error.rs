@@ -187,8 +187,7 @@ impl Error {
         refused: impl FnOnce(String) -> Self,
     ) -> Self {
         let cause = cause.into();
-        let passes = advice::want(&cause).or_else(|| advice::disk(&cause)).is_some();
-        if passes { Self::system(what, cause) } else { refused(os_message(&cause)) }
+        if advice::passing(&cause).is_some() { Self::system(what, cause) } else { refused(os_message(&cause)) }
     }
 
     /// What went wrong, in words, without the next step.
@@ -255,7 +254,7 @@ impl Error {
             Self::Differs { .. } => "each is named above",
             Self::Stdout(cause) => next_for_stdout(cause),
             Self::Threads { .. } => advice::threads(),
-            Self::System { cause, .. } => advice::want(cause).or_else(|| advice::disk(cause)).unwrap_or(REPORT),
+            Self::System { cause, .. } => advice::passing(cause).unwrap_or(REPORT),
             Self::Internal(_) => REPORT,
             Self::Incomplete { .. } => "each is named above",
             Self::Interrupted { .. } => "start it again",

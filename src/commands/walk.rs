@@ -1,5 +1,6 @@
 //! The files that are in directories now, for the commands that go through all of them once.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::vec;
 
@@ -8,6 +9,7 @@ use crate::error::os_message;
 use crate::files::directory::Directory;
 use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{Found, list};
+use crate::files::mounts;
 use crate::files::root::Root;
 use crate::files::version::Timestamp;
 use crate::filter::Filter;
@@ -86,7 +88,8 @@ impl Walk {
                     tracing::info!(
                         event = "mounted_below",
                         path = &*path,
-                        "something is mounted at {path:?}, which is not gone into"
+                        "{}",
+                        mounts::in_words(Path::new(&*path), 0)
                     );
                 }
                 Err(errno) => {

@@ -28,7 +28,7 @@ use prometheus::{Encoder, TextEncoder};
 use socket::OwnSocket;
 pub use socket::{is_listened_at, place_is_free, reach};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpSocket;
+use tokio::net::{self, TcpSocket};
 use tokio::sync::Semaphore;
 
 use crate::config::{ControlSettings, SocketPlaces};
@@ -82,8 +82,8 @@ impl Control {
             .map_err(|cause| Error::system("cannot start the control socket's runtime", cause))?;
         let entered = runtime.enter();
         let failed = |cause| Error::system("cannot serve the control socket", cause);
-        let unix = unix.map(tokio::net::UnixListener::from_std).transpose().map_err(failed)?;
-        let tcp = tcp.map(tokio::net::TcpListener::from_std).transpose().map_err(failed)?;
+        let unix = unix.map(net::UnixListener::from_std).transpose().map_err(failed)?;
+        let tcp = tcp.map(net::TcpListener::from_std).transpose().map_err(failed)?;
         drop(entered);
         thread::Builder::new()
             .name("control".to_owned())
@@ -156,7 +156,7 @@ pub fn address_is_free(address: SocketAddr) -> Result<(), Error> {
         .map_err(|error| refuse_address(address, error))
 }
 
-async fn run(source: Arc<Source>, unix: Option<tokio::net::UnixListener>, tcp: Option<tokio::net::TcpListener>) {
+async fn run(source: Arc<Source>, unix: Option<net::UnixListener>, tcp: Option<net::TcpListener>) {
     if let Some(listener) = unix {
         let source = Arc::clone(&source);
         tokio::spawn(accept(source, async move || listener.accept().await.map(|(stream, _)| stream)));

@@ -53,6 +53,13 @@ impl Mounts {
     }
 }
 
+/// Says that something is mounted at a place, and at so many others.
+#[must_use]
+pub fn in_words(first: &Path, others: usize) -> String {
+    let more = if others == 0 { String::new() } else { format!(" and at {others} more places") };
+    format!("something is mounted at {first:?}{more}, which is not gone into")
+}
+
 /// A path from the top of its file system: the same by each path that mounts have made for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
@@ -88,21 +95,12 @@ pub struct Changes {
 }
 
 impl MountsBelow {
-    /// Begins with what is mounted now.
+    /// Begins with nothing that is mounted: the first changes are all that is.
     ///
     /// # Errors
-    /// The list cannot be opened or read.
+    /// The list cannot be opened.
     pub fn follow(directories: Vec<PathBuf>) -> io::Result<Self> {
-        let list = File::open(LIST)?;
-        let mut below = Self { list, directories, points: BTreeSet::new(), outdated: true };
-        below.changes()?;
-        Ok(below)
-    }
-
-    /// Where something is mounted.
-    #[must_use]
-    pub fn points(&self) -> Vec<&Path> {
-        self.points.iter().map(|(_, point)| point.as_path()).collect()
+        Ok(Self { list: File::open(LIST)?, directories, points: BTreeSet::new(), outdated: true })
     }
 
     /// What has changed since the last call. The kernel marks the open list when it does (proc_pid_mounts(5): POLLPRI).

@@ -303,22 +303,23 @@ pub fn raise_lease_capability() {
 /// [`Error::DataDirectory`], naming what is wrong with one. One inside another is refused, because its files would be
 /// published twice.
 pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
-    let mut roots: Vec<Root> = Vec::with_capacity(paths.len());
-    let mounts = Mounts::read();
     // By a bind mount, a directory can lie in another one without its path saying so.
-    let lies_in = |one: &Root, other: &Root| {
-        let places = one.place(&mounts).zip(other.place(&mounts));
-        one.path().starts_with(other.path()) || places.is_some_and(|(one, other)| one.lies_in(&other))
+    let mounts = (paths.len() > 1).then(Mounts::read);
+    let lies_in = |(one, its): (&Root, &Option<Place>), (other, others): (&Root, &Option<Place>)| {
+        let places = its.as_ref().zip(others.as_ref());
+        one.path().starts_with(other.path()) || places.is_some_and(|(its, others)| its.lies_in(others))
     };
+    let mut roots: Vec<(Root, Option<Place>)> = Vec::with_capacity(paths.len());
     for path in paths {
         let root = open_root(path)?;
-        for other in &roots {
+        let place = mounts.as_ref().and_then(|mounts| root.place(mounts));
+        for (other, its_place) in &roots {
             let others = other.path();
             let cause = if root.is(other) {
                 format!("it is {others:?}, which is named already")
-            } else if lies_in(&root, other) {
+            } else if lies_in((&root, &place), (other, its_place)) {
                 format!("it lies in {others:?}, which is a data directory too")
-            } else if lies_in(other, &root) {
+            } else if lies_in((other, its_place), (&root, &place)) {
                 format!("{others:?}, which is a data directory too, lies in it")
             } else {
                 continue;
@@ -326,9 +327,9 @@ pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
             let next = "name each directory once, and with --recursive the outermost alone";
             return Err(Error::DataDirectory { path: path.clone(), cause, next });
         }
-        roots.push(root);
+        roots.push((root, place));
     }
-    Ok(roots)
+    Ok(roots.into_iter().map(|(root, _)| root).collect())
 }
 
 /// The number of volumes that data directories are on.

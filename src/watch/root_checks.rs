@@ -5,7 +5,7 @@
 //! answers.
 
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::error::{Error, os_message};
-use crate::files::mounts::MountsBelow;
+use crate::files::mounts::{self, MountsBelow};
 use crate::files::root::Root;
 
 /// The pause between two checks of a volume's data directories.
@@ -91,17 +91,18 @@ fn ask(found: &Found, mut mounts: Option<MountsBelow>, recursive: bool, until: &
         // What could not be read is read a second later.
         let Some(Ok(changes)) = mounts.as_mut().map(MountsBelow::changes) else { continue };
         if recursive {
-            log(&changes.mounted.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+            log(&changes.mounted);
         }
         lock(&found.unmounted).extend(changes.unmounted);
     }
 }
 
 fn mounts_below(directories: Vec<PathBuf>, recursive: bool) -> Option<MountsBelow> {
-    match MountsBelow::follow(directories) {
-        Ok(mounts) => {
+    let followed = MountsBelow::follow(directories).and_then(|mut mounts| Ok((mounts.changes()?, mounts)));
+    match followed {
+        Ok((changes, mounts)) => {
             if recursive {
-                log(&mounts.points());
+                log(&changes.mounted);
             }
             Some(mounts)
         }
@@ -118,12 +119,12 @@ fn mounts_below(directories: Vec<PathBuf>, recursive: bool) -> Option<MountsBelo
 }
 
 /// Something is mounted at these places.
-fn log(points: &[&Path]) {
+fn log(points: &[PathBuf]) {
     let Some((first, others)) = points.split_first() else { return };
-    let more = if others.is_empty() { String::new() } else { format!(" and at {} more places", others.len()) };
+    let mounted = mounts::in_words(first, others.len());
     tracing::info!(
         event = "mounted_below",
         path = &*first.to_string_lossy(),
-        "something is mounted at {first:?}{more}, which is not gone into; for its files run a service for it, too"
+        "{mounted}; for its files run a service for it, too"
     );
 }

@@ -3,14 +3,14 @@
 
 use std::mem;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
 use super::state::State;
-use super::state::start::{Begun, Late, NotListed, PATIENCE};
+use super::state::start::{Begun, Late, PATIENCE, Start};
 use super::watcher::Watcher;
 use crate::cli::CatchUp;
 use crate::dispatch::Dispatcher;
@@ -32,13 +32,6 @@ pub(super) struct Given {
     pub(super) start: Start,
 }
 
-pub(super) enum Start {
-    /// With all others.
-    Now(Box<Begun>),
-    /// Once the thread has listed the directories.
-    Late(Late),
-}
-
 /// A [`Watcher`] without its state.
 pub(super) struct WatcherParts {
     pub(super) watch: Watch,
@@ -58,7 +51,7 @@ struct Listing(Mutex<Listed>);
 enum Listed {
     #[default]
     NotYet,
-    Done(Box<Begun>, Result<(), NotListed>),
+    Done(Box<Begun>),
     /// The main thread does not wait for it any more.
     TooLate,
 }
@@ -77,15 +70,14 @@ impl Thread {
         let own = Arc::clone(&listing);
         let run = move || {
             let _guard = main.guard_panics();
-            let (begun, result) = state.begin(with_ledger, catch_up, Instant::now());
-            let late = own.put(begun, result);
+            let late = own.put(state.begin(with_ledger, catch_up, Instant::now()));
             // The main thread may wait no more.
             let _ = listed.send(());
             drop(listed);
             let Given { watcher, start } = given.recv().ok()?;
             match (start, late) {
-                (Start::Now(begun), _) => Some(watcher.with(begun.state).run()),
-                (Start::Late(start), Some((begun, result))) => watcher.join(start, begun, result),
+                (Start::Now(state), _) => Some(watcher.with(*state).run()),
+                (Start::Late(late), Some(begun)) => watcher.join(late, begun),
                 (Start::Late(_), None) => None, // it is late only when it was not put
             }
         };
@@ -103,26 +95,30 @@ impl Thread {
 
 impl Listing {
     /// Leaves what was listed for the main thread; returns it where that does not wait for it any more.
-    fn put(&self, begun: Begun, result: Result<(), NotListed>) -> Option<(Begun, Result<(), NotListed>)> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn put(&self, begun: Begun) -> Option<Begun> {
+        let mut held = self.lock();
         if matches!(*held, Listed::TooLate) {
-            return Some((begun, result));
+            return Some(begun);
         }
-        *held = Listed::Done(Box::new(begun), result);
+        *held = Listed::Done(Box::new(begun));
         None
     }
 
     fn is_done(&self) -> bool {
-        matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Listed::Done(..))
+        matches!(*self.lock(), Listed::Done(_))
     }
 
     /// Takes what was listed, if it was, and does not wait for it any more.
-    fn take(&self) -> Option<(Box<Begun>, Result<(), NotListed>)> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match mem::replace(&mut *held, Listed::TooLate) {
-            Listed::Done(begun, result) => Some((begun, result)),
+    fn take(&self) -> Option<Begun> {
+        match mem::replace(&mut *self.lock(), Listed::TooLate) {
+            Listed::Done(begun) => Some(*begun),
             Listed::NotYet | Listed::TooLate => None,
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listed> {
+        // Each change is a whole one.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,12 +145,7 @@ pub(super) fn wait_for_listings(
             return Err(Error::Internal("a thread that lists directories has panicked".to_owned()));
         }
     }
-    let taken = threads.iter().map(|thread| match thread.listing.take() {
-        Some((begun, Ok(()))) => Ok(Some(*begun)),
-        Some((begun, Err(refused))) => Err(begun.state.not_listed(refused)),
-        None => Ok(None),
-    });
-    taken.collect()
+    threads.iter().map(|thread| thread.listing.take().map(Begun::complete).transpose()).collect()
 }
 
 impl WatcherParts {
@@ -187,17 +178,17 @@ impl WatcherParts {
     }
 
     /// Begins once the directories are listed, after the others. `None` where the service ends before.
-    fn join(self, late: Late, begun: Begun, result: Result<(), NotListed>) -> Option<Watcher> {
+    fn join(self, late: Late, begun: Begun) -> Option<Watcher> {
         let (progress, main) = (Arc::clone(&self.progress), self.main.clone());
         if progress.phase() == Phase::Stopping {
             main.ended();
             return None;
         }
-        let directories = &self.volume.directories;
+        let (directories, listed) = (&self.volume.directories, begun.listed);
         match late.join(begun, &progress) {
             Ok(mut state) => {
                 tracing::info!(event = "listed", path = directories, "{directories} is listed and watched now");
-                result.err().into_iter().for_each(|refused| state.list_later(refused, Instant::now()));
+                listed.err().into_iter().for_each(|refused| state.list_later(refused, Instant::now()));
                 Some(self.with(state).run())
             }
             Err(error) => {

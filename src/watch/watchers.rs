@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
-use super::starting::{Given, Start, Thread, WatcherParts, wait_for_listings};
+use super::starting::{Given, Thread, WatcherParts, wait_for_listings};
 use super::state::State;
-use super::state::start::{PATIENCE, Together};
+use super::state::start::{PATIENCE, Start};
 use super::tree::Tree;
 use super::watcher::Watcher;
 use super::{confirmed, state};
@@ -79,18 +79,15 @@ impl Watchers {
         // What is entered in the ledger before anything is published has to be whole.
         let enters = store.is_some() && matches!(settings.catch_up, CatchUp::None | CatchUp::Baseline);
         let patience = if enters { None } else { Some(PATIENCE) };
-        let mut begun = wait_for_listings(&threads, &listed, patience)?;
+        let begun = wait_for_listings(&threads, &listed, patience)?;
         if let Some(need) = memory.need().filter(Need::fits) {
             tracing::info!(event = "memory", "{need}");
         }
-        let is_late = |root: &&Arc<Root>| begun.get(root.volume()).is_some_and(Option::is_none);
-        let late_roots: Vec<Arc<Root>> = roots.iter().filter(is_late).cloned().collect();
-        let Together { ledger, mut late } =
-            state::start::begin(&mut begun, &late_roots, store, settings.catch_up, &progress)?;
+        let (ledger, starts) = state::start::begin(begun, roots, store, settings.catch_up, &progress)?;
         let mut senders = Vec::new();
         let mut waiting = Vec::new();
-        let parts = watches.into_iter().zip(checks).zip(sources).zip(progress.volumes()).zip(threads).zip(begun);
-        for (number, (((((watch, roots), (dispatcher, sender)), volume), thread), begun)) in parts.enumerate() {
+        let parts = watches.into_iter().zip(checks).zip(sources).zip(progress.volumes()).zip(threads).zip(starts);
+        for (number, (((((watch, roots), (dispatcher, sender)), volume), thread), start)) in parts.enumerate() {
             senders.push(sender);
             let watcher = WatcherParts {
                 watch,
@@ -101,14 +98,9 @@ impl Watchers {
                 volume: Arc::clone(volume),
                 main: main.clone(),
             };
-            let start = match (begun, late.remove(&number)) {
-                (Some(begun), _) => Start::Now(Box::new(begun)),
-                (None, Some(late)) => {
-                    watcher.report_late(number);
-                    Start::Late(late)
-                }
-                (None, None) => return Err(Error::Internal("a volume has no start".to_owned())),
-            };
+            if matches!(start, Start::Late(_)) {
+                watcher.report_late(number);
+            }
             waiting.push((thread, Given { watcher, start }));
         }
         Ok(Self { threads: waiting, sources: senders, mailbox, stages, ledger, progress, ended: 0 })

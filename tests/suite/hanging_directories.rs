@@ -166,19 +166,21 @@ fn one_signal_ends_a_service_whose_watch_hangs_in_order() {
     assert!(ended.stderr.lines().last().is_some_and(|line| line.contains("stopped: ")), "{}", ended.stderr);
 }
 
-#[test]
-fn one_signal_ends_a_service_whose_start_hangs_in_time() {
-    let Some(slow) = SlowDirectory::mount() else { return };
-    for number in 0..30 {
-        fs::create_dir(slow.path.join(number.to_string())).unwrap();
-    }
-    slow.set_delay_of_looks(1);
-    let service = to_stdout(&slow.path).arg("--recursive").spawn();
+fn wait_until_it_lists(service: &Service) {
     let socket = service.control_socket();
     retry("its control socket", || if socket.exists() { Ok(()) } else { Err(service.stderr()) });
     wait_for_health(&socket, "a start that lists", |_, health| {
         health["summary"].as_str().is_some_and(|line| line.contains("directories watched"))
     });
+}
+
+#[test]
+fn one_signal_ends_a_service_whose_start_hangs_in_time() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    with_directories(&slow);
+    slow.set_delay_of_looks(1);
+    let service = to_stdout(&slow.path).arg("--recursive").spawn();
+    wait_until_it_lists(&service);
     // Its 30 directories take a minute.
     service.signal(Signal::TERM);
     let ended = service.wait_exit().expect_code(1);
@@ -336,11 +338,7 @@ fn a_listing_that_hangs_at_the_start_delays_its_own_files_alone() {
     with_directories(&slow);
     slow.set_delay_of_looks(1);
     let service = start_with_slow_directories(&slow, &fast, &[]);
-    let socket = service.control_socket();
-    retry("its control socket", || if socket.exists() { Ok(()) } else { Err(service.stderr()) });
-    wait_for_health(&socket, "a start that lists", |_, health| {
-        health["summary"].as_str().is_some_and(|line| line.contains("directories watched"))
-    });
+    wait_until_it_lists(&service);
     slow.freeze();
     service.wait_ready();
     fs::write(fast.join("fast"), "y").unwrap();

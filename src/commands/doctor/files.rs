@@ -7,7 +7,7 @@ use super::state;
 use crate::cli::Settings;
 use crate::config::open_directories;
 use crate::files::listing::{list, path_in};
-use crate::files::mounts::Mounts;
+use crate::files::mounts::{self, Mounts};
 use crate::files::root::{Protection, Root};
 use crate::memory::{Budget, MORE_MEMORY};
 use crate::watch::inotify::Watch;
@@ -60,12 +60,8 @@ fn data_directory(root: &Root, settings: &Settings) -> Check {
             "mount a volume or a directory of the host there",
         )
     } else if let Some((first, others)) = nested.split_first() {
-        let more = if others.is_empty() { String::new() } else { format!(" and at {} more places", others.len()) };
-        Check::warn(
-            DATA,
-            format!("{found}; something is mounted at {first:?}{more}, which is not gone into"),
-            "run a service for each of these directories, too",
-        )
+        let mounted = mounts::in_words(first, others.len());
+        Check::warn(DATA, format!("{found}; {mounted}"), "run a service for each of these directories, too")
     } else {
         Check::ok(DATA, found)
     }

@@ -20,7 +20,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::{State, start};
+use super::State;
+use super::start::{self, Start};
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
@@ -362,12 +363,11 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursi
     let settings =
         WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
     let state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());
-    let (begun, listed) = state.begin(true, catch_up, Instant::now());
-    listed.unwrap();
+    let begun = state.begin(true, catch_up, Instant::now()).complete().unwrap();
     let store = open(&state_directory(top, kills));
-    let mut begun = [Some(begun)];
-    start::begin(&mut begun, &[], Some(store), catch_up, &Arc::default()).unwrap();
-    (watch, begun.into_iter().flatten().next().unwrap().state)
+    let (_, starts) = start::begin(vec![Some(begun)], &[root], Some(store), catch_up, &Arc::default()).unwrap();
+    let Ok([Start::Now(state)]) = <[Start; 1]>::try_from(starts) else { panic!("one volume, which is listed") };
+    (watch, *state)
 }
 
 /// Waits for the last process's ledger, whose thread may still write: a busy disk can take longer than its drop waits.

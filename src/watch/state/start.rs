@@ -38,9 +38,10 @@ const ENTRIES_TOGETHER: usize = 1 << 16;
 
 /// A volume's state whose directories are listed.
 pub(in crate::watch) struct Begun {
-    pub(in crate::watch) state: State,
+    state: State,
     /// How many files were taken for confirmed.
     taken: usize,
+    pub(in crate::watch) listed: Result<(), NotListed>,
 }
 
 /// What a volume has to be given that is listed later than the service could wait for.
@@ -50,11 +51,12 @@ pub(in crate::watch) struct Late {
     ledger: Option<Arc<Ledger>>,
 }
 
-/// What the main thread has begun, for the volumes that have been listed by then.
-pub(in crate::watch) struct Together {
-    pub(in crate::watch) ledger: Option<Arc<Ledger>>,
-    /// For each of the other volumes, by number.
-    pub(in crate::watch) late: BTreeMap<usize, Late>,
+/// How the watch of a volume begins.
+pub(in crate::watch) enum Start {
+    /// With all others.
+    Now(Box<State>),
+    /// Once its thread has listed the directories.
+    Late(Late),
 }
 
 /// Rows of files that were there before this process: they are written before anything is published.
@@ -132,22 +134,14 @@ impl State {
 
     /// Watches and lists the whole tree. Without a ledger, which other files could be compared with, it also does with them what
     /// `--catch-up` says. Where the service ends meanwhile, it returns early.
-    ///
-    /// # Errors
-    /// The data directory that cannot be listed, and why.
-    pub(in crate::watch) fn begin(
-        mut self,
-        with_ledger: bool,
-        catch_up: CatchUp,
-        now: Instant,
-    ) -> (Begun, Result<(), NotListed>) {
+    pub(in crate::watch) fn begin(mut self, with_ledger: bool, catch_up: CatchUp, now: Instant) -> Begun {
         let began = Timestamp::now();
         let listed = self.list_all(now);
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
         let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
         let since = Some(began).filter(|_| now.elapsed() >= PATIENCE);
         let taken = if known { self.take_as_confirmed(&mut entries, since) } else { 0 };
-        (Begun { state: self, taken }, listed)
+        Begun { state: self, taken, listed }
     }
 
     /// Watches and lists the whole tree.
@@ -170,7 +164,7 @@ impl State {
     }
 
     /// The error of a data directory that cannot be listed.
-    pub(in crate::watch) fn not_listed(&self, NotListed { id, errno }: NotListed) -> Error {
+    fn not_listed(&self, NotListed { id, errno }: NotListed) -> Error {
         self.tree.root(id).map_or_else(
             || Error::Internal("what cannot be listed is no data directory".to_owned()),
             |root| not_listed(root, errno),
@@ -228,23 +222,37 @@ impl State {
     }
 }
 
-/// Loads what the ledger holds, and does with the listed files of all volumes what `--catch-up` says. Each confirm is written
-/// to the ledger from then on. `late`: the data directories of volumes that are not listed yet, whose states are `None`.
+impl Begun {
+    /// The same, if each data directory could be listed.
+    ///
+    /// # Errors
+    /// [`Error::DataDirectory`], or [`Error::System`] for a cause that may pass.
+    pub(in crate::watch) fn complete(self) -> Result<Self, Error> {
+        match self.listed {
+            Ok(()) => Ok(self),
+            Err(refused) => Err(self.state.not_listed(refused)),
+        }
+    }
+}
+
+/// Loads what the ledger holds, and does with the listed files of all volumes what `--catch-up` says. Returns the ledger, to which
+/// each confirm is written from then on, and how each volume's watch begins. `begun`: by the volumes' numbers, `None` for one
+/// that is not listed yet. `roots`: the data directories of all.
 ///
 /// # Errors
 /// [`Error::StateDirectory`], or [`Error::Threads`] when the ledger's thread cannot be had.
 pub(in crate::watch) fn begin(
-    begun: &mut [Option<Begun>],
-    late: &[Arc<Root>],
+    begun: Vec<Option<Begun>>,
+    roots: &[Arc<Root>],
     mut store: Option<Store>,
     catch_up: CatchUp,
     progress: &Arc<Progress>,
-) -> Result<Together, Error> {
+) -> Result<(Option<Arc<Ledger>>, Vec<Start>), Error> {
     let mut taken = begun.iter().flatten().map(|begun| begun.taken).sum();
-    let mut states: Vec<Option<State>> = begun.iter_mut().map(|begun| begun.take().map(|begun| begun.state)).collect();
+    let mut states: Vec<Option<State>> = begun.into_iter().map(|begun| begun.map(|begun| begun.state)).collect();
     let (mut whole, mut kept) = (true, BTreeMap::new());
     if let Some(store) = &mut store {
-        let late: Vec<Directory> = late.iter().map(of_root).collect();
+        let late: Vec<Directory> = roots.iter().filter(|root| states[root.volume()].is_none()).map(of_root).collect();
         (whole, kept) = load(&mut states, &late, store.rows_max(), progress, |loader| {
             store.load(|path, row| loader.load(path, row))
         })?;
@@ -267,19 +275,18 @@ pub(in crate::watch) fn begin(
         // It could not be read to its end, or what is there could not be entered: no row counts, at the next start either.
         ledger.forget_below(ALL);
     }
-    for (begun, state) in begun.iter_mut().zip(states) {
-        *begun = state.map(|mut state| {
+    let start = |(volume, state): (usize, Option<State>)| match state {
+        Some(mut state) => {
             state.started(ledger.as_ref());
-            Begun { state, taken: 0 }
-        });
-    }
-    let not_yet = begun.iter().enumerate().filter(|(_, begun)| begun.is_none());
-    let late = not_yet.map(|(volume, _)| {
-        let rows = kept.remove(&volume).unwrap_or_default();
-        (volume, Late { rows, catch_up, ledger: ledger.clone() })
-    });
-    let late = late.collect();
-    Ok(Together { ledger, late })
+            Start::Now(Box::new(state))
+        }
+        None => {
+            let rows = kept.remove(&volume).unwrap_or_default();
+            Start::Late(Late { rows, catch_up, ledger: ledger.clone() })
+        }
+    };
+    let starts = states.into_iter().enumerate().map(start).collect();
+    Ok((ledger, starts))
 }
 
 impl Late {
@@ -289,7 +296,7 @@ impl Late {
     /// None that has to do with the volume: see [`begin`].
     pub(in crate::watch) fn join(
         self,
-        Begun { state, taken }: Begun,
+        Begun { state, taken, .. }: Begun,
         progress: &Arc<Progress>,
     ) -> Result<State, Error> {
         let Self { rows, catch_up, ledger } = self;

@@ -1,7 +1,6 @@
 //! What the ledger holds comes to the directories that are listed, row by row.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -116,7 +115,7 @@ impl<'a> Loader<'a> {
             }
             None => match self.unlisted(directory) {
                 Unlisted::Gone(_) if last.is_none() => return Fate::Gone,
-                Unlisted::Gone(root) | Unlisted::Refused(root) if !self.admits(root, directory, name) => {
+                Unlisted::Gone(root) | Unlisted::Refused(root) if !self.admits(root, path) => {
                     return Fate::LeftOut;
                 }
                 Unlisted::Gone(root) => {
@@ -154,16 +153,15 @@ impl<'a> Loader<'a> {
         let below = &path[root.prefix().len()..];
         let directory = below.iter().rposition(|&byte| byte == b'/').map(|at| &below[..at]);
         let entered = directory.is_none_or(|directory| self.recursive && self.filter.enters(directory));
-        if !entered || !self.filter.admits(below) {
+        if !entered || !self.admits(root, path) {
             return Fate::LeftOut;
         }
         self.kept.entry(root.id().volume()).or_default().push((path.into(), *row));
         Fate::Known
     }
 
-    fn admits(&self, root: &Directory, directory: &[u8], name: &[u8]) -> bool {
-        let directory = root.deeper(&directory[root.prefix().len()..]);
-        self.filter.admits(&directory.below(name))
+    fn admits(&self, root: &Directory, path: &[u8]) -> bool {
+        self.filter.admits(&path[root.prefix().len()..])
     }
 
     /// Each directory is opened once, however many rows there are below it.
@@ -217,15 +215,15 @@ pub(super) fn load(
     };
     let whole = read(&mut loader)?;
     let Loader { states, mut loaded, lost, listed, mut kept, .. } = loader;
-    let mut of = |id: DirectoryId, act: &mut dyn FnMut(&mut State)| {
-        states[id.volume()].iter_mut().for_each(act);
-    };
     for Listed { id, .. } in listed.values() {
-        of(*id, &mut |state| state.tree.get_mut(*id).into_iter().for_each(|node| node.known.shrink_to_fit()));
+        let node = states[id.volume()].as_mut().and_then(|state| state.tree.get_mut(*id));
+        node.into_iter().for_each(|node| node.known.shrink_to_fit());
     }
     if whole {
-        for (id, mut names) in lost {
-            of(id, &mut |state| state.rescan.compare_later(id, mem::take(&mut names), Origin::Found));
+        for (id, names) in lost {
+            if let Some(state) = &mut states[id.volume()] {
+                state.rescan.compare_later(id, names, Origin::Found);
+            }
         }
     } else {
         loaded = 0;
