@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -77,7 +78,9 @@ fn a_file_that_was_closed_before_the_signal_is_published() {
         let (_root, data, _) = directories();
         let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
         service.wait_ready();
-        (0..5).for_each(|number| fs::write(data.join(number.to_string()), "content").unwrap());
+        // By another process: a child that another test starts meanwhile has a file of this one open for a moment longer.
+        let write = "for number in 0 1 2 3 4; do printf content >$number; done";
+        assert!(Command::new("sh").args(["-c", write]).current_dir(&data).status().unwrap().success());
         service.signal(Signal::TERM);
         let ended = service.wait_exit().expect_code(0);
         assert_eq!(ended.messages().len(), 5, "{}", ended.stderr);
