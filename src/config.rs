@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::address::Broker;
 use crate::cli::{CatchUp, Output, ReadEngine, Settings, Unroutable};
 use crate::error::Error;
+use crate::files::root::opening::open_roots_in_time;
 use crate::files::root::{Root, open_roots};
 use crate::filter::Filter;
 use crate::routing::{Exchange, RoutingKey};
@@ -39,7 +40,7 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`], [`Error::DataDirectory`] or [`Error::StateDirectory`], naming the setting and what is wrong with it.
     pub fn for_watch(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
-        Self::new(settings, dirs, settings.state_dir.as_deref())
+        Self::new(settings, dirs, settings.state_dir.as_deref(), open_roots_in_time)
     }
 
     /// Checks the settings of `scan`, and opens its directories: those of the command line, else the data directories.
@@ -47,13 +48,20 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] or [`Error::DataDirectory`], naming the setting and what is wrong with it.
     pub fn for_scan(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
-        Self::new(settings, dirs, None)
+        Self::new(settings, dirs, None, open_roots)
     }
 
-    fn new(settings: &Settings, dirs: &[PathBuf], state_dir: Option<&Path>) -> Result<Self, Error> {
+    fn new(
+        settings: &Settings,
+        dirs: &[PathBuf],
+        state_dir: Option<&Path>,
+        open: impl FnOnce(&[PathBuf]) -> Result<Vec<Root>, Error>,
+    ) -> Result<Self, Error> {
         let pipeline = PipelineSettings::new(settings)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
-        let roots = open_directories(if dirs.is_empty() { &settings.data_dirs } else { dirs })?;
+        let dirs = if dirs.is_empty() { &settings.data_dirs } else { dirs };
+        refuse_empty(dirs)?;
+        let roots = open(dirs)?;
         if let Some(state_dir) = state_dir {
             roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
         }
@@ -180,13 +188,18 @@ pub struct Publisher {
 /// [`Error::Usage`] for an empty name, which only a variable can hold; [`Error::DataDirectory`], naming what is wrong with a
 /// directory.
 pub fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    refuse_empty(dirs)?;
+    open_roots(dirs)
+}
+
+fn refuse_empty(dirs: &[PathBuf]) -> Result<(), Error> {
     if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
         return Err(Error::usage(
             "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon",
             "write one there, or leave the colon out",
         ));
     }
-    open_roots(dirs)
+    Ok(())
 }
 
 /// Which of the files that exist at start are published.

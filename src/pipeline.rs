@@ -99,9 +99,10 @@ fn volumes(settings: &PipelineSettings, roots: &[Arc<Root>]) -> Vec<Volume> {
     shares.map(volume).collect()
 }
 
-/// Whether a ring can read the files of a volume's data directories inline.
+/// Whether a ring can read the files of a volume's data directories inline. One that is not open yet cannot be asked, and a ring's
+/// threads are the better place to wait for it in.
 fn reads_inline(roots: &[Arc<Root>], volume: usize) -> bool {
-    of_volume(roots, volume).all(|root| inline_reads::can_be_had(root))
+    of_volume(roots, volume).all(|root| !root.is_open() || inline_reads::can_be_had(root))
 }
 
 /// The paths of a volume's data directories.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::{fs, io};
 
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cli::DEFAULT_EXCHANGE;
@@ -12,16 +13,18 @@ use crate::files::lease;
 use crate::files::root::{Protection, Root, raise_lease_capability};
 use crate::routing::Exchange;
 
-/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each way.
+/// How half-written files are recognized, in words: one sentence if it holds for all directories, else one for each way. That of
+/// a directory that is not open yet is not known.
 pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
     let mut kinds: Vec<Protection> = Vec::new();
-    for protection in roots.iter().map(|root| root.protection()) {
+    let open = || roots.iter().filter(|root| root.is_open());
+    for protection in open().map(|root| root.protection()) {
         if !kinds.contains(&protection) {
             kinds.push(protection);
         }
     }
     let of_kind = |kind: &Protection| {
-        let paths: Vec<_> = roots.iter().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
+        let paths: Vec<_> = open().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
         format!("{}: {kind}", named(paths.into_iter()))
     };
     match kinds.as_slice() {
@@ -77,6 +80,9 @@ pub(super) fn publishers(roots: &[Arc<Root>], exchange: &Exchange) -> Vec<Publis
         name => format!("\0{name}"), // no path holds a NUL
     };
     let publisher = |root: &Arc<Root>| -> io::Result<Publisher> {
+        if !root.is_open() {
+            return Err(Errno::TIMEDOUT.into());
+        }
         let boot = fs::read("/proc/sys/kernel/random/boot_id")?;
         let directory = root.look(b".")?;
         let (device, inode) = (directory.st_dev.to_le_bytes(), directory.st_ino.to_le_bytes());

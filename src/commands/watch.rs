@@ -27,12 +27,13 @@ use crate::{logging, notify, pipeline};
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
+    // First: a directory may be waited for, and no thread that waits for it is to be the one that a signal is meant for.
+    let signals = CaughtSignals::listen(Caller::Service)?;
     let config = Config::for_watch(settings, dirs)?;
     logging::start_for_service(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
     log_protections(&roots);
-    let signals = CaughtSignals::listen(Caller::Service)?;
     let progress = Arc::new(Progress::default());
     let _control = Control::start(config.control, Arc::clone(&progress))?;
     let without_ledger = without_ledger(config.state_dir.is_some(), config.pipeline.output, config.watch.catch_up);

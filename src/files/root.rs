@@ -1,11 +1,14 @@
 //! A data directory: opening files beneath it, and the evidence that its file system gives of writers.
 
+pub mod opening;
+
 use std::ffi::{CStr, CString, OsStr};
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::{fmt, io};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fstat, openat, openat2, readlinkat, statat, statx,
@@ -29,20 +32,57 @@ pub const OPEN_RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV);
 
 /// A data directory: an open descriptor, and its real path for messages.
+///
+/// Where the directory did not answer in time (`opening`), a thread opens it meanwhile. Whatever asks for the
+/// descriptor until then waits, as it would in any call to a file system that hangs.
 #[derive(Debug)]
 pub struct Root {
-    dir: OwnedFd,
+    dir: Arc<OnceLock<OwnedFd>>,
     path: Box<[u8]>,
     volume: usize,
     /// Determined once, when it is first asked for.
     protection: OnceLock<Protection>,
+    /// What opens it, until [`Root::opened`] has waited for that.
+    opening: Mutex<Option<Opening>>,
 }
+
+/// A thread that opens a data directory, and returns its real path.
+type Opening = JoinHandle<Result<PathBuf, Error>>;
 
 impl Root {
     /// Makes a root of an open directory and its real path.
     #[must_use]
     pub fn new(dir: OwnedFd, path: &[u8]) -> Self {
-        Self { dir, path: path.into(), volume: 0, protection: OnceLock::new() }
+        Self::opened_by(None, Arc::new(OnceLock::from(dir)), path)
+    }
+
+    fn opened_by(opening: Option<Opening>, dir: Arc<OnceLock<OwnedFd>>, path: &[u8]) -> Self {
+        Self { dir, path: path.into(), volume: 0, protection: OnceLock::new(), opening: Mutex::new(opening) }
+    }
+
+    /// Whether it is open, so that no call waits for that.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.dir.get().is_some()
+    }
+
+    /// Waits until it is open. Returns whether it did not answer in time.
+    ///
+    /// # Errors
+    /// As [`open_root`], but none of a setting, because the service runs; and [`Error::Watch`] if its real path has turned out
+    /// to be another one.
+    pub fn opened(&self) -> Result<bool, Error> {
+        let opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(opening) = opening else { return Ok(false) };
+        let refuse = |path, cause, next| Error::Watch { path, cause: io::Error::other(cause), next };
+        match join(opening) {
+            Ok(real) if real == self.path() => Ok(true),
+            Ok(real) => {
+                Err(refuse(self.path().to_owned(), format!("it is {real:?}"), "start again, now that it answers"))
+            }
+            Err(Error::DataDirectory { path, cause, next }) => Err(refuse(path, cause, next)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the root with the number of its volume.
@@ -57,10 +97,10 @@ impl Root {
         self.volume
     }
 
-    /// `st_dev` of the directory, or `None` if fstat(2) fails.
+    /// `st_dev` of the directory, or `None` if it is not open yet or fstat(2) fails.
     #[must_use]
     pub fn device(&self) -> Option<u64> {
-        fstat(&self.dir).ok().map(|found| found.st_dev)
+        fstat(self.dir.get()?).ok().map(|found| found.st_dev)
     }
 
     /// The real path of the data directory.
@@ -69,15 +109,17 @@ impl Root {
         Path::new(OsStr::from_bytes(&self.path))
     }
 
-    /// Whether both are one directory, even by different paths: a bind mount is another path of the same directory.
+    /// Whether both are one directory, even by different paths: a bind mount is another path of the same directory. That of one
+    /// that is not open yet is not known.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        matches!((fstat(&self.dir), fstat(&other.dir)), (Ok(this), Ok(other)) if same_file(&this, &other))
+        let stat = |root: &Self| root.dir.get().and_then(|dir| fstat(dir).ok());
+        matches!((stat(self), stat(other)), (Some(this), Some(other)) if same_file(&this, &other))
     }
 
     /// Where it is on its file system, as far as the kernel says (`STATX_MNT_ID`, Linux 5.8).
     fn place(&self, mounts: &Mounts) -> Option<Place> {
-        let found = statx(&self.dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+        let found = statx(self.dir.get()?, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
         let known = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         known.then_some(found.stx_mnt_id).and_then(|mount| mounts.place(mount, self.path()))
     }
@@ -87,7 +129,7 @@ impl Root {
     /// # Errors
     /// The error of stat(2), unless it means that the path is gone.
     pub fn still_there(&self) -> Result<bool, Errno> {
-        let held = fstat(&self.dir);
+        let held = fstat(self.as_fd());
         match rustix::fs::stat(self.path()).map_err(|errno| (errno, meaning(Call::Stat, errno))) {
             Err((_, Meaning::Gone | Meaning::NotRegular)) => Ok(false),
             Err((errno, _)) => Err(errno),
@@ -106,14 +148,14 @@ impl Root {
     /// # Errors
     /// The error of statx(2).
     pub fn look(&self, below: &[u8]) -> Result<Stat, Errno> {
-        statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW)
+        statat(self.as_fd(), below, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// The target of a link below the root, as the link holds it, or `None` where no link can be read.
     #[must_use]
     pub fn target(&self, below: &[u8]) -> Option<Vec<u8>> {
         // The target only shows when to examine the link again. An error is reported when the link is opened.
-        readlinkat(&self.dir, below, Vec::new()).ok().map(CString::into_bytes)
+        readlinkat(self.as_fd(), below, Vec::new()).ok().map(CString::into_bytes)
     }
 
     /// The stat of a path below the root. That of a link is its target's, which may be anywhere.
@@ -121,7 +163,7 @@ impl Root {
     /// # Errors
     /// The error of statx(2).
     pub fn look_through(&self, below: &[u8]) -> Result<Stat, Errno> {
-        statat(&self.dir, below, AtFlags::empty())
+        statat(self.as_fd(), below, AtFlags::empty())
     }
 
     /// Opens a file below the root for reading. Links are not followed.
@@ -129,7 +171,7 @@ impl Root {
     /// # Errors
     /// The error of openat2(2), which is ELOOP for a link.
     pub fn open(&self, below: &CStr) -> Result<OwnedFd, Errno> {
-        openat2(&self.dir, below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
+        openat2(self.as_fd(), below, OPEN_FLAGS, Mode::empty(), OPEN_RESOLVE)
     }
 
     /// Opens a file below the root for reading, or the regular file that a link leads to if that is inside the root.
@@ -157,7 +199,7 @@ impl Root {
     /// The error of openat2(2).
     pub fn open_directory(&self, below: &[u8]) -> Result<OwnedFd, Errno> {
         let below = if below.is_empty() { b"." } else { below };
-        openat2(&self.dir, below, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty(), OPEN_RESOLVE)
+        openat2(self.as_fd(), below, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty(), OPEN_RESOLVE)
     }
 
     /// Opens the regular file that a link leads to, if that is inside the root.
@@ -166,13 +208,13 @@ impl Root {
     /// Why it cannot be opened: the link leads out, nowhere, in a circle, or to something that is no regular file.
     pub fn open_link(&self, below: &CStr) -> Result<OwnedFd, Unread> {
         // The target's type is checked first, because opening a FIFO or a device affects others.
-        let target = statat(&self.dir, below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
+        let target = statat(self.as_fd(), below, AtFlags::empty()).map_err(|errno| Unread::of(Call::Stat, errno))?;
         if FileType::from_raw_mode(target.st_mode) != FileType::RegularFile {
             return Err(Unread::NotRegular);
         }
         let flags = OPEN_FLAGS.difference(OFlags::NOFOLLOW);
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        match openat2(&self.dir, below, flags, Mode::empty(), beneath) {
+        match openat2(self.as_fd(), below, flags, Mode::empty(), beneath) {
             // BENEATH refuses each absolute target, even one that leads back inside.
             Err(errno) if meaning(Call::Open, errno) == Meaning::LeadsOut => {}
             other => return other.map_err(|errno| Unread::of(Call::Open, errno)),
@@ -211,7 +253,7 @@ impl Root {
     /// The type of the file system, by the numbers of statfs(2).
     #[must_use]
     pub fn file_system(&self) -> Option<u64> {
-        rustix::fs::fstatfs(&self.dir).ok().map(|found| found.f_type as u64 & 0xffff_ffff)
+        rustix::fs::fstatfs(self.as_fd()).ok().map(|found| found.f_type as u64 & 0xffff_ffff)
     }
 
     /// Whether other hosts or programs may write there without this kernel's knowledge.
@@ -220,10 +262,10 @@ impl Root {
         self.file_system().is_some_and(|kind| REMOTE_FILE_SYSTEMS.contains(&kind))
     }
 
-    /// The descriptor of the data directory, for opening through the ring.
+    /// The descriptor of the data directory.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+        self.dir.wait().as_fd()
     }
 }
 
@@ -284,8 +326,8 @@ const REMOTE_FILE_SYSTEMS: [u64; 19] = [
     0x7c7c_6673, // Parallels shared folders
 ];
 
-/// Makes CAP_LEASE effective if the binary has it (`setcap cap_lease+p`). It must be called while there is one thread,
-/// because each thread has capabilities of its own and inherits them from the thread that starts it.
+/// Makes CAP_LEASE effective if the binary has it (`setcap cap_lease+p`). It must be called before there is a thread that takes
+/// leases, because each thread has capabilities of its own and inherits them from the thread that starts it.
 pub fn raise_lease_capability() {
     if let Ok(mut sets) = capabilities(None)
         && sets.permitted.contains(CapabilitySet::LEASE)
@@ -303,33 +345,42 @@ pub fn raise_lease_capability() {
 /// [`Error::DataDirectory`], naming what is wrong with one. One inside another is refused, because its files would be
 /// published twice.
 pub fn open_roots(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    let roots = paths.iter().map(|path| open_root(path)).collect::<Result<_, _>>()?;
+    refuse_overlaps(paths, roots)
+}
+
+fn join(opening: Opening) -> Result<PathBuf, Error> {
+    let panicked = |_| Err(Error::Internal("a thread that opens a data directory has panicked".to_owned()));
+    opening.join().unwrap_or_else(panicked)
+}
+
+/// Refuses a data directory that is in another one, or is named twice.
+fn refuse_overlaps(paths: &[PathBuf], roots: Vec<Root>) -> Result<Vec<Root>, Error> {
     // By a bind mount, a directory can lie in another one without its path saying so.
-    let mounts = (paths.len() > 1).then(Mounts::read);
-    let lies_in = |(one, its): (&Root, &Option<Place>), (other, others): (&Root, &Option<Place>)| {
-        let places = its.as_ref().zip(others.as_ref());
-        one.path().starts_with(other.path()) || places.is_some_and(|(its, others)| its.lies_in(others))
+    let mounts = (roots.len() > 1).then(Mounts::read);
+    let place = |root: &Root| mounts.as_ref().and_then(|mounts| root.place(mounts));
+    let places: Vec<Option<Place>> = roots.iter().map(place).collect();
+    let lies_in = |one: usize, other: usize| {
+        let both = places[one].as_ref().zip(places[other].as_ref());
+        roots[one].path().starts_with(roots[other].path()) || both.is_some_and(|(its, others)| its.lies_in(others))
     };
-    let mut roots: Vec<(Root, Option<Place>)> = Vec::with_capacity(paths.len());
-    for path in paths {
-        let root = open_root(path)?;
-        let place = mounts.as_ref().and_then(|mounts| root.place(mounts));
-        for (other, its_place) in &roots {
-            let others = other.path();
-            let cause = if root.is(other) {
-                format!("it is {others:?}, which is named already")
-            } else if lies_in((&root, &place), (other, its_place)) {
-                format!("it lies in {others:?}, which is a data directory too")
-            } else if lies_in((other, its_place), (&root, &place)) {
-                format!("{others:?}, which is a data directory too, lies in it")
+    for (at, path) in paths.iter().enumerate() {
+        for before in 0..at {
+            let other = roots[before].path();
+            let cause = if roots[at].is(&roots[before]) {
+                format!("it is {other:?}, which is named already")
+            } else if lies_in(at, before) {
+                format!("it lies in {other:?}, which is a data directory too")
+            } else if lies_in(before, at) {
+                format!("{other:?}, which is a data directory too, lies in it")
             } else {
                 continue;
             };
             let next = "name each directory once, and with --recursive the outermost alone";
             return Err(Error::DataDirectory { path: path.clone(), cause, next });
         }
-        roots.push((root, place));
     }
-    Ok(roots.into_iter().map(|(root, _)| root).collect())
+    Ok(roots)
 }
 
 /// The number of volumes that data directories are on.
@@ -348,28 +399,38 @@ pub fn of_volume(roots: &[Arc<Root>], volume: usize) -> impl Iterator<Item = &Ar
 /// # Errors
 /// [`Error::DataDirectory`], naming what is wrong with it; [`Error::System`] where descriptors or memory are short.
 pub fn open_root(path: &Path) -> Result<Root, Error> {
-    let refuse = |error: std::io::Error, next| {
-        let refused = |cause| Error::DataDirectory { path: path.to_owned(), cause, next };
-        Error::of_setting(format!("the data directory {path:?} cannot be opened"), error, refused)
-    };
-    let real = std::fs::canonicalize(path).map_err(|error| {
+    let real = real_path(path)?;
+    Ok(Root::new(open_directory(path, &real)?, real.as_os_str().as_bytes()))
+}
+
+fn real_path(path: &Path) -> Result<PathBuf, Error> {
+    std::fs::canonicalize(path).map_err(|error| {
         let next = match error.kind() {
-            std::io::ErrorKind::NotFound => "create it, or name another directory",
+            io::ErrorKind::NotFound => "create it, or name another directory",
             _ => "give this user the right to reach it, or name another directory",
         };
-        refuse(error, next)
-    })?;
-    let dir = openat(rustix::fs::CWD, &real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        refuse(path, error, next)
+    })
+}
+
+fn open_directory(path: &Path, real: &Path) -> Result<OwnedFd, Error> {
+    let dir = openat(rustix::fs::CWD, real, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| match errno {
-            rustix::io::Errno::NOTDIR => {
-                refuse(std::io::Error::other("it is not a directory"), "name the directory that the files land in")
+            Errno::NOTDIR => {
+                refuse(path, io::Error::other("it is not a directory"), "name the directory that the files land in")
             }
-            _ => refuse(errno.into(), "give this user the right to read it (r-x), or run as another user"),
+            _ => refuse(path, errno.into(), "give this user the right to read it (r-x), or run as another user"),
         })?;
     // Without x on the directory its names can be listed, but no file in it can be opened.
-    statat(&dir, ".", AtFlags::empty())
-        .map_err(|errno| refuse(errno.into(), "give this user the right to search it (r-x), or run as another user"))?;
-    Ok(Root::new(dir, real.as_os_str().as_bytes()))
+    let next = "give this user the right to search it (r-x), or run as another user";
+    statat(&dir, ".", AtFlags::empty()).map_err(|errno| refuse(path, errno.into(), next))?;
+    Ok(dir)
+}
+
+/// The error of a data directory that cannot be opened.
+fn refuse(path: &Path, error: io::Error, next: &'static str) -> Error {
+    let refused = |cause| Error::DataDirectory { path: path.to_owned(), cause, next };
+    Error::of_setting(format!("the data directory {path:?} cannot be opened"), error, refused)
 }
 
 #[cfg(test)]

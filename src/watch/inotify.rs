@@ -80,18 +80,10 @@ impl Watch {
     /// # Errors
     /// [`Error::Watch`], which names the limit to raise if there was one.
     pub fn new(directories: &[&Path]) -> Result<Self, Error> {
-        let refuse = |directory: &Path, cause: io::Error| {
-            let next = match cause.raw_os_error() {
-                Some(libc::ENOSPC) => "raise the sysctl fs.inotify.max_user_watches",
-                Some(libc::EMFILE) => "raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
-                _ => advice::want(&cause).unwrap_or("check that it exists and that this user may read it"),
-            };
-            Error::Watch { path: directory.to_owned(), cause, next }
-        };
         let first = directories.first().copied().unwrap_or(Path::new("."));
-        let inotify = Inotify::init().map_err(|cause| refuse(first, cause))?;
+        let inotify = Inotify::init().map_err(|cause| refuse_watch(first, cause))?;
         let add = |directory: &&Path| {
-            let added = inotify.watches().add(directory, MASK).map_err(|cause| refuse(directory, cause))?;
+            let added = inotify.watches().add(directory, MASK).map_err(|cause| refuse_watch(directory, cause))?;
             Ok(WatchId(added.get_watch_descriptor_id()))
         };
         let roots = directories.iter().map(add).collect::<Result<_, _>>()?;
@@ -133,6 +125,16 @@ impl Watch {
         }
         Ok(true)
     }
+}
+
+/// The error of a data directory that cannot be watched.
+pub(super) fn refuse_watch(directory: &Path, cause: io::Error) -> Error {
+    let next = match cause.raw_os_error() {
+        Some(libc::ENOSPC) => "raise the sysctl fs.inotify.max_user_watches",
+        Some(libc::EMFILE) => "raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
+        _ => advice::want(&cause).unwrap_or("check that it exists and that this user may read it"),
+    };
+    Error::Watch { path: directory.to_owned(), cause, next }
 }
 
 impl AsFd for Watch {

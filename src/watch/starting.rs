@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use super::inotify::Watch;
 use super::root_checks::RootChecks;
 use super::state::State;
-use super::state::start::{Begun, Late, PATIENCE, Start};
+use super::state::start::{Begun, Late, Start};
 use super::watcher::Watcher;
 use crate::cli::CatchUp;
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
+use crate::files::root::opening::PATIENCE;
 use crate::mailbox::Sender;
 use crate::pace::Pace;
 use crate::progress::{self, Phase, Progress};
@@ -122,18 +123,21 @@ impl Listing {
     }
 }
 
-/// Waits until the directories of all volumes are listed, or for so long where those of one are. Returns the states of those
-/// that are, by the volumes' numbers.
+/// Waits until the directories of all volumes are listed, or for so long where those of one are. `is_open`: each data directory
+/// of a volume is open; one that is not has been waited for already. Returns the states of those that are listed, by the volumes'
+/// numbers.
 pub(super) fn wait_for_listings(
     threads: &[Thread],
     listed: &Receiver<()>,
     patience: Option<Duration>,
+    is_open: impl Fn(usize) -> bool,
 ) -> Result<Vec<Option<Begun>>, Error> {
     let until = patience.map(|patience| Instant::now() + patience);
     loop {
-        let done = threads.iter().filter(|thread| thread.listing.is_done()).count();
-        let over = until.map(|until| until.saturating_duration_since(Instant::now())).filter(|_| done > 0);
-        if done == threads.len() || over.is_some_and(|left| left.is_zero()) {
+        let (done, left): (Vec<_>, Vec<_>) = (0..threads.len()).partition(|&volume| threads[volume].listing.is_done());
+        let over = until.map(|until| until.saturating_duration_since(Instant::now())).filter(|_| !done.is_empty());
+        let is_over = |over: Duration| over.is_zero() || !left.iter().any(|&volume| is_open(volume));
+        if left.is_empty() || over.is_some_and(is_over) {
             break;
         }
         let told = match over {

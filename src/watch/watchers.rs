@@ -3,6 +3,7 @@
 //! Each watch runs in a thread of its own. What they have in common is the ledger, the output behind the readers, and the
 //! limits of memory. No name, link or rename crosses a file system's border, so no watch needs to know of another.
 
+use std::iter;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::inotify::Watch;
 use super::root_checks::RootChecks;
 use super::starting::{Given, Thread, WatcherParts, wait_for_listings};
 use super::state::State;
-use super::state::start::{PATIENCE, Start};
+use super::state::start::Start;
 use super::tree::Tree;
 use super::watcher::Watcher;
 use super::{confirmed, state};
@@ -19,6 +20,7 @@ use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::dispatch::{Pipeline, READ_TIMEOUT, STOP_LOOKS, STOP_TIMEOUT, Stages};
 use crate::error::{Error, StopSignal};
+use crate::files::root::opening::PATIENCE;
 use crate::files::root::{Root, of_volume, volume_count};
 use crate::filter::Filter;
 use crate::ledger::Ledger;
@@ -70,7 +72,8 @@ impl Watchers {
         let Pipeline { stages, mailbox, sender: main, sources } = pipeline;
         let (sender, listed) = mpsc::channel();
         let thread = |(volume, watch): (usize, &Watch)| {
-            let tree = Tree::new(of_volume(roots, volume).zip(watch.roots()), watch.watches()?);
+            let watched = watch.roots().iter().copied().map(Some).chain(iter::repeat(None));
+            let tree = Tree::new(of_volume(roots, volume).zip(watched), watch.watches()?);
             let state = State::new(tree, Arc::clone(&filter), &settings, Arc::clone(&memory), Arc::clone(&progress));
             Thread::start(state, volume, (store.is_some(), settings.catch_up), main.clone(), sender.clone())
         };
@@ -79,7 +82,8 @@ impl Watchers {
         // What is entered in the ledger before anything is published has to be whole.
         let enters = store.is_some() && matches!(settings.catch_up, CatchUp::None | CatchUp::Baseline);
         let patience = if enters { None } else { Some(PATIENCE) };
-        let begun = wait_for_listings(&threads, &listed, patience)?;
+        let is_open = |volume| of_volume(roots, volume).all(|root| root.is_open());
+        let begun = wait_for_listings(&threads, &listed, patience, is_open)?;
         if let Some(need) = memory.need().filter(Need::fits) {
             tracing::info!(event = "memory", "{need}");
         }
@@ -245,12 +249,14 @@ impl Watchers {
     }
 }
 
-/// Watches the data directories: an inotify instance for each volume, by the volumes' numbers.
+/// Watches the data directories: an inotify instance for each volume, by the volumes' numbers. One that is not open yet, which
+/// has a volume of its own, is watched once it is ([`State::begin`]).
 ///
 /// # Errors
 /// [`Error::Watch`], which names the limit to raise if there was one.
 pub fn watches(roots: &[Arc<Root>]) -> Result<Vec<Watch>, Error> {
-    let watch = |volume| Watch::new(&of_volume(roots, volume).map(|root| root.path()).collect::<Vec<_>>());
+    let open = |volume| of_volume(roots, volume).filter(|root| root.is_open());
+    let watch = |volume| Watch::new(&open(volume).map(|root| root.path()).collect::<Vec<_>>());
     (0..volume_count(roots)).map(watch).collect()
 }
 

@@ -350,3 +350,52 @@ fn a_listing_that_hangs_at_the_start_delays_its_own_files_alone() {
     drop(slow);
     service.wait_exit().expect_code(0);
 }
+
+/// One that did not even answer when it was opened.
+#[test]
+fn a_directory_that_does_not_answer_at_the_start_joins_once_it_does() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, outside) = directories();
+    let state = outside.join("state");
+    let options = ["--state-dir", state.to_str().unwrap()];
+    with_directories(&slow);
+    let start = || start_with_slow_directories(&slow, &fast, &options);
+    let service = start();
+    service.wait_ready();
+    retry("what is there", || if service.stdout_lines() >= SLOW_DIRECTORIES { Ok(()) } else { Err(service.stderr()) });
+    service.stop();
+
+    slow.freeze();
+    let service = start();
+    service.wait_ready();
+    fs::write(fast.join("fast"), "y").unwrap();
+    service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
+    let name = slow.path.to_str().unwrap();
+    let (status, _, answer) = get(&service.control_socket(), "/ready");
+    assert!(status == 503 && answer.contains(name), "{answer}");
+    fs::write(slow.source.join("0/landed"), "landed").unwrap();
+    slow.thaw();
+    wait_until_listed(&service);
+    service.wait_stdout("what has landed", |line| line.contains("/landed\""));
+    fs::write(slow.path.join("written"), "written").unwrap();
+    service.wait_stdout("what is written", |line| line.contains("/written\""));
+    assert_eq!(service.stop().messages().len(), 3, "what the ledger has is not published again");
+}
+
+#[test]
+fn one_signal_ends_a_service_with_a_directory_that_does_not_answer() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, fast, _) = directories();
+    slow.freeze();
+    // Nobody else waits for a single one, and nothing is in progress yet.
+    let service = to_stdout(&slow.path).spawn();
+    wait_until_it_hangs(&service, "apollonia-inges");
+    service.signal(Signal::TERM);
+    service.wait_exit().expect_code(0);
+
+    let service = start_with_slow_directories(&slow, &fast, &[]);
+    service.wait_ready();
+    service.signal(Signal::TERM);
+    service.wait_log("the end without it", |line| line.contains("is left behind"));
+    service.wait_exit().expect_code(0);
+}

@@ -359,7 +359,7 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursi
     let data = top.path().join("data");
     let root = Arc::new(Root::new(File::open(&data).unwrap().into(), data.as_os_str().as_encoded_bytes()));
     let watch = Watch::new(&[&data]).unwrap();
-    let tree = Tree::new([&root].into_iter().zip(watch.roots()), watch.watches().unwrap());
+    let tree = Tree::new([(&root, Some(watch.roots()[0]))], watch.watches().unwrap());
     let settings =
         WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
     let state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());

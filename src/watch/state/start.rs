@@ -7,7 +7,7 @@ mod loader;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{iter, mem};
 
 use loader::{Kept, load};
@@ -21,17 +21,15 @@ use crate::files::errno::{Call, Meaning, meaning};
 use crate::files::listing::{FileStat, look, target_of};
 use crate::files::names::Name;
 use crate::files::root::Root;
+use crate::files::root::opening::PATIENCE;
 use crate::files::version::{Timestamp, Version};
 use crate::ledger::store::{Entered, Entry, Fate, Store};
 use crate::ledger::{ALL, Ledger};
 use crate::memory::MORE_MEMORY;
 use crate::progress::{Phase, Progress};
 use crate::watch::confirmed::{Before, Confirmed};
+use crate::watch::inotify::refuse_watch;
 use crate::watch::tree::{Node, Origin};
-
-/// How long a start waits for directories to be listed once some are: a file system that is slow or hangs delays its own
-/// files alone (contract 4.7).
-pub(in crate::watch) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows entered in one transaction at a start that takes what is there for confirmed; some 250 bytes each.
 const ENTRIES_TOGETHER: usize = 1 << 16;
@@ -42,6 +40,8 @@ pub(in crate::watch) struct Begun {
     /// How many files were taken for confirmed.
     taken: usize,
     pub(in crate::watch) listed: Result<(), NotListed>,
+    /// Each data directory could be opened and is watched. Otherwise nothing is listed.
+    pub(in crate::watch) opened: Result<(), Error>,
 }
 
 /// What a volume has to be given that is listed later than the service could wait for.
@@ -136,12 +136,32 @@ impl State {
     /// `--catch-up` says. Where the service ends meanwhile, it returns early.
     pub(in crate::watch) fn begin(mut self, with_ledger: bool, catch_up: CatchUp, now: Instant) -> Begun {
         let began = Timestamp::now();
-        let listed = self.list_all(now);
+        let opened = self.watch_late_roots();
+        let listed = if opened.is_ok() { self.list_all(now) } else { Ok(()) };
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
         let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
         let since = Some(began).filter(|_| now.elapsed() >= PATIENCE);
         let taken = if known { self.take_as_confirmed(&mut entries, since) } else { 0 };
-        Begun { state: self, taken, listed }
+        Begun { state: self, taken, listed, opened }
+    }
+
+    /// Waits for the data directories that did not answer in time, and watches them.
+    fn watch_late_roots(&mut self) -> Result<(), Error> {
+        for directory in self.tree.roots().to_vec() {
+            let root = directory.root();
+            if !root.opened()? {
+                continue;
+            }
+            let path = root.path();
+            self.tree.watch_root(&directory).map_err(|errno| refuse_watch(path, errno.into()))?;
+            let protection = root.protection();
+            tracing::info!(
+                event = "protection",
+                path = &*path.to_string_lossy(),
+                "no half-written file is published in {path:?}: {protection}"
+            );
+        }
+        Ok(())
     }
 
     /// Watches and lists the whole tree.
@@ -223,14 +243,16 @@ impl State {
 }
 
 impl Begun {
-    /// The same, if each data directory could be listed.
+    /// The same, if each data directory could be opened and listed.
     ///
     /// # Errors
-    /// [`Error::DataDirectory`], or [`Error::System`] for a cause that may pass.
+    /// [`Error::DataDirectory`], [`Error::Watch`], or [`Error::System`] for a cause that may pass.
     pub(in crate::watch) fn complete(self) -> Result<Self, Error> {
-        match self.listed {
-            Ok(()) => Ok(self),
-            Err(refused) => Err(self.state.not_listed(refused)),
+        let Self { state, taken, listed, opened } = self;
+        opened?;
+        match listed {
+            Ok(()) => Ok(Self { state, taken, listed, opened: Ok(()) }),
+            Err(refused) => Err(state.not_listed(refused)),
         }
     }
 }
@@ -293,12 +315,13 @@ impl Late {
     /// The second half of the start of a volume: as [`begin`] does it for the others.
     ///
     /// # Errors
-    /// None that has to do with the volume: see [`begin`].
+    /// What kept a data directory from being opened and watched; else none that has to do with the volume: see [`begin`].
     pub(in crate::watch) fn join(
         self,
-        Begun { state, taken, .. }: Begun,
+        Begun { state, taken, opened, .. }: Begun,
         progress: &Arc<Progress>,
     ) -> Result<State, Error> {
+        opened?;
         let Self { rows, catch_up, ledger } = self;
         let volume = state.volume;
         let mut states: Vec<Option<State>> = iter::repeat_with(|| None).take(volume).chain([Some(state)]).collect();

@@ -94,8 +94,8 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The data directories alone, with the watches that they have already.
-    pub(crate) fn new<'a>(roots: impl IntoIterator<Item = (&'a Arc<Root>, &'a WatchId)>, watches: Watches) -> Self {
+    /// The data directories alone, with the watches that they have already: none where one is not open yet.
+    pub(crate) fn new<'a>(roots: impl IntoIterator<Item = (&'a Arc<Root>, Option<WatchId>)>, watches: Watches) -> Self {
         let mut tree = Self {
             roots: Vec::new(),
             nodes: Map::default(),
@@ -103,17 +103,27 @@ impl Tree {
             draining: Map::default(),
             next: DirectoryId::FIRST,
         };
-        for (root, &watch_id) in roots {
+        for (root, watch_id) in roots {
             let id = tree.next_id(root.volume());
             let node = Node::new(Directory::new(root, b"").at(id), None, None);
             tree.roots.push(Arc::clone(&node.directory));
             tree.nodes.insert(id, node);
             // Two paths lead to one directory if one was replaced since it was checked. The check of the roots finds that.
-            if tree.of(watch_id).is_none() {
-                tree.set_watch(id, Some(watch_id));
+            if watch_id.is_none_or(|watch_id| tree.of(watch_id).is_none()) {
+                tree.set_watch(id, watch_id);
             }
         }
         tree
+    }
+
+    /// Watches a data directory that was not open before.
+    ///
+    /// # Errors
+    /// That of inotify_add_watch(2).
+    pub(crate) fn watch_root(&mut self, root: &Directory) -> Result<(), Errno> {
+        let watch_id = self.watches.add_aside(root.root().as_fd())?;
+        self.set_watch(root.id(), Some(watch_id));
+        Ok(())
     }
 
     fn next_id(&mut self, volume: usize) -> DirectoryId {

@@ -27,7 +27,7 @@ impl Fixture {
         let top = tempfile::tempdir().unwrap();
         let root = Arc::new(open_root(top.path()).unwrap());
         let watch = Watch::new(&[top.path()]).unwrap();
-        let tree = Tree::new([(&root, &watch.roots()[0])], watch.watches().unwrap());
+        let tree = Tree::new([(&root, Some(watch.roots()[0]))], watch.watches().unwrap());
         let mut fixture = Self { top, _watch: watch, tree };
         for directory in directories {
             fixture.make(directory);

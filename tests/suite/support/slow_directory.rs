@@ -79,6 +79,12 @@ impl SlowDirectory {
         kill_process(server, Signal::STOP).expect("it runs");
     }
 
+    /// SIGCONT: calls are answered again.
+    pub fn thaw(&self) {
+        let server = Pid::from_raw(self.server.id().cast_signed()).expect("the id of a process");
+        kill_process(server, Signal::CONT).expect("it runs");
+    }
+
     /// The server dies, and what is left of the mount answers ENOTCONN.
     pub fn die(&mut self) {
         self.server.kill().expect("it runs");

@@ -1,0 +1,83 @@
+//! Opening the data directories of a service side by side: one that does not answer keeps no other from being watched.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Opening, Root, join, open_directory, open_roots, real_path, refuse_overlaps};
+use crate::error::Error;
+
+/// How long a start waits for data directories, to be opened and then to be listed, once one is: a file system that is slow or
+/// hangs delays its own files alone (contract 4.7).
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// As [`open_roots`], for a service: one that has not answered within [`PATIENCE`], while another has, is opened meanwhile.
+///
+/// # Errors
+/// As [`open_roots`]; [`Error::Threads`].
+pub fn open_roots_in_time(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    // Nobody else waits for a single one.
+    if paths.len() <= 1 {
+        return open_roots(paths);
+    }
+    let (sender, answers) = mpsc::channel();
+    let opening = paths.iter().map(|path| Answer::ask(path, sender.clone())).collect::<Result<Vec<_>, _>>()?;
+    drop(sender);
+    let until = Instant::now() + PATIENCE;
+    for answered in 0..paths.len() {
+        let left = if answered == 0 { Duration::MAX } else { until.saturating_duration_since(Instant::now()) };
+        if answers.recv_timeout(left).is_err() {
+            break;
+        }
+    }
+    let roots = opening.into_iter().map(Answer::root).collect::<Result<_, _>>()?;
+    refuse_overlaps(paths, roots)
+}
+
+/// A data directory on its way from the thread that opens it.
+struct Answer {
+    path: PathBuf,
+    /// The real path, which may be known long before the directory is open.
+    real: Arc<OnceLock<PathBuf>>,
+    dir: Arc<OnceLock<OwnedFd>>,
+    opening: Opening,
+}
+
+impl Answer {
+    /// Starts to open a data directory. `answered` is told when that has ended.
+    fn ask(path: &Path, answered: mpsc::Sender<()>) -> Result<Self, Error> {
+        let (path, real, dir) = (path.to_owned(), Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+        let (asked, its_real, its_dir) = (path.clone(), Arc::clone(&real), Arc::clone(&dir));
+        let open = move || {
+            let opened = real_path(&asked).and_then(|real| {
+                let _ = its_real.set(real.clone()); // only this thread sets it, and the directory below
+                open_directory(&asked, &real).map(|opened| (opened, real))
+            });
+            let real = opened.map(|(opened, real)| {
+                let _ = its_dir.set(opened);
+                real
+            });
+            // The main thread may wait no more.
+            let _ = answered.send(());
+            real
+        };
+        let opening = thread::Builder::new().name("open".to_owned()).spawn(open);
+        let opening =
+            opening.map_err(|cause| Error::Threads { what: "a thread that opens a data directory", cause })?;
+        Ok(Self { path, real, dir, opening })
+    }
+
+    /// The data directory: open, or to be opened meanwhile.
+    fn root(self) -> Result<Root, Error> {
+        let Self { path, real, dir, opening } = self;
+        if opening.is_finished() || dir.get().is_some() {
+            let real = join(opening)?;
+            return Ok(Root::opened_by(None, dir, real.as_os_str().as_bytes()));
+        }
+        let real = real.get().cloned().or_else(|| std::path::absolute(&path).ok()).unwrap_or(path);
+        Ok(Root::opened_by(Some(opening), dir, real.as_os_str().as_bytes()))
+    }
+}
