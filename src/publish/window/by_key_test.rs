@@ -339,6 +339,24 @@ fn what_waits_for_a_queue_does_not_keep_the_others_one_at_a_time_behind_a_messag
     assert_eq!((model.count(Ended::Refused), model.window.unroutable(), model.window.left()), (11, 0, 0));
 }
 
+/// Those behind the ones without an answer go out one at a time too, until one of all of them is refused.
+#[test]
+fn what_goes_out_one_at_a_time_goes_before_what_waits_for_a_queue() {
+    let mut model = with_ten_parked(false);
+    let parked = model.aside.clone();
+    [100, 102, 103, 104, 106, 107, 108].into_iter().for_each(|path| model.add(path, path == 102));
+    model.publish();
+    model.handle(usize::MAX);
+    model.now += PAUSE_MAX;
+    model.publish();
+    while model.count(Ended::Delivered) < 30 + 6 {
+        let out: Vec<Number> = model.published.iter().map(|sent| *sent.message()).collect();
+        assert!(matches!(out[..], [one] if !parked.contains(&one)), "{out:?}");
+        model.step(&Step::Handle(1));
+        model.step(&Step::Confirm(vec![0]));
+    }
+}
+
 /// No number of new messages keeps those waiting whose pause is over.
 #[test]
 fn what_waits_for_a_queue_goes_before_what_is_new_once_its_pause_is_over() {

@@ -64,7 +64,7 @@ struct Waiting<M> {
     message: M,
     /// It was published before, on a channel that was lost before the answer, so it may have reached a queue.
     in_doubt: bool,
-    /// It was parked and is out to see whether a queue takes it by now, which no answer has shown yet.
+    /// It is parked, or was and is out to see whether a queue takes it by now, which no answer has shown yet.
     parked: bool,
 }
 
@@ -186,7 +186,7 @@ impl<M> Window<M> {
             // Parked messages whose pause is over go first, so that no number of new messages keeps them waiting.
             Next::Waiting | Next::Parked => {
                 let parked = self.parked.as_mut().and_then(|parked| parked.next(now));
-                parked.map(|waiting| Waiting { parked: true, ..waiting }).or_else(|| self.waiting.pop_front())
+                parked.or_else(|| self.waiting.pop_front())
             }
         }
     }
@@ -321,7 +321,7 @@ impl<M> Window<M> {
             // The broker has taken their size, too.
             self.alone = self.alone.saturating_sub(returned.len());
             let missing = !returned.is_empty();
-            let again = returned.into_iter().map(|sent| Waiting { parked: false, ..sent.again() });
+            let again = returned.into_iter().map(|sent| Waiting { parked: true, ..sent.again() });
             let waiting = parked.park(again, now);
             match parked.found() {
                 _ if missing => Route::Missing { waiting },

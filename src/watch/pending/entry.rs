@@ -87,10 +87,8 @@ pub(super) struct Entry {
     pub(super) seen_at: Timestamp,
     /// The path has no file any more, as far as is known, and its removal is due: how the file lost its name.
     pub(super) lost: Option<NameLost>,
-    /// The absolute path that the file was renamed from, if its event is a rename and that is known.
+    /// The absolute path that the last file was renamed from which came by a rename, if that is known.
     pub(super) former: Option<Arc<[u8]>>,
-    /// As `former`, of the last rename since the dispatch.
-    pub(super) former_since: Option<Option<Arc<[u8]>>>,
     /// Since when the path waits: its first event, or the end of its previous job.
     pub(super) since: Instant,
     /// A rescan has found the path, and no event has named it since.
@@ -103,17 +101,7 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(Incoming { change, published, seen_at, now, backlog }: Incoming, times: &DueTimes) -> Self {
         let (event, state) = (event_type(None, change, published), EntryState::after(change, times));
-        Self {
-            event,
-            seen_at,
-            lost: change.lost(),
-            former: None,
-            former_since: None,
-            since: now,
-            backlog,
-            held: Held::Changing,
-            state,
-        }
+        Self { event, seen_at, lost: change.lost(), former: None, since: now, backlog, held: Held::Changing, state }
     }
 
     pub(super) fn coalesce(

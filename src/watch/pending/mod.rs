@@ -192,10 +192,8 @@ impl Pending {
 
     /// The path's last event was a rename from this absolute path, if that is known.
     pub(crate) fn renamed(&mut self, id: DirectoryId, name: &Name, former: Option<Arc<[u8]>>) {
-        match entry(&mut self.entries, id, name) {
-            None => {}
-            Some(entry) if matches!(entry.state, EntryState::InFlight { .. }) => entry.former_since = Some(former),
-            Some(entry) => entry.former = former,
+        if let Some(entry) = entry(&mut self.entries, id, name) {
+            entry.former = former;
         }
     }
 
@@ -317,11 +315,10 @@ impl Pending {
                 let before = (!published && taken.is_none()).then_some(entry.event);
                 let event = event_type(before, change, published && taken.is_none());
                 let state = EntryState::after(change, &times);
-                let former = entry.former_since.take().unwrap_or_else(|| entry.former.take());
+                let former = entry.former.take();
                 let lost = change.lost();
                 let held = entry.held;
-                *entry =
-                    Entry { event, seen_at, lost, former, former_since: None, since: now, backlog: false, held, state };
+                *entry = Entry { event, seen_at, lost, former, since: now, backlog: false, held, state };
                 let position = entry.position();
                 self.enqueue(id, name, position);
             }

@@ -20,9 +20,7 @@ impl Pending {
         let mut oldest: BinaryHeap<(Instant, DirectoryId, &Name)> = BinaryHeap::with_capacity(most + 1);
         for (id, names) in &self.entries {
             for (name, entry) in names {
-                if oldest.len() < most || oldest.peek().is_some_and(|(since, ..)| entry.since < *since) {
-                    oldest.push((entry.since, *id, name));
-                }
+                oldest.push((entry.since, *id, name));
                 if oldest.len() > most {
                     oldest.pop();
                 }

@@ -119,7 +119,7 @@ fn a_path_is_told_where_its_file_came_from_by_the_last_rename_before_its_dispatc
     pending.renamed(HERE, &a, from("/first"));
     pending.renamed(HERE, &a, from("/second"));
     assert_eq!(former(&mut pending), from("/second"));
-    // The file in flight did not come by this one.
+    // The job in flight has been told already.
     pending.event(HERE, &a, Change::MovedTo, false, SEEN, now).unwrap();
     pending.renamed(HERE, &a, from("/third"));
     pending.done(HERE, &a, now);
@@ -140,21 +140,65 @@ fn a_file_settles_from_its_creation_to_its_close() {
 #[test]
 fn a_removed_directory_takes_its_files_away_and_no_removal_that_is_due() {
     let (mut pending, now) = set();
-    let names = ["in-flight", "deleted", "waits", "removal"].map(name);
-    let [in_flight, deleted, waits, removal] = &names;
-    for path in [in_flight, deleted] {
+    let names = ["in-flight", "deleted", "lost", "waits", "removal"].map(name);
+    let [in_flight, deleted, lost, waits, removal] = &names;
+    let removed = Change::Removed { how: NameLost::Deleted };
+    for path in [in_flight, deleted, lost] {
         pending.event(HERE, path, Change::Closed, false, SEEN, now).unwrap();
         assert_eq!(ready(&mut pending, now).map(|(name, _)| name).as_ref(), Some(path));
     }
     pending.gone(HERE, deleted, NameLost::Deleted, false);
     pending.event(HERE, waits, Change::Closed, false, SEEN, now).unwrap();
-    pending.event(HERE, removal, Change::Removed { how: NameLost::Deleted }, false, SEEN, now).unwrap();
+    [lost, removal].into_iter().for_each(|path| pending.event(HERE, path, removed, true, SEEN, now).unwrap());
     pending.remove_directory(HERE);
     let held: Vec<bool> = names.iter().map(|name| pending.holds(HERE, name)).collect();
-    assert_eq!(held, [true, true, false, true]);
+    assert_eq!(held, [true, true, true, false, true]);
     assert_eq!(pending.done(HERE, in_flight, now), Some(NameLost::Renamed));
     assert_eq!(pending.done(HERE, deleted, now), Some(NameLost::Deleted));
-    assert_eq!(ready(&mut pending, now).map(|(name, _)| name).as_ref(), Some(removal));
+    assert_eq!(pending.done(HERE, lost, now), None);
+    for path in [removal, lost] {
+        assert_eq!(ready(&mut pending, now).map(|(name, _)| name).as_ref(), Some(path));
+    }
+}
+
+#[test]
+fn how_a_name_was_lost_is_what_the_last_event_says_and_a_rescan_does_not_know_it() {
+    let (mut pending, now) = set();
+    let a = name("a");
+    let (deleted, renamed) = (NameLost::Deleted, NameLost::Renamed);
+    let removed = |how| Change::Removed { how };
+    let lost = |pending: &mut Pending| match pending.next_due(now, |_| true) {
+        Some(Due::Ready { lost, .. }) => lost,
+        other => panic!("{other:?}"),
+    };
+    for (by_event, last) in [(deleted, renamed), (renamed, deleted)] {
+        pending.event(HERE, &a, removed(by_event), true, SEEN, now).unwrap();
+        pending.event(HERE, &a, removed(last), true, SEEN, now).unwrap();
+        pending.found(HERE, &a, removed(by_event), true, SEEN, now).unwrap();
+        assert_eq!(lost(&mut pending), Some(last));
+        pending.done(HERE, &a, now);
+    }
+    // A rescan has found a file there.
+    pending.event(HERE, &a, removed(deleted), true, SEEN, now).unwrap();
+    pending.found(HERE, &a, Change::Complete, true, SEEN, now).unwrap();
+    assert_eq!(lost(&mut pending), None);
+}
+
+#[test]
+fn what_was_renamed_away_is_lost_for_good_once_another_file_is_there() {
+    let (deleted, renamed) = (NameLost::Deleted, NameLost::Renamed);
+    for (again, taken, expected) in [
+        (None, None, None),
+        (None, Some(renamed), Some(renamed)),
+        (Some(Change::Closed), None, None),
+        (Some(Change::Closed), Some(renamed), Some(deleted)),
+        (Some(Change::Created { version: 1 }), Some(renamed), Some(deleted)),
+        // It may have come back.
+        (Some(Change::MovedTo), Some(renamed), Some(renamed)),
+        (Some(Change::Removed { how: deleted }), Some(renamed), Some(renamed)),
+    ] {
+        assert_eq!(how_lost(again, taken), expected, "{again:?} after {taken:?}");
+    }
 }
 
 #[test]
