@@ -91,6 +91,7 @@ pub mod bench {
     pub use crate::config::Config;
     pub use crate::dispatch::{Dispatcher, Stages};
     pub use crate::files::directory::{Directory, DirectoryId};
+    pub use crate::files::lease;
     pub use crate::files::listing::{Found, list};
     pub use crate::files::names::{NEIGHBORS_MAX, Name, Names, stem};
     pub use crate::files::root::Root;

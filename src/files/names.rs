@@ -237,14 +237,15 @@ fn beginning<'a>(names: &'a BTreeSet<Name>, head: &[u8]) -> impl Iterator<Item =
     names.range::<[u8], _>((Bound::Included(head), Bound::Unbounded)).take_while(move |name| name.starts_with(head))
 }
 
-/// Adds candidates that are neither the file itself nor in `found`, while there is room. The work is bounded, because at
-/// most eleven candidates are passed over.
+/// Adds a group's candidates, no two of them alike, that are neither the file itself nor in `found` yet, while there is room. The
+/// work is bounded, because at most eleven candidates are passed over.
 fn take<'a>(found: &mut Neighbors<'a>, name: &Name, candidates: impl Iterator<Item = &'a Name>) {
+    let before = found.len();
     for candidate in candidates {
         if found.is_full() {
             return;
         }
-        if candidate != name && !found.contains(&candidate) {
+        if candidate != name && !found[..before].contains(&candidate) {
             found.push(candidate);
         }
     }
