@@ -40,7 +40,10 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`], [`Error::DataDirectory`] or [`Error::StateDirectory`], naming the setting and what is wrong with it.
     pub fn for_watch(settings: &Settings, dirs: &[PathBuf]) -> Result<Self, Error> {
-        Self::new(settings, dirs, settings.state_dir.as_deref(), open_roots_in_time)
+        Self::new(settings, dirs, settings.state_dir.as_deref(), |dirs| {
+            // Nobody is kept waiting by all of them.
+            open_roots_in_time(dirs, Duration::MAX)
+        })
     }
 
     /// Checks the settings of `scan`, and opens its directories: those of the command line, else the data directories.
@@ -60,8 +63,7 @@ impl Config {
         let pipeline = PipelineSettings::new(settings)?;
         let filter = Filter::new(&settings.include, &settings.exclude, settings.ignore_partial)?;
         let dirs = if dirs.is_empty() { &settings.data_dirs } else { dirs };
-        refuse_empty(dirs)?;
-        let roots = open(dirs)?;
+        let roots = open_directories(dirs, open)?;
         if let Some(state_dir) = state_dir {
             roots.iter().try_for_each(|root| refuse_inside(state_dir, root))?;
         }
@@ -182,24 +184,22 @@ pub struct Publisher {
     pub directory: PathBuf,
 }
 
-/// Opens data directories.
+/// Opens data directories with `open`.
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty name, which only a variable can hold; [`Error::DataDirectory`], naming what is wrong with a
 /// directory.
-pub fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Root>, Error> {
-    refuse_empty(dirs)?;
-    open_roots(dirs)
-}
-
-fn refuse_empty(dirs: &[PathBuf]) -> Result<(), Error> {
+pub fn open_directories(
+    dirs: &[PathBuf],
+    open: impl FnOnce(&[PathBuf]) -> Result<Vec<Root>, Error>,
+) -> Result<Vec<Root>, Error> {
     if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
         return Err(Error::usage(
             "DATA_DIRECTORY (--data-dir): no directory stands at one side of a colon",
             "write one there, or leave the colon out",
         ));
     }
-    Ok(())
+    open(dirs)
 }
 
 /// Which of the files that exist at start are published.
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn an_empty_directory_name_is_refused_as_a_colon_too_many() {
-        let error = open_directories(&[PathBuf::from("/tmp"), PathBuf::new()]).unwrap_err().to_string();
+        let error = open_directories(&[PathBuf::from("/tmp"), PathBuf::new()], open_roots).unwrap_err().to_string();
         assert!(error.starts_with("DATA_DIRECTORY (--data-dir): no directory stands"), "{error}");
     }
 

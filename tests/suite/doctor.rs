@@ -19,6 +19,7 @@ use crate::support::namespaces::{self, Mounted};
 use crate::support::seccomp::{io_uring_is_allowed, without_io_uring};
 use crate::support::service::Ended;
 use crate::support::setup::Setup;
+use crate::support::slow_directory::SlowDirectory;
 use crate::support::world::directories;
 use crate::support::{is_root, skip};
 
@@ -328,6 +329,23 @@ fn a_ledger_that_the_service_would_refuse_or_set_aside_is_reported() {
     let mut names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["ledger.complete", "ledger.sqlite"], "something was left beside it");
+}
+
+/// It is asked when something hangs, so it must not hang itself.
+#[test]
+fn a_directory_that_does_not_answer_fails_in_time() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, data, _) = directories();
+    slow.freeze();
+    for beside in [None, Some(&data)] {
+        let check = doctor(&slow.path, NO_BROKER).args(&["--output", "none"]).arg("--data-dir").arg(&slow.path);
+        let check = beside.into_iter().fold(check, |check, data| check.arg("--data-dir").arg(data));
+        let ended = check.run().expect_code(1);
+        let line = ended.stdout.lines().find(|line| line.starts_with("fail ")).unwrap_or_default();
+        assert!(line.contains(&format!("{:?} has not answered for 5 s", slow.path)), "{}", ended.stdout);
+        assert_eq!(ended.stdout.matches("can be read").count(), usize::from(beside.is_some()), "{}", ended.stdout);
+        assert!(ended.stderr.contains("1 of "), "{}", ended.stderr);
+    }
 }
 
 #[test]

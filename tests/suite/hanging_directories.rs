@@ -389,7 +389,7 @@ fn one_signal_ends_a_service_with_a_directory_that_does_not_answer() {
     slow.freeze();
     // Nobody else waits for a single one, and nothing is in progress yet.
     let service = to_stdout(&slow.path).spawn();
-    wait_until_it_hangs(&service, "apollonia-inges");
+    wait_until_it_hangs(&service, "open");
     service.signal(Signal::TERM);
     service.wait_exit().expect_code(0);
 

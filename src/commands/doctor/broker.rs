@@ -9,6 +9,8 @@ use crate::commands::roots::publishers;
 use crate::commands::runtime::runtime;
 use crate::config::{Publisher, open_directories};
 use crate::error::Error;
+use crate::files::root::Root;
+use crate::files::root::opening::{PATIENCE, open_roots_in_time};
 use crate::publish::exchange::Known;
 use crate::publish::fence::Fenced;
 use crate::publish::look::{Seen, look};
@@ -28,8 +30,9 @@ pub fn check(settings: &Settings) -> Check {
         return Check::ok(NAME, "not looked at: the output is another");
     }
     let exchange = settings.route.exchange();
-    // Another check reports directories that cannot be opened.
-    let roots: Vec<_> = open_directories(&settings.data_dirs).unwrap_or_default().into_iter().map(Arc::new).collect();
+    // Another check reports directories that cannot be opened, or not in time.
+    let roots = open_directories(&settings.data_dirs, |dirs| open_roots_in_time(dirs, PATIENCE)).unwrap_or_default();
+    let roots: Vec<_> = roots.into_iter().filter(Root::is_open).map(Arc::new).collect();
     let publishers = publishers(&roots, &exchange);
     let checked = runtime().and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))

@@ -8,6 +8,7 @@ use crate::cli::Settings;
 use crate::config::open_directories;
 use crate::files::listing::{list, path_in};
 use crate::files::mounts::{self, Mounts};
+use crate::files::root::opening::{PATIENCE, open_roots_in_time};
 use crate::files::root::{Protection, Root};
 use crate::memory::{Budget, MORE_MEMORY};
 use crate::watch::inotify::Watch;
@@ -25,10 +26,10 @@ const COUNT_MAX: usize = 1 << 20;
 const OVERLAYFS: u64 = 0x794c_7630;
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
-    let roots = open_directories(&settings.data_dirs);
+    let roots = open_directories(&settings.data_dirs, |dirs| open_roots_in_time(dirs, PATIENCE));
     let state = state::check(settings, roots.as_deref().unwrap_or_default());
-    let roots = match roots {
-        Ok(roots) => roots,
+    let (roots, hanging): (Vec<Root>, Vec<Root>) = match roots {
+        Ok(roots) => roots.into_iter().partition(Root::is_open),
         Err(error) => return vec![Check::refused(DATA, &error), state],
     };
     let limit = limit("max_user_watches");
@@ -37,6 +38,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let count = count(&roots, settings.recursive, most);
     let of_each = roots.iter().flat_map(|root| [data_directory(root, settings), leases(root)]);
     of_each
+        .chain(hanging.iter().map(does_not_answer))
         .chain([watches(&roots, limit, count.directories, most), queued_events(), memory(settings, count.names), state])
         .collect()
 }
@@ -65,6 +67,11 @@ fn data_directory(root: &Root, settings: &Settings) -> Check {
     } else {
         Check::ok(DATA, found)
     }
+}
+
+fn does_not_answer(root: &Root) -> Check {
+    let found = format!("{:?} has not answered for {} s", root.path(), PATIENCE.as_secs());
+    Check::fail(DATA, found, "its disk, its server or its mount hangs: see the kernel's log")
 }
 
 fn leases(root: &Root) -> Check {
@@ -161,13 +168,14 @@ fn limit(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::root::open_root;
 
     #[test]
     fn directories_are_counted_up_to_a_limit() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let roots = open_directories(&[dir.path().to_owned()]).unwrap();
+        let roots = vec![open_root(dir.path()).unwrap()];
         fs::write(dir.path().join("a/b/file"), "").unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         assert_eq!(count(&roots, true, 100), Count { directories: 5, names: 2 });

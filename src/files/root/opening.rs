@@ -7,31 +7,26 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Opening, Root, join, open_directory, open_roots, real_path, refuse_overlaps};
+use super::{Opening, Root, join, open_directory, real_path, refuse_overlaps};
 use crate::error::Error;
 
 /// How long a start waits for data directories, to be opened and then to be listed, once one is: a file system that is slow or
 /// hangs delays its own files alone (contract 4.7).
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// As [`open_roots`], for a service: one that has not answered within [`PATIENCE`], while another has, is opened meanwhile.
+/// As [`open_roots`](super::open_roots), but one that has not answered within [`PATIENCE`], while another has, is opened
+/// meanwhile. `first`: how long the first answer is waited for.
 ///
 /// # Errors
-/// As [`open_roots`]; [`Error::Threads`].
-pub fn open_roots_in_time(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
-    // Nobody else waits for a single one.
-    if paths.len() <= 1 {
-        return open_roots(paths);
-    }
+/// As [`open_roots`](super::open_roots); [`Error::Threads`].
+pub fn open_roots_in_time(paths: &[PathBuf], first: Duration) -> Result<Vec<Root>, Error> {
     let (sender, answers) = mpsc::channel();
     let opening = paths.iter().map(|path| Answer::ask(path, sender.clone())).collect::<Result<Vec<_>, _>>()?;
     drop(sender);
     let until = Instant::now() + PATIENCE;
-    for answered in 0..paths.len() {
-        let left = if answered == 0 { Duration::MAX } else { until.saturating_duration_since(Instant::now()) };
-        if answers.recv_timeout(left).is_err() {
-            break;
-        }
+    let mut left = first;
+    while answers.recv_timeout(left).is_ok() {
+        left = until.saturating_duration_since(Instant::now());
     }
     let roots = opening.into_iter().map(Answer::root).collect::<Result<_, _>>()?;
     refuse_overlaps(paths, roots)
