@@ -351,22 +351,11 @@ fn a_listing_that_hangs_at_the_start_delays_its_own_files_alone() {
     service.wait_exit().expect_code(0);
 }
 
-/// One that did not even answer when it was opened.
-#[test]
-fn a_directory_that_does_not_answer_at_the_start_joins_once_it_does() {
-    let Some(slow) = SlowDirectory::mount() else { return };
-    let (_root, fast, outside) = directories();
-    let state = outside.join("state");
-    let options = ["--state-dir", state.to_str().unwrap()];
-    with_directories(&slow);
-    let start = || start_with_slow_directories(&slow, &fast, &options);
-    let service = start();
-    service.wait_ready();
-    retry("what is there", || if service.stdout_lines() >= SLOW_DIRECTORIES { Ok(()) } else { Err(service.stderr()) });
-    service.stop();
-
+/// A directory that did not even answer when it was opened. What was there before is known, or does not count.
+fn joins_once_it_answers(slow: &SlowDirectory, options: &[&str]) {
+    let (_root, fast, _) = directories();
     slow.freeze();
-    let service = start();
+    let service = start_with_slow_directories(slow, &fast, options);
     service.wait_ready();
     fs::write(fast.join("fast"), "y").unwrap();
     service.wait_stdout("the fast directory's file", |line| line.contains("/fast\""));
@@ -379,7 +368,28 @@ fn a_directory_that_does_not_answer_at_the_start_joins_once_it_does() {
     service.wait_stdout("what has landed", |line| line.contains("/landed\""));
     fs::write(slow.path.join("written"), "written").unwrap();
     service.wait_stdout("what is written", |line| line.contains("/written\""));
-    assert_eq!(service.stop().messages().len(), 3, "what the ledger has is not published again");
+    assert_eq!(service.stop().messages().len(), 3);
+}
+
+#[test]
+fn a_directory_that_does_not_answer_at_the_start_joins_once_it_does() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    with_directories(&slow);
+    joins_once_it_answers(&slow, &[]);
+}
+
+#[test]
+fn a_directory_that_does_not_answer_at_the_start_has_its_rows_of_the_ledger() {
+    let Some(slow) = SlowDirectory::mount() else { return };
+    let (_root, _, outside) = directories();
+    let state = outside.join("state");
+    let options = ["--state-dir", state.to_str().unwrap()];
+    with_directories(&slow);
+    let service = to_stdout(&slow.path).arg("--recursive").args(&options).spawn();
+    service.wait_ready();
+    retry("what is there", || if service.stdout_lines() >= SLOW_DIRECTORIES { Ok(()) } else { Err(service.stderr()) });
+    service.stop();
+    joins_once_it_answers(&slow, &options);
 }
 
 #[test]

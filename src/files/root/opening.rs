@@ -21,19 +21,21 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// As [`open_roots`](super::open_roots); [`Error::Threads`].
 pub fn open_roots_in_time(paths: &[PathBuf], first: Duration) -> Result<Vec<Root>, Error> {
     let (sender, answers) = mpsc::channel();
-    let opening = paths.iter().map(|path| Answer::ask(path, sender.clone())).collect::<Result<Vec<_>, _>>()?;
+    let ask = |(number, path): (usize, &PathBuf)| Asked::ask(path, number, sender.clone());
+    let asked = paths.iter().enumerate().map(ask).collect::<Result<Vec<_>, _>>()?;
     drop(sender);
     let until = Instant::now() + PATIENCE;
-    let mut left = first;
-    while answers.recv_timeout(left).is_ok() {
+    let (mut answered, mut left) = (vec![false; paths.len()], first);
+    while let Ok(number) = answers.recv_timeout(left) {
+        answered[number] = true;
         left = until.saturating_duration_since(Instant::now());
     }
-    let roots = opening.into_iter().map(Answer::root).collect::<Result<_, _>>()?;
-    refuse_overlaps(paths, roots)
+    let roots = asked.into_iter().zip(answered).map(|(asked, answered)| asked.root(answered));
+    refuse_overlaps(paths, roots.collect::<Result<_, _>>()?)
 }
 
 /// A data directory on its way from the thread that opens it.
-struct Answer {
+struct Asked {
     path: PathBuf,
     /// The real path, which may be known long before the directory is open.
     real: Arc<OnceLock<PathBuf>>,
@@ -41,9 +43,9 @@ struct Answer {
     opening: Opening,
 }
 
-impl Answer {
-    /// Starts to open a data directory. `answered` is told when that has ended.
-    fn ask(path: &Path, answered: mpsc::Sender<()>) -> Result<Self, Error> {
+impl Asked {
+    /// Starts to open a data directory. `answered` is told its number when that has ended.
+    fn ask(path: &Path, number: usize, answered: mpsc::Sender<usize>) -> Result<Self, Error> {
         let (path, real, dir) = (path.to_owned(), Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
         let (asked, its_real, its_dir) = (path.clone(), Arc::clone(&real), Arc::clone(&dir));
         let open = move || {
@@ -56,7 +58,7 @@ impl Answer {
                 real
             });
             // The main thread may wait no more.
-            let _ = answered.send(());
+            let _ = answered.send(number);
             real
         };
         let opening = thread::Builder::new().name("open".to_owned()).spawn(open);
@@ -65,10 +67,10 @@ impl Answer {
         Ok(Self { path, real, dir, opening })
     }
 
-    /// The data directory: open, or to be opened meanwhile.
-    fn root(self) -> Result<Root, Error> {
+    /// The data directory: open if that has ended, else to be opened meanwhile.
+    fn root(self, answered: bool) -> Result<Root, Error> {
         let Self { path, real, dir, opening } = self;
-        if opening.is_finished() || dir.get().is_some() {
+        if answered {
             let real = join(opening)?;
             return Ok(Root::opened_by(None, dir, real.as_os_str().as_bytes()));
         }

@@ -140,13 +140,14 @@ impl State {
         let listed = if opened.is_ok() { self.list_all(now) } else { Ok(()) };
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
         let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
-        let since = Some(began).filter(|_| now.elapsed() >= PATIENCE);
+        let since = Some(began).filter(|_| matches!(opened, Ok(true)) || now.elapsed() >= PATIENCE);
         let taken = if known { self.take_as_confirmed(&mut entries, since) } else { 0 };
-        Begun { state: self, taken, listed, opened }
+        Begun { state: self, taken, listed, opened: opened.map(drop) }
     }
 
-    /// Waits for the data directories that did not answer in time, and watches them.
-    fn watch_late_roots(&mut self) -> Result<(), Error> {
+    /// Waits for the data directories that did not answer in time, and watches them. Returns whether there are any.
+    fn watch_late_roots(&mut self) -> Result<bool, Error> {
+        let mut late = false;
         for directory in self.tree.roots().to_vec() {
             let root = directory.root();
             if !root.opened()? {
@@ -160,8 +161,9 @@ impl State {
                 path = &*path.to_string_lossy(),
                 "no half-written file is published in {path:?}: {protection}"
             );
+            late = true;
         }
-        Ok(())
+        Ok(late)
     }
 
     /// Watches and lists the whole tree.
