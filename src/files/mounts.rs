@@ -12,20 +12,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const LIST: &str = "/proc/self/mountinfo";
 
-/// The list of mounts as text.
-pub struct Mounts(String);
+/// The list of mounts, as the kernel writes it: its paths are any bytes.
+pub struct Mounts(Vec<u8>);
 
 impl Mounts {
     /// Reads the list; it is empty where it cannot be read.
     pub fn read() -> Self {
-        Self(String::from_utf8_lossy(&fs::read(LIST).unwrap_or_default()).into_owned())
+        Self(fs::read(LIST).unwrap_or_default())
+    }
+
+    /// The words of each line.
+    fn lines(&self) -> impl Iterator<Item = impl Iterator<Item = &[u8]> + Clone> {
+        self.0.split(|&byte| byte == b'\n').map(|line| line.split(|&byte| byte == b' '))
     }
 
     /// The type of the file system on a device, which is the word behind the lone `-`.
     pub fn kind(&self, device: u64) -> Option<&str> {
         let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let line = self.0.lines().find(|line| line.split(' ').nth(2) == Some(&device))?;
-        line.split(' ').skip_while(|word| *word != "-").nth(1)
+        let line = self.lines().find(|line| line.clone().nth(2) == Some(device.as_bytes()))?;
+        line.skip_while(|word| *word != b"-").nth(1).and_then(|kind| str::from_utf8(kind).ok())
     }
 
     /// The mount points below a directory.
@@ -35,21 +40,15 @@ impl Mounts {
 
     /// Where a path is on its file system, given the number of its mount (statx(2): `stx_mnt_id`).
     pub fn place(&self, mount: u64, path: &Path) -> Option<Place> {
-        let mut line = self.0.lines().map(|line| line.split(' ')).find(|line| {
-            let number = line.clone().next().and_then(|number| number.parse().ok());
-            number == Some(mount)
-        })?;
+        let mut line = self.lines().find(|line| line.clone().next().and_then(number) == Some(mount))?;
         let (device, top, point) = (line.nth(2)?, unescape(line.next()?), unescape(line.next()?));
-        Some(Place { device: device.to_owned(), path: top.join(path.strip_prefix(point).ok()?) })
+        Some(Place { device: device.to_vec(), path: top.join(path.strip_prefix(point).ok()?) })
     }
 
     /// The mount points below a directory, each with the number of what is mounted there.
-    fn points_below(&self, directory: &Path) -> impl Iterator<Item = (String, PathBuf)> {
-        let point = |line: &str| {
-            let mut words = line.split(' ');
-            Some((words.next()?.to_owned(), unescape(words.nth(3)?)))
-        };
-        self.0.lines().filter_map(point).filter(move |(_, point)| point.starts_with(directory) && point != directory)
+    fn points_below(&self, directory: &Path) -> impl Iterator<Item = (u64, PathBuf)> {
+        let points = self.lines().filter_map(|mut words| Some((number(words.next()?)?, unescape(words.nth(3)?))));
+        points.filter(move |(_, point)| point.starts_with(directory) && point != directory)
     }
 }
 
@@ -63,7 +62,8 @@ pub fn in_words(first: &Path, others: usize) -> String {
 /// A path from the top of its file system: the same by each path that mounts have made for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
-    device: String,
+    /// Its numbers, as in the list.
+    device: Vec<u8>,
     path: PathBuf,
 }
 
@@ -80,7 +80,7 @@ impl Place {
 pub struct MountsBelow {
     list: File,
     directories: Vec<PathBuf>,
-    points: BTreeSet<(String, PathBuf)>,
+    points: BTreeSet<(u64, PathBuf)>,
     /// The list has changed and could not be read.
     outdated: bool,
 }
@@ -117,20 +117,24 @@ impl MountsBelow {
         self.list.rewind()?;
         self.list.read_to_end(&mut list)?;
         self.outdated = false;
-        let mounts = Mounts(String::from_utf8_lossy(&list).into_owned());
+        let mounts = Mounts(list);
         let now = self.directories.iter().flat_map(|directory| mounts.points_below(directory)).collect();
         let only_in =
-            |one: &BTreeSet<(String, PathBuf)>, other| one.difference(other).map(|(_, point)| point.clone()).collect();
+            |one: &BTreeSet<(u64, PathBuf)>, other| one.difference(other).map(|(_, point)| point.clone()).collect();
         let changes = Changes { mounted: only_in(&now, &self.points), unmounted: only_in(&self.points, &now) };
         self.points = now;
         Ok(changes)
     }
 }
 
+fn number(word: &[u8]) -> Option<u64> {
+    str::from_utf8(word).ok()?.parse().ok()
+}
+
 /// A path of the list. A blank is written `\040`; a tab, a newline and a backslash are escaped likewise.
-fn unescape(written: &str) -> PathBuf {
+fn unescape(written: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(written.len());
-    let mut left = written.as_bytes();
+    let mut left = written;
     while let Some((&first, rest)) = left.split_first() {
         let digits = rest.get(..3).filter(|_| first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
         let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
@@ -142,6 +146,8 @@ fn unescape(written: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::makedev;
@@ -155,7 +161,8 @@ mod tests {
             r"37 22 0:54 / /mnt/a\134b rw - tmpfs t rw",
             "38 22 0:55 / /mntx rw - tmpfs t rw",
         ];
-        Mounts(list.join("\n"))
+        let other = b"39 22 0:56 / /other/\xff rw - tmpfs t rw\n";
+        Mounts([list.join("\n").as_bytes(), b"\n", other].concat())
     }
 
     #[test]
@@ -169,11 +176,11 @@ mod tests {
     #[test]
     fn the_place_of_a_bind_mount_is_that_of_its_source() {
         let place = |mount, path| mounts().place(mount, Path::new(path));
-        let expected = Place { device: "0:53".to_owned(), path: "/a b/c".into() };
+        let expected = Place { device: b"0:53".to_vec(), path: "/a b/c".into() };
         assert_eq!(place(36, "/mnt/a b/c"), Some(expected));
         assert_eq!(place(22, "/").map(|place| place.path), Some("/".into()));
         assert_eq!((place(36, "/mnt/other"), place(99, "/")), (None, None));
-        let of = |device: &str, path: &str| Place { device: device.to_owned(), path: path.into() };
+        let of = |device: &str, path: &str| Place { device: device.as_bytes().to_vec(), path: path.into() };
         assert!(of("0:1", "/a/b").lies_in(&of("0:1", "/a")) && of("0:1", "/a").lies_in(&of("0:1", "/a")));
         assert!(!of("0:1", "/ab").lies_in(&of("0:1", "/a")) && !of("0:2", "/a/b").lies_in(&of("0:1", "/a")));
     }
@@ -183,7 +190,8 @@ mod tests {
         let below = |directory| mounts().below(Path::new(directory));
         assert_eq!(below("/mnt"), [Path::new("/mnt/a b"), Path::new(r"/mnt/a\b")]);
         assert!(below("/mnt/a b").is_empty());
-        assert_eq!(below("/").len(), 3);
+        assert_eq!(below("/other"), [Path::new(OsStr::from_bytes(b"/other/\xff"))]);
+        assert_eq!(below("/").len(), 4);
         assert!(Mounts::read().below(Path::new("/")).contains(&PathBuf::from("/proc")));
     }
 }
