@@ -40,6 +40,8 @@ mod answers;
 mod departures;
 pub(super) mod ending;
 mod removals;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -42,7 +42,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(directory: Directory, inode: Option<u64>, parent: Option<(DirectoryId, Name)>) -> Self {
+    pub(in crate::watch) fn new(directory: Directory, inode: Option<u64>, parent: Option<(DirectoryId, Name)>) -> Self {
         Self {
             directory: Arc::new(directory),
             known: NameMap::default(),
