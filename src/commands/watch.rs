@@ -28,7 +28,7 @@ use crate::{logging, notify, pipeline};
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     // First: a directory may be waited for, and no thread that waits for it is to be the one that a signal is meant for.
-    let signals = CaughtSignals::listen(Caller::Service)?;
+    let signals = CaughtSignals::listen(Caller::Service).inspect_err(|_| logging::start_for_service(settings))?;
     let config = Config::for_watch(settings, dirs)?;
     logging::start_for_service(settings);
     logging::warn_of_unknown_variables();

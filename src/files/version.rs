@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::LazyLock;
 
 use rustix::fs::Stat;
+use rustix::time::{ClockId, clock_gettime};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A point in time as file systems store it.
@@ -20,7 +21,18 @@ impl Timestamp {
     /// The time of the realtime clock.
     #[must_use]
     pub fn now() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        Self::of(ClockId::Realtime)
+    }
+
+    /// The time that the kernel stamps a change of a file with now: up to a tick behind [`Timestamp::now`]
+    /// (CLOCK_REALTIME_COARSE, clock_gettime(2); current_time() in linux/fs/inode.c).
+    #[must_use]
+    pub fn of_a_change_now() -> Self {
+        Self::of(ClockId::RealtimeCoarse)
+    }
+
+    fn of(clock: ClockId) -> Self {
+        let now = clock_gettime(clock);
         Self { seconds: now.tv_sec, nanoseconds: nanoseconds(now.tv_nsec) }
     }
 

@@ -7,10 +7,9 @@ use crate::address::Broker;
 use crate::cli::{Output, Settings};
 use crate::commands::roots::publishers;
 use crate::commands::runtime::runtime;
-use crate::config::{Publisher, open_directories};
+use crate::config::Publisher;
 use crate::error::Error;
 use crate::files::root::Root;
-use crate::files::root::opening::{PATIENCE, open_roots_in_time};
 use crate::publish::exchange::Known;
 use crate::publish::fence::Fenced;
 use crate::publish::look::{Seen, look};
@@ -21,7 +20,7 @@ const NAME: &str = "broker";
 /// Checks address, network, TLS, login, virtual host, the exchange, and the queues that fence off other services. Only a
 /// message would show whether a queue is bound, whether an alarm blocks publishers, whether this user may write to the
 /// exchange, and whether it may declare one that is missing.
-pub fn check(settings: &Settings) -> Check {
+pub fn check(settings: &Settings, roots: &[Arc<Root>]) -> Check {
     let broker = match Broker::new(&settings.amqp) {
         Ok(broker) => broker,
         Err(error) => return Check::refused(NAME, &error),
@@ -31,8 +30,7 @@ pub fn check(settings: &Settings) -> Check {
     }
     let exchange = settings.route.exchange();
     // Another check reports directories that cannot be opened, or not in time.
-    let roots = open_directories(&settings.data_dirs, |dirs| open_roots_in_time(dirs, PATIENCE)).unwrap_or_default();
-    let roots: Vec<_> = roots.into_iter().filter(Root::is_open).map(Arc::new).collect();
+    let roots: Vec<_> = roots.iter().filter(|root| root.is_open()).cloned().collect();
     let publishers = publishers(&roots, &exchange);
     let checked = runtime().and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))

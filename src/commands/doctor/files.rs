@@ -1,14 +1,15 @@
 //! The data directories, and the limits of inotify.
 
 use std::fs;
+use std::sync::Arc;
 
 use super::check::Check;
 use super::state;
 use crate::cli::Settings;
-use crate::config::open_directories;
+use crate::error::Error;
 use crate::files::listing::{list, path_in};
 use crate::files::mounts::{self, Mounts};
-use crate::files::root::opening::{PATIENCE, open_roots_in_time};
+use crate::files::root::opening::PATIENCE;
 use crate::files::root::{Protection, Root};
 use crate::memory::{Budget, MORE_MEMORY};
 use crate::watch::inotify::Watch;
@@ -25,12 +26,11 @@ const COUNT_MAX: usize = 1 << 20;
 /// The type of an overlay (statfs(2)).
 const OVERLAYFS: u64 = 0x794c_7630;
 
-pub fn checks(settings: &Settings) -> Vec<Check> {
-    let roots = open_directories(&settings.data_dirs, |dirs| open_roots_in_time(dirs, PATIENCE));
-    let state = state::check(settings, roots.as_deref().unwrap_or_default());
-    let (roots, hanging): (Vec<Root>, Vec<Root>) = match roots {
-        Ok(roots) => roots.into_iter().partition(Root::is_open),
-        Err(error) => return vec![Check::refused(DATA, &error), state],
+pub fn checks(settings: &Settings, roots: Result<&[Arc<Root>], &Error>) -> Vec<Check> {
+    let state = state::check(settings, roots.unwrap_or_default());
+    let (roots, hanging): (Vec<_>, Vec<_>) = match roots {
+        Ok(roots) => roots.iter().cloned().partition(|root| root.is_open()),
+        Err(error) => return vec![Check::refused(DATA, error), state],
     };
     let limit = limit("max_user_watches");
     // A tree with more directories than the limit needs no exact number.
@@ -38,7 +38,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let count = count(&roots, settings.recursive, most);
     let of_each = roots.iter().flat_map(|root| [data_directory(root, settings), leases(root)]);
     of_each
-        .chain(hanging.iter().map(does_not_answer))
+        .chain(hanging.iter().map(|root| does_not_answer(root)))
         .chain([watches(&roots, limit, count.directories, most), queued_events(), memory(settings, count.names), state])
         .collect()
 }
@@ -104,9 +104,9 @@ fn memory(settings: &Settings, names: usize) -> Check {
 
 /// Checks the limit of watches, one a directory, and whether a watch can be added now. The directories were counted up to
 /// `most`.
-fn watches(roots: &[Root], limit: Option<u64>, directories: usize, most: usize) -> Check {
+fn watches(roots: &[Arc<Root>], limit: Option<u64>, directories: usize, most: usize) -> Check {
     const NAME: &str = "inotify watches";
-    if let Err(error) = Watch::new(&roots.iter().map(Root::path).collect::<Vec<_>>()) {
+    if let Err(error) = Watch::new(&roots.iter().map(|root| root.path()).collect::<Vec<_>>()) {
         return Check::refused(NAME, &error);
     }
     match limit {
@@ -131,8 +131,8 @@ struct Count {
 
 /// The number of the roots and, if `recursive`, the directories below them, counted up to `most` and one; and the files in
 /// them.
-fn count(roots: &[Root], recursive: bool, most: usize) -> Count {
-    let mut left: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (root, Vec::new())).collect();
+fn count(roots: &[Arc<Root>], recursive: bool, most: usize) -> Count {
+    let mut left: Vec<(&Root, Vec<u8>)> = roots.iter().map(|root| (&**root, Vec::new())).collect();
     let mut count = Count::default();
     while let Some((root, below)) = left.pop() {
         count.directories += 1;
@@ -175,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let roots = vec![open_root(dir.path()).unwrap()];
+        let roots = [Arc::new(open_root(dir.path()).unwrap())];
         fs::write(dir.path().join("a/b/file"), "").unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         assert_eq!(count(&roots, true, 100), Count { directories: 5, names: 2 });

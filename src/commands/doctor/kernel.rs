@@ -1,6 +1,6 @@
 //! The kernel, its limits, and what a seccomp profile allows.
 
-use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::{fs, io};
 
 use super::check::Check;
@@ -8,6 +8,7 @@ use crate::cli::{ReadEngine, Settings};
 use crate::commands::roots::volumes;
 use crate::config::workers;
 use crate::error::os_message;
+use crate::files::root::Root;
 use crate::read::limits::{self, BUFFERS, BUFFERS_MIN};
 use crate::read::uring;
 
@@ -17,12 +18,11 @@ const KERNEL_MIN: (u32, u32) = (5, 6);
 /// The first kernel with IORING_SETUP_SINGLE_ISSUER, which the rings are set up with (io_uring_setup(2)).
 const KERNEL_FOR_RINGS: (u32, u32) = (6, 0);
 
-pub fn checks(settings: &Settings) -> Vec<Check> {
+pub fn checks(settings: &Settings, roots: &[Arc<Root>]) -> Vec<Check> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     // Each file system with data directories has at least one worker of its own.
-    let devices: Vec<Option<u64>> =
-        settings.data_dirs.iter().map(|path| fs::metadata(path).ok().map(|found| found.dev())).collect();
+    let devices: Vec<Option<u64>> = roots.iter().map(|root| root.device()).collect();
     let workers = workers(settings).max(volumes(&devices).into_iter().max().map_or(1, |last| last + 1));
     let mut checks = vec![version(&release), seccomp(&status)];
     if settings.read_engine != ReadEngine::Blocking {

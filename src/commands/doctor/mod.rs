@@ -12,6 +12,8 @@ mod service;
 mod source;
 mod state;
 
+use std::sync::Arc;
+
 use check::{Check, Status};
 use serde::Serialize;
 pub use source::Asked;
@@ -20,6 +22,7 @@ use source::Source;
 use crate::cli::{self, Settings, UnknownVariable};
 use crate::config;
 use crate::error::Error;
+use crate::files::root::opening::{PATIENCE, open_roots_in_time};
 use crate::files::root::raise_lease_capability;
 use crate::filter::Filter;
 use crate::shown::{json_line, line};
@@ -43,12 +46,15 @@ pub fn run(settings: &Settings, asked: &Asked<'_>, json: bool) -> Result<(), Err
         source.begin_again(asked)?;
     }
     raise_lease_capability(); // as the service does before it takes leases
+    let roots = config::open_directories(&settings.data_dirs, |dirs| open_roots_in_time(dirs, PATIENCE));
+    let roots = roots.map(|roots| roots.into_iter().map(Arc::new).collect::<Vec<_>>());
+    let usable = roots.as_deref().unwrap_or_default();
     let mut checks = source.checks();
     checks.push(sound(settings));
-    checks.extend(kernel::checks(settings));
-    checks.extend(files::checks(settings));
+    checks.extend(kernel::checks(settings, usable));
+    checks.extend(files::checks(settings, roots.as_deref()));
     checks.extend(service::checks(settings));
-    checks.push(broker::check(settings));
+    checks.push(broker::check(settings, usable));
     let (failed, total) = (checks.iter().filter(|check| check.status == Status::Fail).count(), checks.len());
     let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     let text = if json {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
 use rustix::io::Errno;
@@ -19,7 +20,7 @@ const NAME: &str = "state directory";
 /// The free space that is enough: a ledger of a million files takes some 150 MB.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-pub fn check(settings: &Settings, roots: &[Root]) -> Check {
+pub fn check(settings: &Settings, roots: &[Arc<Root>]) -> Check {
     let Some(path) = &settings.state_dir else {
         return Check::warn(
             NAME,

@@ -135,7 +135,7 @@ impl State {
     /// Watches and lists the whole tree. Without a ledger, which other files could be compared with, it also does with them what
     /// `--catch-up` says. Where the service ends meanwhile, it returns early.
     pub(in crate::watch) fn begin(mut self, with_ledger: bool, catch_up: CatchUp, now: Instant) -> Begun {
-        let began = Timestamp::now();
+        let began = Timestamp::of_a_change_now();
         let opened = self.watch_late_roots();
         let listed = if opened.is_ok() { self.list_all(now) } else { Ok(()) };
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
