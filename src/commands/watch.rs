@@ -27,9 +27,12 @@ use crate::{logging, notify, pipeline};
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
-    // First: a directory may be waited for, and no thread that waits for it is to be the one that a signal is meant for.
-    let signals = CaughtSignals::listen(Caller::Service).inspect_err(|_| logging::start_for_service(settings))?;
-    let config = Config::for_watch(settings, dirs)?;
+    let (signals, config) = configure(settings, dirs).inspect_err(|error| {
+        // What no setting is to blame for is a line of the log, as is what keeps the start from succeeding later.
+        if error.exit_status() != 2 {
+            logging::start_for_service(settings);
+        }
+    })?;
     logging::start_for_service(settings);
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
@@ -61,6 +64,12 @@ pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
     }
     log_ready(settings, &config.watch, state_dir.as_deref(), &paths, facts);
     watchers.run()
+}
+
+/// Catches the signals, and checks the settings. In this order: a directory may be waited for, and no thread that waits for it is
+/// to be the one that a signal is given to.
+fn configure(settings: &Settings, dirs: &[PathBuf]) -> Result<(CaughtSignals, Config), Error> {
+    Ok((CaughtSignals::listen(Caller::Service)?, Config::for_watch(settings, dirs)?))
 }
 
 /// Ends the service when nobody reads standard output any more, also while there is nothing to write.
