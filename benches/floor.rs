@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use std::{fs, hint, io, thread};
 
-use apollonia_ingestor::bench::{Digests, lease};
+use apollonia_ingestor::bench::{Before, Digests};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, read};
@@ -115,14 +115,17 @@ fn read_all(directory: BorrowedFd<'_>, names: &[CString], work: Work) -> io::Res
     names.iter().map(|name| read_one(directory, name, &mut buffer, work)).sum()
 }
 
-/// Reads a file to its size. Returns the number of bytes read, which is smaller where the file has shrunk.
+/// Reads a file to its size, with the service's own checks before and after where these are asked for. Returns the number of bytes read, which is smaller where the file has shrunk.
 fn read_one(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8], work: Work) -> io::Result<u64> {
     let file = openat(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let before = fstat(&file)?;
-    if work != Work::Bare && lease::take(file.as_fd()).map_err(|_| io::ErrorKind::ResourceBusy)? {
-        lease::release(file.as_fd());
-    }
-    let size = u64::try_from(before.st_size).unwrap_or(0);
+    let before = match work {
+        Work::Bare => None,
+        Work::Checked | Work::Hashed => Some(Before::examine(file.as_fd()).map_err(|_| io::ErrorKind::ResourceBusy)?),
+    };
+    let size = match before {
+        None => u64::try_from(fstat(&file)?.st_size).unwrap_or(0),
+        Some(before) => before.version.size,
+    };
     let mut at = 0;
     while at < size {
         let count = read(&file, &mut *buffer)?;
@@ -134,11 +137,8 @@ fn read_one(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8], work: Wor
             hint::black_box(Digests::of(&buffer[..count]));
         }
     }
-    if work != Work::Bare {
-        let after = fstat(&file)?;
-        if (after.st_size, after.st_ctime) != (before.st_size, before.st_ctime) {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
+    if let Some(before) = before {
+        before.confirm(file.as_fd()).map_err(|_| io::ErrorKind::ResourceBusy)?;
     }
     Ok(at)
 }

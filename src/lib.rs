@@ -91,7 +91,6 @@ pub mod bench {
     pub use crate::config::Config;
     pub use crate::dispatch::{Dispatcher, Stages};
     pub use crate::files::directory::{Directory, DirectoryId};
-    pub use crate::files::lease;
     pub use crate::files::listing::{Found, list};
     pub use crate::files::names::{NEIGHBORS_MAX, Name, Names, stem};
     pub use crate::files::root::Root;
@@ -104,5 +103,6 @@ pub mod bench {
     pub use crate::pipeline::start_for_one_source as start_pipeline;
     pub use crate::read::buffer::CHUNK_BYTES;
     pub use crate::read::limits::FILES_IN_FLIGHT;
+    pub use crate::read::verify::Before;
     pub use crate::watch::pending::{Change, Due, PENDING_MAX, Pending};
 }

@@ -17,14 +17,14 @@ use crate::routing::Exchange;
 /// a directory that is not open yet is not known.
 pub(super) fn protections(roots: &[Arc<Root>]) -> Vec<String> {
     let mut kinds: Vec<Protection> = Vec::new();
-    let open = || roots.iter().filter(|root| root.is_open());
-    for protection in open().map(|root| root.protection()) {
+    let roots: Vec<_> = roots.iter().filter(|root| root.is_open()).collect();
+    for protection in roots.iter().map(|root| root.protection()) {
         if !kinds.contains(&protection) {
             kinds.push(protection);
         }
     }
     let of_kind = |kind: &Protection| {
-        let paths: Vec<_> = open().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
+        let paths: Vec<_> = roots.iter().filter(|root| root.protection() == *kind).map(|root| root.path()).collect();
         format!("{}: {kind}", named(paths.into_iter()))
     };
     match kinds.as_slice() {

@@ -27,13 +27,12 @@ use crate::{logging, notify, pipeline};
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(settings: &Settings, dirs: &[PathBuf]) -> Result<(), Error> {
-    let (signals, config) = configure(settings, dirs).inspect_err(|error| {
-        // What no setting is to blame for is a line of the log, as is what keeps the start from succeeding later.
-        if error.exit_status() != 2 {
-            logging::start_for_service(settings);
-        }
-    })?;
-    logging::start_for_service(settings);
+    let configured = configure(settings, dirs);
+    // A wrong setting is no line of the log. What no setting is to blame for is one, as is what keeps the start from succeeding later.
+    if configured.as_ref().err().is_none_or(|error| error.exit_status() != 2) {
+        logging::start_for_service(settings);
+    }
+    let (signals, config) = configured?;
     logging::warn_of_unknown_variables();
     let roots = prepare(config.roots)?;
     log_protections(&roots);

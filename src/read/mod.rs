@@ -12,7 +12,7 @@ pub mod buffer;
 pub mod limits;
 pub(crate) mod readers;
 pub(crate) mod uring;
-mod verify;
+pub mod verify;
 
 use std::thread::JoinHandle;
 

@@ -52,7 +52,7 @@ struct Listing(Mutex<Listed>);
 enum Listed {
     #[default]
     NotYet,
-    Done(Box<Begun>),
+    Done(Box<Result<Begun, Error>>),
     /// The main thread does not wait for it any more.
     TooLate,
 }
@@ -96,7 +96,7 @@ impl Thread {
 
 impl Listing {
     /// Leaves what was listed for the main thread; returns it where that does not wait for it any more.
-    fn put(&self, begun: Begun) -> Option<Begun> {
+    fn put(&self, begun: Result<Begun, Error>) -> Option<Result<Begun, Error>> {
         let mut held = self.lock();
         if matches!(*held, Listed::TooLate) {
             return Some(begun);
@@ -110,7 +110,7 @@ impl Listing {
     }
 
     /// Takes what was listed, if it was, and does not wait for it any more.
-    fn take(&self) -> Option<Begun> {
+    fn take(&self) -> Option<Result<Begun, Error>> {
         match mem::replace(&mut *self.lock(), Listed::TooLate) {
             Listed::Done(begun) => Some(*begun),
             Listed::NotYet | Listed::TooLate => None,
@@ -149,7 +149,7 @@ pub(super) fn wait_for_listings(
             return Err(Error::Internal("a thread that lists directories has panicked".to_owned()));
         }
     }
-    threads.iter().map(|thread| thread.listing.take().map(Begun::complete).transpose()).collect()
+    threads.iter().map(|thread| thread.listing.take().map(|begun| begun?.complete()).transpose()).collect()
 }
 
 impl WatcherParts {
@@ -182,15 +182,15 @@ impl WatcherParts {
     }
 
     /// Begins once the directories are listed, after the others. `None` where the service ends before.
-    fn join(self, late: Late, begun: Begun) -> Option<Watcher> {
+    fn join(self, late: Late, begun: Result<Begun, Error>) -> Option<Watcher> {
         let (progress, main) = (Arc::clone(&self.progress), self.main.clone());
         if progress.phase() == Phase::Stopping {
             main.ended();
             return None;
         }
-        let (directories, listed) = (&self.volume.directories, begun.listed);
-        match late.join(begun, &progress) {
-            Ok(mut state) => {
+        let directories = &self.volume.directories;
+        match begun.and_then(|begun| Ok((begun.listed, late.join(begun, &progress)?))) {
+            Ok((listed, mut state)) => {
                 tracing::info!(event = "listed", path = directories, "{directories} is listed and watched now");
                 listed.err().into_iter().for_each(|refused| state.list_later(refused, Instant::now()));
                 Some(self.with(state).run())

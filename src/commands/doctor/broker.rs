@@ -30,8 +30,7 @@ pub fn check(settings: &Settings, roots: &[Arc<Root>]) -> Check {
     }
     let exchange = settings.route.exchange();
     // Another check reports directories that cannot be opened, or not in time.
-    let roots: Vec<_> = roots.iter().filter(|root| root.is_open()).cloned().collect();
-    let publishers = publishers(&roots, &exchange);
+    let publishers = publishers(roots, &exchange);
     let checked = runtime().and_then(|runtime| runtime.block_on(look_at_each(&broker, &exchange, &publishers)));
     checked.unwrap_or_else(|error| Check::refused(NAME, &error))
 }

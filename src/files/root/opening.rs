@@ -50,16 +50,14 @@ impl Asked {
         let (asked, its_real, its_dir) = (path.clone(), Arc::clone(&real), Arc::clone(&dir));
         let open = move || {
             let opened = real_path(&asked).and_then(|real| {
-                let _ = its_real.set(real.clone()); // only this thread sets it, and the directory below
-                open_directory(&asked, &real).map(|opened| (opened, real))
-            });
-            let real = opened.map(|(opened, real)| {
-                let _ = its_dir.set(opened);
-                real
+                // Only this thread sets the two.
+                let _ = its_real.set(real.clone());
+                let _ = its_dir.set(open_directory(&asked, &real)?);
+                Ok(real)
             });
             // The main thread may wait no more.
             let _ = answered.send(number);
-            real
+            opened
         };
         let opening = thread::Builder::new().name("open".to_owned()).spawn(open);
         let opening =

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::State;
-use super::start::{self, Start};
+use super::start::{self, Begun, Start};
 use crate::cli::CatchUp;
 use crate::config::WatchSettings;
 use crate::error::Error;
@@ -363,7 +363,7 @@ fn begin(top: &TempDir, kills: usize, catch_up: CatchUp, removals: bool, recursi
     let settings =
         WatchSettings { recursive, settle: Duration::ZERO, quiet: Duration::ZERO, catch_up, rescan: None, removals };
     let state = State::new(tree, Arc::default(), &settings, Arc::default(), Arc::default());
-    let begun = state.begin(true, catch_up, Instant::now()).complete().unwrap();
+    let begun = state.begin(true, catch_up, Instant::now()).and_then(Begun::complete).unwrap();
     let store = open(&state_directory(top, kills));
     let (_, starts) = start::begin(vec![Some(begun)], &[root], Some(store), catch_up, &Arc::default()).unwrap();
     let Ok([Start::Now(state)]) = <[Start; 1]>::try_from(starts) else { panic!("one volume, which is listed") };

@@ -40,8 +40,6 @@ pub(in crate::watch) struct Begun {
     /// How many files were taken for confirmed.
     taken: usize,
     pub(in crate::watch) listed: Result<(), NotListed>,
-    /// Each data directory could be opened and is watched. Otherwise nothing is listed.
-    pub(in crate::watch) opened: Result<(), Error>,
 }
 
 /// What a volume has to be given that is listed later than the service could wait for.
@@ -134,15 +132,23 @@ impl State {
 
     /// Watches and lists the whole tree. Without a ledger, which other files could be compared with, it also does with them what
     /// `--catch-up` says. Where the service ends meanwhile, it returns early.
-    pub(in crate::watch) fn begin(mut self, with_ledger: bool, catch_up: CatchUp, now: Instant) -> Begun {
+    ///
+    /// # Errors
+    /// What kept a data directory that did not answer in time from being opened and watched: see [`Root::opened`].
+    pub(in crate::watch) fn begin(
+        mut self,
+        with_ledger: bool,
+        catch_up: CatchUp,
+        now: Instant,
+    ) -> Result<Begun, Error> {
         let began = Timestamp::of_a_change_now();
-        let opened = self.watch_late_roots();
-        let listed = if opened.is_ok() { self.list_all(now) } else { Ok(()) };
+        let late = self.watch_late_roots()?;
+        let listed = self.list_all(now);
         let known = !with_ledger && matches!(catch_up, CatchUp::None | CatchUp::Baseline);
         let mut entries = Entries { store: None, catch_up, waiting: Vec::new(), whole: true };
-        let since = Some(began).filter(|_| matches!(opened, Ok(true)) || now.elapsed() >= PATIENCE);
+        let since = Some(began).filter(|_| late || now.elapsed() >= PATIENCE);
         let taken = if known { self.take_as_confirmed(&mut entries, since) } else { 0 };
-        Begun { state: self, taken, listed, opened: opened.map(drop) }
+        Ok(Begun { state: self, taken, listed })
     }
 
     /// Waits for the data directories that did not answer in time, and watches them. Returns whether there are any.
@@ -245,16 +251,14 @@ impl State {
 }
 
 impl Begun {
-    /// The same, if each data directory could be opened and listed.
+    /// The same, if each data directory could be listed.
     ///
     /// # Errors
-    /// [`Error::DataDirectory`], [`Error::Watch`], or [`Error::System`] for a cause that may pass.
+    /// [`Error::DataDirectory`], or [`Error::System`] for a cause that may pass.
     pub(in crate::watch) fn complete(self) -> Result<Self, Error> {
-        let Self { state, taken, listed, opened } = self;
-        opened?;
-        match listed {
-            Ok(()) => Ok(Self { state, taken, listed, opened: Ok(()) }),
-            Err(refused) => Err(state.not_listed(refused)),
+        match self.listed {
+            Ok(()) => Ok(self),
+            Err(refused) => Err(self.state.not_listed(refused)),
         }
     }
 }
@@ -317,13 +321,12 @@ impl Late {
     /// The second half of the start of a volume: as [`begin`] does it for the others.
     ///
     /// # Errors
-    /// What kept a data directory from being opened and watched; else none that has to do with the volume: see [`begin`].
+    /// None that has to do with the volume: see [`begin`].
     pub(in crate::watch) fn join(
         self,
-        Begun { state, taken, opened, .. }: Begun,
+        Begun { state, taken, .. }: Begun,
         progress: &Arc<Progress>,
     ) -> Result<State, Error> {
-        opened?;
         let Self { rows, catch_up, ledger } = self;
         let volume = state.volume;
         let mut states: Vec<Option<State>> = iter::repeat_with(|| None).take(volume).chain([Some(state)]).collect();

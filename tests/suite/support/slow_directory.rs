@@ -75,14 +75,17 @@ impl SlowDirectory {
 
     /// SIGSTOP: no call to the file system is answered any more.
     pub fn freeze(&self) {
-        let server = Pid::from_raw(self.server.id().cast_signed()).expect("the id of a process");
-        kill_process(server, Signal::STOP).expect("it runs");
+        self.signal(Signal::STOP);
     }
 
     /// SIGCONT: calls are answered again.
     pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let server = Pid::from_raw(self.server.id().cast_signed()).expect("the id of a process");
-        kill_process(server, Signal::CONT).expect("it runs");
+        kill_process(server, signal).expect("it runs");
     }
 
     /// The server dies, and what is left of the mount answers ENOTCONN.
