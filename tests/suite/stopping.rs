@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::files::noise;
+use crate::support::files::{noise, write_by_another_process};
 use crate::support::service::Ended;
 use crate::support::setup::Setup;
 use crate::support::world::{World, directories, list};
@@ -78,9 +77,7 @@ fn a_file_that_was_closed_before_the_signal_is_published() {
         let (_root, data, _) = directories();
         let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
         service.wait_ready();
-        // By another process: a child that another test starts meanwhile has a file of this one open for a moment longer.
-        let write = "for number in 0 1 2 3 4; do printf content >$number; done";
-        assert!(Command::new("sh").args(["-c", write]).current_dir(&data).status().unwrap().success());
+        write_by_another_process(&data, &["0", "1", "2", "3", "4"], "content");
         service.signal(Signal::TERM);
         let ended = service.wait_exit().expect_code(0);
         assert_eq!(ended.messages().len(), 5, "{}", ended.stderr);

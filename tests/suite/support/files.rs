@@ -14,6 +14,15 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_128;
 
+/// Writes files by another process: a child that another test starts meanwhile has a file of this one open for a moment longer, and
+/// what closes it last counts as its close.
+pub fn write_by_another_process(directory: &Path, names: &[&str], content: &str) {
+    let write = r#"content=$1; shift; for name; do printf %s "$content" >"$name"; done"#;
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-c", write, "sh", content]).args(names).current_dir(directory).status();
+    assert!(status.expect("sh").success());
+}
+
 pub fn sha256(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
