@@ -1,6 +1,6 @@
 //! The message: ten fields in compact JSON, and an id that is the same each time a version of a path is published.
 
-use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use xxhash_rust::xxh3::Xxh3;
@@ -301,20 +301,20 @@ fn all_but_first<S: Serializer>(paths: &Paths, serializer: S) -> Result<S::Ok, S
     serializer.collect_seq(paths.iter().skip(1))
 }
 
-/// UTC, always with six decimals. A file system can hold times beyond any calendar, which become the calendar's ends.
+/// The first and the last second that a message can express: the years 1 to 9999, which are those that RFC 3339 and Python's
+/// `datetime` have in common.
+const EARLIEST: i64 = -62_135_596_800;
+const LATEST: i64 = 253_402_300_799;
+
+/// UTC, always with six decimals. A file system can hold times beyond those years, which become the first or the last of them.
 fn time<S: Serializer>(stamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    let utc = DateTime::<Utc>::from_timestamp(stamp.seconds, stamp.nanoseconds).unwrap_or(if stamp.seconds < 0 {
-        DateTime::<Utc>::MIN_UTC
-    } else {
-        DateTime::<Utc>::MAX_UTC
-    });
-    let Ok(year @ 0..=9999) = u32::try_from(utc.year()) else {
-        return serializer.serialize_str(&utc.to_rfc3339_opts(SecondsFormat::Micros, false));
-    };
+    let seconds = stamp.seconds.clamp(EARLIEST, LATEST);
+    let utc = DateTime::<Utc>::from_timestamp(seconds, stamp.nanoseconds)
+        .ok_or_else(|| S::Error::custom(format_args!("{} ns are more than a second", stamp.nanoseconds)))?;
     // Each message holds four times, so the digits are set without the string that the general formatter would allocate.
     let mut text = *b"0000-00-00T00:00:00.000000+00:00";
     for (digits, mut number) in [
-        (0..4, year),
+        (0..4, utc.year().unsigned_abs()),
         (5..7, utc.month()),
         (8..10, utc.day()),
         (11..13, utc.hour()),
@@ -419,9 +419,7 @@ mod tests {
     }
 
     fn stamp() -> impl Strategy<Value = Timestamp> {
-        // The years 0 to 9999, which RFC 3339 can express.
-        (-62_167_219_200..=253_402_300_799i64, 0..1_000_000_000u32)
-            .prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
+        (EARLIEST..=LATEST, 0..1_000_000_000u32).prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
     }
 
     proptest! {
@@ -468,9 +466,17 @@ mod tests {
     }
 
     #[test]
-    fn times_beyond_the_calendar_do_not_panic() {
-        for seconds in [i64::MIN, i64::MAX] {
-            assert!(encode(b"/a", Timestamp { seconds, nanoseconds: 999_999_999 }).contains("+00:00"));
+    fn times_that_four_digits_of_a_year_cannot_express_become_the_nearest_that_can() {
+        for (seconds, shown) in [
+            (i64::MIN, "0001-01-01T00:00:00.999999+00:00"),
+            (EARLIEST - 1, "0001-01-01T00:00:00.999999+00:00"),
+            (EARLIEST, "0001-01-01T00:00:00.999999+00:00"),
+            (LATEST, "9999-12-31T23:59:59.999999+00:00"),
+            (LATEST + 1, "9999-12-31T23:59:59.999999+00:00"),
+            (i64::MAX, "9999-12-31T23:59:59.999999+00:00"),
+        ] {
+            let body = encode(b"/a", Timestamp { seconds, nanoseconds: 999_999_999 });
+            assert!(body.contains(&format!(r#""timestamp":"{shown}""#)), "{seconds}: {body}");
         }
     }
 

@@ -86,6 +86,7 @@ fn what_is_no_message_does_not_fit_the_schema() {
         ("accessed_time", json!("2026-11-23T16:05:09.123456Z")),
         ("changed_time", json!(0)),
         ("timestamp", json!("2026-11-23 16:05:09.123456+00:00")),
+        ("modified_time", json!("+12000-01-01T00:00:00.000000+00:00")),
         ("neighbors", json!(null)),
         ("neighbors", json!(["album.cue"])),
         ("neighbors", json!(vec!["/data/album.cue"; 11])),
