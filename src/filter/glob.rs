@@ -28,7 +28,7 @@ impl Pattern {
         let below = format!("{path}/**");
         let directories = match path.strip_suffix("/**") {
             _ if whole => vec![glob(&path)?, glob(&below)?],
-            Some(directory) if !matches!(directory, "" | "**") => vec![glob(directory)?, glob(&path)?],
+            Some(directory) => vec![glob(directory)?, glob(&path)?],
             _ => Vec::new(),
         };
         Ok(Self { files: glob(if whole { &below } else { &path })?, directories })
@@ -143,4 +143,26 @@ fn named_class_length(rest: &[u8]) -> Option<usize> {
     let name = rest.strip_prefix(b"[:")?;
     let length = name.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
     (length <= CLASS_NAME_MAX && name[length..].starts_with(b":]")).then_some(length + 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_ends_with_its_bracket() {
+        for (rest, length) in [("[a],b", 3), ("[]a]", 4), ("[!]a]b", 5), ("[[:alpha:]]", 11), ("[a-]]", 4), ("[a,b", 4)]
+        {
+            assert_eq!(class_length(rest.as_bytes()), length, "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_named_class_has_a_name_of_few_lower_case_letters() {
+        for (rest, length) in
+            [("[:alpha:]]", Some(9)), ("[:alpha]]", None), ("[:Alpha:]", None), ("[:alphabets:]", None)]
+        {
+            assert_eq!(named_class_length(rest.as_bytes()), length, "{rest}");
+        }
+    }
 }
