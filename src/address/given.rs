@@ -198,8 +198,17 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_as_long_as_its_bound_and_shown_by_nothing() {
+        let longest = vec![b's'; 64 * 1024];
+        let files = Files::new(&[("longest", &longest)]);
+        assert_eq!(files.password(&["--amqp-password-file", "@longest"]).len(), "guest:".len() + longest.len());
+        let given = Given { text: "amqp://u:s3cret@h".to_owned(), file: Some("/run/secret".into()) };
+        assert_eq!(format!("{given:?}"), r#"Given { file: Some("/run/secret"), .. }"#);
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_its_path_and_without_its_content() {
-        let large = vec![b's'; 70_000];
+        let large = vec![b's'; SECRET_BYTES_MAX as usize + 1];
         let files = Files::new(&[
             ("empty", b"\n"),
             ("binary", b"s3cret\xff"),
@@ -215,6 +224,12 @@ mod tests {
             let path = files.0.path().join(&words[1][1..]);
             assert!(error.contains(words[0]) && error.contains(path.to_str().unwrap()), "{error}");
             assert!(!error.contains("s3cret") && !error.contains("sss") && error.lines().count() == 1, "{error}");
+            let next = match words[1] {
+                "@missing" | "@." => "name a file that this user may read",
+                "@word" | "@two" => "write amqp://",
+                _ => "into it, and nothing else",
+            };
+            assert!(error.contains(next), "{error}");
         }
         for words in [
             &["--amqp-url-file", "@url", "--amqp-url", "amqp://h"][..],

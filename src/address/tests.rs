@@ -101,7 +101,11 @@ fn several_hosts_share_all_the_rest() {
         assert!(address.logs_in_by_certificate() && address.is_encrypted());
     }
     assert_eq!(addresses[1].shown(), "amqps://user:***@two:1/jobs?heartbeat=7&auth_mechanism=external");
-    let seventeen = vec!["h"; HOSTS_MAX + 1].join(",");
+    assert!(!only("amqp://h").is_encrypted() && !only("amqp://h").logs_in_by_certificate());
+    let hosts = |number| vec!["h"; number].join(",");
+    let most = Broker::parse(&format!("amqp://{}", hosts(HOSTS_MAX)), None).unwrap();
+    assert_eq!(most.each().count(), HOSTS_MAX);
+    let seventeen = hosts(HOSTS_MAX + 1);
     for hosts in ["one,,two", ",one", "one,", "one,two:port", "u:p@one,u:p@two", "one, two", &seventeen] {
         assert!(Broker::parse(&format!("amqp://{hosts}/"), None).is_err(), "{hosts}");
     }
@@ -239,10 +243,10 @@ proptest! {
 fn a_frame_that_nobody_takes_or_nobody_has_room_for_is_refused() {
     let frame_max = |query: &str| {
         Broker::parse(&format!("amqp://h/{query}"), None)
-            .map(|broker| broker.addresses()[0].with_password().query.frame_max)
+            .map(|broker| (broker.addresses()[0].with_password().query.frame_max, broker.addresses()[0].frame_bytes()))
     };
     for (query, wanted) in [("", FRAME_BYTES), ("?frame_max=0", FRAME_BYTES), ("?frame_max=4096", 4096)] {
-        assert_eq!(frame_max(query).unwrap(), Some(wanted), "{query}");
+        assert_eq!(frame_max(query).unwrap(), (Some(wanted), wanted), "{query}");
     }
     for query in ["?frame_max=4095", "?frame_max=1048577", "?frame_max=4294967295", "?channel_max=1"] {
         assert!(frame_max(query).is_err(), "{query}");
@@ -254,4 +258,27 @@ fn a_frame_that_nobody_takes_or_nobody_has_room_for_is_refused() {
 fn a_name_that_the_protocol_cannot_carry_is_refused() {
     let vhost = |length: usize| Broker::parse(&format!("amqp://h/{}", "v".repeat(length)), None);
     assert!(vhost(255).is_ok() && vhost(256).is_err());
+}
+
+#[test]
+fn a_broker_is_spoken_to_in_plain_amqp_or_over_tls() {
+    let top = tempfile::tempdir().unwrap();
+    let authority = top.path().join("authority.pem");
+    let pair = rcgen::generate_simple_self_signed(vec!["h".to_owned()]).unwrap();
+    std::fs::write(&authority, pair.cert.pem()).unwrap();
+    let broker = |url: &str, with: &[&str]| {
+        let words = ["apollonia-ingestor", "--amqp-url", url].into_iter().chain(with.iter().copied());
+        Broker::new(&Cli::parse_from(words).settings.amqp)
+    };
+    assert!(broker("amqp://h", &[]).unwrap().tls().is_none());
+    let encrypted = broker("amqps://h,i", &["--amqp-ca-file", authority.to_str().unwrap()]).unwrap();
+    assert!(encrypted.tls().is_some() && encrypted.each().all(|each| each.tls().is_some()));
+}
+
+#[test]
+fn log_lines_name_the_destination_of_messages() {
+    let broker = Broker::parse("amqp://u:s3cret@h,i/v", None).unwrap();
+    assert_eq!(broker.to_string(), "amqp://u:***@h,i/v");
+    assert_eq!(broker.describe(Output::Amqp), "amqp://u:***@h,i/v");
+    assert_eq!((broker.describe(Output::Stdout), broker.describe(Output::None)), ("standard output", "none"));
 }

@@ -177,7 +177,7 @@ fn rehash<V>(entries: &[(Name, V)], hasher: &impl BuildHasher) -> impl Fn(&u32) 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use proptest::prelude::*;
 
@@ -245,26 +245,64 @@ mod tests {
                     prop_assert_eq!(map.contains_key(&name), expected.contains_key(&name));
                 }
                 prop_assert_eq!(map.iter().collect::<HashMap<_, _>>(), expected.iter().collect());
-                prop_assert!(map.keys().all(|name| expected.contains_key(name)));
+                prop_assert_eq!(map.keys().collect::<HashSet<_>>(), expected.keys().collect());
+                prop_assert_eq!(&map.clone().into_iter().collect::<HashMap<_, _>>(), &expected);
             }
         }
     }
 
+    /// A map that has as many places as it holds names.
+    fn full(names: u32) -> NameMap<u32> {
+        let mut map = NameMap::default();
+        map.reserve(names as usize);
+        map.extend((0..names).map(|number| (numbered(number), number)));
+        assert_eq!(map.entries.capacity(), names as usize);
+        map
+    }
+
+    fn numbered(number: u32) -> Name {
+        Name::from(&number.to_be_bytes()[..])
+    }
+
+    #[test]
+    fn half_of_the_places_are_given_back_once_three_of_four_are_free() {
+        let mut map = full(8192);
+        for number in 2048..8192 {
+            map.remove(&numbered(number));
+        }
+        assert_eq!(map.entries.capacity(), 8192);
+        let positions = map.positions.capacity();
+        map.remove(&numbered(0));
+        assert_eq!(map.entries.capacity(), 2 * 2047);
+        assert!(map.positions.capacity() < positions);
+        map.shrink_to_fit();
+        assert_eq!((map.len(), map.entries.capacity()), (2047, 2047));
+    }
+
+    #[test]
+    fn a_few_places_are_kept_for_the_names_to_come() {
+        let mut map = full(FREE_PLACES as u32);
+        for number in 0..FREE_PLACES as u32 {
+            map.remove(&numbered(number));
+        }
+        assert_eq!((map.len(), map.entries.capacity()), (0, FREE_PLACES));
+    }
+
     #[test]
     fn names_that_are_removed_take_no_memory() {
-        let name = |number: u32| Name::from(&number.to_be_bytes()[..]);
-        let mut map: NameMap<u32> = (0..100_000).map(|number| (name(number), number)).collect();
+        let mut map: NameMap<u32> = (0..100_000).map(|number| (numbered(number), number)).collect();
         for number in 0..99_000 {
-            assert_eq!(map.remove(&name(number)), Some(number));
+            assert_eq!(map.remove(&numbered(number)), Some(number));
         }
         assert!(map.entries.capacity().max(map.positions.capacity()) <= 4 * 1024, "{}", map.positions.capacity());
-        assert!((99_000..100_000).all(|number| map.get(&name(number)) == Some(&number)));
+        assert!((99_000..100_000).all(|number| map.get(&numbered(number)) == Some(&number)));
     }
 
     #[test]
     fn a_million_entries_need_no_room_for_two() {
         let mut map = NameMap::<[u64; 4]>::default();
         map.reserve(1_000_000);
+        assert!(map.positions.capacity() >= 1_000_000, "{}", map.positions.capacity());
         let (name, places) = (Name::from(&b"name"[..]), map.positions.capacity().next_power_of_two());
         let bytes = map.entries.capacity() * size_of_val(&(name, [0u64; 4])) + places * (size_of::<u32>() + 1);
         assert!(bytes < 60_000_000, "{bytes}");

@@ -302,7 +302,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
         #[test]
         fn the_index_finds_what_a_listing_would(
             present in prop::collection::vec(name(), 0..60),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
         /// A listing may change few names or many.
         #[test]
         fn after_a_listing_the_index_holds_the_listed_names_and_no_others(
@@ -389,6 +389,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_are_sorted_by_the_first_bytes_that_not_all_share() {
+        let names = ["track 01.flac", "track 02.flac", "track"].map(|name| Name::from(name.as_bytes()));
+        let names: Vec<&Name> = names.iter().collect();
+        for (count, shared) in [(0, 0), (1, 13), (2, 7), (3, 5)] {
+            assert_eq!(shared_length(&names[..count]), shared, "of {count}");
+        }
+        assert!(head(b"1") < head(b"1\x01") && head(b"1\xff") < head(b"2"));
+        assert_eq!(head(b"0123456789abcdef0"), head(b"0123456789abcdef1"), "the names decide beyond 16 bytes");
+    }
+
+    #[test]
+    fn a_listing_differs_in_the_names_that_only_one_of_the_two_has() {
+        let names = |names: &[&str]| names.iter().map(|name| Name::from(name.as_bytes())).collect::<Vec<_>>();
+        let held: Names = names(&["a", "b", "b.x", "d", "d.x.y"]).iter().collect();
+        let listed = names(&["a", "b.x", "b.z", "c", "d", "e.x.y.z"]);
+        let (missing, surplus) = held.differences(&sorted(&listed));
+        assert_eq!(missing.into_iter().cloned().collect::<Vec<_>>(), names(&["b.z", "c", "e.x.y.z"]));
+        assert_eq!(surplus, names(&["b", "d.x.y"]));
+        assert!(held.contains(b"d") && !held.contains(b"c") && !held.contains(b"d.x.y.z"));
+        assert!(!held.is_empty() && Names::default().is_empty());
     }
 
     #[test]

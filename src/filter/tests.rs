@@ -164,6 +164,8 @@ fn a_directory_is_closed_only_if_all_files_in_it_are_excluded() {
     for open in ["x", "a/x/cache", "conf.d", "y", "a"] {
         assert!(filter.enters(open.as_bytes()), "{open}");
     }
+    assert!(filter.closes() && !excluding(&["*.d"]).closes());
+    assert!(["a", "a/b"].iter().all(|directory| !excluding(&["**"]).enters(directory.as_bytes())));
 }
 
 #[test]
@@ -320,6 +322,7 @@ fn it_names_the_glob_that_leaves_a_file_out() {
         ("a/b.tmp", Some("--exclude leaves it out by the glob \"*.tmp\"")),
         ("cache/deep/b.flac", Some("--exclude leaves it out by the glob \"cache/\"")),
         ("b.part", Some("--ignore-partial leaves it out by the glob \"*.part\"")),
+        (".b.Zt04kQ", Some("--ignore-partial leaves it out by the glob \".*.XXXXXX\"")),
         ("b.mp3", Some("none of the globs of --include matches it")),
         ("a/b.flac", None),
     ] {

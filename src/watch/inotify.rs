@@ -242,6 +242,11 @@ pub(crate) mod tests {
         WatchId(number)
     }
 
+    /// What gives no watches: each is refused with EINVAL, as for a descriptor that is no inotify instance.
+    pub(crate) fn no_watches() -> Watches {
+        Watches(std::fs::File::open("/dev/null").unwrap().into())
+    }
+
     fn read_all(watch: &mut Watch) -> Vec<String> {
         let mut seen = Vec::new();
         while watch.read(|_, event| seen.push(format!("{event:?}"))).unwrap() {}

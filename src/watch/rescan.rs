@@ -278,6 +278,10 @@ mod tests {
         now += PAUSE_MAX + Duration::from_nanos(1);
         rescan.ask(now);
         assert!(rescan.is_due(now));
+        rescan.begin(&[], now);
+        assert!(rescan.finish().is_some());
+        rescan.ask(now);
+        assert_eq!(rescan.next_time(), Some(now + PAUSE_MIN));
     }
 
     #[test]
@@ -291,6 +295,47 @@ mod tests {
         rescan.begin(&[], now);
         assert!(rescan.finish().is_some_and(|finished| !finished.first));
         assert!(!rescan.is_outstanding() && !rescan.has_work(now));
+    }
+
+    #[test]
+    fn a_rescan_says_what_is_left_of_it() {
+        let now = Instant::now();
+        let said = |rescan: &Rescan| {
+            [
+                rescan.is_needed(),
+                rescan.is_whole_outstanding(),
+                rescan.is_outstanding(),
+                rescan.running(),
+                rescan.has_work(now),
+            ]
+        };
+        let mut rescan = Rescan::new();
+        assert_eq!(said(&rescan), [false; 5]);
+        rescan.list_later(HERE, false);
+        assert_eq!(said(&rescan), [false, false, true, true, true], "one directory is to be listed");
+        rescan.next_step();
+        rescan.compare_later(HERE, vec![], Origin::Found);
+        assert_eq!(said(&rescan), [false, false, true, true, true], "its names are to be compared");
+        rescan.next_step();
+        rescan.ask_now(now + PAUSE_MIN);
+        assert_eq!(said(&rescan), [true, true, true, false, false], "the whole tree, and later");
+        rescan.ask_now(now);
+        assert_eq!(said(&rescan), [true, true, true, false, true], "now");
+        rescan.begin(&[], now);
+        assert_eq!(said(&rescan), [false, true, true, false, true], "it is under way");
+        rescan.finish();
+        assert_eq!(said(&rescan), [false; 5]);
+    }
+
+    #[test]
+    fn each_rescan_of_the_whole_tree_is_told_whether_it_publishes_known_files() {
+        let mut rescan = begun(Instant::now());
+        assert!(!rescan.publishes_known());
+        rescan.publish_known();
+        assert!(rescan.publishes_known());
+        rescan.finish();
+        rescan.begin(&[], Instant::now());
+        assert!(!rescan.publishes_known());
     }
 
     #[test]

@@ -389,7 +389,7 @@ impl Paths {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
     /// No path is dispatched while it is in flight, the queues hold exactly the waiting paths, and in the end every path
     /// whose last change was not a deletion has been dispatched after it.
     #[test]
