@@ -21,16 +21,13 @@ pub const REMOVED_TYPE: &str = "apollonia.file-removed.v1";
 pub const APP_ID: &str = "apollonia-ingestor";
 
 /// How a version came to its path: the contract's three values, which are names of inotify events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
     /// The path has appeared since the last message for it.
-    #[serde(rename = "IN_CREATE")]
     Create,
     /// The file was renamed to the path.
-    #[serde(rename = "IN_MOVED_TO")]
     MovedTo,
     /// An existing file was rewritten.
-    #[serde(rename = "IN_CLOSE_WRITE")]
     CloseWrite,
 }
 
@@ -43,6 +40,12 @@ impl EventType {
             Self::MovedTo => "IN_MOVED_TO",
             Self::CloseWrite => "IN_CLOSE_WRITE",
         }
+    }
+}
+
+impl Serialize for EventType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
