@@ -484,6 +484,22 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_removal_differs_with_path_and_what_is_taken_back() {
+        let content = |bytes: &[u8]| Content { digests: Digests::of(bytes), size: bytes.len() as u64 };
+        let base = removal_id(&[b"/a"], Some(&content(b"x")), Some(1));
+        assert_eq!(base, removal_id(&[b"/", b"a"], Some(&content(b"x")), Some(1)));
+        for other in [
+            removal_id(&[b"/b"], Some(&content(b"x")), Some(1)),
+            removal_id(&[b"/a"], Some(&content(b"y")), Some(1)),
+            removal_id(&[b"/a"], None, Some(1)),
+            removal_id(&[b"/a"], Some(&content(b"x")), Some(2)),
+            removal_id(&[b"/a"], Some(&content(b"x")), None),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
     fn the_id_differs_with_path_version_and_content() {
         let base = message_id(&[b"/a"], &version(), &[0; 32]);
         assert_eq!(base, message_id(&[b"/", b"a"], &version(), &[0; 32]));
