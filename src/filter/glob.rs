@@ -25,13 +25,11 @@ impl Pattern {
         check_parts(path)?;
         check_classes(typed)?;
         let path = if name.contains('/') { path.to_owned() } else { format!("**/{path}") };
-        let below = format!("{path}/**");
-        let directories = match path.strip_suffix("/**") {
-            _ if whole => vec![glob(&path)?, glob(&below)?],
-            Some(directory) => vec![glob(directory)?, glob(&path)?],
-            _ => Vec::new(),
-        };
-        Ok(Self { files: glob(if whole { &below } else { &path })?, directories })
+        // From here on a slash at the end means the same as `/**`.
+        let directory = if whole { Some(&path[..]) } else { path.strip_suffix("/**") };
+        let Some(directory) = directory else { return Ok(Self { files: glob(&path)?, directories: Vec::new() }) };
+        let below = glob(&format!("{directory}/**"))?;
+        Ok(Self { files: below.clone(), directories: vec![glob(directory)?, below] })
     }
 }
 
