@@ -75,10 +75,44 @@ pub fn wait_until_gone(ledger: &Ledger, directory: &[u8], name: &[u8]) {
 }
 
 /// A ledger without a thread, so that what is queued stays queued.
-pub(super) fn without_writer() -> Ledger {
+pub fn without_writer() -> Ledger {
     let ledger = Ledger::of(Arc::default());
     ledger.shared.lock().closed = true; // dropping it does not wait
     ledger
+}
+
+/// What is queued for a path, or for all below a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    Row(Known, MessageId),
+    /// A row that says which message was the last one, and that no version counts.
+    Void(MessageId),
+    Deletion,
+}
+
+/// Takes all that is queued out of a ledger without a thread, by path, each with whether files wait for it.
+pub fn take_queued(ledger: &Ledger) -> Vec<(Vec<u8>, Queued, bool)> {
+    let mut queue = ledger.shared.lock();
+    let pending = std::mem::take(&mut queue.pending_invalidations);
+    let below = std::mem::take(&mut queue.below).into_iter().map(|path| (path, None));
+    let mut batch = Batch::default();
+    batch.append(&mut queue);
+    let rows = batch.rows.into_iter().chain(below).map(|(path, row)| {
+        let queued = match row {
+            Some(row) if row.void => Queued::Void(row.id),
+            Some(row) => Queued::Row(row.known(), row.id),
+            None => Queued::Deletion,
+        };
+        let waits = pending.contains_key(&path);
+        (path.into(), queued, waits)
+    });
+    rows.collect()
+}
+
+/// So many invalidations that the ledger is pressed.
+pub fn press(ledger: &Ledger) {
+    (0..HIGH_WATER).for_each(|number| ledger.invalidate(format!("/elsewhere/{number}").as_bytes()));
+    assert!(ledger.is_pressed());
 }
 
 /// The files of a ledger as a crash leaves them: copied while it is open.

@@ -7,7 +7,7 @@ use crate::watch::tree::Tree;
 
 /// Rows that may lag, and are named at the end: those of links that lead nowhere, and of directories that cannot be entered.
 /// Where there are more, the start has not compared them yet, and the ledger as a whole is not complete.
-const LAGGING_MAX: usize = 4096;
+pub(super) const LAGGING_MAX: usize = 4096;
 
 /// Ends the ledger. Where the end was `orderly`, nothing is in flight any more, and the ledger is marked complete but for the
 /// paths whose rows may lag (see [`Confirmed::end`]), those of all volumes.

@@ -1,4 +1,6 @@
-//! What is in memory of the rule, without a ledger. The models of the whole watch hold what is written and when.
+//! What is in memory of the rule; `rows` has what is written. The models of the whole watch hold both together.
+
+mod rows;
 
 use std::collections::BTreeSet;
 
@@ -8,7 +10,7 @@ use super::*;
 use crate::files::directory::DirectoryId;
 use crate::files::root::tests::root;
 use crate::files::version::{Timestamp, version_of};
-use crate::message::EventType;
+use crate::message::{EventType, RemovalType};
 use crate::watch::inotify::tests::no_watches;
 
 fn version(size: u64, changed: i64) -> Version {
