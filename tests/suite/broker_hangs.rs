@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::support::broker::Broker;
 use crate::support::consumer::Consumer;
-use crate::support::files::write_by_another_process;
+use crate::support::files::write;
 use crate::support::service::{Service, is_ready_line};
 use crate::support::setup::Setup;
 use crate::support::wait::TIMEOUT;
@@ -71,7 +71,7 @@ fn a_frozen_broker_does_not_keep_the_service_from_stopping() {
     let (_root, data, _) = directories();
     let service = at_work(&data, &url);
     broker.freeze();
-    write_by_another_process(&data, &["second"], "content");
+    write(&data.join("second"), "content");
     service.signal(Signal::TERM);
     let ended = service.wait_exit().expect_code(0);
     assert_eq!(ended.errors().len(), 0, "{}", ended.stderr);

@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::process::Signal;
 
-use crate::support::files::{Random, exchange, sha256};
+use crate::support::files::{Random, exchange, sha256, write};
 use crate::support::message::Message;
 use crate::support::setup::Setup;
 use crate::support::tree::{assert_each_once, by_path, wait_for_watches};
@@ -20,16 +19,14 @@ fn a_tree_of_10_000_files_moved_in_gives_10_000_messages() {
     const DIRECTORIES: usize = 100;
     const EACH: usize = 100;
     let mut world = World::start_with(Setup::recursive);
-    // By another process: a child that another test starts meanwhile has a file of this one open for a moment, and closes it when
-    // its directory is watched already. Such a file is one that was written there, not one that was renamed.
-    let script = format!(
-        "for d in $(seq 0 {}); do at=tree/$((d % 10))/$d; mkdir -p $at; for f in $(seq 0 {}); do printf $f >$at/$f; done; done",
-        DIRECTORIES - 1,
-        EACH - 1
-    );
-    let made = Command::new("sh").args(["-c", &script]).current_dir(&world.outside).status().unwrap();
-    assert!(made.success());
-    fs::rename(world.outside.join("tree"), world.path("tree")).unwrap();
+    let tree = world.outside.join("tree");
+    for directory in 0..DIRECTORIES {
+        let at = tree.join(format!("{}/{directory}", directory % 10));
+        fs::create_dir_all(&at).unwrap();
+        // Closed before it is renamed: otherwise it may count as written in a directory that is watched already.
+        (0..EACH).for_each(|file| write(&at.join(file.to_string()), file.to_string()));
+    }
+    fs::rename(tree, world.path("tree")).unwrap();
     world.wait_until("10,000 messages", |messages| messages.len() >= DIRECTORIES * EACH);
     let data = world.data.clone();
     let messages = world.finish();

@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::files::{noise, write_by_another_process};
+use crate::support::files::{noise, write};
 use crate::support::service::Ended;
 use crate::support::setup::Setup;
 use crate::support::world::{World, directories, list};
@@ -77,7 +77,7 @@ fn a_file_that_was_closed_before_the_signal_is_published() {
         let (_root, data, _) = directories();
         let service = Setup::new(&["watch", "--output", "stdout"]).env("DATA_DIRECTORY", &data).spawn();
         service.wait_ready();
-        write_by_another_process(&data, &["0", "1", "2", "3", "4"], "content");
+        (0..5).for_each(|number| write(&data.join(number.to_string()), "content"));
         service.signal(Signal::TERM);
         let ended = service.wait_exit().expect_code(0);
         assert_eq!(ended.messages().len(), 5, "{}", ended.stderr);

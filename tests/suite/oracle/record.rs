@@ -99,7 +99,14 @@ impl Reader {
         publish(url, END_MARK);
         let deadline = Instant::now() + ANSWER;
         while !self.ended {
-            assert!(Instant::now() < deadline, "the mark at the queue's end did not come within {ANSWER:?}");
+            if Instant::now() >= deadline {
+                let (ready, consumers) = Queue::declared(url, QUEUE).state();
+                panic!(
+                    "the mark at the queue's end did not come within {ANSWER:?}, after {} messages; \
+                     {ready} wait in the queue, which has {consumers} consumers",
+                    self.entries.len()
+                );
+            }
             self.read(ANSWER);
         }
         self.entries

@@ -14,13 +14,31 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_128;
 
-/// Writes files by another process: a child that another test starts meanwhile has a file of this one open for a moment longer, and
-/// what closes it last counts as its close.
-pub fn write_by_another_process(directory: &Path, names: &[&str], content: &str) {
-    let write = r#"content=$1; shift; for name; do printf %s "$content" >"$name"; done"#;
-    let mut shell = Command::new("sh");
-    let status = shell.args(["-c", write, "sh", content]).args(names).current_dir(directory).status();
-    assert!(status.expect("sh").success());
+use super::wait::retry;
+
+/// Writes a file, whose close is an event by the time it returns. A child that another test starts meanwhile has all files of
+/// this process open until it calls execve(2), and what closes a file last counts as its close.
+pub fn write(path: &Path, content: impl AsRef<[u8]>) {
+    fs::write(path, content).expect("a file is written");
+    let file = File::open(path).expect("the file that was written");
+    retry(
+        "the end of a file's last writer",
+        || if has_writer(&file) { Err(path.display().to_string()) } else { Ok(()) },
+    );
+}
+
+/// Whether anybody has a file open for writing: then the kernel grants no read lease (fcntl(2), F_SETLEASE). A file system
+/// without leases says nothing of writers.
+fn has_writer(file: &File) -> bool {
+    let lease = |kind: i32| {
+        // SAFETY: F_SETLEASE takes two integers and touches no memory of ours; the descriptor is open as long as `file`.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) == 0 }
+    };
+    let granted = lease(libc::F_RDLCK);
+    let refused = !granted && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
+    // Released at once: its holder gets a signal when a writer comes.
+    assert!(!granted || lease(libc::F_UNLCK), "a lease is released");
+    refused
 }
 
 pub fn sha256(content: &[u8]) -> String {

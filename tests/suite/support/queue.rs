@@ -60,6 +60,15 @@ impl<'a> Queue<'a> {
         });
     }
 
+    /// How many messages wait in it for a consumer, and how many consumers it has.
+    pub fn state(&self) -> (u32, u32) {
+        self.with(async |channel| {
+            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+            let queue = channel.queue_declare(self.name.into(), passive, FieldTable::default()).await.expect("a queue");
+            (queue.message_count(), queue.consumer_count())
+        })
+    }
+
     /// Takes all messages out of it.
     pub fn take(&self) -> Vec<Message> {
         self.with(async |channel| {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::broker;
 use super::consumer::Consumer;
 use super::control::wait_for_metrics;
-use super::files::sha256;
+use super::files::{self, sha256};
 use super::message::Message;
 use super::service::{Ended, Service};
 use super::setup::Setup;
@@ -75,7 +75,7 @@ impl World {
     }
 
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).expect("a file in the watched directory");
+        files::write(&self.path(name), content);
     }
 
     /// The messages for one name so far.

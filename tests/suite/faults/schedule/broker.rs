@@ -20,13 +20,11 @@ impl Stage<'_> {
         self.life.expect_lost();
         self.some_operations();
         self.node.boot();
-        // A broker that is killed may have lost the last deletions and unbindings.
-        if !self.refusing {
-            record::end_refusing(&self.url);
-        }
-        if self.unbound {
-            record::unbind(&self.url);
-        }
+        // A broker that is killed may have lost what was last declared, deleted, bound and unbound.
+        let refusing = if self.refusing { record::begin_refusing } else { record::end_refusing };
+        let binding = if self.unbound { record::unbind } else { record::bind };
+        refusing(&self.url);
+        binding(&self.url);
         self.broker_is_new("broker-kill");
     }
 
