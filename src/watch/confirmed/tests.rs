@@ -80,6 +80,9 @@ fn a_listing_finds_the_rows_that_waited_for_it_and_ends_the_names_that_it_lacks(
     assert!(node.loaded, "the row that waited is compared next");
     node.last.clear();
     assert!(confirmed.listed(&mut node, &files).is_empty());
+    node.known.insert(name("gone"), known(&version(1, 1)));
+    assert!(confirmed.listed(&mut node, &files).is_empty(), "it had no message that could be taken back");
+    assert!(!node.known.contains_key(b"gone"));
 }
 
 #[test]
