@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
-use rustix::process::Signal;
 
 use crate::support::files::{Random, exchange, sha256, write};
 use crate::support::message::Message;
@@ -126,7 +125,7 @@ fn renames_while_the_service_is_stopped_end_with_every_file_published() {
         world.write(&format!("{name}/sub/{name}"), name);
     }
     world.wait_until("the files", |messages| messages.len() >= 4);
-    world.service().signal(Signal::STOP);
+    world.service().pause();
     let rename = |from: &str, to: &str| fs::rename(world.path(from), world.path(to)).unwrap();
     rename("a", "x"); // twice in a row
     rename("x", "y");
@@ -138,7 +137,7 @@ fn renames_while_the_service_is_stopped_end_with_every_file_published() {
     fs::create_dir_all(world.path("d/sub")).unwrap();
     world.write("d/sub/d", "another");
     fs::create_dir(world.path("c")).unwrap();
-    world.service().signal(Signal::CONT);
+    world.service().resume();
     let expected =
         [("top/a", "a"), ("a/sub/b", "b"), ("empty/sub/c", "c"), ("top/d/sub/d", "d"), ("d/sub/d", "another")];
     for (path, content) in expected {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use rustix::process::Signal;
 
 use crate::support::broker::{self, binary, vhost_of};
 use crate::support::consumer::Consumer;
@@ -81,12 +80,12 @@ fn a_queue_that_somebody_deletes_is_taken_again_unless_another_has_it() {
     assert_held(&data, &url);
 
     // It cannot answer while the queue goes to another.
-    service.signal(Signal::STOP);
+    service.pause();
     delete();
     let ended = Queue::declared(&url, &name).with(async |channel| {
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await.expect("the fence");
-        service.signal(Signal::CONT);
+        service.resume();
         service.wait_exit().expect_code(1)
     });
     ended.assert_one_error("another connection has taken it");

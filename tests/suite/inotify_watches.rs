@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::support::control::wait_for_metrics;
 use crate::support::namespaces::{self, Mounted};
@@ -205,11 +205,11 @@ fn at_the_watch_limit_directories_moved_out_make_room() {
     let mut world = World::without_service();
     fs::create_dir_all(world.path("old/2/3")).unwrap();
     world.launch(|setup| namespaces::with_watch_limit(setup.recursive(), 4));
-    world.service().signal(Signal::STOP);
+    world.service().pause();
     // Both events are read in one turn, so that the old watches still stand when the new ones are due.
     fs::rename(world.path("old"), world.outside.join("old")).unwrap();
     fs::create_dir_all(world.path("new/2/3")).unwrap();
-    world.service().signal(Signal::CONT);
+    world.service().resume();
     world.pass_sentinel();
     world.write("new/2/3/file", "file");
     world.wait_for_one("new/2/3/file");

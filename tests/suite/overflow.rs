@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 
-use rustix::process::Signal;
-
 use crate::support::files::{self, sha256};
 use crate::support::message::Message;
 use crate::support::setup::Setup;
@@ -36,7 +34,7 @@ fn publishes_exactly_what_was_missed(change: impl FnOnce(Setup) -> Setup) {
     }
     world.wait_until("the first fifty", |messages| messages.len() >= 5 * EACH);
 
-    world.service().signal(Signal::STOP);
+    world.service().pause();
     // A creation and a close each: the queue is full of these, and all that comes after is lost.
     let new = queue / 2 + 500;
     for number in 0..new {
@@ -50,7 +48,7 @@ fn publishes_exactly_what_was_missed(change: impl FnOnce(Setup) -> Setup) {
         fs::write(&replacement, format!("replacement {number}")).unwrap();
         fs::rename(&replacement, world.path(&format!("replaced-{number}"))).unwrap();
     }
-    world.service().signal(Signal::CONT);
+    world.service().resume();
     world.service().wait_log("a WARN of the overflow", |line| line.contains("WARN") && line.contains("queue"));
     let expected = 8 * EACH + new;
     world.wait_until("every version that was missed", |messages| messages.len() >= expected);
@@ -116,7 +114,7 @@ fn an_overflow_in_a_tree_publishes_what_was_missed_in_all_of_it() {
     for fifo in &noise {
         files::fifo(fifo);
     }
-    world.service().signal(Signal::STOP);
+    world.service().pause();
     for number in 0..queue + 500 {
         drop(File::options().read(true).write(true).open(&noise[number % 2]).unwrap());
     }
@@ -128,7 +126,7 @@ fn an_overflow_in_a_tree_publishes_what_was_missed_in_all_of_it() {
     fs::create_dir_all(world.path("new/sub")).unwrap();
     world.write("new/sub/file", "new");
     world.write("kept/sub/file", "rewritten");
-    world.service().signal(Signal::CONT);
+    world.service().resume();
     world.service().wait_log("a WARN of the overflow", |line| line.contains("WARN") && line.contains("queue"));
     world.wait_until("what was missed", |messages| messages.len() >= 8);
     world.pass_sentinel();

@@ -3,8 +3,6 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use rustix::process::Signal;
-
 use crate::support::files::sha256;
 use crate::support::setup::Setup;
 use crate::support::skip;
@@ -62,12 +60,12 @@ fn files_of_a_new_directory_are_published_once_closed() {
     if !log.contains("a read lease") {
         return skip("no leases here");
     }
-    world.service().signal(Signal::STOP);
+    world.service().pause();
     fs::create_dir_all(world.path("new/deep")).unwrap();
     world.write("new/deep/closed", "closed before there was a watch");
     let mut open = File::create(world.path("new/deep/open")).unwrap();
     open.write_all(b"first").unwrap();
-    world.service().signal(Signal::CONT);
+    world.service().resume();
     world.wait_for_one("new/deep/closed");
     world.pass_sentinel();
     open.write_all(b" and last").unwrap();

@@ -131,17 +131,11 @@ impl Life {
     }
 
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        self.service.iter().for_each(Service::pause);
     }
 
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(service) = &self.service {
-            service.signal(signal);
-        }
+        self.service.iter().for_each(Service::resume);
     }
 
     /// The broker is lost: the service ends with one error line and status 1, or says that it connects again.

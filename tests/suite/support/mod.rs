@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod link;
 pub mod message;
 pub mod namespaces;
+pub mod process;
 pub mod queue;
 pub mod seccomp;
 pub mod service;

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::message::Message;
+use super::process;
 use super::setup::CONTROL_SOCKET;
 use super::wait::{POLL, TIMEOUT};
 
@@ -209,6 +210,17 @@ impl Service {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the service takes a signal");
+    }
+
+    /// Stops all its threads until [`Service::resume`].
+    #[track_caller]
+    pub fn pause(&self) {
+        process::pause(self.pid());
+    }
+
+    #[track_caller]
+    pub fn resume(&self) {
+        process::resume(self.pid());
     }
 
     /// Its process id.

@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
+use super::process;
 use super::wait::retry;
 use super::{is_root, skip};
 
@@ -75,17 +76,12 @@ impl SlowDirectory {
 
     /// SIGSTOP: no call to the file system is answered any more.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        process::pause(Pid::from_child(&self.server));
     }
 
     /// SIGCONT: calls are answered again.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let server = Pid::from_raw(self.server.id().cast_signed()).expect("the id of a process");
-        kill_process(server, signal).expect("it runs");
+        process::resume(Pid::from_child(&self.server));
     }
 
     /// The server dies, and what is left of the mount answers ENOTCONN.

@@ -19,9 +19,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
 
 use super::certificates::Authority;
 use super::consumer;
+use super::process;
 use super::setup::Setup;
 use super::world::directories;
 use shell::Shell;
@@ -211,6 +213,8 @@ impl Broker {
     /// SIGSTOP: the node keeps its connections and says nothing.
     pub fn freeze(&mut self) {
         self.order("STOP");
+        let id = fs::read_to_string(self.home.join("pid")).expect("the node's process id");
+        process::wait_until_paused(id.trim().parse().ok().and_then(Pid::from_raw).expect("a process id"));
         self.disturbed.frozen = true;
     }
 
