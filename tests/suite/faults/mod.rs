@@ -113,7 +113,8 @@ fn nothing_is_lost_and_nothing_is_wrong_whatever_fails() {
 /// The command that runs a seed again.
 fn command_of(seed: u64) -> String {
     let reconnect = if reconnect().is_some() { "--reconnect " } else { "" };
-    format!("scripts/soak {reconnect}--seed {seed}")
+    let removals = if removals() { "--removals " } else { "" };
+    format!("scripts/soak {reconnect}{removals}--seed {seed}")
 }
 
 fn reconnect() -> Option<String> {

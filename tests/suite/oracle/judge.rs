@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::journal::{Journal, Turn};
 use super::life;
 use super::record::Entry;
-use super::repeats::{Confirms, Excuses, Losses, Micros, parse};
+use super::repeats::{Confirmed, Confirms, Excuses, Losses, Micros, parse};
 use crate::support::files::utc;
 use crate::support::message::FIELDS;
 use crate::support::setup::NOBODY;
@@ -285,7 +285,11 @@ impl Known<'_> {
         let is_earlier = |before: &Removal| self.excuses.may_forget_between([before.read, removal.read]);
         let before = removed.get(&name).map(|(_, before)| before);
         let before = before.filter(|before| before.of == removal.of || is_earlier(before));
-        let repeats = |before: &Removal| self.excuses.allow([before.read, removal.read], None);
+        // The very message is published again where its confirm did not come.
+        let same = |before: &Removal| before.id == removal.id && before.read == removal.read;
+        let lost = |before: &Removal| self.losses.repeat(&name, Confirmed::Removal, before.read, &self.confirms);
+        let repeats =
+            |before: &Removal| same(before) && lost(before) || self.excuses.allow([before.read, removal.read], None);
         if by_name.remove(&name).is_none() && !unsure {
             if before.is_none_or(|before| !repeats(before)) {
                 let what = format!("message {number} takes back what is taken back already");
@@ -309,7 +313,7 @@ impl Known<'_> {
     /// service publishes the name again, though with a version that was there before.
     fn may_repeat(&self, first: &Parsed, second: &Parsed) -> bool {
         let changed = parse(&first.times[1]).expect("a time that was parsed by the service");
-        let confirmed = self.confirms.after(&first.name, first.size, first.read);
+        let confirmed = self.confirms.after(&first.name, Confirmed::File(first.size), first.read);
         let turns = self.journal.turns(&first.name).iter();
         let turns: Vec<&Turn> = turns.filter(|turn| changed < turn.over && turn.begun <= second.read).collect();
         let late = |turn: &&Turn| {
@@ -323,7 +327,7 @@ impl Known<'_> {
         let row_since = confirmed.filter(|_| first.id == second.id);
         // The very message is published again where its confirm did not come.
         let same = first.id == second.id && first.read == second.read;
-        let lost = || self.losses.repeat(&first.name, first.size, first.read, &self.confirms);
+        let lost = || self.losses.repeat(&first.name, Confirmed::File(first.size), first.read, &self.confirms);
         came_back || same && lost() || self.excuses.allow([first.read, second.read], row_since)
     }
 }

@@ -122,28 +122,42 @@ impl Losses {
 
     /// Whether a connection was lost behind the event of a message and before its confirm, as far as the log tells the
     /// confirms of versions of one size apart.
-    pub fn repeat(&self, name: &str, bytes: u64, read: Micros, confirms: &Confirms) -> bool {
-        let next_confirm = |time| confirms.after(name, bytes, time);
+    pub fn repeat(&self, name: &str, what: Confirmed, read: Micros, confirms: &Confirms) -> bool {
+        let next_confirm = |time| confirms.after(name, what, time);
         let before_confirm =
             |lost| next_confirm(lost).is_some() || next_confirm(read).is_none_or(|first| lost <= first);
         self.0.iter().any(|&lost| read <= lost && before_confirm(lost))
     }
 }
 
+/// What a line of the log says of a message that was confirmed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Confirmed {
+    /// So many bytes of a file.
+    File(u64),
+    Removal,
+}
+
 /// The times at which the service has logged the confirm of a message, by name.
-pub struct Confirms(HashMap<(String, u64), Vec<Micros>>);
+pub struct Confirms(HashMap<(String, Confirmed), Vec<Micros>>);
 
 impl Confirms {
     pub fn of(log: &str, data: &Path) -> Self {
         let mut all: HashMap<_, Vec<Micros>> = HashMap::new();
-        let start = format!("event=\"confirmed\" path=\"{}/", data.display());
+        let file = format!("event=\"confirmed\" path=\"{}/", data.display());
+        let removal = format!("event=\"removal_confirmed\" path=\"{}/", data.display());
         for line in log.lines() {
-            if let Some((before, after)) = line.split_once(&start)
-                && let Some((name, bytes)) = after.split_once("\" bytes=")
-                && let Ok(bytes) = bytes.parse()
-                && let Some(time) = before.split(' ').next().and_then(parse)
+            let confirmed = if let Some((_, after)) = line.split_once(&file) {
+                let bytes = after.split_once("\" bytes=").and_then(|(name, bytes)| Some((name, bytes.parse().ok()?)));
+                bytes.map(|(name, bytes)| (name, Confirmed::File(bytes)))
+            } else {
+                let name = line.split_once(&removal).and_then(|(_, after)| after.strip_suffix('"'));
+                name.map(|name| (name, Confirmed::Removal))
+            };
+            if let Some((name, what)) = confirmed
+                && let Some(time) = line.split(' ').next().and_then(parse)
             {
-                all.entry((name.to_owned(), bytes)).or_default().push(time);
+                all.entry((name.to_owned(), what)).or_default().push(time);
             }
         }
         Self(all)
@@ -154,8 +168,8 @@ impl Confirms {
         self.0.is_empty()
     }
 
-    /// The first one of so many bytes after that time.
-    pub fn after(&self, name: &str, bytes: u64, time: Micros) -> Option<Micros> {
-        self.0.get(&(name.to_owned(), bytes))?.iter().copied().find(|confirmed| *confirmed >= time)
+    /// The first one after that time.
+    pub fn after(&self, name: &str, what: Confirmed, time: Micros) -> Option<Micros> {
+        self.0.get(&(name.to_owned(), what))?.iter().copied().find(|confirmed| *confirmed >= time)
     }
 }
