@@ -285,11 +285,10 @@ impl Known<'_> {
         let is_earlier = |before: &Removal| self.excuses.may_forget_between([before.read, removal.read]);
         let before = removed.get(&name).map(|(_, before)| before);
         let before = before.filter(|before| before.of == removal.of || is_earlier(before));
-        // The very message is published again where its confirm did not come.
-        let same = |before: &Removal| before.id == removal.id && before.read == removal.read;
-        let lost = |before: &Removal| self.losses.repeat(&name, Confirmed::Removal, before.read, &self.confirms);
-        let repeats =
-            |before: &Removal| same(before) && lost(before) || self.excuses.allow([before.read, removal.read], None);
+        let repeats = |before: &Removal| {
+            self.is_again(&name, Confirmed::Removal, [(&before.id, before.read), (&removal.id, removal.read)])
+                || self.excuses.allow([before.read, removal.read], None)
+        };
         if by_name.remove(&name).is_none() && !unsure {
             if before.is_none_or(|before| !repeats(before)) {
                 let what = format!("message {number} takes back what is taken back already");
@@ -325,10 +324,16 @@ impl Known<'_> {
         // After a crash a row may be stale, so the service does not trust it for a file that differs in ctime alone:
         // that file could have been moved away, and another published in its place.
         let row_since = confirmed.filter(|_| first.id == second.id);
-        // The very message is published again where its confirm did not come.
-        let same = first.id == second.id && first.read == second.read;
-        let lost = || self.losses.repeat(&first.name, Confirmed::File(first.size), first.read, &self.confirms);
-        came_back || same && lost() || self.excuses.allow([first.read, second.read], row_since)
+        let messages = [(&first.id, first.read), (&second.id, second.read)];
+        came_back
+            || self.is_again(&first.name, Confirmed::File(first.size), messages)
+            || self.excuses.allow([first.read, second.read], row_since)
+    }
+
+    /// Whether two messages, each with its id and the time at which its event was read, are the very same one, which is
+    /// published again where its confirm did not come before the connection was lost.
+    fn is_again(&self, name: &str, what: Confirmed, [first, second]: [(&String, Micros); 2]) -> bool {
+        first == second && self.losses.repeat(name, what, first.1, &self.confirms)
     }
 }
 

@@ -163,9 +163,9 @@ impl Confirms {
         Self(all)
     }
 
-    /// Whether the log names no confirm at all.
+    /// Whether the log names no confirm of a file at all.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.keys().all(|(_, what)| *what == Confirmed::Removal)
     }
 
     /// The first one after that time.
